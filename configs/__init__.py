@@ -1,0 +1,1 @@
+"""One file a data set: `get_config(variant)` with variants "", "cpu" and "smoke"."""

@@ -1,0 +1,68 @@
+"""The paper's network and strategy (arXiv 1505.04597): what every config starts from.
+
+Each data set's file changes what is its own; each variant changes what it says. Every
+value can be given on the command line: `--config.train.steps=200`.
+"""
+
+import ml_collections
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """The whole tree of settings with the paper's values."""
+    config = ml_collections.ConfigDict()
+    config.seed = 1  # of splits' shards, augmentation, initial weights and data order
+
+    config.data = data = ml_collections.ConfigDict()
+    data.name = ""  # first part of every tile's key; "" takes the input folder's name
+    data.layout = "folder"  # isbi, ctc or folder: see preprocess/sources.py
+    data.labels = "binary"  # ctc: gold, silver, both; folder: binary, class, instance
+    data.sequences = ()  # ctc: ("01", "02"); () takes all there are
+    data.mask_suffix = ""  # folder: "_mask" where a.png goes with a_mask.png
+    data.tile_size = 572  # px in; valid convolutions give 388 out at depth 4
+    data.num_shards = 16  # at most, per split; several per reading worker are good
+    data.augmentations = 20  # units per training frame, the unchanged one included
+    data.border_weight = 10.0  # w0: extra weight between touching cells
+    data.border_sigma_px = 5.0  # how wide the border term is, px
+    data.image_encoding = "raw"  # raw or png: png is 40 % smaller and slower to read
+
+    data.split = split = ml_collections.ConfigDict()
+    split.method = "block"  # block: the end of each sequence; sequence: whole ones
+    split.validation = 0.15  # of each sequence's frames, to choose by
+    split.test = 0.25  # of each sequence's frames, never looked at until evaluate
+    split.validation_sequences = ()  # method sequence: names, such as ("02",)
+    split.test_sequences = ()
+
+    data.augment = augment = ml_collections.ConfigDict()
+    augment.elastic_grid = 3  # nodes per axis of the displacement grid
+    augment.elastic_sigma_px = 10.0  # deviation of the nodes' displacements, px
+    augment.rotation_deg = 180.0  # turns by up to this, either way, degrees
+    augment.flip = True  # mirrors along either axis, half of the time each
+    augment.shift_px = 32.0  # moves by up to this along either axis, px
+    augment.contrast = 0.25  # log factor on the deviation from the mean, up to
+    augment.brightness = 0.25  # added, in standard deviations of the frame, up to
+    augment.gamma = 0.2  # log of the power on the normalised value, up to
+
+    config.model = model = ml_collections.ConfigDict()
+    model.width = 64  # channels of the first level, doubled at each further one
+    model.depth = 4  # poolings; the border lost is 4 * (3 * 2**depth - 2) px
+    model.channels = 1  # of the image: 1 grey, 3 RGB
+    model.classes = 2  # background included
+    model.dropout = 0.5  # at the end of the contracting path, share of channels' values
+
+    config.train = train = ml_collections.ConfigDict()
+    train.steps = 40_000  # optimiser steps
+    train.global_batch = 1  # tiles a step over all replicas: large tiles, not batches
+    train.optimizer = "sgd"  # sgd (with momentum), adam or adamw
+    train.momentum = 0.99  # sgd: high, so that many past tiles shape each step
+    train.learning_rate = 1e-3  # at the end of the warm-up
+    train.warmup_steps = 0  # linear from 0
+    train.schedule = "constant"  # constant or cosine (to 0 at the last step)
+    train.class_weights = "balanced"  # balanced: inverse to frequency; none: 1 each
+    train.shuffle_tiles = 256  # tiles in the shuffle buffer (572 px: about 0.6 MB each)
+    train.precision = "auto"  # auto, float32, mixed_bfloat16, mixed_float16
+    train.steps_per_call = 10  # steps in one graph call between looks at the host
+    train.log_every_steps = 20  # a line in metrics.jsonl and TensorBoard
+    train.validate_every_steps = 1000  # scores and pictures of the validation split
+    train.checkpoint_every_steps = 1000
+    train.keep_checkpoints = 3  # the newest
+    return config

@@ -1,0 +1,56 @@
+"""What the variants have in common: which exist, and what a wrong one is told."""
+
+from collections.abc import Callable, Mapping
+
+import ml_collections
+
+Change = Callable[[ml_collections.ConfigDict], None]
+
+
+def apply(
+    config: ml_collections.ConfigDict, variant: str, changes: Mapping[str, Change]
+) -> ml_collections.ConfigDict:
+    """Applies the named variant to a config.
+
+    Raises:
+      ValueError: no such variant, naming those there are.
+    """
+    if variant:
+        if variant not in changes:
+            known = ", ".join(f":{name}" for name in changes)
+            raise ValueError(
+                f"no variant {variant!r}; there is {known}, or none at all"
+            )
+        changes[variant](config)
+    return config
+
+
+def cpu(config: ml_collections.ConfigDict) -> None:
+    """A narrow network that learns on two cores in minutes."""
+    config.data.augmentations = 8  # as many as minutes of training see
+    config.data.num_shards = 8
+    config.model.width = 16  # a sixteenth of the arithmetic
+    config.model.dropout = 0.0  # a narrow network trained for minutes does not overfit
+    config.train.steps = 600
+    config.train.optimizer = "adam"  # far sooner than plain momentum at so few steps
+    config.train.learning_rate = 1e-3
+    config.train.warmup_steps = 20
+    config.train.schedule = "cosine"
+    config.train.steps_per_call = 1  # a step takes a second: look after each
+    config.train.log_every_steps = 10
+    config.train.validate_every_steps = 200
+    config.train.checkpoint_every_steps = 100
+
+
+def smoke(config: ml_collections.ConfigDict) -> None:
+    """Seconds: shows that everything runs, learns nothing."""
+    cpu(config)
+    config.data.augmentations = 2
+    config.data.num_shards = 2
+    config.data.tile_size = 252  # px in, 68 out
+    config.model.width = 4
+    config.train.steps = 4
+    config.train.warmup_steps = 0
+    config.train.log_every_steps = 1
+    config.train.validate_every_steps = 4
+    config.train.checkpoint_every_steps = 2

@@ -1,0 +1,61 @@
+"""Whether a config makes sense, before any work is done."""
+
+import ml_collections
+
+from preprocess import tiling
+from preprocess.errors import UserError
+from preprocess.records import ENCODINGS, weight_step
+
+
+def check_data_config(config: ml_collections.ConfigDict) -> None:
+    """Checks all that the data depends on.
+
+    Raises:
+      UserError: every problem found, a line each with the numbers in question.
+    """
+    data, model = config.data, config.model
+    problems = [
+        f"config.{name}={value!r} must be at least {least}"
+        for name, value, least in (
+            ("data.num_shards", data.num_shards, 1),
+            ("data.augmentations", data.augmentations, 1),
+            ("data.border_weight", data.border_weight, 0),
+            ("model.depth", model.depth, 1),
+            ("model.width", model.width, 1),
+            ("model.channels", model.channels, 1),
+            ("model.classes", model.classes, 2),
+            ("data.augment.elastic_grid", data.augment.elastic_grid, 2),
+        )
+        if value < least
+    ]
+    if data.border_sigma_px <= 0:
+        problems.append(
+            f"config.data.border_sigma_px={data.border_sigma_px}: not above 0"
+        )
+    if not problems:
+        try:
+            tiling.output_size(data.tile_size, model.depth)
+        except ValueError as error:
+            problems.append(f"config.data.tile_size: {error}")
+    if data.image_encoding not in ENCODINGS:
+        known = ", ".join(ENCODINGS)
+        problems.append(
+            f"config.data.image_encoding={data.image_encoding!r} is none of {known}"
+        )
+    elif data.image_encoding == "png" and model.channels not in (1, 3, 4):
+        problems.append(
+            f"config.data.image_encoding='png' cannot hold {model.channels} channels; "
+            "use raw"
+        )
+    if weight_step(data.border_weight) >= 0.05:
+        problems.append(
+            f"config.data.border_weight={data.border_weight} would be stored in steps "
+            f"of {weight_step(data.border_weight):.3f}; at most 12.7 keeps them under 0.05"
+        )
+    if data.split.validation + data.split.test >= 1:
+        problems.append(
+            f"config.data.split: validation {data.split.validation} and test "
+            f"{data.split.test} leave nothing to train on"
+        )
+    if problems:
+        raise UserError(problems)

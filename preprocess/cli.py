@@ -1,0 +1,129 @@
+"""How every command meets its user: flags, help, one clear line for each mistake.
+
+Each command has a flag namespace of its own, so that several fit into one process.
+"""
+
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import ml_collections
+from absl import flags
+from ml_collections import config_flags
+
+from preprocess.errors import UserError
+
+Run = Callable[[flags.FlagValues, list[str]], None]
+
+
+class Command(NamedTuple):
+    """One thing a user can type.
+
+    Attributes:
+      name: as typed after ./launch.sh.
+      summary: what it does, the first lines of its --help.
+      define: adds its flags to a namespace.
+      run: does it, given the parsed flags and the arguments left over.
+      required: flags that must be given.
+      takes_config: whether it has --config=FILE:variant and --config.KEY=VALUE.
+      passes_on: whether arguments left over go to somebody else (Beam's options).
+    """
+
+    name: str
+    summary: str
+    define: Callable[[flags.FlagValues], None]
+    run: Run
+    required: tuple[str, ...] = ()
+    takes_config: bool = False
+    passes_on: bool = False
+
+
+def main(command: Command, argv: Sequence[str] | None = None) -> int:
+    """Runs a command.
+
+    Args:
+      argv: arguments without the program's name; None takes the process's.
+
+    Returns:
+      The exit code: 0, 2 for a user's mistake, 130 after Ctrl-C.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        values, rest = parse(command, argv)
+        if values is None:
+            print(rest[0])
+            return 0
+        command.run(values, rest)
+    except UserError as error:
+        for line in error.problems:
+            print(f"{command.name}: {line}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C: no traceback
+        print(f"\n{command.name}: interrupted; run it again to go on", file=sys.stderr)
+        return 130
+    return 0
+
+
+def parse(
+    command: Command, argv: list[str]
+) -> tuple[flags.FlagValues | None, list[str]]:
+    """Flags by value and what is left over, or (None, [help]) where help is asked for.
+
+    Raises:
+      UserError: a flag or config key that does not exist or does not fit.
+    """
+    values = flags.FlagValues()
+    command.define(values)
+    if command.takes_config:
+        config_flags.DEFINE_config_file(
+            "config",
+            help_string="FILE.py[:variant], such as configs/phc_u373.py:cpu; "
+            "single values as --config.train.steps=200",
+            lock_config=True,
+            flag_values=values,
+            sys_argv=[command.name, *argv],
+        )
+    if {"-h", "--help", "-help"} & set(argv):
+        return None, [_help(command, values)]
+    try:
+        rest = values([command.name, *argv], known_only=command.passes_on)[1:]
+        missing = [name for name in _required(command) if values[name].value is None]
+    except (flags.Error, AttributeError, OSError, ValueError, TypeError, KeyError) as e:
+        raise UserError(f"{_one_line(e)}; see --help") from e
+    if missing:
+        given = ", ".join(f"--{name}" for name in missing)
+        raise UserError(f"{given} must be given; see --help")
+    if rest and not command.passes_on:
+        raise UserError(f"does not take {' '.join(rest)!r}; see --help")
+    return values, rest
+
+
+def _required(command: Command) -> tuple[str, ...]:
+    return (*command.required, "config") if command.takes_config else command.required
+
+
+def _one_line(error: Exception) -> str:
+    """The telling line of an error: of a nested traceback, the last."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    return lines[-1] if "Traceback" in str(error) else " ".join(lines)
+
+
+def _help(command: Command, values: flags.FlagValues) -> str:
+    usage = f"usage: ./launch.sh {command.name} [--flag=value ...]"
+    lines = [usage, "", command.summary.strip(), "", "flags:"]
+    for name in sorted(values):
+        flag = values[name]
+        if name not in ("help", "helpfull", "helpshort", "helpxml"):
+            needed = " (required)" if name in _required(command) else ""
+            default = f" (default: {flag.default})" if flag.default is not None else ""
+            lines.append(f"  --{name}{needed}{default}\n      {flag.help}")
+    return "\n".join(lines)
+
+
+def config_of(values: flags.FlagValues) -> ml_collections.ConfigDict:
+    """The parsed config."""
+    return values["config"].value

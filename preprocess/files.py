@@ -1,0 +1,152 @@
+"""Paths, local or remote, behind one small set of functions.
+
+Local paths use the operating system alone; anything with a scheme (gs://, s3://) goes
+through Beam's FileSystems, imported only then. A file appears whole or not at all.
+"""
+
+import contextlib
+import glob as local_glob
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from typing import IO
+
+TEMPORARY = ".unfinished-"  # begins the name of every file not yet complete
+
+
+def is_remote(path: str) -> bool:
+    """Whether a path has a scheme.
+
+    >>> is_remote("gs://bucket/a"), is_remote("runs/a")
+    (True, False)
+    """
+    return "://" in path
+
+
+def _beam():
+    from apache_beam.io.filesystems import FileSystems
+
+    return FileSystems
+
+
+def join(folder: str, *names: str) -> str:
+    """Joins path segments, for local and remote paths alike."""
+    if is_remote(folder):
+        return "/".join([folder.rstrip("/"), *names])
+    return os.path.join(folder, *names)
+
+
+def basename(path: str) -> str:
+    """The last segment of a path, trailing slashes apart.
+
+    >>> basename("gs://b/sets/HeLa/")
+    'HeLa'
+    """
+    return path.rstrip("/").rsplit("/", 1)[-1]
+
+
+def exists(path: str) -> bool:
+    """Whether there is a file (or, locally, a folder) of this name."""
+    return _beam().exists(path) if is_remote(path) else os.path.exists(path)
+
+
+def glob(pattern: str) -> list[str]:
+    """Files that match a pattern, sorted by name."""
+    if not is_remote(pattern):
+        return sorted(p for p in local_glob.glob(pattern) if os.path.isfile(p))
+    matches = _beam().match([pattern])[0].metadata_list
+    return sorted(m.path for m in matches if not m.path.endswith("/"))
+
+
+def list_files(folder: str) -> list[str]:
+    """Files directly inside a folder, hidden ones apart, sorted by name."""
+    escaped = folder if is_remote(folder) else local_glob.escape(folder)
+    found = glob(join(escaped, "*"))
+    return [p for p in found if not basename(p).startswith(".")]
+
+
+def list_folders(folder: str) -> list[str]:
+    """Names of the folders directly inside a folder, sorted."""
+    if not is_remote(folder):
+        if not os.path.isdir(folder):
+            return []
+        return sorted(e.name for e in os.scandir(folder) if e.is_dir())
+    prefix = folder.rstrip("/") + "/"
+    matches = _beam().match([prefix + "**"])[0].metadata_list
+    inside = [m.path[len(prefix) :] for m in matches]
+    return sorted({path.split("/")[0] for path in inside if "/" in path})
+
+
+def open_read(path: str) -> IO[bytes]:
+    """Opens a file for reading, as stored (never decompressed by its name)."""
+    if not is_remote(path):
+        return open(path, "rb")
+    from apache_beam.io.filesystem import CompressionTypes
+
+    uncompressed = CompressionTypes.UNCOMPRESSED
+    return _beam().open(path, compression_type=uncompressed)
+
+
+def read_bytes(path: str) -> bytes:
+    """The whole content of a file."""
+    with open_read(path) as file:
+        return file.read()
+
+
+def read_blocks(path: str, size: int = 1 << 22) -> Iterator[bytes]:
+    """The content of a file in blocks of at most `size` bytes."""
+    with open_read(path) as file:
+        while block := file.read(size):
+            yield block
+
+
+def make_folder(path: str) -> None:
+    """Makes a local folder and its parents; remote stores have no folders."""
+    if not is_remote(path):
+        os.makedirs(path, exist_ok=True)
+
+
+def remove(paths: list[str]) -> None:
+    """Removes files and, locally, whole folders; missing ones are fine."""
+    remote = [p for p in paths if is_remote(p)]
+    for path in set(paths) - set(remote):
+        if os.path.isdir(path):
+            shutil.rmtree(path)
+        else:
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(path)
+    if present := [p for p in remote if exists(p)]:
+        _beam().delete(present)
+
+
+@contextlib.contextmanager
+def open_atomic(path: str) -> Iterator[IO[bytes]]:
+    """A binary file that appears under its name only when the block ends well."""
+    folder, name = path[: -len(basename(path))], basename(path)
+    temporary = f"{folder}{TEMPORARY}{uuid.uuid4().hex[:8]}-{name}"
+    if is_remote(path):
+        opened = _beam().create(temporary, mime_type="application/octet-stream")
+    else:
+        make_folder(folder or ".")
+        opened = open(temporary, "wb")
+    try:
+        with opened as file:
+            yield file
+            if not is_remote(path):
+                file.flush()
+                os.fsync(file.fileno())
+        if is_remote(path):
+            _beam().rename([temporary], [path])
+        else:
+            os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(Exception):
+            remove([temporary])
+        raise
+
+
+def write_bytes(path: str, content: bytes) -> None:
+    """Writes a whole file at once, atomically."""
+    with open_atomic(path) as file:
+        file.write(content)

@@ -1,0 +1,182 @@
+"""Image files in and out: TIFF by page, PNG and JPEG, 8 and 16 bit."""
+
+import functools
+import io
+from typing import NamedTuple
+
+import cv2
+import imagecodecs  # noqa: F401  tifffile needs it for LZW, the challenge's compression
+import numpy as np
+import tifffile
+from PIL import Image
+
+from preprocess import files
+from preprocess.errors import UserError
+
+EXTENSIONS = (".tif", ".tiff", ".png", ".jpg", ".jpeg")
+
+
+class Page(NamedTuple):
+    """One 2D image within a file.
+
+    Attributes:
+      path: the file.
+      index: its page, 0 for files of one page.
+    """
+
+    path: str
+    index: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.path} (page {self.index})" if self.index else self.path
+
+
+def is_image(path: str) -> bool:
+    """Whether a name ends like an image that can be read here."""
+    return path.lower().endswith(EXTENSIONS)
+
+
+def _is_tiff(path: str) -> bool:
+    return path.lower().endswith((".tif", ".tiff"))
+
+
+def _readable(path: str):
+    """What tifffile opens: a local path as it is, so that pages are read one by one."""
+    return io.BytesIO(files.read_bytes(path)) if files.is_remote(path) else path
+
+
+def _explained(read):
+    """Turns whatever a decoder throws at a broken file into one line that names it."""
+
+    @functools.wraps(read)
+    def wrapped(page, *args):
+        path = str(page)
+        try:
+            return read(page, *args)
+        except UserError:
+            raise
+        except FileNotFoundError:
+            raise UserError(f"{path}: no such file") from None
+        except Exception as error:
+            # Decoders raise anything from struct.error to RuntimeError on bad bytes.
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise UserError(
+                f"{path}: cannot be read as an image ({reason[:120]}); "
+                "replace the file or take it out"
+            ) from error
+
+    return wrapped
+
+
+@_explained
+def count_pages(path: str) -> int:
+    """Pages of a file: 1 unless it is a TIFF stack."""
+    if not _is_tiff(path):
+        return 1
+    with tifffile.TiffFile(_readable(path)) as tiff:
+        return len(tiff.pages)
+
+
+def _decode(page: Page) -> np.ndarray:
+    if _is_tiff(page.path):
+        with tifffile.TiffFile(_readable(page.path)) as tiff:
+            if page.index >= len(tiff.pages):
+                raise ValueError(
+                    f"it has {len(tiff.pages)} pages, not {page.index + 1}"
+                )
+            image = tiff.pages[page.index].asarray()
+            planar = tiff.pages[page.index].planarconfig == 2 and image.ndim == 3
+        return np.moveaxis(image, 0, -1) if planar else image
+    encoded = np.frombuffer(files.read_bytes(page.path), np.uint8)
+    image = cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED)
+    if image is None:
+        raise ValueError("not a whole PNG or JPEG")
+    return (
+        image[..., [2, 1, 0, *range(3, image.shape[2])]] if image.ndim == 3 else image
+    )
+
+
+@_explained
+def read_image(page: Page, channels: int) -> np.ndarray:
+    """Reads one image.
+
+    Grey saved as RGB (three equal channels) counts as one channel; an alpha channel
+    is dropped. Other than unsigned 8 and 16 bit is spread linearly over 16 bit, which
+    normalisation by mean and deviation undoes.
+
+    Args:
+      page: where it is.
+      channels: how many channels it must have.
+
+    Returns:
+      uint8 or uint16 [H, W, channels].
+
+    Raises:
+      UserError: unreadable, not 2D, not finite, constant or of other channels.
+    """
+    image = _decode(page)
+    if image.ndim == 2:
+        image = image[..., None]
+    if image.ndim != 3 or not image.size:
+        raise UserError(f"{page}: shape {image.shape} is not that of a 2D image")
+    if image.shape[2] == 4 and channels != 4:
+        image = image[..., :3]
+    if channels == 1 and image.shape[2] == 3 and (image == image[..., :1]).all():
+        image = image[..., :1]
+    if image.shape[2] != channels:
+        raise UserError(
+            f"{page}: {image.shape[2]} channels where the config promises {channels}; "
+            f"convert it or set --config.model.channels={image.shape[2]}"
+        )
+    if not np.isfinite(image).all():
+        raise UserError(f"{page}: holds NaN or infinite values; repair or remove it")
+    if image.dtype not in (np.uint8, np.uint16):
+        image = _spread(image)
+    return np.ascontiguousarray(image)
+
+
+def _spread(image: np.ndarray) -> np.ndarray:
+    """Any numbers to uint16, the smallest to 0 and the largest to 65535."""
+    low, high = float(image.min()), float(image.max())
+    scale = 65535 / (high - low) if high > low else 0.0
+    return np.rint((image.astype(np.float64) - low) * scale).astype(np.uint16)
+
+
+@_explained
+def read_labels(page: Page) -> np.ndarray:
+    """Reads a label image: integers, palette indices as they are.
+
+    Returns:
+      int32 [H, W].
+
+    Raises:
+      UserError: unreadable, not 2D or not integers.
+    """
+    if page.path.lower().endswith(".png"):
+        image = np.asarray(Image.open(io.BytesIO(files.read_bytes(page.path))))
+    else:
+        image = _decode(page)
+    if image.ndim == 3 and (image[..., :3] == image[..., :1]).all():
+        image = image[..., 0]  # grey saved as RGB
+    if image.ndim != 2:
+        raise UserError(
+            f"{page}: shape {image.shape} is not that of a label image; "
+            "labels are one integer a pixel, not colours"
+        )
+    if image.dtype.kind not in "uib" and (image != np.rint(image)).any():
+        raise UserError(f"{page}: labels are not whole numbers ({image.dtype})")
+    return image.astype(np.int32)
+
+
+def write_png(path: str, image: np.ndarray) -> None:
+    """Writes uint8 or uint16 [H, W] or RGB [H, W, 3], whole or not at all."""
+    bgr = image[..., ::-1] if image.ndim == 3 else image
+    files.write_bytes(path, encode_png(bgr))
+
+
+def encode_png(image: np.ndarray) -> bytes:
+    """PNG of uint8 or uint16 [H, W] or [H, W, 3 or 4], channels in OpenCV's order."""
+    ok, encoded = cv2.imencode(".png", image)
+    if not ok:
+        raise ValueError(f"PNG cannot hold {image.dtype} {image.shape}")
+    return encoded.tobytes()

@@ -1,0 +1,167 @@
+"""What is known of a data set: inspections before, `dataset_info.json` after."""
+
+import datetime
+import importlib.metadata
+import json
+import platform
+from typing import Any, NamedTuple
+
+import ml_collections
+
+from preprocess import tiling
+from preprocess.errors import UserError
+from preprocess.records import SCHEMA_VERSION, weight_step
+from preprocess.shards import Shard, fingerprint
+from preprocess.sources import Frame, check_frame
+from preprocess.splits import SPLITS
+
+SOFTWARE = ("unet-tfrecords", "apache-beam", "numpy", "opencv-python-headless")
+
+
+class Inspection(NamedTuple):
+    """What reading a frame once has shown.
+
+    Attributes:
+      frame: which.
+      height, width: in px.
+      bits: 8 or 16.
+      problems: why it can't be used; empty where it can.
+    """
+
+    frame: Frame
+    height: int = 0
+    width: int = 0
+    bits: int = 8
+    problems: tuple[str, ...] = ()
+
+
+class Facts(NamedTuple):
+    """What every shard must know of the whole data set.
+
+    Attributes:
+      bits: bits of a pixel, the most that any frame has.
+      problems: of all frames.
+      digest: of config and source files; a shard of another digest is another shard.
+    """
+
+    bits: int
+    problems: tuple[str, ...]
+    digest: str
+
+
+def inspect(frame: Frame, config: ml_collections.ConfigDict) -> Inspection:
+    """Reads a frame and its truth to the end and says what it found."""
+    model = config.model
+    try:
+        image, _ = check_frame(
+            frame, config.data, channels=model.channels, classes=model.classes
+        )
+    except UserError as error:
+        return Inspection(frame, problems=tuple(error.problems))
+    height, width = image.shape[:2]
+    return Inspection(frame, height, width, image.dtype.itemsize * 8)
+
+
+def data_config(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """The part of a config that the shards depend on, as plain JSON values."""
+    model = {name: config.model[name] for name in ("depth", "channels", "classes")}
+    content = {"seed": config.seed, "data": config.data.to_dict(), "model": model}
+    return json.loads(json.dumps(content))  # tuples to lists, as they will be read
+
+
+def gather_facts(
+    inspections: list[Inspection],
+    digests: list[tuple[str, str]],
+    config: ml_collections.ConfigDict,
+) -> Facts:
+    """Sums up all inspections, independent of their order."""
+    problems = {line for found in inspections for line in found.problems}
+    return Facts(
+        max((found.bits for found in inspections), default=8),
+        tuple(sorted(problems)),
+        fingerprint([data_config(config), sorted(digests)]),
+    )
+
+
+def geometry(config: ml_collections.ConfigDict, bits: int) -> dict[str, Any]:
+    """What a reader must know to parse the records and to build a fitting model."""
+    data, model = config.data, config.model
+    return {
+        "tile_size": data.tile_size,
+        "output_size": tiling.output_size(data.tile_size, model.depth),
+        "depth": model.depth,
+        "channels": model.channels,
+        "classes": model.classes,
+        "bits": bits,
+        "image_encoding": data.image_encoding,
+        "weight_step": weight_step(data.border_weight),
+    }
+
+
+def dataset_info(
+    shards: list[Shard],
+    inspections: list[Inspection],
+    digests: dict[str, str],
+    *,
+    folder: str,
+    config: ml_collections.ConfigDict,
+) -> dict[str, Any]:
+    """The content of `dataset_info.json`, independent of the order of its inputs."""
+    inspections = sorted(inspections, key=lambda found: found.frame.key)
+    bits = max(found.bits for found in inspections)
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "config": data_config(config),
+        "geometry": geometry(config, bits),
+        "splits": {split: _split_info(split, shards, inspections) for split in SPLITS},
+        "sources": [_source_info(found, digests, folder) for found in inspections],
+        "software": {
+            "python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in SOFTWARE},
+        },
+        "times": {"finished": datetime.datetime.now(datetime.timezone.utc).isoformat()},
+    }
+
+
+def _split_info(
+    split: str, shards: list[Shard], inspections: list[Inspection]
+) -> dict[str, Any]:
+    own = sorted((s for s in shards if s.split == split), key=lambda s: s.name)
+    classes = [
+        sum(column) for column in zip(*(s.class_pixels for s in own), strict=True)
+    ]
+    return {
+        "frames": [f.frame.key for f in inspections if f.frame.split == split],
+        "num_tiles": sum(shard.records for shard in own),
+        "num_bytes": sum(shard.bytes for shard in own),
+        "class_pixels": classes,
+        "shards": [
+            {
+                "name": shard.name,
+                "records": shard.records,
+                "bytes": shard.bytes,
+                "sha256": shard.sha256,
+            }
+            for shard in own
+        ],
+    }
+
+
+def _source_info(
+    found: Inspection, digests: dict[str, str], folder: str
+) -> dict[str, Any]:
+    frame = found.frame
+    return {
+        "frame": frame.key,
+        "split": frame.split,
+        "height": found.height,
+        "width": found.width,
+        "files": [
+            {
+                "path": page.path.removeprefix(folder).lstrip("/"),
+                "page": page.index,
+                "sha256": digests[page.path],
+            }
+            for page in frame.pages
+        ],
+    }

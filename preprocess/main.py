@@ -1,0 +1,266 @@
+"""Images and labels in, augmented overlap-tile TFRecord shards out (Apache Beam).
+
+Every Beam option can follow, such as --runner=DataflowRunner --region=europe-west4.
+Without one, Beam's local runner uses all cores.
+"""
+
+import logging
+import os
+import re
+import sys
+import threading
+import time
+from typing import Any
+
+import ml_collections
+from absl import flags
+from tqdm import tqdm
+
+from preprocess import cli, files
+from preprocess.check import check_data_config
+from preprocess.errors import UserError
+from preprocess.info import data_config
+from preprocess.plan import Unit
+from preprocess.shards import INFO_NAME, as_json, differences, read_info, sha256_of
+
+JOB_NAME = files.TEMPORARY + "job.json"  # the config of a job that has not ended
+
+
+def _define(values: flags.FlagValues) -> None:
+    flags.DEFINE_string(
+        "input", None, "data set's folder, local or gs://", flag_values=values
+    )
+    flags.DEFINE_string(
+        "output", None, "folder for shards, local or gs://", flag_values=values
+    )
+    flags.DEFINE_bool(
+        "overwrite", False, "start afresh where data lies already", flag_values=values
+    )
+
+
+def preprocess(values: flags.FlagValues, beam_args: list[str]) -> None:
+    """The command: checks, runs the Beam job, sums up."""
+    config = cli.config_of(values)
+    check_data_config(config)
+    folder, output = values.input, values.output
+    if not files.is_remote(folder):
+        folder = os.path.abspath(folder)
+
+    from preprocess import pipeline as job  # Beam takes a second to import
+
+    units = job.plan_dataset(folder, config)
+    options = _beam_options(beam_args)
+    if _is_complete(output, config, units, folder=folder, overwrite=values.overwrite):
+        print(f"{files.join(output, INFO_NAME)}: complete already, nothing to do")
+        return
+    started = time.monotonic()
+    _announce(units, config)
+    files.write_bytes(files.join(output, JOB_NAME), as_json(data_config(config)))
+    _run_pipeline(job, options, folder, output, config, units)
+    problems_path = files.join(output, job.PROBLEMS_NAME)
+    if files.exists(problems_path):
+        import json
+
+        problems = json.loads(files.read_bytes(problems_path))
+        files.remove([problems_path, files.join(output, JOB_NAME)])
+        raise UserError(problems)
+    files.remove([files.join(output, JOB_NAME)])
+    _summarise(output, time.monotonic() - started)
+
+
+def _announce(units: list[Unit], config: ml_collections.ConfigDict) -> None:
+    frames: dict[str, set[str]] = {}
+    for unit in units:
+        frames.setdefault(unit.frame.split, set()).add(unit.frame.key)
+    counts = ", ".join(f"{len(keys)} {split}" for split, keys in frames.items())
+    print(
+        f"{counts} frames; {config.data.augmentations} augmentations of each training "
+        f"frame; tiles of {config.data.tile_size} px",
+        flush=True,
+    )
+
+
+def _is_complete(
+    output: str,
+    config: ml_collections.ConfigDict,
+    units: list[Unit],
+    *,
+    folder: str,
+    overwrite: bool,
+) -> bool:
+    """Whether the same data set lies there already, whole.
+
+    Raises:
+      UserError: another data set lies there, naming the differences.
+    """
+    if overwrite:
+        _clear(output)
+        return False
+    info_path, job_path = files.join(output, INFO_NAME), files.join(output, JOB_NAME)
+    afresh = "give another --output, or --overwrite to start afresh"
+    if files.exists(info_path):
+        info = read_info(output)
+        if changed := differences(info["config"], data_config(config), "config"):
+            raise UserError([f"{output}: {line}; {afresh}" for line in changed])
+        if changed := _changed_sources(info, units, folder):
+            raise UserError([f"{line}; {afresh}" for line in changed])
+        return True
+    if files.exists(job_path):
+        import json
+
+        there = json.loads(files.read_bytes(job_path))
+        if changed := differences(there, data_config(config), "config"):
+            raise UserError(
+                [f"{output}: unfinished, {line}; {afresh}" for line in changed]
+            )
+    return False
+
+
+def _changed_sources(info: dict[str, Any], units: list[Unit], folder: str) -> list[str]:
+    """Source files that are not those which a finished data set was made from."""
+    recorded = {
+        entry["path"]: entry["sha256"]
+        for source in info["sources"]
+        for entry in source["files"]
+    }
+    present = {page.path for unit in units for page in unit.frame.pages}
+    names = {path: path.removeprefix(folder).lstrip("/") for path in sorted(present)}
+    lines = [f"{name}: gone since" for name in sorted(recorded.keys() - names.values())]
+    for path, name in names.items():
+        if name not in recorded:
+            lines.append(f"{path}: new since")
+        elif recorded[name] != sha256_of(path):
+            lines.append(f"{path}: changed since")
+    return lines
+
+
+def _clear(output: str) -> None:
+    """Removes what an earlier job made, the mark of completeness first."""
+    files.remove([files.join(output, INFO_NAME)])
+    ours = re.compile(r"(train|validation|test)-\d{5}-of-\d{5}\.tfrecord$")
+    stale = files.glob(files.join(output, "*.tfrecord"))
+    stale = [path for path in stale if ours.match(files.basename(path))]
+    stale += files.glob(files.join(output, files.TEMPORARY + "*"))
+    files.remove(stale)
+
+
+def _beam_options(beam_args: list[str]):
+    """Beam's options; by default its local runner on all cores.
+
+    Raises:
+      UserError: an option that neither this command nor Beam has.
+    """
+    import argparse
+
+    from apache_beam.options.pipeline_options import (
+        DirectOptions,
+        PipelineOptions,
+        StandardOptions,
+    )
+
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for option_class in PipelineOptions.__subclasses__():
+        option_class._add_argparse_args(parser)
+    _, unknown = parser.parse_known_args(beam_args)
+    if unknown:
+        raise UserError(
+            f"{' '.join(unknown)}: neither a flag of preprocess nor an option of Beam; "
+            "see --help"
+        )
+    options = PipelineOptions(beam_args)
+    runner = options.view_as(StandardOptions).runner
+    if runner in (None, "DirectRunner"):
+        # Plain DirectRunner would first try to download a runner of Beam's (Prism).
+        options.view_as(
+            StandardOptions
+        ).runner = "apache_beam.runners.portability.fn_api_runner.FnApiRunner"
+        if not any(arg.startswith("--direct_") for arg in beam_args):
+            direct = options.view_as(DirectOptions)
+            direct.direct_running_mode = "multi_threading"
+            direct.direct_num_workers = os.cpu_count() or 1
+    return options
+
+
+def _run_pipeline(job, options, folder, output, config, units) -> None:
+    """Runs the job to its end, with a bar of finished shards.
+
+    Raises:
+      UserError: a worker met a user's mistake after all checks.
+    """
+    import apache_beam as beam
+
+    logging.getLogger().setLevel(logging.WARNING)
+    shards = {(unit.frame.split, unit.shard) for unit in units}
+    try:
+        pipeline = beam.Pipeline(options=options)
+        job.build(pipeline, folder, output, config)
+        with _ShardProgress(output, len(shards)):
+            pipeline.run().wait_until_finish()
+    except Exception as error:
+        # A worker's exception arrives as text, with the worker's traceback around it.
+        lines = re.findall(
+            r"^.*errors\.UserError: (.*?)(?: \[while|$)", str(error), re.M
+        )
+        if not lines:
+            raise
+        raise UserError(lines[:1]) from error
+
+
+class _ShardProgress:
+    """A bar that counts finished shards by their notes in the output folder."""
+
+    def __init__(self, output: str, total: int):
+        self.pattern = files.join(output, f"{files.TEMPORARY}*.tfrecord.json")
+        self.stop = threading.Event()
+        self.bar = tqdm(total=total, unit="shard", file=sys.stderr, mininterval=1.0)
+        self.thread = threading.Thread(target=self._follow, daemon=True)
+
+    def _follow(self) -> None:
+        while not self.stop.wait(1.0):
+            self._show(len(files.glob(self.pattern)))
+
+    def _show(self, done: int) -> None:
+        self.bar.update(done - self.bar.n)
+
+    def __enter__(self):
+        self.thread.start()
+
+    def __exit__(self, error, *_):
+        self.stop.set()
+        self.thread.join()
+        if error is None:
+            self._show(self.bar.total)
+        self.bar.close()
+
+
+def _summarise(output: str, seconds: float) -> None:
+    info = read_info(output)
+    for split, content in info["splits"].items():
+        print(
+            f"{split:>10}: {len(content['frames'])} frames, "
+            f"{content['num_tiles']} tiles, {len(content['shards'])} shards, "
+            f"{content['num_bytes'] / 1e6:.1f} MB"
+        )
+    tiles = sum(content["num_tiles"] for content in info["splits"].values())
+    print(f"{tiles} tiles in {seconds:.1f} s ({tiles / seconds:.0f} tiles/s)")
+    print(files.join(output, INFO_NAME))
+
+
+COMMAND = cli.Command(
+    name="preprocess",
+    summary=__doc__,
+    define=_define,
+    run=preprocess,
+    required=("input", "output"),
+    takes_config=True,
+    passes_on=True,
+)
+
+
+def run() -> None:
+    """Entry point of `unet-preprocess` and `python -m preprocess.main`."""
+    sys.exit(cli.main(COMMAND))
+
+
+if __name__ == "__main__":
+    run()

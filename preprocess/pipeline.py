@@ -1,0 +1,244 @@
+"""The Beam job. Its transforms only wire; what they call does the thinking.
+
+    folder ─ PlanUnits ─┬─ InspectFrames, DigestSources ── facts ─┐ (side input)
+                        │                                         ▼
+                        └─────── group by shard ──────────── WriteShards ── WriteInfo
+
+What is shuffled is the plan, some hundred bytes a unit, never the pixels: each shard is
+made whole by one worker, and is a pure function of config, seed and input.
+"""
+
+import dataclasses
+import time
+from collections.abc import Iterable, Iterator
+
+import apache_beam as beam
+import ml_collections
+import numpy as np
+from apache_beam.metrics import Metrics
+from apache_beam.pvalue import AsList, AsSingleton
+
+from preprocess import files, plan, splits
+from preprocess.info import Facts, Inspection, dataset_info, gather_facts, inspect
+from preprocess.plan import Unit
+from preprocess.records import encode, weight_step
+from preprocess.render import tiles_of_unit
+from preprocess.shards import (
+    INFO_NAME,
+    Shard,
+    as_json,
+    fingerprint,
+    kept_shard,
+    sha256_of,
+    shard_name,
+    sidecar_path,
+    write_shard,
+    write_sidecar,
+)
+from preprocess.sources import UNLABELLED, find_frames
+
+PROBLEMS_NAME = files.TEMPORARY + "problems.json"
+NAMESPACE = "preprocess"  # of all counters
+
+
+def build(
+    pipeline: beam.Pipeline, folder: str, output: str, config: ml_collections.ConfigDict
+) -> None:
+    """Adds the whole job to a pipeline.
+
+    Args:
+      folder: the data set's, local or remote.
+      output: where the shards go.
+      config: the whole config.
+    """
+    units = pipeline | beam.Create([folder]) | PlanUnits(config)
+    inspections = units | InspectFrames(config)
+    digests = units | DigestSources()
+    facts = (
+        pipeline
+        | "Once" >> beam.Create([None])
+        | "Facts" >> beam.Map(_facts, AsList(inspections), AsList(digests), config)
+    )
+    shards = units | WriteShards(config, output, AsSingleton(facts))
+    (
+        pipeline
+        | "AtTheEnd" >> beam.Create([None])
+        | "Info"
+        >> beam.Map(
+            write_info,
+            AsList(shards),
+            AsList(inspections),
+            AsList(digests),
+            AsSingleton(facts),
+            folder=folder,
+            output=output,
+            config=config,
+        )
+    )
+
+
+def _facts(_, inspections, digests, config) -> Facts:
+    return gather_facts(inspections, digests, config)
+
+
+def plan_dataset(folder: str, config: ml_collections.ConfigDict) -> list[Unit]:
+    """All units of all splits of the data set in a folder."""
+    frames = find_frames(config.data, folder)
+    frames = splits.assign_splits(frames, config.data.split)
+    return [
+        unit
+        for split in splits.SPLITS
+        for unit in plan.plan_units(
+            [frame for frame in frames if frame.split == split],
+            # Only training frames are augmented.
+            augmentations=config.data.augmentations if split == "train" else 1,
+            num_shards=config.data.num_shards,
+            seed=config.seed,
+        )
+    ]
+
+
+@dataclasses.dataclass
+class PlanUnits(beam.PTransform):
+    """Data-set folders to Units, spread over the workers."""
+
+    config: ml_collections.ConfigDict
+
+    def expand(self, folders):
+        return (
+            folders
+            | "Plan" >> beam.FlatMap(plan_dataset, self.config)
+            # This must stay: it breaks fusion, or one worker would read all frames.
+            | "Spread" >> beam.Reshuffle()
+        )
+
+
+@dataclasses.dataclass
+class InspectFrames(beam.PTransform):
+    """Units to one Inspection per frame."""
+
+    config: ml_collections.ConfigDict
+
+    def expand(self, units):
+        return (
+            units
+            | "Frames" >> beam.FlatMap(_frame_once)
+            | "Inspect" >> beam.Map(inspect, self.config)
+        )
+
+
+def _frame_once(unit: Unit) -> Iterator:
+    if unit.augmentation == 0:
+        yield unit.frame
+
+
+@dataclasses.dataclass
+class DigestSources(beam.PTransform):
+    """Units to (path, sha256) of every source file, each read once."""
+
+    def expand(self, units):
+        return (
+            units
+            | "Frames" >> beam.FlatMap(_frame_once)
+            | "Paths" >> beam.FlatMap(lambda frame: [p.path for p in frame.pages])
+            | "Distinct" >> beam.Distinct()
+            | "Digest" >> beam.FlatMap(_digest_if_readable)
+        )
+
+
+def _digest_if_readable(path: str) -> Iterator[tuple[str, str]]:
+    """A file that can't be read has no digest; its frame's inspection says why."""
+    try:
+        yield path, sha256_of(path)
+    except OSError:
+        return
+
+
+@dataclasses.dataclass
+class WriteShards(beam.PTransform):
+    """Units to shard files; yields a Shard for each."""
+
+    config: ml_collections.ConfigDict
+    output: str
+    facts: AsSingleton
+
+    def expand(self, units):
+        return (
+            units
+            | "ByShard" >> beam.Map(lambda u: ((u.frame.split, u.shard), u))
+            | "Group" >> beam.GroupByKey()
+            | "Write" >> beam.ParDo(WriteShard(self.config, self.output), self.facts)
+        )
+
+
+class WriteShard(beam.DoFn):
+    """Makes one shard from its units, holding one unit's pixels at a time."""
+
+    def __init__(self, config: ml_collections.ConfigDict, output: str):
+        self.config = config
+        self.output = output
+        self.tiles_written = Metrics.counter(NAMESPACE, "tiles_written")
+        self.shards_kept = Metrics.counter(NAMESPACE, "shards_kept")
+        self.render_msec = Metrics.counter(NAMESPACE, "render_msec")
+        self.encode_msec = Metrics.counter(NAMESPACE, "encode_msec")
+
+    def process(self, element, facts: Facts):
+        (split, index), grouped = element
+        if facts.problems:
+            return  # WriteInfo lists them; nothing is made from a broken data set
+        units = plan.in_order(grouped, self.config.seed)
+        name = shard_name(split, index, units[0].num_shards)
+        digest = fingerprint([facts.digest, [unit.key for unit in units]])
+        shard = kept_shard(self.output, name, digest)
+        if shard:
+            self.shards_kept.inc()
+        else:
+            shard = self._write(split, name, units, facts.bits)
+            write_sidecar(self.output, shard, digest)
+        yield shard
+
+    def _write(self, split: str, name: str, units: list[Unit], bits: int) -> Shard:
+        class_pixels = np.zeros(UNLABELLED + 1, np.int64)
+        path = files.join(self.output, name)
+        written = write_shard(path, self._records(units, bits, class_pixels))
+        classes = class_pixels[: self.config.model.classes].tolist()
+        return Shard(split, name, *written, class_pixels=tuple(classes))
+
+    def _records(
+        self, units: Iterable[Unit], bits: int, class_pixels: np.ndarray
+    ) -> Iterator[bytes]:
+        data = self.config.data
+        step = weight_step(data.border_weight)
+        for unit in units:
+            started = time.monotonic()
+            tiles = list(tiles_of_unit(unit, self.config, bits=bits))
+            rendered = time.monotonic()
+            for tile in tiles:
+                class_pixels += np.bincount(tile.label.ravel(), minlength=256)
+                yield encode(tile, encoding=data.image_encoding, step=step)
+            self.tiles_written.inc(len(tiles))
+            self.render_msec.inc(int(1000 * (rendered - started)))
+            self.encode_msec.inc(int(1000 * (time.monotonic() - rendered)))
+
+
+def write_info(
+    _,
+    shards: list[Shard],
+    inspections: list[Inspection],
+    digests: list[tuple[str, str]],
+    facts: Facts,
+    *,
+    folder: str,
+    output: str,
+    config: ml_collections.ConfigDict,
+) -> None:
+    """Writes `dataset_info.json`, which says complete, or the list of problems."""
+    if facts.problems:
+        path = files.join(output, PROBLEMS_NAME)
+        files.write_bytes(path, as_json(list(facts.problems)))
+        return
+    info = dataset_info(
+        shards, inspections, dict(digests), folder=folder, config=config
+    )
+    files.write_bytes(files.join(output, INFO_NAME), as_json(info))
+    files.remove([sidecar_path(output, shard.name) for shard in shards])

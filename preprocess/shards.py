@@ -1,0 +1,149 @@
+"""Shard files and `dataset_info.json`: what a finished data set says of itself."""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from preprocess import files
+from preprocess.errors import UserError
+from preprocess.records import SCHEMA_VERSION, frame_record
+
+INFO_NAME = "dataset_info.json"  # written last: where it is, the data set is complete
+
+
+class Shard(NamedTuple):
+    """One finished shard.
+
+    Attributes:
+      split: train, validation or test.
+      name: file name within the data set's folder.
+      records: how many tiles it holds.
+      bytes: its size.
+      sha256: of the whole file, hexadecimal.
+      class_pixels: labelled pixels of each class.
+    """
+
+    split: str
+    name: str
+    records: int
+    bytes: int
+    sha256: str
+    class_pixels: tuple[int, ...]
+
+
+def shard_name(split: str, index: int, count: int) -> str:
+    """The file name of a shard.
+
+    >>> shard_name("train", 3, 16)
+    'train-00003-of-00016.tfrecord'
+    """
+    return f"{split}-{index:05d}-of-{count:05d}.tfrecord"
+
+
+def write_shard(path: str, records: Iterable[bytes]) -> tuple[int, int, str]:
+    """Writes a TFRecord file, whole or not at all, holding one record at a time.
+
+    Returns:
+      number of records, bytes, sha256.
+    """
+    digest, records_written, size = hashlib.sha256(), 0, 0
+    with files.open_atomic(path) as file:
+        for record in records:
+            framed = frame_record(record)
+            file.write(framed)
+            digest.update(framed)
+            records_written += 1
+            size += len(framed)
+    return records_written, size, digest.hexdigest()
+
+
+def sidecar_path(folder: str, name: str) -> str:
+    """Where a shard's own record lies until the data set is complete."""
+    return files.join(folder, f"{files.TEMPORARY}{name}.json")
+
+
+def write_sidecar(folder: str, shard: Shard, digest: str) -> None:
+    """Notes a finished shard, and a digest of all that it was made from."""
+    content = {"digest": digest, "shard": shard._asdict()}
+    files.write_bytes(sidecar_path(folder, shard.name), as_json(content))
+
+
+def kept_shard(folder: str, name: str, digest: str) -> Shard | None:
+    """An earlier run's shard, if it is made from the same and its checksum holds."""
+    path = files.join(folder, name)
+    if not files.exists(path) or not files.exists(sidecar_path(folder, name)):
+        return None
+    try:
+        content = json.loads(files.read_bytes(sidecar_path(folder, name)))
+        shard = Shard(**content["shard"])
+        shard = shard._replace(class_pixels=tuple(shard.class_pixels))
+    except (ValueError, KeyError, TypeError):
+        return None
+    same = content["digest"] == digest and shard.sha256 == sha256_of(path)
+    return shard if same else None
+
+
+def sha256_of(path: str) -> str:
+    """sha256 of a file, hexadecimal; a file of any size in bounded memory."""
+    digest = hashlib.sha256()
+    for block in files.read_blocks(path):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def fingerprint(content: Any) -> str:
+    """A short digest of anything JSON can hold; the same content, the same digest.
+
+    >>> fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1})
+    True
+    """
+    text = json.dumps(content, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def differences(old: Any, new: Any, name: str = "") -> list[str]:
+    """Where two JSON trees differ, one line each.
+
+    >>> differences({"a": {"b": 1}}, {"a": {"b": 2}})
+    ['a.b: 1 there, 2 here']
+    """
+    if isinstance(old, dict) and isinstance(new, dict):
+        lines = []
+        for key in sorted(old.keys() | new.keys()):
+            inner = f"{name}.{key}" if name else key
+            lines += differences(old.get(key), new.get(key), inner)
+        return lines
+    return [] if old == new else [f"{name}: {old} there, {new} here"]
+
+
+def read_info(folder: str) -> dict[str, Any]:
+    """A finished data set's `dataset_info.json`.
+
+    Raises:
+      UserError: missing (the data set is not complete), broken or of another schema.
+    """
+    path = files.join(folder, INFO_NAME)
+    if not files.exists(path):
+        raise UserError(
+            f"{path}: missing, so the data set is not complete; "
+            "run preprocess to its end, or give the right --data"
+        )
+    try:
+        info = json.loads(files.read_bytes(path))
+        version = info["schema_version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path}: broken ({error}); preprocess again with --overwrite"
+        ) from None
+    if version != SCHEMA_VERSION:
+        raise UserError(
+            f"{path}: schema version {version}, this software reads {SCHEMA_VERSION}; "
+            "preprocess again with --overwrite"
+        )
+    return info
+
+
+def as_json(content: Any) -> bytes:
+    """Readable JSON with sorted keys, so that equal content is equal bytes."""
+    return (json.dumps(content, indent=2, sort_keys=True) + "\n").encode()

@@ -1,0 +1,1 @@
+"""TFRecord shards in, a trained U-Net and its SavedModel out."""
