@@ -45,9 +45,8 @@ def cpu(config: ml_collections.ConfigDict) -> None:
 def smoke(config: ml_collections.ConfigDict) -> None:
     """Seconds: shows that everything runs, learns nothing."""
     cpu(config)
-    config.data.augmentations = 2
+    config.data.augmentations = 1
     config.data.num_shards = 2
-    config.data.tile_size = 252  # px in, 68 out
     config.model.width = 4
     config.train.steps = 4
     config.train.warmup_steps = 0

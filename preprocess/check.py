@@ -49,8 +49,8 @@ def check_data_config(config: ml_collections.ConfigDict) -> None:
         )
     if weight_step(data.border_weight) >= 0.05:
         problems.append(
-            f"config.data.border_weight={data.border_weight} would be stored in steps "
-            f"of {weight_step(data.border_weight):.3f}; at most 12.7 keeps them under 0.05"
+            f"config.data.border_weight={data.border_weight} is stored in steps of "
+            f"{weight_step(data.border_weight):.3f}; 12.7 at most keeps them under 0.05"
         )
     if data.split.validation + data.split.test >= 1:
         problems.append(

@@ -21,7 +21,7 @@ from apache_beam.pvalue import AsList, AsSingleton
 from preprocess import files, plan, splits
 from preprocess.info import Facts, Inspection, dataset_info, gather_facts, inspect
 from preprocess.plan import Unit
-from preprocess.records import encode, weight_step
+from preprocess.records import UNLABELLED, encode, weight_step
 from preprocess.render import tiles_of_unit
 from preprocess.shards import (
     INFO_NAME,
@@ -35,7 +35,7 @@ from preprocess.shards import (
     write_shard,
     write_sidecar,
 )
-from preprocess.sources import UNLABELLED, find_frames
+from preprocess.sources import find_frames
 
 PROBLEMS_NAME = files.TEMPORARY + "problems.json"
 NAMESPACE = "preprocess"  # of all counters

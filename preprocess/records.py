@@ -25,6 +25,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from preprocess.images import encode_png
 
 SCHEMA_VERSION = 1
+UNLABELLED = 255  # class of pixels that nobody labelled; they cost nothing in the loss
 ENCODINGS = ("png", "raw")
 BYTES_FEATURES = ("image", "label", "weight", "key")
 FLOAT_FEATURES = ("mean", "std")

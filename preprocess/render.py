@@ -8,8 +8,8 @@ import numpy as np
 
 from preprocess import augment, tiling
 from preprocess.plan import Unit, identity_seed
-from preprocess.records import Tile
-from preprocess.sources import UNLABELLED, Truth, read_frame, read_truth
+from preprocess.records import UNLABELLED, Tile
+from preprocess.sources import Truth, read_frame, read_truth
 from preprocess.weights import border_weights, touching_pixels
 
 

@@ -23,8 +23,7 @@ import numpy as np
 from preprocess import files
 from preprocess.errors import UserError
 from preprocess.images import Page, count_pages, is_image, read_image, read_labels
-
-UNLABELLED = 255  # class of pixels that nobody labelled; they cost nothing in the loss
+from preprocess.records import UNLABELLED
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +116,7 @@ def read_truth(frame: Frame, data: ml_collections.ConfigDict, classes: int) -> T
     known = truth.classes[truth.classes != UNLABELLED]
     if known.size and known.max() >= classes:
         raise UserError(
-            f"{frame.label}: class {known.max()}, but the config has {classes} classes, "
+            f"{frame.label}: class {known.max()}, but the config has {classes}, "
             f"0 to {classes - 1}; set --config.model.classes or mend the mask"
         )
     return truth

@@ -118,7 +118,8 @@ def inference_grid(frame: int, largest_output: int, depth: int) -> tuple[int, in
     Origins are multiples of 2**depth: otherwise pooling grids shift and neighbouring
     tiles disagree. Each tile contributes its first `stride` output pixels, so the
     stitched outputs are a plain reshape; the tile's input is stride + 4 + border(d).
-    Among the strides that need the fewest tiles, the smallest.
+    Among the strides that need the fewest tiles, the smallest. Plain arithmetic, so
+    that `frame` may be an int or an integer tensor in a TensorFlow graph.
 
     >>> inference_grid(512, 516, 4)
     (1, 512)
@@ -152,4 +153,4 @@ def mirror_indices(start: int, stop: int, size: int) -> np.ndarray:
     """
     period = max(1, 2 * (size - 1))
     position = np.arange(start, stop) % period
-    return np.minimum(position, period - position) if size > 1 else position * 0
+    return np.minimum(position, period - position)

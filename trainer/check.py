@@ -1,0 +1,76 @@
+"""Whether config and data fit each other, before a device is touched."""
+
+from typing import Any
+
+import ml_collections
+
+from preprocess.errors import UserError
+
+CHOICES = {
+    "optimizer": ("sgd", "adam", "adamw"),
+    "schedule": ("constant", "cosine"),
+    "class_weights": ("balanced", "none"),
+    "precision": ("auto", "float32", "mixed_bfloat16", "mixed_float16"),
+}
+POSITIVE = (
+    "steps",
+    "global_batch",
+    "learning_rate",
+    "shuffle_tiles",
+    "steps_per_call",
+    "log_every_steps",
+    "validate_every_steps",
+    "checkpoint_every_steps",
+    "keep_checkpoints",
+)
+
+
+def check_train_config(config: ml_collections.ConfigDict) -> None:
+    """Checks the config's `train` part.
+
+    Raises:
+      UserError: every problem found, a line each.
+    """
+    train = config.train
+    problems = [
+        f"config.train.{name}={train[name]!r} is none of {', '.join(choices)}"
+        for name, choices in CHOICES.items()
+        if train[name] not in choices
+    ]
+    problems += [
+        f"config.train.{name}={train[name]!r} must be above 0"
+        for name in POSITIVE
+        if train[name] <= 0
+    ]
+    if not 0 <= config.model.dropout < 1:
+        problems.append(f"config.model.dropout={config.model.dropout}: 0 up to below 1")
+    if not 0 <= train.warmup_steps < max(1, train.steps):
+        problems.append(
+            f"config.train.warmup_steps={train.warmup_steps} must be below "
+            f"config.train.steps={train.steps}"
+        )
+    if problems:
+        raise UserError(problems)
+
+
+def check_fit(info: dict[str, Any], config: ml_collections.ConfigDict) -> None:
+    """Checks that the model takes the tiles of a data set.
+
+    Raises:
+      UserError: every mismatch, with both numbers.
+    """
+    geometry = info["geometry"]
+    wanted = {
+        "tile_size": ("data.tile_size", config.data.tile_size),
+        "depth": ("model.depth", config.model.depth),
+        "channels": ("model.channels", config.model.channels),
+        "classes": ("model.classes", config.model.classes),
+    }
+    problems = [
+        f"the data has {name} {geometry[name]}, the config says "
+        f"config.{key}={value}; use the config that made the data, or preprocess again"
+        for name, (key, value) in wanted.items()
+        if geometry[name] != value
+    ]
+    if problems:
+        raise UserError(problems)

@@ -1,0 +1,80 @@
+"""A work directory: which files a run keeps, and reading them back."""
+
+import json
+import os
+from typing import Any
+
+import ml_collections
+
+from preprocess import files
+from preprocess.errors import UserError
+from preprocess.shards import INFO_NAME, as_json, differences
+
+CONFIG_NAME = "config.json"
+CHECKPOINTS = "checkpoints"
+LOGS = "logs"
+METRICS_NAME = "metrics.jsonl"
+
+
+def claim(
+    workdir: str, config: ml_collections.ConfigDict, info: dict[str, Any]
+) -> None:
+    """Makes a work directory for a config and a data set, or finds its own again.
+
+    Raises:
+      UserError: another run lies there, naming what differs.
+    """
+    content = {
+        CONFIG_NAME: json.loads(config.to_json()),
+        INFO_NAME: {name: value for name, value in info.items() if name != "times"},
+    }
+    for name, mine in content.items():
+        path = files.join(workdir, name)
+        if not files.exists(path):
+            files.write_bytes(path, as_json(mine))
+            continue
+        there = json.loads(files.read_bytes(path))
+        if changed := differences(there, mine, name.removesuffix(".json")):
+            advice = "give another --workdir, or remove this one to start afresh"
+            raise UserError([f"{path}: {line}; {advice}" for line in changed[:20]])
+
+
+def read_config(workdir: str) -> ml_collections.ConfigDict:
+    """The config a run was made with.
+
+    Raises:
+      UserError: not a work directory.
+    """
+    path = files.join(workdir, CONFIG_NAME)
+    if not files.exists(path):
+        raise UserError(f"{path}: missing; --workdir names the folder that train made")
+    return ml_collections.ConfigDict(json.loads(files.read_bytes(path)))
+
+
+def read_info(workdir: str) -> dict[str, Any]:
+    """What `dataset_info.json` said of the data that the run learns from."""
+    return json.loads(files.read_bytes(files.join(workdir, INFO_NAME)))
+
+
+def trim_metrics(workdir: str, step: int) -> None:
+    """Takes out of metrics.jsonl what lies beyond a step, or was cut off by a kill."""
+    path = files.join(workdir, METRICS_NAME)
+    if not files.exists(path):
+        return
+    kept = []
+    for line in files.read_bytes(path).splitlines(keepends=True):
+        try:
+            if json.loads(line)["step"] > step:
+                break
+        except ValueError:
+            break
+        kept.append(line)
+    files.write_bytes(path, b"".join(kept))
+
+
+def append_metrics(workdir: str, line: dict[str, Any]) -> None:
+    """Adds a line to metrics.jsonl."""
+    path = files.join(workdir, METRICS_NAME)
+    os.makedirs(workdir, exist_ok=True)
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
