@@ -99,11 +99,9 @@ def random_warp(
     y = (np.arange(*rows) - centre[0] - shift[0])[:, None] * flips[0]
     x = (np.arange(*columns) - centre[1] - shift[1])[None, :] * flips[1]
     grid_rows, grid_columns = (*rows, height), (*columns, width)
-    source_rows = np.float32(y * np.cos(angle) + centre[0]) + np.float32(
-        -x * np.sin(angle)
-    )
-    source_columns = np.float32(y * np.sin(angle) + centre[1]) + np.float32(
-        x * np.cos(angle)
+    source_rows = (y * np.cos(angle) - x * np.sin(angle) + centre[0]).astype(np.float32)
+    source_columns = (y * np.sin(angle) + x * np.cos(angle) + centre[1]).astype(
+        np.float32
     )
     source_rows += elastic_displacement(moves[0], grid_rows, grid_columns)
     source_columns += elastic_displacement(moves[1], grid_rows, grid_columns)

@@ -21,14 +21,14 @@ class Page(NamedTuple):
 
     Attributes:
       path: the file.
-      index: its page, 0 for files of one page.
+      number: its page, 0 for files of one page.
     """
 
     path: str
-    index: int = 0
+    number: int = 0
 
     def __str__(self) -> str:
-        return f"{self.path} (page {self.index})" if self.index else self.path
+        return f"{self.path} (page {self.number})" if self.number else self.path
 
 
 def is_image(path: str) -> bool:
@@ -80,13 +80,13 @@ def count_pages(path: str) -> int:
 def _decode(page: Page) -> np.ndarray:
     if _is_tiff(page.path):
         with tifffile.TiffFile(_readable(page.path)) as tiff:
-            if page.index >= len(tiff.pages):
+            if page.number >= len(tiff.pages):
                 raise ValueError(
-                    f"it has {len(tiff.pages)} pages, not {page.index + 1}"
+                    f"it has {len(tiff.pages)} pages, not {page.number + 1}"
                 )
-            image = tiff.pages[page.index].asarray()
-            planar = tiff.pages[page.index].planarconfig == 2 and image.ndim == 3
-        return np.moveaxis(image, 0, -1) if planar else image
+            pixels = np.asarray(tiff.pages[page.number].asarray())
+            planar = tiff.pages.first.planarconfig == 2
+        return np.moveaxis(pixels, 0, -1) if planar and pixels.ndim == 3 else pixels
     encoded = np.frombuffer(files.read_bytes(page.path), np.uint8)
     image = cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED)
     if image is None:

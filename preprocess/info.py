@@ -159,7 +159,7 @@ def _source_info(
         "files": [
             {
                 "path": page.path.removeprefix(folder).lstrip("/"),
-                "page": page.index,
+                "page": page.number,
                 "sha256": digests[page.path],
             }
             for page in frame.pages

@@ -4,6 +4,7 @@ Every Beam option can follow, such as --runner=DataflowRunner --region=europe-we
 Without one, Beam's local runner uses all cores.
 """
 
+import json
 import logging
 import os
 import re
@@ -59,8 +60,6 @@ def preprocess(values: flags.FlagValues, beam_args: list[str]) -> None:
     _run_pipeline(job, options, folder, output, config, units)
     problems_path = files.join(output, job.PROBLEMS_NAME)
     if files.exists(problems_path):
-        import json
-
         problems = json.loads(files.read_bytes(problems_path))
         files.remove([problems_path, files.join(output, JOB_NAME)])
         raise UserError(problems)
@@ -106,8 +105,6 @@ def _is_complete(
             raise UserError([f"{line}; {afresh}" for line in changed])
         return True
     if files.exists(job_path):
-        import json
-
         there = json.loads(files.read_bytes(job_path))
         if changed := differences(there, data_config(config), "config"):
             raise UserError(
@@ -150,16 +147,10 @@ def _beam_options(beam_args: list[str]):
     Raises:
       UserError: an option that neither this command nor Beam has.
     """
-    import argparse
+    from apache_beam.options import pipeline_options as beam_options
 
-    from apache_beam.options.pipeline_options import (
-        DirectOptions,
-        PipelineOptions,
-        StandardOptions,
-    )
-
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for option_class in PipelineOptions.__subclasses__():
+    parser = beam_options._BeamArgumentParser(add_help=False, allow_abbrev=False)
+    for option_class in beam_options.PipelineOptions.__subclasses__():
         option_class._add_argparse_args(parser)
     _, unknown = parser.parse_known_args(beam_args)
     if unknown:
@@ -167,15 +158,13 @@ def _beam_options(beam_args: list[str]):
             f"{' '.join(unknown)}: neither a flag of preprocess nor an option of Beam; "
             "see --help"
         )
-    options = PipelineOptions(beam_args)
-    runner = options.view_as(StandardOptions).runner
-    if runner in (None, "DirectRunner"):
+    options = beam_options.PipelineOptions(beam_args)
+    standard = options.view_as(beam_options.StandardOptions)
+    if standard.runner in (None, "DirectRunner"):
         # Plain DirectRunner would first try to download a runner of Beam's (Prism).
-        options.view_as(
-            StandardOptions
-        ).runner = "apache_beam.runners.portability.fn_api_runner.FnApiRunner"
+        standard.runner = "apache_beam.runners.portability.fn_api_runner.FnApiRunner"
         if not any(arg.startswith("--direct_") for arg in beam_args):
-            direct = options.view_as(DirectOptions)
+            direct = options.view_as(beam_options.DirectOptions)
             direct.direct_running_mode = "multi_threading"
             direct.direct_num_workers = os.cpu_count() or 1
     return options

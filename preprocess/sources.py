@@ -326,7 +326,7 @@ def _longest_side(instances: np.ndarray) -> int:
 
 
 def _by_stem(folder: str, suffix: str = "") -> dict[str, str]:
-    found = {}
+    found: dict[str, str] = {}
     for path in filter(is_image, files.list_files(folder)):
         stem = os.path.splitext(files.basename(path))[0]
         if stem.endswith(suffix):

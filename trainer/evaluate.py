@@ -44,7 +44,7 @@ def check_unseen(frames: list[Frame], info: dict[str, Any]) -> None:
         if source["split"] == "train"
     }
     digest = functools.cache(sha256_of)
-    seen = [f for f in frames if (digest(f.image.path), f.image.index) in trained]
+    seen = [f for f in frames if (digest(f.image.path), f.image.number) in trained]
     if seen:
         raise UserError(
             [

@@ -5,6 +5,7 @@ The only home of their flags; each loads TensorFlow when it runs, not before.
 
 import os
 import sys
+import tempfile
 
 from absl import flags
 
@@ -27,35 +28,59 @@ def _flags(*definitions):
     return define
 
 
-def _quiet_tensorflow() -> None:
-    """Before TensorFlow's import: oneDNN's fast kernels, and only its errors."""
+def _load_tensorflow() -> None:
+    """TensorFlow with oneDNN's fast kernels, and without what it says at the start.
+
+    Its C++ part writes a few lines to stderr before it reads any log level; they are
+    taken out, everything else passes.
+    """
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # leave room for others
+    chatter = (
+        b"oneDNN custom operations",
+        b"absl::InitializeLog",
+        b"cpu_feature_guard",
+    )
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as caught:
+        os.dup2(caught.fileno(), 2)
+        try:
+            import tensorflow as tf
+
+            tf.config.list_logical_devices("CPU")  # the runtime's start says it again
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            caught.seek(0)
+            for line in caught:
+                if not any(words in line for words in chatter):
+                    os.write(2, line)
 
 
 def _train(values: flags.FlagValues, _: list[str]) -> None:
-    _quiet_tensorflow()
+    _load_tensorflow()
     from trainer.train import train
 
     train(cli.config_of(values), values.data, values.workdir)
 
 
 def _evaluate(values: flags.FlagValues, _: list[str]) -> None:
-    _quiet_tensorflow()
+    _load_tensorflow()
     from trainer.evaluate import evaluate, table
 
     print(table(evaluate(values.workdir, values.input, values.split)))
 
 
 def _export(values: flags.FlagValues, _: list[str]) -> None:
-    _quiet_tensorflow()
+    _load_tensorflow()
     from trainer.export import export
 
     print(f"{export(values.workdir, values.output, values.tile)}/saved_model.pb")
 
 
 def _predict(values: flags.FlagValues, _: list[str]) -> None:
-    _quiet_tensorflow()
+    _load_tensorflow()
     from trainer.predict import predict
 
     count = predict(values.model, values.input, values.output)
@@ -63,7 +88,7 @@ def _predict(values: flags.FlagValues, _: list[str]) -> None:
 
 
 def _summary(values: flags.FlagValues, _: list[str]) -> None:
-    _quiet_tensorflow()
+    _load_tensorflow()
     from trainer.model import build_model
 
     config = cli.config_of(values)
@@ -71,7 +96,8 @@ def _summary(values: flags.FlagValues, _: list[str]) -> None:
         network = build_model(config.model, size=config.data.tile_size)
     except ValueError as error:
         raise UserError(f"config.data.tile_size: {error}") from None
-    network.summary(line_length=100)
+    os.environ.setdefault("COLUMNS", "110")  # or the table is cut where there's no tty
+    network.summary(line_length=108)
 
 
 COMMANDS = {

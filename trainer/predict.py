@@ -61,12 +61,12 @@ def output_names(pages: list[Page]) -> list[str]:
     Raises:
       UserError: two files would write the same outputs.
     """
-    in_stacks = {page.path for page in pages if page.index}
+    in_stacks = {page.path for page in pages if page.number}
     names: dict[str, Page] = {}
     for page in pages:
         name = os.path.splitext(files.basename(page.path))[0]
         if page.path in in_stacks:
-            name += f"-z{page.index:03d}"
+            name += f"-z{page.number:03d}"
         if name in names:
             raise UserError(
                 f"{page.path}: its outputs would overwrite those of {names[name]}; "

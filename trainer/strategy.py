@@ -6,12 +6,8 @@ import tensorflow as tf
 def make_strategy() -> tf.distribute.Strategy:
     """MirroredStrategy over all GPUs of the host, or the one device there is."""
     gpus = tf.config.list_physical_devices("GPU")
-    for gpu in gpus:
-        tf.config.experimental.set_memory_growth(gpu, True)
-    return tf.distribute.MirroredStrategy() if len(gpus) > 1 else _one_device(gpus)
-
-
-def _one_device(gpus: list) -> tf.distribute.Strategy:
+    if len(gpus) > 1:
+        return tf.distribute.MirroredStrategy()
     return tf.distribute.OneDeviceStrategy("/gpu:0" if gpus else "/cpu:0")
 
 

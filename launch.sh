@@ -1,0 +1,165 @@
+#!/usr/bin/env bash
+# Every way in: sets up the environment if it isn't there, then runs a command.
+set -euo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+venv="$root/.venv"
+python="$venv/bin/python"
+
+usage() {
+  cat <<'TEXT'
+usage: ./launch.sh COMMAND [--flag=value ...]        (COMMAND --help lists its flags)
+
+  demo        everything on drawn data, in minutes
+              ./launch.sh demo
+  test        lint, types and all tests; `test quick` leaves the slow ones out
+              ./launch.sh test
+  setup       the environment alone, in .venv
+              PYTHON=python3.12 ./launch.sh setup
+  draw        microscopy-like images with exact truth
+              ./launch.sh draw --kind=cells --output=runs/raw
+  preprocess  images and labels to TFRecord shards; every Beam option can follow
+              ./launch.sh preprocess --config=configs/phc_u373.py:cpu \
+                --input=DIR --output=runs/u373/data
+  train       shards to checkpoints, on all GPUs or else the processor
+              ./launch.sh train --config=configs/phc_u373.py:cpu \
+                --data=runs/u373/data --workdir=runs/u373/train
+  evaluate    scores on whole frames never trained on
+              ./launch.sh evaluate --workdir=runs/u373/train --input=DIR
+  export      a SavedModel for raw images of any size
+              ./launch.sh export --workdir=runs/u373/train --output=runs/u373/export
+  predict     a SavedModel over a folder of images: masks and overlays
+              ./launch.sh predict --model=runs/u373/export --input=DIR/01 --output=OUT
+  summary     the network's layers
+              ./launch.sh summary --config=configs/phc_u373.py
+  lock        new exact versions in requirements/*.lock (needs uv)
+              ./launch.sh lock
+TEXT
+}
+
+say() { printf '[launch] %s\n' "$*" >&2; }
+
+find_python() {
+  local candidate
+  for candidate in ${PYTHON:-python3.11 python3.12 python3.10 python3 python}; do
+    if "$candidate" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' \
+      >/dev/null 2>&1; then
+      echo "$candidate"
+      return
+    fi
+  done
+  say "no Python 3.10 to 3.12 found; install one, or name it: PYTHON=/path ./launch.sh"
+  exit 1
+}
+
+# The CPU wheel where there is no NVIDIA GPU; with CUDA's libraries where there is.
+flavour() {
+  if command -v nvidia-smi >/dev/null && nvidia-smi -L 2>/dev/null | grep -q GPU; then
+    echo gpu
+  else
+    echo cpu
+  fi
+}
+
+# What the environment was made from: another lock or Python makes it anew.
+fingerprint() {
+  cat "$root/requirements/$1.lock" "$root/pyproject.toml" | cksum
+}
+
+setup() {
+  local kind stamp="$venv/.complete"
+  kind=$(flavour)
+  if [[ -x "$python" && -f "$stamp" && $(cat "$stamp") == "$kind $(fingerprint "$kind")" ]]
+  then
+    return
+  fi
+  if [[ ! -x "$python" ]]; then
+    local base
+    base=$(find_python)
+    say "making .venv with $("$base" --version)"
+    if ! "$base" -m venv "$venv"; then
+      rm -rf "$venv"
+      say "$base cannot make a virtual environment; on Debian: apt install python3-venv"
+      exit 1
+    fi
+  fi
+  rm -f "$stamp"
+  say "installing requirements/$kind.lock (about 2 GB on disk; minutes, once)"
+  "$python" -m pip install --quiet --disable-pip-version-check --require-hashes \
+    -r "$root/requirements/$kind.lock"
+  "$python" -m pip install --quiet --disable-pip-version-check --no-deps \
+    --no-build-isolation -e "$root"
+  echo "$kind $(fingerprint "$kind")" >"$stamp"
+  say "ready: $venv"
+}
+
+lock() {
+  local kind
+  for kind in cpu gpu; do
+    uv pip compile "$root/pyproject.toml" --extra "$kind" --extra test --universal \
+      --python-version 3.10 --no-annotate --generate-hashes --quiet --upgrade \
+      --custom-compile-command "./launch.sh lock" -o "$root/requirements/$kind.lock"
+  done
+}
+
+demo() {
+  cd "$root"
+  local out=runs/demo config=configs/synthetic.py:cpu
+  say "1/6 draw cells"
+  "$python" -m preprocess.synthetic --kind=cells --output=$out/raw
+  say "2/6 preprocess"
+  "$python" -m preprocess.main --config=$config --input=$out/raw --output=$out/data
+  say "3/6 train"
+  "$python" -m trainer.main train --config=$config --data=$out/data --workdir=$out/train
+  say "4/6 evaluate"
+  "$python" -m trainer.main evaluate --workdir=$out/train --input=$out/raw \
+    | tee $out/scores.txt
+  say "5/6 export"
+  local model
+  model=$("$python" -m trainer.main export --workdir=$out/train --output=$out/export)
+  say "6/6 predict"
+  "$python" -m trainer.main predict --model=$out/export --input=$out/raw/01 \
+    --output=$out/predictions
+  echo
+  echo "data         $out/data/dataset_info.json"
+  echo "run          $out/train  (TensorBoard: .venv/bin/tensorboard --logdir $out/train)"
+  echo "model        $model"
+  echo "predictions  $out/predictions/*.png"
+  cat $out/scores.txt
+}
+
+run_tests() {
+  cd "$root"
+  say "ruff"
+  "$python" -m ruff format --check --quiet .
+  "$python" -m ruff check --quiet .
+  say "mypy"
+  "$python" -m mypy
+  say "pytest"
+  if [[ ${1:-} == quick ]]; then
+    shift
+    set -- -m "not slow" "$@"
+  fi
+  "$python" -m pytest "$@"
+}
+
+command=${1:-help}
+[[ $# -gt 0 ]] && shift
+case "$command" in
+  help | -h | --help) usage ;;
+  setup) setup ;;
+  lock) lock ;;
+  demo) setup; demo ;;
+  test) setup; run_tests "$@" ;;
+  draw) setup; exec "$python" -m preprocess.synthetic "$@" ;;
+  preprocess) setup; exec "$python" -m preprocess.main "$@" ;;
+  train | evaluate | export | predict | summary)
+    setup
+    exec "$python" -m trainer.main "$command" "$@"
+    ;;
+  *)
+    say "no command '$command'"
+    usage >&2
+    exit 2
+    ;;
+esac
