@@ -87,13 +87,7 @@ def _decode(page: Page) -> np.ndarray:
             pixels = np.asarray(tiff.pages[page.number].asarray())
             planar = tiff.pages.first.planarconfig == 2
         return np.moveaxis(pixels, 0, -1) if planar and pixels.ndim == 3 else pixels
-    encoded = np.frombuffer(files.read_bytes(page.path), np.uint8)
-    image = cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED)
-    if image is None:
-        raise ValueError("not a whole PNG or JPEG")
-    return (
-        image[..., [2, 1, 0, *range(3, image.shape[2])]] if image.ndim == 3 else image
-    )
+    return decode_png(files.read_bytes(page.path))
 
 
 @_explained
@@ -170,13 +164,31 @@ def read_labels(page: Page) -> np.ndarray:
 
 def write_png(path: str, image: np.ndarray) -> None:
     """Writes uint8 or uint16 [H, W] or RGB [H, W, 3], whole or not at all."""
-    bgr = image[..., ::-1] if image.ndim == 3 else image
-    files.write_bytes(path, encode_png(bgr))
+    files.write_bytes(path, encode_png(image))
+
+
+def _swap_red_and_blue(image: np.ndarray) -> np.ndarray:
+    """RGB(A) to OpenCV's BGR(A) and back; one channel as it is."""
+    if image.ndim == 2 or image.shape[2] == 1:
+        return image
+    return np.ascontiguousarray(image[..., [2, 1, 0, *range(3, image.shape[2])]])
 
 
 def encode_png(image: np.ndarray) -> bytes:
-    """PNG of uint8 or uint16 [H, W] or [H, W, 3 or 4], channels in OpenCV's order."""
-    ok, encoded = cv2.imencode(".png", image)
+    """PNG of uint8 or uint16 [H, W] or [H, W, 1, 3 or 4 (RGB, alpha)]."""
+    ok, encoded = cv2.imencode(".png", _swap_red_and_blue(image))
     if not ok:
         raise ValueError(f"PNG cannot hold {image.dtype} {image.shape}")
     return encoded.tobytes()
+
+
+def decode_png(encoded: bytes) -> np.ndarray:
+    """A PNG's (or JPEG's) pixels as stored: [H, W] or [H, W, 3 or 4].
+
+    Raises:
+      ValueError: not a whole file of these formats.
+    """
+    image = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_UNCHANGED)
+    if image is None:
+        raise ValueError("not a whole PNG or JPEG")
+    return _swap_red_and_blue(image)

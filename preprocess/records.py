@@ -17,12 +17,11 @@ import struct
 from collections.abc import Iterator
 from typing import IO, NamedTuple
 
-import cv2
 import google_crc32c
 import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
-from preprocess.images import encode_png
+from preprocess.images import decode_png, encode_png
 
 SCHEMA_VERSION = 1
 UNLABELLED = 255  # class of pixels that nobody labelled; they cost nothing in the loss
@@ -170,22 +169,15 @@ def parse(record: bytes, *, encoding: str, step: float, image_shape, bits: int) 
     if encoding == "raw":
         pixels = np.frombuffer(image, np.dtype(f"<u{bits // 8}"))
     else:
-        pixels = _decode_png(image)
+        pixels = decode_png(image)
     return Tile(
         key.decode(),
         pixels.reshape(image_shape),
-        _decode_png(label),
-        _decode_png(weight).astype(np.float32) * np.float32(step),
+        decode_png(label),
+        decode_png(weight).astype(np.float32) * np.float32(step),
         mean,
         std,
     )
-
-
-def _decode_png(encoded: bytes) -> np.ndarray:
-    image = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_UNCHANGED)
-    if image is None:
-        raise ValueError("record with a broken PNG")
-    return image
 
 
 # --- The TFRecord file format: length, its checksum, the record, its checksum ---------

@@ -1,0 +1,60 @@
+"""What tests share. TensorFlow's set-up comes first: it can't be changed later."""
+
+import os
+import pathlib
+
+os.environ["TF_ENABLE_ONEDNN_OPTS"] = "1"
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
+
+import pytest
+import tensorflow as tf
+
+from preprocess import synthetic
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+# Two logical devices on one processor: enough for MirroredStrategy.
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0],
+    [tf.config.LogicalDeviceConfiguration()] * 2,
+)
+
+
+@pytest.fixture(scope="session")
+def real_data() -> pathlib.Path:
+    """The folder of real images, from UNET_TEST_DATA; skips where there is none."""
+    folder = os.environ.get("UNET_TEST_DATA")
+    if not folder:
+        pytest.skip("UNET_TEST_DATA names no folder of real images")
+    path = pathlib.Path(folder).resolve()
+    assert (path / "isbi2012").is_dir(), f"{path} holds no isbi2012"
+    return path
+
+
+@pytest.fixture(scope="session")
+def cells(tmp_path_factory) -> pathlib.Path:
+    """A drawn video of 8 frames of 128 px in the Cell Tracking Challenge's layout."""
+    folder = tmp_path_factory.mktemp("drawn") / "cells"
+    synthetic.write_cells(str(folder), size=128, num_frames=8, seed=3)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def em(tmp_path_factory) -> pathlib.Path:
+    """A drawn stack of 6 slices of 96 px in ISBI 2012's layout."""
+    folder = tmp_path_factory.mktemp("drawn") / "em"
+    synthetic.write_em(str(folder), size=96, num_frames=6, seed=3)
+    return folder
+
+
+@pytest.fixture
+def config():
+    """A whole config so small that everything takes moments."""
+    from configs import synthetic as drawn
+
+    small = drawn.get_config("smoke")
+    small.data.tile_size = 60  # px in, 20 out at depth 2
+    small.data.augmentations = 2
+    small.model.depth = 2
+    small.train.steps = 4
+    return small

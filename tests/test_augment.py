@@ -1,0 +1,117 @@
+"""Deformations against SciPy's splines and NumPy's turns."""
+
+import numpy as np
+import pytest
+from scipy.interpolate import CubicSpline
+
+from configs import base
+from preprocess import augment
+
+
+@pytest.fixture
+def still():
+    """Augmentation that changes nothing, to be loosened one by one."""
+    config = base.get_config().data.augment
+    config.elastic_sigma_px = config.rotation_deg = config.shift_px = 0.0
+    config.contrast = config.brightness = config.gamma = 0.0
+    config.flip = False
+    return config
+
+
+def warp(config, size=(64, 80), pad=20, seed=0):
+    height, width = size
+    rows, columns = (-pad, height + pad), (-pad, width + pad)
+    rng = np.random.default_rng(seed)
+    return augment.random_warp(rng, config, frame=size, rows=rows, columns=columns)
+
+
+@pytest.mark.parametrize("nodes", [2, 3, 4, 9])
+def test_spline_basis_is_scipys_natural_spline(nodes):
+    rng = np.random.default_rng(nodes)
+    values, size = rng.normal(size=nodes), 101
+    spline = CubicSpline(np.linspace(0, size - 1, nodes), values, bc_type="natural")
+    expected = spline(np.clip(np.arange(-10, size + 10), 0, size - 1))
+    basis = augment.spline_basis(nodes, -10, size + 10, size)
+    np.testing.assert_allclose(basis @ values, expected, atol=1e-5)
+
+
+def test_displacements_have_the_papers_deviation():
+    config = base.get_config().data.augment
+    config.rotation_deg = config.shift_px = 0.0
+    config.flip = False
+    rows = np.arange(-20, 84)[:, None]
+    corner = [
+        (warp(config, seed=seed).rows - rows)[20, 20] for seed in range(400)
+    ]  # at a node the spline takes the node's own displacement
+    assert np.std(corner) == pytest.approx(10, rel=0.15)
+    assert abs(np.mean(corner)) < 2
+
+
+def test_no_change_is_the_mirrored_frame(still):
+    image = np.random.default_rng(1).integers(0, 255, (64, 80, 1)).astype(np.uint8)
+    warped = augment.warp_image(image, warp(still))
+    expected = np.pad(image[..., 0], 20, mode="reflect")
+    np.testing.assert_allclose(warped[..., 0], expected, atol=1e-3)
+
+
+def test_flips_are_numpys(still):
+    still.flip = True
+    labels = np.random.default_rng(1).integers(0, 9, (33, 33)).astype(np.int32)
+    wanted = [labels, labels[::-1], labels[:, ::-1], labels[::-1, ::-1]]
+    seen = set()
+    for seed in range(40):
+        flipped = augment.warp_labels(labels, warp(still, (33, 33), 0, seed))
+        matches = [i for i, w in enumerate(wanted) if (flipped == w).all()]
+        assert len(matches) == 1
+        seen.update(matches)
+    assert seen == {0, 1, 2, 3}
+
+
+def test_rotation_turns_about_the_centre(still):
+    still.rotation_deg = 180.0
+    angles = []
+    for seed in range(50):
+        moved = warp(still, (65, 65), 0, seed)
+        assert moved.rows[32, 32] == pytest.approx(32, abs=1e-3)
+        assert moved.columns[32, 32] == pytest.approx(32, abs=1e-3)
+        step = moved.rows[32, 33] - 32, moved.columns[32, 33] - 32
+        assert np.hypot(*step) == pytest.approx(1, abs=1e-3)
+        angles.append(np.degrees(np.arctan2(*step)))
+    assert min(angles) < -120 and max(angles) > 120
+
+
+def test_labels_are_only_looked_up():
+    config = base.get_config().data.augment
+    labels = np.random.default_rng(2).choice([0, 7, 60001], (64, 80)).astype(np.int32)
+    warped = augment.warp_labels(labels, warp(config))
+    assert warped.dtype == np.int32
+    assert set(np.unique(warped)) == {0, 7, 60001}
+
+
+def test_image_and_labels_move_together(still):
+    still.elastic_sigma_px, still.rotation_deg, still.flip = 10.0, 180.0, True
+    rows, columns = np.mgrid[:64, :80]
+    disc = (np.hypot(rows - 30, columns - 45) < 15).astype(np.uint8)
+    moved = warp(still, seed=5)
+    image = augment.warp_image(disc[..., None] * 200, moved)[..., 0]
+    label = augment.warp_labels(disc, moved)
+    assert ((image > 100) != label).mean() < 0.01
+
+
+def test_grey_values_change_around_the_mean(still):
+    image = np.random.default_rng(3).normal(100, 20, (50, 50, 2)).astype(np.float32)
+    mean, std = image.mean((0, 1)), image.std((0, 1))
+    rng = np.random.default_rng(0)
+    same = augment.random_grey(image, rng, still, mean=mean, std=std)
+    np.testing.assert_allclose(same, image, atol=1e-3)
+    still.contrast, still.brightness = 0.3, 0.3
+    changed = augment.random_grey(image, rng, still, mean=mean, std=std)
+    z = (image - mean) / std
+    for channel in range(2):  # linear in z, within the config's bounds
+        gain, offset = np.polyfit(
+            z[..., channel].ravel(),
+            ((changed - mean) / std)[..., channel].ravel(),
+            1,
+        )
+        assert np.exp(-0.3) <= gain <= np.exp(0.3)
+        assert abs(offset) <= 0.3

@@ -1,0 +1,109 @@
+"""The plan and the splits: functions of identity alone."""
+
+import collections
+import random
+
+import ml_collections
+import pytest
+
+from configs import base
+from preprocess import plan, splits
+from preprocess.errors import UserError
+from preprocess.images import Page
+from preprocess.sources import Frame
+
+
+def frames(count: int, sequences=("01",)) -> list[Frame]:
+    return [
+        Frame("set", sequence, f"t{i:03d}", "ctc", Page(f"{sequence}/{i}.tif"))
+        for sequence in sequences
+        for i in range(count)
+    ]
+
+
+def planned(given, augmentations=5, num_shards=4, seed=1):
+    return plan.plan_units(
+        given, augmentations=augmentations, num_shards=num_shards, seed=seed
+    )
+
+
+def test_plan_does_not_depend_on_order():
+    given = frames(17)
+    shuffled = random.Random(0).sample(given, len(given))
+    assert set(planned(given)) == set(planned(shuffled))
+    units = planned(given)
+    assert plan.in_order(units, 1) == plan.in_order(reversed(units), 1)
+
+
+@pytest.mark.parametrize(
+    "count, augmentations, shards", [(17, 5, 4), (3, 2, 16), (1, 1, 1)]
+)
+def test_every_unit_once_in_even_shards(count, augmentations, shards):
+    units = planned(frames(count), augmentations, shards)
+    assert len({unit.key for unit in units}) == count * augmentations
+    sizes = collections.Counter(unit.shard for unit in units)
+    assert set(sizes) == set(range(min(shards, count * augmentations)))
+    assert max(sizes.values()) - min(sizes.values()) <= 1
+    assert {unit.num_shards for unit in units} == {len(sizes)}
+
+
+def test_seeds_differ_by_identity_and_base_seed():
+    keys = [unit.key for unit in planned(frames(10))]
+    seeds = {plan.identity_seed(key, base) for key in keys for base in (1, 2)}
+    assert len(seeds) == 2 * len(keys)
+    # The value itself is part of the contract: data made before stays as it is.
+    assert plan.identity_seed("HeLa/01/t012/a03", 1) == 14168471166796081226
+
+
+def test_another_seed_shuffles_differently():
+    order = [
+        [u.key for u in plan.in_order(planned(frames(9), seed=s), s)] for s in (1, 2)
+    ]
+    assert sorted(order[0]) == sorted(order[1]) and order[0] != order[1]
+
+
+def split_config(**changes) -> ml_collections.ConfigDict:
+    split = base.get_config().data.split
+    split.update(changes)
+    return split
+
+
+def names(assigned, split):
+    return [f.key for f in assigned if f.split == split]
+
+
+def test_blocks_are_contiguous_in_each_sequence():
+    given = frames(20, ("01", "02"))
+    assigned = splits.assign_splits(given, split_config(validation=0.15, test=0.25))
+    for start in (0, 20):
+        order = [frame.split for frame in assigned[start : start + 20]]
+        assert order == ["train"] * 12 + ["validation"] * 3 + ["test"] * 5
+
+
+def test_sequences_are_whole():
+    given = frames(4, ("01", "02", "03"))
+    changes = dict(
+        method="sequence", validation_sequences=("03",), test_sequences=("02",)
+    )
+    assigned = splits.assign_splits(given, split_config(**changes))
+    for split, sequence in {"train": "01", "test": "02", "validation": "03"}.items():
+        assert names(assigned, split) == [f"set/{sequence}/t{i:03d}" for i in range(4)]
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        (dict(method="random"), "none of block, sequence"),
+        (dict(method="sequence", test_sequences=("07",)), "names sequences 07"),
+        (dict(method="sequence", test_sequences=("01",)), "none to train on"),
+    ],
+)
+def test_impossible_splits_are_refused(changes, words):
+    with pytest.raises(UserError, match=words):
+        splits.assign_splits(frames(5), split_config(**changes))
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_too_few_frames_are_refused(count):
+    with pytest.raises(UserError, match=f"{count} frame"):
+        splits.assign_splits(frames(count), split_config())

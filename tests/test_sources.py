@@ -1,0 +1,287 @@
+"""Adapters on drawn and real data; every broken layout gets its line."""
+
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+from skimage.measure import label
+
+from configs import dic_hela, folder, isbi2012, phc_u373
+from preprocess import sources
+from preprocess.errors import UserError
+from preprocess.images import Page, read_image, read_labels
+from preprocess.records import UNLABELLED
+
+
+def frames_of(module, path, **changes):
+    data = module.get_config().data
+    data.update(changes)
+    return data, sources.find_frames(data, str(path))
+
+
+def truth_of(data, frame, classes=2):
+    return sources.read_truth(frame, data, classes)
+
+
+def problems(function, *arguments, **named) -> str:
+    with pytest.raises(UserError) as caught:
+        function(*arguments, **named)
+    return str(caught.value)
+
+
+def test_ctc_layout(cells):
+    data, frames = frames_of(dic_hela, cells, labels="gold")
+    assert [frame.name for frame in frames] == [f"t{i:03d}" for i in range(8)]
+    image, truth = sources.check_frame(frames[2], data, channels=1, classes=2)
+    assert image.shape == (128, 128, 1) and image.dtype == np.uint8
+    gold = tifffile.imread(cells / "01_GT/SEG/man_seg002.tif")
+    np.testing.assert_array_equal(truth.instances, gold)
+    np.testing.assert_array_equal(truth.classes, gold > 0)
+
+
+def test_isbi_layout(em):
+    data, frames = frames_of(isbi2012, em)
+    assert len(frames) == 6 and frames[4].image.number == 4
+    image, truth = sources.check_frame(frames[4], data, channels=1, classes=2)
+    np.testing.assert_array_equal(
+        image[..., 0], tifffile.imread(em / "train-volume.tif")[4]
+    )
+    interior = tifffile.imread(em / "train-labels.tif")[4] > 0
+    np.testing.assert_array_equal(truth.classes, interior)
+    expected = label(interior, connectivity=1)
+    pairs = np.unique(np.stack([truth.instances[interior], expected[interior]]), axis=1)
+    assert pairs.shape[1] == expected.max() == truth.instances.max()  # one to one
+
+
+def remove_gold(folder, frame: int, identity: int):
+    path = folder / f"01_GT/SEG/man_seg{frame:03d}.tif"
+    gold = tifffile.imread(path)
+    mask = gold == identity
+    assert mask.any()
+    tifffile.imwrite(path, np.where(mask, 0, gold))
+    return mask
+
+
+def test_unlabelled_cell_and_its_surroundings_are_unlabelled(cells, tmp_path):
+    shutil.copytree(cells, tmp_path / "c")
+    identity = int(tifffile.imread(cells / "01_GT/SEG/man_seg003.tif").max())
+    mask = remove_gold(tmp_path / "c", 3, identity)
+    data, frames = frames_of(dic_hela, tmp_path / "c", labels="gold")
+    truth = truth_of(data, frames[3])
+    assert (truth.classes[mask] == UNLABELLED).all()
+    labelled = truth.instances > 0
+    assert (truth.classes[labelled] == 1).all()
+    assert not (truth_of(data, frames[2]).classes == UNLABELLED).any()
+
+
+def test_frame_without_any_gold_cell_is_wholly_unlabelled():
+    markers = np.zeros((40, 40), np.int32)
+    markers[5, 5] = 1
+    empty = np.zeros_like(markers)
+    assert sources.unlabelled_surroundings(empty, markers).all()
+    assert not sources.unlabelled_surroundings(empty, empty).any()
+
+
+def test_silver_fills_what_gold_lacks(cells, tmp_path):
+    shutil.copytree(cells, tmp_path / "c")
+    shutil.copytree(cells / "01_GT/SEG", tmp_path / "c/01_ST/SEG")
+    whole = tifffile.imread(cells / "01_GT/SEG/man_seg003.tif")
+    mask = remove_gold(tmp_path / "c", 3, int(whole.max()))
+    (tmp_path / "c/01_GT/SEG/man_seg004.tif").unlink()
+    data, frames = frames_of(dic_hela, tmp_path / "c", labels="both")
+    truth = truth_of(data, frames[3])
+    np.testing.assert_array_equal(truth.classes, whole > 0)
+    assert len(np.unique(truth.instances[mask])) == 1
+    assert frames[4].label is None and frames[4].silver is not None
+    assert len(frames_of(dic_hela, tmp_path / "c", labels="gold")[1]) == 7
+    assert len(frames_of(dic_hela, tmp_path / "c", labels="silver")[1]) == 8
+
+
+def make_folder(path, images, masks):
+    for kind, content in (("images", images), ("masks", masks)):
+        (path / kind).mkdir(parents=True)
+        for name, pixels in content.items():
+            if name.endswith(".tif"):
+                tifffile.imwrite(path / kind / name, pixels, photometric="minisblack")
+            else:
+                cv2.imwrite(str(path / kind / name), pixels)
+
+
+RNG = np.random.default_rng(0)
+GREY8 = RNG.integers(0, 255, (40, 50)).astype(np.uint8)
+GREY16 = RNG.integers(0, 65535, (40, 50)).astype(np.uint16)
+SQUARES = np.zeros((40, 50), np.uint8)
+SQUARES[5:15, 5:15], SQUARES[20:30, 20:40] = 1, 2
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif", "a.jpg"])
+def test_folder_of_binary_masks(tmp_path, name):
+    make_folder(
+        tmp_path, {name: GREY8}, {"a.png": (SQUARES > 0).astype(np.uint8) * 255}
+    )
+    data, [frame] = frames_of(folder, tmp_path)
+    image, truth = sources.check_frame(frame, data, channels=1, classes=2)
+    assert image.shape == (40, 50, 1)
+    if not name.endswith("jpg"):
+        np.testing.assert_array_equal(image[..., 0], GREY8)
+    np.testing.assert_array_equal(truth.classes, SQUARES > 0)
+    assert truth.instances.max() == 2
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif"])
+def test_folder_of_class_masks_in_16_bit(tmp_path, name):
+    mask = SQUARES.astype(np.uint16)
+    mask[0] = UNLABELLED
+    make_folder(tmp_path, {name: GREY16}, {name: mask})
+    data, [frame] = frames_of(folder, tmp_path, labels="class")
+    image, truth = sources.check_frame(frame, data, channels=1, classes=3)
+    np.testing.assert_array_equal(image[..., 0], GREY16)
+    np.testing.assert_array_equal(truth.classes, mask)
+    line = problems(sources.check_frame, frame, data, channels=1, classes=2)
+    assert "class 2" in line and "config.model.classes" in line
+
+
+def test_folder_of_instance_masks_keeps_touching_cells_apart(tmp_path):
+    instances = np.zeros((40, 50), np.uint16)
+    instances[5:15, 5:15], instances[5:15, 15:25] = 300, 60000
+    make_folder(tmp_path, {"a.tif": GREY8}, {"a.tif": instances})
+    data, [frame] = frames_of(folder, tmp_path, labels="instance")
+    truth = truth_of(data, frame)
+    assert set(np.unique(truth.instances)) == {0, 300, 60000}
+    assert truth.classes.max() == 1
+
+
+def test_palette_masks_keep_their_indices(tmp_path):
+    make_folder(tmp_path, {"a.png": GREY8}, {})
+    picture = Image.new("P", SQUARES.shape[::-1])
+    picture.putpalette([10, 20, 30, 200, 0, 0, 0, 0, 200])
+    picture.putdata(SQUARES.ravel().tolist())
+    picture.save(tmp_path / "masks/a.png")
+    np.testing.assert_array_equal(
+        read_labels(Page(str(tmp_path / "masks/a.png"))), SQUARES
+    )
+
+
+def test_stacks_in_a_folder_are_slices(tmp_path):
+    stack = np.stack([GREY8, GREY8 + 1, GREY8 + 2])
+    make_folder(tmp_path, {"s.tif": stack}, {"s.tif": np.stack([SQUARES] * 3)})
+    _, frames = frames_of(folder, tmp_path)
+    assert [frame.name for frame in frames] == ["s-z000", "s-z001", "s-z002"]
+    np.testing.assert_array_equal(sources.read_frame(frames[2], 1)[..., 0], GREY8 + 2)
+
+
+def test_mask_suffix(tmp_path):
+    make_folder(
+        tmp_path, {"a.png": GREY8}, {"a_mask.png": SQUARES, "note.png": SQUARES}
+    )
+    _, frames = frames_of(folder, tmp_path, mask_suffix="_mask")
+    assert [frame.name for frame in frames] == ["a"]
+
+
+def test_rgb_float_and_planar_images(tmp_path):
+    colour = RNG.integers(0, 255, (40, 50, 3)).astype(np.uint8)
+    path = str(tmp_path / "rgb.png")
+    cv2.imwrite(path, colour[..., ::-1])
+    np.testing.assert_array_equal(read_image(Page(path), 3), colour)
+    line = problems(read_image, Page(path), 1)
+    assert "3 channels" in line and "config.model.channels=3" in line
+
+    grey = str(tmp_path / "grey-as-rgb.png")
+    cv2.imwrite(grey, np.repeat(GREY8[..., None], 3, axis=-1))
+    np.testing.assert_array_equal(read_image(Page(grey), 1)[..., 0], GREY8)
+
+    planar = str(tmp_path / "planar.tif")
+    tifffile.imwrite(
+        planar, np.moveaxis(colour, -1, 0), photometric="rgb", planarconfig="separate"
+    )
+    np.testing.assert_array_equal(read_image(Page(planar), 3), colour)
+
+    real = str(tmp_path / "float.tif")
+    tifffile.imwrite(real, GREY8.astype(np.float32) / 100 - 1)
+    spread = read_image(Page(real), 1)
+    assert spread.dtype == np.uint16 and spread.min() == 0 and spread.max() == 65535
+
+    tifffile.imwrite(real, np.full((9, 9), np.nan, np.float32))
+    assert "NaN" in problems(read_image, Page(real), 1)
+
+
+def test_broken_files_name_themselves(tmp_path, cells):
+    cut = (cells / "01/t000.tif").read_bytes()[:-200]
+    for name, content in {"cut.tif": cut, "x.png": b"no", "e.jpg": b""}.items():
+        (tmp_path / name).write_bytes(content)
+        line = problems(read_image, Page(str(tmp_path / name)), 1)
+        assert name in line and "cannot be read" in line and "\n" not in line
+    assert "no such file" in problems(read_image, Page(str(tmp_path / "gone.tif")), 1)
+
+
+def test_mismatched_folder_lists_everything(tmp_path):
+    make_folder(
+        tmp_path, {"a.png": GREY8, "b.png": GREY8}, {"b.png": SQUARES, "c.png": SQUARES}
+    )
+    lines = problems(frames_of, folder, tmp_path).splitlines()
+    assert len(lines) == 2
+    assert "a.png: image without mask" in lines[0]
+    assert "c.png: mask without image" in lines[1]
+
+
+def test_shape_mismatch_names_both(tmp_path):
+    make_folder(tmp_path, {"a.png": GREY8}, {"a.png": SQUARES[:30]})
+    data, [frame] = frames_of(folder, tmp_path)
+    line = problems(sources.check_frame, frame, data, channels=1, classes=2)
+    assert "30 x 50" in line and "40 x 50" in line and "masks" in line
+
+
+def test_constant_image_is_refused(tmp_path):
+    make_folder(tmp_path, {"a.png": np.full((40, 50), 7, np.uint8)}, {"a.png": SQUARES})
+    data, [frame] = frames_of(folder, tmp_path)
+    assert "every pixel is 7" in problems(
+        sources.check_frame, frame, data, channels=1, classes=2
+    )
+
+
+@pytest.mark.parametrize("module", [dic_hela, isbi2012, folder])
+def test_empty_and_missing_folders(tmp_path, module):
+    assert str(tmp_path) in problems(frames_of, module, tmp_path)
+    assert "no such folder" in problems(frames_of, module, tmp_path / "gone")
+
+
+def test_ctc_label_without_image(cells, tmp_path):
+    shutil.copytree(cells, tmp_path / "c")
+    (tmp_path / "c/01/t005.tif").unlink()
+    line = problems(frames_of, dic_hela, tmp_path / "c", labels="gold")
+    assert "man_seg005.tif: label without image" in line
+
+
+def test_real_gold_is_partial_where_the_challenge_says(real_data):
+    data, frames = frames_of(dic_hela, real_data / "DIC-C2DH-HeLa", labels="gold")
+    assert len(frames) == 9
+    by_name = {frame.name: truth_of(data, frame) for frame in frames}
+    assert len(np.unique(by_name["t067"].instances)) - 1 == 3
+    assert (by_name["t067"].classes == UNLABELLED).mean() > 0.5
+    for name in ("t034", "t039"):
+        assert 0 < (by_name[name].classes == UNLABELLED).mean() < 0.3
+    for name in ("t002", "t005", "t021", "t031", "t033", "t054"):
+        assert not (by_name[name].classes == UNLABELLED).any()
+
+
+def test_real_silver_completes_gold(real_data):
+    data, frames = frames_of(dic_hela, real_data / "DIC-C2DH-HeLa", labels="both")
+    assert len(frames) == 48
+    [partial] = [frame for frame in frames if frame.name == "t067"]
+    truth = truth_of(data, partial)
+    assert len(np.unique(truth.instances)) - 1 == 18
+    assert not (truth.classes == UNLABELLED).any()
+
+
+def test_real_u373_and_isbi(real_data):
+    data, frames = frames_of(phc_u373, real_data / "PhC-C2DH-U373", labels="gold")
+    assert len(frames) == 15
+    image, _ = sources.check_frame(frames[0], data, channels=1, classes=2)
+    assert image.shape == (520, 696, 1)
+    data, frames = frames_of(isbi2012, real_data / "isbi2012")
+    assert len(frames) == 20
+    _, truth = sources.check_frame(frames[7], data, channels=1, classes=2)
+    assert 0.7 < truth.classes.mean() < 0.85

@@ -1,0 +1,79 @@
+"""Border weights against brute force; parted cells against scikit-image."""
+
+import numpy as np
+import pytest
+from scipy import ndimage
+from skimage.measure import label, regionprops
+
+from preprocess.weights import border_weights, bounding_boxes, touching_pixels
+
+
+def brute_force(instances, w0, sigma):
+    """Equation 2 with one exact distance transform a cell over the whole frame."""
+    identities = np.unique(instances[instances > 0])
+    distances = [ndimage.distance_transform_edt(instances != i) for i in identities]
+    while len(distances) < 2:
+        distances.append(np.full(instances.shape, np.inf))
+    d1, d2 = np.sort(np.stack(distances), axis=0)[:2]
+    weights = w0 * np.exp(-((d1 + d2) ** 2) / (2 * sigma**2))
+    return np.where(instances > 0, 0, weights)
+
+
+def random_cells(seed, shape=(150, 130), count=14):
+    rng = np.random.default_rng(seed)
+    instances = np.zeros(shape, np.int32)
+    rows, columns = np.mgrid[: shape[0], : shape[1]]
+    for identity in rng.permutation(60)[:count] + 1:
+        y, x, r = *rng.uniform((0, 0), shape), rng.uniform(5, 18)
+        instances[(np.hypot(rows - y, columns - x) < r) & (instances == 0)] = identity
+    return instances
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("sigma", [2.0, 5.0])
+def test_border_weights_equal_brute_force(seed, sigma):
+    instances = random_cells(seed)
+    instances[touching_pixels(instances)] = 0
+    weights = border_weights(instances, w0=10, sigma_px=sigma)
+    expected = brute_force(instances, 10, sigma)
+    assert expected.max() > 5  # there is something to compare
+    np.testing.assert_allclose(weights, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_fewer_than_two_cells_have_no_border_between(count):
+    weights = border_weights(random_cells(1, count=count), w0=10, sigma_px=5)
+    assert weights.max() == 0
+
+
+def test_one_pixel_gap_weighs_most():
+    instances = np.zeros((20, 21), np.int32)
+    instances[:, :10], instances[:, 11:] = 1, 2
+    weights = border_weights(instances, w0=10, sigma_px=5)
+    np.testing.assert_allclose(weights[:, 10], 10 * np.exp(-4 / 50), rtol=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_parted_cells_are_apart_by_one_pixel(seed):
+    instances = random_cells(seed, count=20)
+    touching = touching_pixels(instances)
+    assert touching.any()
+    parted = np.where(touching, 0, instances)
+    for piece in regionprops(label(parted > 0, connectivity=2)):
+        assert len(np.unique(parted[tuple(piece.coords.T)])) == 1
+    # One pixel wide: each given-up pixel lies beside another instance.
+    for row, column in np.argwhere(touching):
+        near = instances[max(0, row - 1) : row + 2, max(0, column - 1) : column + 2]
+        assert ((near > 0) & (near != instances[row, column])).any()
+
+
+def test_separated_cells_lose_nothing():
+    instances = np.zeros((9, 9), np.int32)
+    instances[1:4, 1:4], instances[5:8, 5:8] = 1, 2
+    assert not touching_pixels(instances).any()
+
+
+def test_bounding_boxes_are_scikit_images():
+    instances = random_cells(7)
+    expected = {p.label: p.bbox for p in regionprops(instances)}
+    assert dict(bounding_boxes(instances)) == expected
