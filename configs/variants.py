@@ -36,6 +36,7 @@ def cpu(config: ml_collections.ConfigDict) -> None:
     config.train.learning_rate = 1e-3
     config.train.warmup_steps = 20
     config.train.schedule = "cosine"
+    config.train.class_weights = "none"  # IoU counts pixels alike; so does the loss
     config.train.steps_per_call = 1  # a step takes a second: look after each
     config.train.log_every_steps = 10
     config.train.validate_every_steps = 200

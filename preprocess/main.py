@@ -25,6 +25,8 @@ from preprocess.plan import Unit
 from preprocess.shards import INFO_NAME, as_json, differences, read_info, sha256_of
 
 JOB_NAME = files.TEMPORARY + "job.json"  # the config of a job that has not ended
+# Plain DirectRunner would first try to download another runner of Beam's (Prism).
+LOCAL_RUNNER = "apache_beam.runners.portability.fn_api_runner.FnApiRunner"
 
 
 def _define(values: flags.FlagValues) -> None:
@@ -161,8 +163,7 @@ def _beam_options(beam_args: list[str]):
     options = beam_options.PipelineOptions(beam_args)
     standard = options.view_as(beam_options.StandardOptions)
     if standard.runner in (None, "DirectRunner"):
-        # Plain DirectRunner would first try to download a runner of Beam's (Prism).
-        standard.runner = "apache_beam.runners.portability.fn_api_runner.FnApiRunner"
+        standard.runner = LOCAL_RUNNER
         if not any(arg.startswith("--direct_") for arg in beam_args):
             direct = options.view_as(beam_options.DirectOptions)
             direct.direct_running_mode = "multi_threading"

@@ -1,0 +1,378 @@
+"""The Beam job: same bytes, complete or not there, one line for each mistake."""
+
+import hashlib
+import json
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import apache_beam as beam
+import numpy as np
+import pytest
+import tifffile
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.testing import test_pipeline
+from apache_beam.testing.util import assert_that, equal_to
+
+from preprocess import pipeline as job
+from preprocess import records, shards, tiling
+from preprocess.cli import main
+from preprocess.main import COMMAND, LOCAL_RUNNER
+from preprocess.render import tiles_of_unit
+
+DRAWN = "--config=configs/synthetic.py:smoke"
+ROOT = pathlib.Path(__file__).parent.parent
+SMALL = (
+    "--config.data.tile_size=60",
+    "--config.model.depth=2",
+    "--config.data.augmentations=3",
+)
+
+
+@pytest.fixture(autouse=True)
+def in_root(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+def preprocess(source, output, *more, config="synthetic.py:smoke") -> int:
+    arguments = [f"--config=configs/{config}", *SMALL, f"--input={source}"]
+    return main(COMMAND, [*arguments, f"--output={output}", *more])
+
+
+def digests(folder) -> dict[str, str]:
+    """sha256 of every file, times in dataset_info.json apart."""
+    found = {}
+    for path in sorted(folder.iterdir()):
+        content = path.read_bytes()
+        if path.name == shards.INFO_NAME:
+            info = json.loads(content)
+            del info["times"]
+            content = shards.as_json(info)
+        found[path.name] = hashlib.sha256(content).hexdigest()
+    return found
+
+
+def read_tiles(folder, info, split):
+    geometry = info["geometry"]
+    size = geometry["tile_size"]
+    for shard in info["splits"][split]["shards"]:
+        with open(folder / shard["name"], "rb") as file:
+            for record in records.read_records(file):
+                yield records.parse(
+                    record,
+                    encoding=geometry["image_encoding"],
+                    step=geometry["weight_step"],
+                    image_shape=(size, size, geometry["channels"]),
+                    bits=geometry["bits"],
+                )
+
+
+@pytest.fixture(scope="module")
+def made(cells, tmp_path_factory):
+    """A finished data set."""
+    output = tmp_path_factory.mktemp("made") / "data"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        assert preprocess(cells, output) == 0
+    return output
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        (),
+        ("--direct_running_mode=in_memory",),
+        pytest.param(
+            ("--direct_running_mode=multi_processing", "--direct_num_workers=2"),
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_same_bytes_again_and_on_other_runners(cells, made, tmp_path, options):
+    assert preprocess(cells, tmp_path / "again", *options) == 0
+    assert digests(tmp_path / "again") == digests(made)
+    # ... and whatever the path that leads there.
+    assert not [name for name in digests(made) if name.startswith(".")]
+
+
+def test_another_seed_makes_other_bytes(cells, made, tmp_path):
+    assert preprocess(cells, tmp_path / "other", "--config.seed=2") == 0
+    other, first = digests(tmp_path / "other"), digests(made)
+    assert other.keys() == first.keys()
+    assert (
+        other["train-00000-of-00002.tfrecord"] != first["train-00000-of-00002.tfrecord"]
+    )
+
+
+def test_info_tells_the_truth(cells, made):
+    info = shards.read_info(str(made))
+    frames = {split: content["frames"] for split, content in info["splits"].items()}
+    assert [len(frames[s]) for s in ("train", "validation", "test")] == [5, 1, 2]
+    assert len({key for keys in frames.values() for key in keys}) == 8
+    for split, content in info["splits"].items():
+        tiles = list(read_tiles(made, info, split))
+        assert len(tiles) == content["num_tiles"]
+        assert {tile.key.rsplit("/", 2)[0] for tile in tiles} == set(frames[split])
+        augmentations = {tile.key.split("/")[3] for tile in tiles}
+        assert augmentations == ({"a00", "a01", "a02"} if split == "train" else {"a00"})
+        counts = np.bincount(
+            np.concatenate([t.label.ravel() for t in tiles]), minlength=2
+        )
+        assert content["class_pixels"] == counts[:2].tolist()
+        for shard in content["shards"]:
+            stored = (made / shard["name"]).read_bytes()
+            assert shard["bytes"] == len(stored)
+            assert shard["sha256"] == hashlib.sha256(stored).hexdigest()
+    first = info["sources"][0]
+    assert first["files"][0]["path"] == "01/t000.tif"
+    expected = hashlib.sha256((cells / "01/t000.tif").read_bytes()).hexdigest()
+    assert first["files"][0]["sha256"] == expected
+
+
+def test_unchanged_tiles_are_the_mirrored_frame(cells, made):
+    info = shards.read_info(str(made))
+    pad, seen = tiling.pad(2), 0
+    for split in ("train", "test"):
+        for tile in read_tiles(made, info, split):
+            _, _, name, augmentation, place = tile.key.split("/")
+            if augmentation != "a00":
+                continue
+            row, column = (int(v) for v in place[1:].split("c"))
+            image = tifffile.imread(cells / f"01/{name}.tif")
+            padded = np.pad(image, pad, mode="reflect")
+            expected = padded[row : row + 60, column : column + 60]
+            np.testing.assert_array_equal(tile.image[..., 0], expected)
+            gold = tifffile.imread(cells / f"01_GT/SEG/man_seg{name[1:]}.tif")
+            label = gold[row : row + 20, column : column + 20] > 0
+            # Parted cells lose a line of pixels, and gain none.
+            assert (tile.label <= label).all() and (tile.label != label).mean() < 0.2
+            assert tile.mean[0] == pytest.approx(image.mean(), rel=1e-6)
+            assert tile.std[0] == pytest.approx(image.std(), rel=1e-6)
+            seen += 1
+    assert seen == 7 * 49  # tiles at 0, 18, ... 108 along both axes
+
+
+def test_augmented_tiles_agree_with_each_other(cells, config):
+    """Overlapping tiles of one unit show the same pixels, labels and weights."""
+    config.data.tile_size, config.data.augmentations = 60, 2
+    units = job.plan_dataset(str(cells), config)
+    [unit] = [u for u in units if u.frame.name == "t001" and u.augmentation == 1]
+    by_place = {t.key.rsplit("/")[-1]: t for t in tiles_of_unit(unit, config, bits=8)}
+    assert len(by_place) == 49
+    left, right = by_place["r18c18"], by_place["r18c36"]
+    np.testing.assert_array_equal(left.image[:, 18:], right.image[:, :-18])
+    np.testing.assert_array_equal(left.label[:, 18:], right.label[:, :-18])
+    np.testing.assert_array_equal(left.weight[:, 18:], right.weight[:, :-18])
+    unchanged = {t.key: t for u in units for t in tiles_of_unit(u, config, bits=8)}
+    plain = unchanged["drawn-cells/01/t001/a00/r18c18"]
+    assert (plain.image != left.image).mean() > 0.5
+
+
+def test_frame_smaller_than_a_tile(tmp_path):
+    for kind in ("images", "masks"):
+        (tmp_path / "in" / kind).mkdir(parents=True)
+        for index in range(4):
+            pixels = np.random.default_rng(index).integers(0, 2, (11, 7)) * 200
+            tifffile.imwrite(
+                tmp_path / f"in/{kind}/{index}.tif", pixels.astype(np.uint8)
+            )
+    folders = tmp_path / "in", tmp_path / "out"
+    assert preprocess(*folders, config="folder.py:smoke") == 0
+    info = shards.read_info(str(tmp_path / "out"))
+    [tile] = read_tiles(tmp_path / "out", info, "test")
+    assert (tile.label[:11, :7] <= 1).all()
+    outside = np.ones((20, 20), bool)
+    outside[:11, :7] = False
+    assert (tile.label[outside] == records.UNLABELLED).all()
+    assert (tile.weight[outside] == 0).all()
+
+
+def test_transforms_plan_each_unit_once(cells, config):
+    with test_pipeline.TestPipeline(
+        options=PipelineOptions([f"--runner={LOCAL_RUNNER}"])
+    ) as pipeline:
+        units = pipeline | beam.Create([str(cells)]) | job.PlanUnits(config)
+        keys = units | beam.Map(lambda unit: unit.key)
+        expected = [unit.key for unit in job.plan_dataset(str(cells), config)]
+        assert_that(keys, equal_to(expected))
+        inspected = units | job.InspectFrames(config)
+        sizes = inspected | beam.Map(
+            lambda found: (found.height, found.width, found.bits)
+        )
+        assert_that(sizes, equal_to([(128, 128, 8)] * 8), label="sizes")
+
+
+def test_counters_count_tiles(cells, tmp_path, config):
+    pipeline = beam.Pipeline(options=PipelineOptions([f"--runner={LOCAL_RUNNER}"]))
+    job.build(pipeline, str(cells), str(tmp_path), config)
+    result = pipeline.run()
+    result.wait_until_finish()
+    counters = {
+        c.key.metric.name: c.committed for c in result.metrics().query()["counters"]
+    }
+    info = shards.read_info(str(tmp_path))
+    total = sum(split["num_tiles"] for split in info["splits"].values())
+    assert counters["tiles_written"] == total == (5 * 2 + 1 + 2) * 49
+    assert "shards_kept" not in counters
+
+
+def test_rerun_of_a_finished_job_does_nothing(cells, made, capsys):
+    before = {path: path.stat().st_mtime_ns for path in made.iterdir()}
+    assert preprocess(cells, made) == 0
+    assert "complete already" in capsys.readouterr().out
+    assert before == {path: path.stat().st_mtime_ns for path in made.iterdir()}
+
+
+def test_another_config_into_the_same_folder_is_refused(cells, made, capsys):
+    before = digests(made)
+    assert preprocess(cells, made, "--config.data.border_sigma_px=3.0") == 2
+    error = capsys.readouterr().err
+    assert "config.data.border_sigma_px: 5.0 there, 3.0 here" in error
+    assert digests(made) == before
+
+
+def test_changed_sources_are_refused_and_overwrite_starts_afresh(
+    cells, tmp_path, capsys
+):
+    shutil.copytree(cells, tmp_path / "in")
+    assert preprocess(tmp_path / "in", tmp_path / "out") == 0
+    image = tifffile.imread(tmp_path / "in/01/t002.tif")
+    tifffile.imwrite(tmp_path / "in/01/t002.tif", 255 - image)
+    assert preprocess(tmp_path / "in", tmp_path / "out") == 2
+    assert "01/t002.tif: changed since" in capsys.readouterr().err
+    assert preprocess(tmp_path / "in", tmp_path / "out", "--overwrite") == 0
+    assert preprocess(tmp_path / "in", tmp_path / "out") == 0
+
+
+def test_unfinished_job_keeps_whole_shards_and_remakes_damaged_ones(
+    cells, made, tmp_path, config
+):
+    """As after a kill: some shards finished, one of them damaged since."""
+    first = digests(made)
+    shutil.copytree(made, tmp_path / "out")
+    (tmp_path / "out" / shards.INFO_NAME).unlink()
+    # Sidecars are made by a real run that stops before the end.
+    stopped = tmp_path / "stopped"
+    code = (
+        "import os, preprocess.pipeline as job\n"
+        "job.write_info = lambda *a, **k: os._exit(9)\n"
+        "import sys; from preprocess.main import run; run()"
+    )
+    arguments = [DRAWN, *SMALL, f"--input={cells}", f"--output={stopped}"]
+    ended = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT)
+    assert ended.returncode == 9
+    assert not (stopped / shards.INFO_NAME).exists()
+    damaged = stopped / "train-00001-of-00002.tfrecord"
+    content = bytearray(damaged.read_bytes())
+    content[1000] ^= 1
+    damaged.write_bytes(content)
+    kept = stopped / "train-00000-of-00002.tfrecord"
+    before = kept.stat().st_mtime_ns
+    assert preprocess(cells, stopped) == 0
+    assert digests(stopped) == first
+    assert kept.stat().st_mtime_ns == before
+
+
+BROKEN = {
+    "cut image": (
+        "01/t003.tif",
+        lambda p: p.write_bytes(p.read_bytes()[:300]),
+        "cannot be read",
+    ),
+    "text for an image": (
+        "01/t003.tif",
+        lambda p: p.write_text("hello"),
+        "cannot be read",
+    ),
+    "label of another shape": (
+        "01_GT/SEG/man_seg003.tif",
+        lambda p: tifffile.imwrite(p, tifffile.imread(p)[:100]),
+        "100 x 128",
+    ),
+    "missing image": ("01/t003.tif", lambda p: p.unlink(), "label without image"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_broken_input_is_one_line_and_leaves_nothing(cells, tmp_path, capfd, name):
+    shutil.copytree(cells, tmp_path / "in")
+    path, break_it, words = BROKEN[name]
+    break_it(tmp_path / "in" / path)
+    assert preprocess(tmp_path / "in", tmp_path / "out") == 2
+    shown = capfd.readouterr().err.splitlines()
+    error = [line for line in shown if line.startswith("preprocess: ")]
+    assert len(error) == 1 and path in error[0] and words in error[0]
+    left = list((tmp_path / "out").iterdir()) if (tmp_path / "out").exists() else []
+    assert not left
+
+
+def test_all_broken_frames_are_listed_at_once(cells, tmp_path, capfd):
+    shutil.copytree(cells, tmp_path / "in")
+    for name in ("t001", "t004", "t006"):
+        (tmp_path / f"in/01/{name}.tif").write_text("hello")
+    assert preprocess(tmp_path / "in", tmp_path / "out") == 2
+    error = capfd.readouterr().err
+    assert all(
+        f"{name}.tif: cannot be read" in error for name in ("t001", "t004", "t006")
+    )
+    assert "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    "more, words",
+    [
+        (["--config.data.tile_sise=60"], "tile_sise"),
+        (["--config.data.tile_size=61"], "61 px is not legal at depth 2"),
+        (["--config.data.tile_size=abc"], "abc"),
+        (["--config.data.image_encoding=gif"], "none of png, raw"),
+        (["--config.data.border_weight=20.0"], "steps of 0.078"),
+        (["--config.data.layout=zarr"], "none of isbi, ctc, folder"),
+        (["--outputs=x"], "neither a flag of preprocess nor an option of Beam"),
+    ],
+)
+def test_mistyped_commands_are_one_line(cells, tmp_path, capfd, more, words):
+    assert preprocess(cells, tmp_path / "out", *more) == 2
+    lines = capfd.readouterr().err.splitlines()
+    assert words in lines[-1] and len(lines) == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "config, words",
+    [("nope.py", "configs/nope.py"), ("synthetic.py:gpu", "no variant 'gpu'")],
+)
+def test_unknown_configs_are_one_line(cells, tmp_path, capfd, config, words):
+    assert preprocess(cells, tmp_path / "out", config=config) == 2
+    [line] = capfd.readouterr().err.splitlines()
+    assert words in line
+
+
+def test_missing_flags_and_help(capsys):
+    assert main(COMMAND, ["--input=x"]) == 2
+    assert "--output, --config must be given" in capsys.readouterr().err
+    assert main(COMMAND, ["--help"]) == 0
+    text = capsys.readouterr().out
+    assert "--input (required)" in text and "Beam option" in text
+
+
+def test_preprocess_never_loads_tensorflow(cells, tmp_path):
+    code = (
+        "import sys\n"
+        "from preprocess import cli, main\n"
+        "code = cli.main(main.COMMAND)\n"
+        "loaded = {m.split('.')[0] for m in sys.modules} & {'tensorflow', 'keras'}\n"
+        "assert not loaded, loaded\n"
+        "sys.exit(code)"
+    )
+    arguments = [DRAWN, *SMALL, f"--input={cells}", f"--output={tmp_path / 'out'}"]
+    subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, check=True)
+    assert (tmp_path / "out" / shards.INFO_NAME).exists()
+
+
+def test_paths_may_be_relative(cells, tmp_path, monkeypatch, made):
+    monkeypatch.chdir(cells.parent)
+    config = f"--config={ROOT}/configs/synthetic.py:smoke"
+    arguments = [config, *SMALL, "--input=cells/", f"--output={tmp_path / 'out'}"]
+    assert main(COMMAND, arguments) == 0
+    assert digests(tmp_path / "out") == digests(made)
