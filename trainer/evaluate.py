@@ -12,7 +12,7 @@ from preprocess import files
 from preprocess.errors import UserError
 from preprocess.shards import as_json, sha256_of
 from preprocess.sources import Frame, check_frame, find_frames
-from preprocess.splits import assign_splits
+from preprocess.splits import SPLITS, assign_splits
 from trainer import workdir
 from trainer.inference import Segmenter
 from trainer.metrics import confusion_matrix, pixel_scores
@@ -66,6 +66,8 @@ def evaluate(folder: str, source: str, split: str) -> dict[str, Any]:
     Returns:
       What was written.
     """
+    if split not in SPLITS:
+        raise UserError(f"--split={split} is none of {', '.join(SPLITS)}")
     config = workdir.read_config(folder)
     frames = frames_of_split(config, source, split)
     if split != "train":

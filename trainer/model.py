@@ -1,10 +1,14 @@
 """The U-Net of Ronneberger et al. 2015 (arXiv 1505.04597, fig. 1), the only builder."""
 
+from collections.abc import Callable
+
 import keras
 import ml_collections
+import tensorflow as tf
 from keras import layers
 
 from preprocess import tiling
+from trainer.dropout import StepDropout
 
 
 def build_model(
@@ -13,6 +17,7 @@ def build_model(
     size: int | None = None,
     precision: str = "float32",
     seed: int = 0,
+    step: Callable[[], tf.Tensor] = lambda: tf.constant(0),
 ) -> keras.Model:
     """Builds the network: valid convolutions, cropped skips, logits out.
 
@@ -22,6 +27,7 @@ def build_model(
         legal size.
       precision: a Keras dtype policy for all layers but the last.
       seed: of the initial weights and of dropout.
+      step: reads the step that training is at, of which dropout's masks are a function.
 
     Returns:
       From float32 [B, H, W, channels] to float32 logits
@@ -32,7 +38,7 @@ def build_model(
     """
     if size is not None:
         tiling.output_size(size, model.depth)
-    build = _Builder(precision, seed)
+    build = _Builder(precision, seed, step)
     bottom = model.depth + 1
     x = inputs = keras.Input((size, size, model.channels), name="image")
     skips = []
@@ -60,9 +66,10 @@ def build_model(
 class _Builder:
     """Makes the network's layers, each with its name, precision and own seed."""
 
-    def __init__(self, precision: str, seed: int):
+    def __init__(self, precision: str, seed: int, step: Callable[[], tf.Tensor]):
         self.precision = precision
         self.seed = seed
+        self.step = step
 
     def _he(self, salt: int) -> keras.initializers.Initializer:
         """Normal with deviation sqrt(2 / N), N incoming nodes (section 3)."""
@@ -95,9 +102,12 @@ class _Builder:
     def dropout(self, x, level: int, rate: float):
         if not rate:
             return x
-        name = f"dropout{level}"
-        return layers.Dropout(
-            rate, seed=self.seed * 1000 + level, name=name, dtype=self.precision
+        return StepDropout(
+            rate,
+            seed=self.seed * 1000 + level,
+            step=self.step,
+            name=f"dropout{level}",
+            dtype=self.precision,
         )(x)
 
     def logits(self, x, level: int, classes: int):

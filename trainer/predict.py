@@ -41,18 +41,28 @@ def newest_version(model: str) -> str:
     )
 
 
-def find_images(source: str) -> list[Page]:
-    """Images of a folder or glob, every page of every file.
+def find_images(source: str) -> tuple[list[Page], list[str]]:
+    """Images of a folder, a glob or one file, every page of every file.
+
+    Returns:
+      The pages, and a line for each file that can't be opened.
 
     Raises:
-      UserError: none there.
+      UserError: no images there.
     """
     is_folder = files.is_remote(source) or os.path.isdir(source)
     listed = files.list_files(source) if is_folder and "*" not in source else []
     paths = [path for path in listed or files.glob(source) if is_image(path)]
     if not paths:
         raise UserError(f"{source}: no TIFF, PNG or JPEG images there; see --input")
-    return [Page(path, index) for path in paths for index in range(count_pages(path))]
+    pages: list[Page] = []
+    problems: list[str] = []
+    for path in paths:
+        try:
+            pages += [Page(path, number) for number in range(count_pages(path))]
+        except UserError as error:
+            problems += error.problems
+    return pages, problems
 
 
 def output_names(pages: list[Page]) -> list[str]:
@@ -111,16 +121,15 @@ def predict(model: str, source: str, output: str) -> int:
       How many images were segmented.
 
     Raises:
-      UserError: no model or no images, or some that can't be read; the others are
-        segmented all the same.
+      UserError: no model or no images; or, after all others have been segmented,
+        images that can't be read.
     """
     path = newest_version(model)
-    pages = find_images(source)
+    pages, problems = find_images(source)
     names = output_names(pages)
     loaded = tf.saved_model.load(path)
     segment = loaded.signatures[SIGNATURE]
     channels = segment.structured_input_signature[1]["image"].shape[-1]
-    problems = []
     for page, name in tqdm(
         list(zip(pages, names, strict=True)), unit="image", file=sys.stderr
     ):

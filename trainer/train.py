@@ -61,10 +61,15 @@ class State(tf.Module):
 
     def __init__(self, config: ml_collections.ConfigDict, precision: str):
         super().__init__()
-        self.network = build_model(config.model, precision=precision, seed=config.seed)
+        self.step = tf.Variable(0, dtype=tf.int64, trainable=False)
+        self.network = build_model(
+            config.model,
+            precision=precision,
+            seed=config.seed,
+            step=lambda: self.step,
+        )
         self.optimizer = make_optimizer(config.train, precision)
         self.optimizer.build(self.network.trainable_variables)
-        self.step = tf.Variable(0, dtype=tf.int64, trainable=False)
 
     def checkpoint(self) -> tf.train.Checkpoint:
         return tf.train.Checkpoint(
@@ -107,7 +112,7 @@ def make_steps(
             per_replica = strategy.run(replica_step, args=(next(iterator),))
             loss = strategy.reduce(tf.distribute.ReduceOp.SUM, per_replica, axis=None)
             losses = losses.write(index, loss)
-        state.step.assign_add(tf.cast(count, tf.int64))
+            state.step.assign_add(1)
         return losses.stack()
 
     return run_steps

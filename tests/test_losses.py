@@ -1,0 +1,71 @@
+"""Loss and scores against sums and counts by hand."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from preprocess.records import UNLABELLED
+from trainer.losses import class_weights, weighted_cross_entropy
+from trainer.metrics import confusion_matrix, pixel_scores
+
+RNG = np.random.default_rng(0)
+LOGITS = RNG.normal(size=(2, 7, 9, 3)).astype(np.float32)
+LABEL = RNG.choice([0, 1, 2, UNLABELLED], (2, 7, 9)).astype(np.int32)
+BORDER = RNG.uniform(0, 10, (2, 7, 9)).astype(np.float32)
+WEIGHTS = np.array([0.5, 1.0, 3.0], np.float32)
+
+
+def test_loss_is_the_papers_sum():
+    expected = np.zeros(2)
+    for b, i, j in np.ndindex(LABEL.shape):
+        if LABEL[b, i, j] == UNLABELLED:
+            continue
+        p = np.exp(LOGITS[b, i, j].astype(np.float64))
+        k = LABEL[b, i, j]
+        weight = WEIGHTS[k] + BORDER[b, i, j]
+        expected[b] -= weight * np.log(p[k] / p.sum()) / (7 * 9)
+    loss = weighted_cross_entropy(LOGITS, LABEL, BORDER, tf.constant(WEIGHTS))
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+
+
+def test_unlabelled_pixels_have_no_gradient():
+    logits = tf.Variable(LOGITS)
+    with tf.GradientTape() as tape:
+        loss = weighted_cross_entropy(logits, LABEL, BORDER, tf.constant(WEIGHTS))
+        loss = tf.reduce_sum(loss)
+    gradient = tf.convert_to_tensor(tape.gradient(loss, logits)).numpy()
+    assert (gradient[LABEL == UNLABELLED] == 0).all()
+    assert (np.abs(gradient[LABEL != UNLABELLED]).max(-1) > 0).all()
+
+
+def test_huge_logits_stay_finite():
+    logits = LOGITS * 1e4
+    loss = weighted_cross_entropy(logits, LABEL, BORDER, tf.constant(WEIGHTS))
+    assert np.isfinite(loss).all()
+
+
+def test_balanced_weights_give_each_class_the_same_say():
+    pixels = [700, 200, 0, 100]
+    weights = class_weights(pixels, "balanced")
+    shares = [w * n for w, n in zip(weights, pixels, strict=True)]
+    assert shares[0] == pytest.approx(shares[1]) == pytest.approx(shares[3])
+    assert sum(shares) == pytest.approx(sum(pixels))
+    assert weights[2] == 0
+    assert class_weights(pixels, "none") == [1.0] * 4
+
+
+def test_scores_by_hand():
+    truth = np.array([0, 0, 0, 1, 1, UNLABELLED])
+    predicted = np.array([0, 0, 1, 1, 0, 1])
+    confusion = confusion_matrix(truth, predicted, 3)
+    np.testing.assert_array_equal(confusion, [[2, 1, 0], [1, 1, 0], [0, 0, 0]])
+    scores = pixel_scores(confusion)
+    assert scores["iou"] == [2 / 4, 1 / 3, None]
+    assert scores["dice"] == [4 / 6, 2 / 4, None]
+    assert scores["mean_iou"] == pytest.approx((2 / 4 + 1 / 3) / 2)
+    assert scores["pixel_error"] == pytest.approx(2 / 5)
+
+
+def test_scores_of_nothing_are_none():
+    scores = pixel_scores(np.zeros((2, 2), np.int64))
+    assert scores["mean_iou"] is None and scores["pixel_error"] is None

@@ -1,0 +1,251 @@
+"""The whole road as a user goes it: images in, masks out, by the commands alone."""
+
+import json
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+import tensorflow as tf
+import tifffile
+
+from preprocess import cli, synthetic
+from preprocess.main import COMMAND as PREPROCESS
+from trainer.main import COMMANDS
+
+ROOT = pathlib.Path(__file__).parent.parent
+TINY = (
+    "--config.data.tile_size=92",  # px in, 4 out at depth 3
+    "--config.data.augmentations=1",
+    "--config.model.depth=3",
+    "--config.train.steps=2",
+    "--config.train.validate_every_steps=2",
+)
+
+
+@pytest.fixture(autouse=True)
+def in_root(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+def command(name, *arguments) -> int:
+    chosen = PREPROCESS if name == "preprocess" else COMMANDS[name]
+    return cli.main(chosen, [str(argument) for argument in arguments])
+
+
+def go_the_road(config, source, out, images, *overrides):
+    """All commands in turn; returns the scores."""
+    settings = (f"--config={config}", *overrides)
+    data, workdir = f"{out}/data", f"--workdir={out}/train"
+    export, predictions = f"{out}/export", f"--output={out}/predictions"
+    made = command("preprocess", *settings, f"--input={source}", f"--output={data}")
+    assert made == 0
+    assert command("train", *settings, f"--data={data}", workdir) == 0
+    assert command("evaluate", workdir, f"--input={source}") == 0
+    assert command("export", workdir, f"--output={export}") == 0
+    assert (out / "export/1/saved_model.pb").exists()
+    model = f"--model={export}"
+    assert command("predict", model, f"--input={images}", predictions) == 0
+    return json.loads((out / "train/evaluation-test.json").read_text())
+
+
+def assert_pictures(folder, names, shape):
+    for name in names:
+        mask = cv2.imread(str(folder / f"{name}_mask.png"), cv2.IMREAD_UNCHANGED)
+        overlay = cv2.imread(str(folder / f"{name}_overlay.png"), cv2.IMREAD_UNCHANGED)
+        assert mask.shape == shape and mask.dtype == np.uint8 and mask.max() <= 1
+        assert overlay.shape == (*shape, 3)
+
+
+@pytest.mark.slow
+def test_drawn_em(tmp_path):
+    synthetic.write_em(str(tmp_path / "raw"), size=48, num_frames=4, seed=1)
+    volume = tmp_path / "raw/train-volume.tif"
+    config = "configs/isbi2012.py:smoke"
+    scores = go_the_road(config, tmp_path / "raw", tmp_path, volume, *TINY)
+    assert scores["num_frames"] == 1
+    names = [f"train-volume-z{i:03d}" for i in range(4)]
+    assert_pictures(tmp_path / "predictions", names, (48, 48))
+
+
+@pytest.mark.slow
+def test_own_folder_of_rgb_instances(tmp_path):
+    frames = synthetic.draw_cells(48, 4, 1)
+    for index, (image, instances) in enumerate(frames):
+        for kind, pixels in (("images", image), ("masks", instances)):
+            path = tmp_path / f"raw/{kind}/plate {index}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            tint = [image, 255 - image, image // 2]
+            cv2.imwrite(str(path), np.dstack(tint) if kind == "images" else pixels)
+    rgb = ("--config.model.channels=3", "--config.data.labels=instance", *TINY)
+    config, images = "configs/folder.py:smoke", tmp_path / "raw/images"
+    scores = go_the_road(config, tmp_path / "raw", tmp_path, images, *rgb)
+    assert list(scores["frames"]) == ["raw/folder/plate 3"]
+    names = [f"plate {i}" for i in range(4)]
+    assert_pictures(tmp_path / "predictions", names, (48, 48))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name, folder, images, shape, count",
+    [
+        ("isbi2012", "isbi2012", "train-volume.tif", (512, 512), 5),
+        ("dic_hela", "DIC-C2DH-HeLa", "01/t08*.tif", (512, 512), 12),
+        ("phc_u373", "PhC-C2DH-U373", "01/t11*.tif", (520, 696), 12),
+    ],
+)
+def test_real_images(real_data, tmp_path, name, folder, images, shape, count):
+    source = real_data / folder
+    config = f"configs/{name}.py:smoke"
+    scores = go_the_road(config, source, tmp_path, source / images)
+    assert scores["num_frames"] == count
+    assert 0 <= scores["scores"]["mean_iou"] <= 1
+    info = json.loads((tmp_path / "data/dataset_info.json").read_text())
+    tiles = {split: content["num_tiles"] for split, content in info["splits"].items()}
+    frames = {s: len(content["frames"]) for s, content in info["splits"].items()}
+    assert tiles == {split: 4 * number for split, number in frames.items()}
+    assert frames["test"] == count
+    masks = sorted((tmp_path / "predictions").glob("*_mask.png"))
+    names = [path.name.removesuffix("_mask.png") for path in masks]
+    assert len(names) == (20 if name == "isbi2012" else len(list(source.glob(images))))
+    assert_pictures(tmp_path / "predictions", names, shape)
+
+
+@pytest.fixture(scope="module")
+def run(cells, tmp_path_factory):
+    """A finished run on drawn cells, exported twice."""
+    out = tmp_path_factory.mktemp("run")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        go_the_road("configs/synthetic.py:smoke", cells, out, cells / "01", *TINY)
+        command("export", f"--workdir={out}/train", f"--output={out}/export")
+    return out
+
+
+def test_drawn_cells(run, capsys):
+    names = [f"t{i:03d}" for i in range(8)]
+    assert_pictures(run / "predictions", names, (128, 128))
+    versions = sorted(path.name for path in (run / "export").iterdir())
+    assert versions == ["1", "2"]
+    extra = run / "export/2/assets.extra"
+    assert json.loads((extra / "config.json").read_text())["model"]["depth"] == 3
+    assert (extra / "dataset_info.json").exists()
+
+
+def test_evaluate_prints_what_the_json_holds(run, cells, capsys):
+    source = f"--input={cells}"
+    assert command("evaluate", f"--workdir={run}/train", source) == 0
+    table = capsys.readouterr().out
+    scores = json.loads((run / "train/evaluation-test.json").read_text())["scores"]
+    for name in ("mean_iou", "pixel_error"):
+        assert f"{scores[name]:.4f}" in table
+    for value in (*scores["iou"], *scores["dice"]):
+        assert value is None or f"{value:.4f}" in table
+
+
+def test_evaluate_agrees_with_the_exported_model(run, cells):
+    """The same frames through the SavedModel, counted here by hand."""
+    model = tf.saved_model.load(str(run / "export/1")).signatures["serving_default"]
+    result = json.loads((run / "train/evaluation-test.json").read_text())
+    right = total = 0
+    for name in ("t006", "t007"):
+        image = tifffile.imread(cells / f"01/{name}.tif").astype(np.float32)
+        truth = tifffile.imread(cells / f"01_GT/SEG/man_seg{name[1:]}.tif") > 0
+        predicted = model(image=image[None, ..., None])["classes"][0].numpy()
+        right += (predicted == truth).sum()
+        total += truth.size
+    assert result["scores"]["pixel_error"] == pytest.approx(1 - right / total)
+
+
+def test_evaluate_refuses_frames_it_was_trained_on(run, cells, tmp_path, capsys):
+    """Fewer frames move the blocks: a training frame would be scored as a test one."""
+    shutil.copytree(cells, tmp_path / "c")
+    for index in (5, 6, 7):
+        (tmp_path / f"c/01/t{index:03d}.tif").unlink()
+        (tmp_path / f"c/01_GT/SEG/man_seg{index:03d}.tif").unlink()
+    arguments = f"--workdir={run}/train", f"--input={tmp_path / 'c'}"
+    assert command("evaluate", *arguments) == 2
+    assert "t004.tif: was trained on" in capsys.readouterr().err
+
+
+def test_predict_goes_on_after_a_broken_file(run, cells, tmp_path, capfd):
+    shutil.copytree(cells / "01", tmp_path / "in")
+    (tmp_path / "in/t003.tif").write_text("hello")
+    folders = f"--input={tmp_path / 'in'}", f"--output={tmp_path / 'out'}"
+    assert command("predict", f"--model={run}/export", *folders) == 2
+    lines = capfd.readouterr().err.splitlines()
+    assert [line for line in lines if "t003.tif: cannot be read" in line]
+    assert len(list((tmp_path / "out").glob("*_mask.png"))) == 7
+
+
+# E is an empty folder, R a finished run, C the drawn cells.
+MISTAKES = [
+    ("predict --model=E --input=C/01 --output=E/o", "no saved_model.pb"),
+    ("predict --model=R/export --input=E --output=E/o", "no TIFF, PNG or JPEG"),
+    ("export --workdir=E --output=E/o", "config.json: missing"),
+    ("export --workdir=R/train --output=E/o --tile=93", "93 px is not legal"),
+    ("export now --workdir=R/train --output=E/o", "does not take 'now'"),
+    ("export --workdirs=R/train --output=E/o", "workdirs"),
+    ("evaluate --workdir=R/train --input=E", "no frames found"),
+    ("evaluate --workdir=R/train --input=C --split=dev", "--split=dev is none of"),
+    ("train --config=configs/synthetic.py --data=E --workdir=E/o", "json: missing"),
+]
+
+
+@pytest.mark.parametrize("typed, message", MISTAKES)
+def test_mistakes_are_one_line_and_leave_nothing(
+    run, cells, tmp_path, capfd, typed, message
+):
+    folders = {"E": tmp_path, "R": run, "C": cells}
+    name, *rest = re.sub(r"(?<==)[ERC]\b", lambda m: str(folders[m[0]]), typed).split()
+    assert command(name, *rest) == 2
+    [line] = capfd.readouterr().err.splitlines()
+    assert line.startswith(f"{name}: ") and message in line
+    assert not (tmp_path / "o").exists()
+
+
+def test_help_of_every_command(capsys):
+    for name in COMMANDS:
+        assert command(name, "--help") == 0
+        assert f"./launch.sh {name}" in capsys.readouterr().out
+
+
+def test_help_does_not_load_tensorflow():
+    code = (
+        "import sys\n"
+        "from trainer.main import COMMANDS\n"
+        "from preprocess import cli\n"
+        "cli.main(COMMANDS['train'], ['--help'])\n"
+        "assert not {'tensorflow', 'keras'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def launch(*arguments):
+    return subprocess.run(
+        ["./launch.sh", *arguments], cwd=ROOT, capture_output=True, text=True
+    )
+
+
+def test_launcher_lists_every_mode_with_an_example():
+    modes = (
+        "demo test setup draw preprocess train evaluate export predict summary".split()
+    )
+    shown = [launch(), launch("-h"), launch("--help"), launch("traim")]
+    assert [done.returncode for done in shown] == [0, 0, 0, 2]
+    for done in shown:
+        text = done.stdout + done.stderr
+        for mode in modes:
+            assert f"./launch.sh {mode}" in text
+    assert "no command 'traim'" in shown[3].stderr
+
+
+def test_launcher_passes_a_commands_exit_code_on(tmp_path):
+    done = launch("export", f"--workdir={tmp_path}", f"--output={tmp_path}/o")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("export: ")
+    assert "Traceback" not in done.stderr
