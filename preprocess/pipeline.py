@@ -183,19 +183,24 @@ class WriteShard(beam.DoFn):
         self.encode_msec = Metrics.counter(NAMESPACE, "encode_msec")
 
     def process(self, element, facts: Facts):
-        (split, index), grouped = element
-        if facts.problems:
-            return  # WriteInfo lists them; nothing is made from a broken data set
+        # From a data set with problems nothing is made: write_info lists them.
+        if not facts.problems:
+            (split, index), units = element
+            yield self._finished(split, index, units, facts)
+
+    def _finished(
+        self, split: str, index: int, grouped: Iterable[Unit], facts: Facts
+    ) -> Shard:
+        """An earlier run's shard where it is whole, else a new one."""
         units = plan.in_order(grouped, self.config.seed)
         name = shard_name(split, index, units[0].num_shards)
         digest = fingerprint([facts.digest, [unit.key for unit in units]])
-        shard = kept_shard(self.output, name, digest)
-        if shard:
+        if shard := kept_shard(self.output, name, digest):
             self.shards_kept.inc()
-        else:
-            shard = self._write(split, name, units, facts.bits)
-            write_sidecar(self.output, shard, digest)
-        yield shard
+            return shard
+        shard = self._write(split, name, units, facts.bits)
+        write_sidecar(self.output, shard, digest)
+        return shard
 
     def _write(self, split: str, name: str, units: list[Unit], bits: int) -> Shard:
         class_pixels = np.zeros(UNLABELLED + 1, np.int64)
