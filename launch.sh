@@ -84,7 +84,7 @@ setup() {
     fi
   fi
   rm -f "$stamp"
-  say "installing requirements/$kind.lock (about 2 GB on disk; minutes, once)"
+  say "installing requirements/$kind.lock (about 3 GB on disk; minutes, once)"
   "$python" -m pip install --quiet --disable-pip-version-check --require-hashes \
     -r "$root/requirements/$kind.lock"
   "$python" -m pip install --quiet --disable-pip-version-check --no-deps \
