@@ -41,15 +41,18 @@ say() { printf '[launch] %s\n' "$*" >&2; }
 
 find_python() {
   local candidate
-  for candidate in ${PYTHON:-python3.11 python3.12 python3.10 python3 python}; do
+  local candidates=(python3.11 python3.12 python3.10 python3 python)
+  [[ -n "${PYTHON:-}" ]] && candidates=("$PYTHON")
+  for candidate in "${candidates[@]}"; do
     if "$candidate" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' \
       >/dev/null 2>&1; then
       echo "$candidate"
       return
     fi
   done
-  say "no Python 3.10 to 3.12 found; install one, or name it: PYTHON=/path ./launch.sh"
-  exit 1
+  say "${PYTHON:-what is installed here} is not Python 3.10 to 3.12;" \
+    "install one, or name it: PYTHON=/path ./launch.sh setup"
+  return 1
 }
 
 # The CPU wheel where there is no NVIDIA GPU; with CUDA's libraries where there is.
@@ -61,21 +64,37 @@ flavour() {
   fi
 }
 
-# What the environment was made from: another lock or Python makes it anew.
+# What the environment was made from: another lock installs into it again.
 fingerprint() {
   cat "$root/requirements/$1.lock" "$root/pyproject.toml" | cksum
+}
+
+version_of() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])'; }
+
+# Whether .venv has to go: another Python was asked for, or a GPU came or went
+# (TensorFlow's two wheels overwrite each other's files).
+is_of_another_kind() {
+  [[ -f "$venv/.complete" && $(cut -d' ' -f1 "$venv/.complete") != "$1" ]] && return 0
+  [[ -n "${PYTHON:-}" && $(version_of "$PYTHON") != "$(version_of "$python")" ]]
 }
 
 setup() {
   local kind stamp="$venv/.complete"
   kind=$(flavour)
+  if [[ -n "${PYTHON:-}" ]]; then
+    PYTHON=$(find_python) || exit 1  # before anything is removed for its sake
+  fi
+  if [[ -x "$python" ]] && is_of_another_kind "$kind"; then
+    say "remaking .venv: another Python or device"
+    rm -rf "$venv"
+  fi
   if [[ -x "$python" && -f "$stamp" && $(cat "$stamp") == "$kind $(fingerprint "$kind")" ]]
   then
     return
   fi
   if [[ ! -x "$python" ]]; then
     local base
-    base=$(find_python)
+    base=$(find_python) || exit 1
     say "making .venv with $("$base" --version)"
     if ! "$base" -m venv "$venv"; then
       rm -rf "$venv"

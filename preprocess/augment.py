@@ -134,11 +134,28 @@ def warp_labels(labels: np.ndarray, warp: Warp) -> np.ndarray:
     return _remap(labels.astype(np.float32), warp, cv2.INTER_NEAREST).astype(np.int32)
 
 
+def fold(position: np.ndarray, size: int) -> np.ndarray:
+    """Positions on an axis mirrored without end, brought back to 0..size-1.
+
+    OpenCV's bicubic lookup is wrong beyond the first mirror image (5.0.0); so none of
+    its lookups is left to go further than a pixel or two over the edge.
+
+    >>> fold(np.array([-1.5, 3.0, 4.25, 7.0]), 4).tolist()
+    [1.5, 3.0, 1.75, 1.0]
+    """
+    last = size - 1
+    position = np.abs(position)
+    if last and position.max() > 2 * last:
+        position = np.fmod(position, np.float32(2 * last))
+    return last - np.abs(last - position) if last else position * 0
+
+
 def _remap(source: np.ndarray, warp: Warp, interpolation: int) -> np.ndarray:
+    height, width = source.shape[:2]
     return cv2.remap(
         source,
-        warp.columns,
-        warp.rows,
+        fold(warp.columns, width),
+        fold(warp.rows, height),
         interpolation,
         borderMode=cv2.BORDER_REFLECT_101,
     )

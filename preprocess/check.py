@@ -4,7 +4,7 @@ import ml_collections
 
 from preprocess import tiling
 from preprocess.errors import UserError
-from preprocess.records import ENCODINGS, weight_step
+from preprocess.records import ENCODINGS, UNLABELLED, weight_step
 
 
 def check_data_config(config: ml_collections.ConfigDict) -> None:
@@ -25,9 +25,19 @@ def check_data_config(config: ml_collections.ConfigDict) -> None:
             ("model.channels", model.channels, 1),
             ("model.classes", model.classes, 2),
             ("data.augment.elastic_grid", data.augment.elastic_grid, 2),
+            ("data.augment.elastic_sigma_px", data.augment.elastic_sigma_px, 0),
+            ("data.augment.rotation_deg", data.augment.rotation_deg, 0),
+            ("data.augment.shift_px", data.augment.shift_px, 0),
+            ("data.augment.contrast", data.augment.contrast, 0),
+            ("data.augment.brightness", data.augment.brightness, 0),
+            ("data.augment.gamma", data.augment.gamma, 0),
+            ("data.split.validation", data.split.validation, 0),
+            ("data.split.test", data.split.test, 0),
         )
         if value < least
     ]
+    if model.classes > UNLABELLED:
+        problems.append(f"config.model.classes={model.classes}: at most {UNLABELLED}")
     if data.border_sigma_px <= 0:
         problems.append(
             f"config.data.border_sigma_px={data.border_sigma_px}: not above 0"

@@ -3,6 +3,7 @@
 Each command has a flag namespace of its own, so that several fit into one process.
 """
 
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
+import configs
 from preprocess.errors import UserError
 
 Run = Callable[[flags.FlagValues, list[str]], None]
@@ -56,14 +58,20 @@ def main(command: Command, argv: Sequence[str] | None = None) -> int:
             return 0
         command.run(values, rest)
     except UserError as error:
-        for line in error.problems:
-            print(f"{command.name}: {line}", file=sys.stderr)
-        return 2
+        return _tell(command, error.problems)
+    except OSError as error:  # a full disk, a file in a folder's place, no permission
+        return _tell(command, [_one_line(error)])
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C: no traceback
         print(f"\n{command.name}: interrupted; run it again to go on", file=sys.stderr)
         return 130
     return 0
+
+
+def _tell(command: Command, problems: Sequence[str]) -> int:
+    for line in problems:
+        print(f"{command.name}: {line}", file=sys.stderr)
+    return 2
 
 
 def parse(
@@ -76,6 +84,7 @@ def parse(
     """
     values = flags.FlagValues()
     command.define(values)
+    argv = [_find_config(argument) for argument in argv]
     if command.takes_config:
         config_flags.DEFINE_config_file(
             "config",
@@ -89,15 +98,30 @@ def parse(
         return None, [_help(command, values)]
     try:
         rest = values([command.name, *argv], known_only=command.passes_on)[1:]
-        missing = [name for name in _required(command) if values[name].value is None]
-    except (flags.Error, AttributeError, OSError, ValueError, TypeError, KeyError) as e:
-        raise UserError(f"{_one_line(e)}; see --help") from e
+        missing = [name for name in _required(command) if values[name].value in _EMPTY]
+        if command.takes_config and not missing:
+            config_of(values)  # loads the file only now
+    except Exception as error:
+        # A config is Python: whatever it does wrong, the user hears of it in one line.
+        raise UserError(f"{_one_line(error)}; see --help") from error
     if missing:
         given = ", ".join(f"--{name}" for name in missing)
         raise UserError(f"{given} must be given; see --help")
     if rest and not command.passes_on:
         raise UserError(f"does not take {' '.join(rest)!r}; see --help")
     return values, rest
+
+
+_EMPTY = (None, "")
+
+
+def _find_config(argument: str) -> str:
+    """--config=configs/... of the installed package where there's no such file here."""
+    name, _, path = argument.partition("=")
+    if name.lstrip("-") != "config" or os.path.exists(path.split(":")[0]):
+        return argument
+    packaged = os.path.join(os.path.dirname(os.path.dirname(configs.__file__)), path)
+    return f"{name}={packaged}" if os.path.isfile(packaged.split(":")[0]) else argument
 
 
 def _required(command: Command) -> tuple[str, ...]:

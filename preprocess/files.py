@@ -12,6 +12,8 @@ import uuid
 from collections.abc import Iterator
 from typing import IO
 
+from preprocess.errors import UserError
+
 TEMPORARY = ".unfinished-"  # begins the name of every file not yet complete
 
 
@@ -48,7 +50,15 @@ def basename(path: str) -> str:
 
 def exists(path: str) -> bool:
     """Whether there is a file (or, locally, a folder) of this name."""
-    return _beam().exists(path) if is_remote(path) else os.path.exists(path)
+    if not is_remote(path):
+        return os.path.exists(path)
+    try:
+        return _beam().exists(path)
+    except ValueError as error:
+        scheme = path.split("://")[0]
+        raise UserError(
+            f"{path}: no file system for {scheme}:// here ({error})"
+        ) from error
 
 
 def glob(pattern: str) -> list[str]:
@@ -59,11 +69,15 @@ def glob(pattern: str) -> list[str]:
     return sorted(m.path for m in matches if not m.path.endswith("/"))
 
 
+def glob_in(folder: str, pattern: str) -> list[str]:
+    """Files in a folder whose names match; the folder's own name is no pattern."""
+    escaped = folder if is_remote(folder) else local_glob.escape(folder)
+    return glob(join(escaped, pattern))
+
+
 def list_files(folder: str) -> list[str]:
     """Files directly inside a folder, hidden ones apart, sorted by name."""
-    escaped = folder if is_remote(folder) else local_glob.escape(folder)
-    found = glob(join(escaped, "*"))
-    return [p for p in found if not basename(p).startswith(".")]
+    return [p for p in glob_in(folder, "*") if not basename(p).startswith(".")]
 
 
 def list_folders(folder: str) -> list[str]:

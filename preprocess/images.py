@@ -13,6 +13,7 @@ from PIL import Image
 from preprocess import files
 from preprocess.errors import UserError
 
+MOST_LABELS = 2**24  # whole numbers that float32 holds exactly: see augment.warp_labels
 EXTENSIONS = (".tif", ".tiff", ".png", ".jpg", ".jpeg")
 
 
@@ -34,6 +35,15 @@ class Page(NamedTuple):
 def is_image(path: str) -> bool:
     """Whether a name ends like an image that can be read here."""
     return path.lower().endswith(EXTENSIONS)
+
+
+def is_lossy(path: str) -> bool:
+    """Whether a file's compression changes pixels.
+
+    >>> is_lossy("a.JPG"), is_lossy("a.png")
+    (True, False)
+    """
+    return path.lower().endswith((".jpg", ".jpeg"))
 
 
 def _is_tiff(path: str) -> bool:
@@ -106,7 +116,7 @@ def read_image(page: Page, channels: int) -> np.ndarray:
       uint8 or uint16 [H, W, channels].
 
     Raises:
-      UserError: unreadable, not 2D, not finite, constant or of other channels.
+      UserError: unreadable, not 2D, not finite or of other channels.
     """
     image = _decode(page)
     if image.ndim == 2:
@@ -119,8 +129,8 @@ def read_image(page: Page, channels: int) -> np.ndarray:
         image = image[..., :1]
     if image.shape[2] != channels:
         raise UserError(
-            f"{page}: {image.shape[2]} channels where the config promises {channels}; "
-            f"convert it or set --config.model.channels={image.shape[2]}"
+            f"{page}: {image.shape[2]} channels where config.model.channels promises "
+            f"{channels}; convert it, or preprocess and train with the other number"
         )
     if not np.isfinite(image).all():
         raise UserError(f"{page}: holds NaN or infinite values; repair or remove it")
@@ -146,11 +156,12 @@ def read_labels(page: Page) -> np.ndarray:
     Raises:
       UserError: unreadable, not 2D or not integers.
     """
-    if page.path.lower().endswith(".png"):
-        image = np.asarray(Image.open(io.BytesIO(files.read_bytes(page.path))))
-    else:
-        image = _decode(page)
+    image = _decode_palette(page.path) if _has_palette(page.path) else _decode(page)
     if image.ndim == 3 and (image[..., :3] == image[..., :1]).all():
+        if image.shape[2] == 4 and image[..., 3].min() != image[..., 3].max():
+            raise UserError(
+                f"{page}: has transparent parts; save the mask without an alpha channel"
+            )
         image = image[..., 0]  # grey saved as RGB
     if image.ndim != 2:
         raise UserError(
@@ -159,7 +170,25 @@ def read_labels(page: Page) -> np.ndarray:
         )
     if image.dtype.kind not in "uib" and (image != np.rint(image)).any():
         raise UserError(f"{page}: labels are not whole numbers ({image.dtype})")
+    if image.size and (image.max() > MOST_LABELS or image.min() < 0):
+        raise UserError(
+            f"{page}: labels from {image.min()} to {image.max()}; "
+            f"0 to {MOST_LABELS} can be told apart"
+        )
     return image.astype(np.int32)
+
+
+def _has_palette(path: str) -> bool:
+    """Whether a PNG stores indices into a palette (its header's colour type 3)."""
+    if not path.lower().endswith(".png"):
+        return False
+    with files.open_read(path) as file:
+        return file.read(26)[25:] == b"\3"
+
+
+def _decode_palette(path: str) -> np.ndarray:
+    """The indices as they are; OpenCV would give their colours."""
+    return np.asarray(Image.open(io.BytesIO(files.read_bytes(path))))
 
 
 def write_png(path: str, image: np.ndarray) -> None:
@@ -188,7 +217,8 @@ def decode_png(encoded: bytes) -> np.ndarray:
     Raises:
       ValueError: not a whole file of these formats.
     """
-    image = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_UNCHANGED)
+    buffer = np.frombuffer(encoded, np.uint8)
+    image = cv2.imdecode(buffer, cv2.IMREAD_UNCHANGED) if buffer.size else None
     if image is None:
         raise ValueError("not a whole PNG or JPEG")
     return _swap_red_and_blue(image)

@@ -4,13 +4,15 @@ import datetime
 import importlib.metadata
 import json
 import platform
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import ml_collections
+import numpy as np
 
 from preprocess import tiling
 from preprocess.errors import UserError
-from preprocess.records import SCHEMA_VERSION, weight_step
+from preprocess.records import SCHEMA_VERSION, UNLABELLED, weight_step
 from preprocess.shards import Shard, fingerprint
 from preprocess.sources import Frame, check_frame
 from preprocess.splits import SPLITS
@@ -25,6 +27,7 @@ class Inspection(NamedTuple):
       frame: which.
       height, width: in px.
       bits: 8 or 16.
+      classes: which occur among the labelled pixels.
       problems: why it can't be used; empty where it can.
     """
 
@@ -32,6 +35,7 @@ class Inspection(NamedTuple):
     height: int = 0
     width: int = 0
     bits: int = 8
+    classes: tuple[int, ...] = ()
     problems: tuple[str, ...] = ()
 
 
@@ -53,13 +57,15 @@ def inspect(frame: Frame, config: ml_collections.ConfigDict) -> Inspection:
     """Reads a frame and its truth to the end and says what it found."""
     model = config.model
     try:
-        image, _ = check_frame(
+        image, truth = check_frame(
             frame, config.data, channels=model.channels, classes=model.classes
         )
     except UserError as error:
         return Inspection(frame, problems=tuple(error.problems))
     height, width = image.shape[:2]
-    return Inspection(frame, height, width, image.dtype.itemsize * 8)
+    counts = np.bincount(truth.classes.ravel(), minlength=UNLABELLED + 1)
+    classes = tuple(np.flatnonzero(counts[:UNLABELLED]).tolist())
+    return Inspection(frame, height, width, image.dtype.itemsize * 8, classes)
 
 
 def data_config(config: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -76,11 +82,40 @@ def gather_facts(
 ) -> Facts:
     """Sums up all inspections, independent of their order."""
     problems = {line for found in inspections for line in found.problems}
+    if not problems:
+        problems = {*_same_images(inspections, dict(digests)), *_one_class(inspections)}
     return Facts(
         max((found.bits for found in inspections), default=8),
         tuple(sorted(problems)),
         fingerprint([data_config(config), sorted(digests)]),
     )
+
+
+def _same_images(
+    inspections: list[Inspection], digests: dict[str, str]
+) -> Iterator[str]:
+    """Images that lie in two splits under different names."""
+    seen: dict[tuple[str, int], Frame] = {}
+    for found in sorted(inspections, key=lambda found: found.frame.key):
+        frame = found.frame
+        first = seen.setdefault((digests[frame.image.path], frame.image.number), frame)
+        if first.split != frame.split:
+            yield (
+                f"{frame.image} ({frame.split}) is a copy of {first.image} "
+                f"({first.split}); remove one of them"
+            )
+
+
+def _one_class(inspections: list[Inspection]) -> Iterator[str]:
+    """Training frames from which nothing can be learned."""
+    train = [found for found in inspections if found.frame.split == "train"]
+    classes = {number for found in train for number in found.classes}
+    if len(classes) < 2:
+        there = ", ".join(map(str, sorted(classes))) or "none"
+        yield (
+            f"the {len(train)} training frames hold no two classes (only: {there}); "
+            "see config.data.labels, or give frames with both"
+        )
 
 
 def geometry(config: ml_collections.ConfigDict, bits: int) -> dict[str, Any]:
@@ -136,12 +171,7 @@ def _split_info(
         "num_bytes": sum(shard.bytes for shard in own),
         "class_pixels": classes,
         "shards": [
-            {
-                "name": shard.name,
-                "records": shard.records,
-                "bytes": shard.bytes,
-                "sha256": shard.sha256,
-            }
+            {key: value for key, value in shard._asdict().items() if key != "split"}
             for shard in own
         ],
     }

@@ -22,7 +22,15 @@ from preprocess.check import check_data_config
 from preprocess.errors import UserError
 from preprocess.info import data_config
 from preprocess.plan import Unit
-from preprocess.shards import INFO_NAME, as_json, differences, read_info, sha256_of
+from preprocess.shards import (
+    INFO_NAME,
+    as_json,
+    damaged_shards,
+    differences,
+    read_info,
+    reopen,
+    sha256_of,
+)
 
 JOB_NAME = files.TEMPORARY + "job.json"  # the config of a job that has not ended
 # Plain DirectRunner would first try to download another runner of Beam's (Prism).
@@ -65,7 +73,6 @@ def preprocess(values: flags.FlagValues, beam_args: list[str]) -> None:
         problems = json.loads(files.read_bytes(problems_path))
         files.remove([problems_path, files.join(output, JOB_NAME)])
         raise UserError(problems)
-    files.remove([files.join(output, JOB_NAME)])
     _summarise(output, time.monotonic() - started)
 
 
@@ -105,7 +112,10 @@ def _is_complete(
             raise UserError([f"{output}: {line}; {afresh}" for line in changed])
         if changed := _changed_sources(info, units, folder):
             raise UserError([f"{line}; {afresh}" for line in changed])
-        return True
+        if damaged := damaged_shards(output, info):
+            print(f"missing or damaged, made again: {', '.join(damaged)}")
+            reopen(output, info)
+        return not damaged
     if files.exists(job_path):
         there = json.loads(files.read_bytes(job_path))
         if changed := differences(there, data_config(config), "config"):
@@ -137,9 +147,9 @@ def _clear(output: str) -> None:
     """Removes what an earlier job made, the mark of completeness first."""
     files.remove([files.join(output, INFO_NAME)])
     ours = re.compile(r"(train|validation|test)-\d{5}-of-\d{5}\.tfrecord$")
-    stale = files.glob(files.join(output, "*.tfrecord"))
+    stale = files.glob_in(output, "*.tfrecord")
     stale = [path for path in stale if ours.match(files.basename(path))]
-    stale += files.glob(files.join(output, files.TEMPORARY + "*"))
+    stale += files.glob_in(output, files.TEMPORARY + "*")
     files.remove(stale)
 
 
@@ -150,8 +160,13 @@ def _beam_options(beam_args: list[str]):
       UserError: an option that neither this command nor Beam has.
     """
     from apache_beam.options import pipeline_options as beam_options
+    from apache_beam.runners.runner import create_runner
 
-    parser = beam_options._BeamArgumentParser(add_help=False, allow_abbrev=False)
+    class Parser(beam_options._BeamArgumentParser):
+        def error(self, message):  # instead of pages of usage
+            raise UserError(f"Beam's option: {message}")
+
+    parser = Parser(add_help=False, allow_abbrev=False)
     for option_class in beam_options.PipelineOptions.__subclasses__():
         option_class._add_argparse_args(parser)
     _, unknown = parser.parse_known_args(beam_args)
@@ -168,6 +183,10 @@ def _beam_options(beam_args: list[str]):
             direct = options.view_as(beam_options.DirectOptions)
             direct.direct_running_mode = "multi_threading"
             direct.direct_num_workers = os.cpu_count() or 1
+    try:
+        create_runner(standard.runner)
+    except (ValueError, ImportError, AttributeError) as error:
+        raise UserError(f"--runner={standard.runner}: {error}") from error
     return options
 
 
@@ -200,14 +219,15 @@ class _ShardProgress:
     """A bar that counts finished shards by their notes in the output folder."""
 
     def __init__(self, output: str, total: int):
-        self.pattern = files.join(output, f"{files.TEMPORARY}*.tfrecord.json")
+        self.output = output
         self.stop = threading.Event()
         self.bar = tqdm(total=total, unit="shard", file=sys.stderr, mininterval=1.0)
         self.thread = threading.Thread(target=self._follow, daemon=True)
 
     def _follow(self) -> None:
         while not self.stop.wait(1.0):
-            self._show(len(files.glob(self.pattern)))
+            notes = files.glob_in(self.output, f"{files.TEMPORARY}*.tfrecord.json")
+            self._show(len(notes))
 
     def _show(self, done: int) -> None:
         self.bar.update(done - self.bar.n)
@@ -226,10 +246,12 @@ class _ShardProgress:
 def _summarise(output: str, seconds: float) -> None:
     info = read_info(output)
     for split, content in info["splits"].items():
+        pixels = content["class_pixels"]
+        shares = ", ".join(f"{n / max(1, sum(pixels)):.1%}" for n in pixels)
         print(
             f"{split:>10}: {len(content['frames'])} frames, "
             f"{content['num_tiles']} tiles, {len(content['shards'])} shards, "
-            f"{content['num_bytes'] / 1e6:.1f} MB"
+            f"{content['num_bytes'] / 1e6:.1f} MB; classes {shares or '-'}"
         )
     tiles = sum(content["num_tiles"] for content in info["splits"].values())
     print(f"{tiles} tiles in {seconds:.1f} s ({tiles / seconds:.0f} tiles/s)")

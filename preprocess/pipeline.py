@@ -31,7 +31,6 @@ from preprocess.shards import (
     kept_shard,
     sha256_of,
     shard_name,
-    sidecar_path,
     write_shard,
     write_sidecar,
 )
@@ -194,20 +193,17 @@ class WriteShard(beam.DoFn):
         """An earlier run's shard where it is whole, else a new one."""
         units = plan.in_order(grouped, self.config.seed)
         name = shard_name(split, index, units[0].num_shards)
-        digest = fingerprint([facts.digest, [unit.key for unit in units]])
-        if shard := kept_shard(self.output, name, digest):
+        made_from = fingerprint([facts.digest, [unit.key for unit in units]])
+        if shard := kept_shard(self.output, name, made_from):
             self.shards_kept.inc()
             return shard
-        shard = self._write(split, name, units, facts.bits)
-        write_sidecar(self.output, shard, digest)
-        return shard
-
-    def _write(self, split: str, name: str, units: list[Unit], bits: int) -> Shard:
         class_pixels = np.zeros(UNLABELLED + 1, np.int64)
         path = files.join(self.output, name)
-        written = write_shard(path, self._records(units, bits, class_pixels))
+        written = write_shard(path, self._records(units, facts.bits, class_pixels))
         classes = class_pixels[: self.config.model.classes].tolist()
-        return Shard(split, name, *written, class_pixels=tuple(classes))
+        shard = Shard(split, name, *written, tuple(classes), made_from)
+        write_sidecar(self.output, shard)
+        return shard
 
     def _records(
         self, units: Iterable[Unit], bits: int, class_pixels: np.ndarray
@@ -246,4 +242,5 @@ def write_info(
         shards, inspections, dict(digests), folder=folder, config=config
     )
     files.write_bytes(files.join(output, INFO_NAME), as_json(info))
-    files.remove([sidecar_path(output, shard.name) for shard in shards])
+    # Notes of finished shards, and halves that a killed run has left.
+    files.remove(files.glob_in(output, files.TEMPORARY + "*"))

@@ -55,7 +55,7 @@ def weight_step(w0: float) -> float:
     >>> weight_step(10.0) < 0.05
     True
     """
-    return w0 / 255
+    return (w0 or 1.0) / 255
 
 
 @functools.cache

@@ -70,7 +70,7 @@ def frame_statistics(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def targets(truth: Truth, data: ml_collections.ConfigDict) -> tuple[np.ndarray, ...]:
     """Classes with touching cells parted, and the border weights between them."""
     instances, classes = truth.instances.copy(), truth.classes.copy()
-    touching = touching_pixels(instances)
+    touching = touching_pixels(instances, classes)
     instances[touching] = 0
     classes[touching] = 0
     weight = border_weights(

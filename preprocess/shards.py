@@ -22,6 +22,7 @@ class Shard(NamedTuple):
       bytes: its size.
       sha256: of the whole file, hexadecimal.
       class_pixels: labelled pixels of each class.
+      made_from: digest of all that it is a function of.
     """
 
     split: str
@@ -30,6 +31,7 @@ class Shard(NamedTuple):
     bytes: int
     sha256: str
     class_pixels: tuple[int, ...]
+    made_from: str
 
 
 def shard_name(split: str, index: int, count: int) -> str:
@@ -63,25 +65,42 @@ def sidecar_path(folder: str, name: str) -> str:
     return files.join(folder, f"{files.TEMPORARY}{name}.json")
 
 
-def write_sidecar(folder: str, shard: Shard, digest: str) -> None:
-    """Notes a finished shard, and a digest of all that it was made from."""
-    content = {"digest": digest, "shard": shard._asdict()}
-    files.write_bytes(sidecar_path(folder, shard.name), as_json(content))
+def write_sidecar(folder: str, shard: Shard) -> None:
+    """Notes a finished shard."""
+    files.write_bytes(sidecar_path(folder, shard.name), as_json(shard._asdict()))
 
 
-def kept_shard(folder: str, name: str, digest: str) -> Shard | None:
+def kept_shard(folder: str, name: str, made_from: str) -> Shard | None:
     """An earlier run's shard, if it is made from the same and its checksum holds."""
     path = files.join(folder, name)
     if not files.exists(path) or not files.exists(sidecar_path(folder, name)):
         return None
     try:
-        content = json.loads(files.read_bytes(sidecar_path(folder, name)))
-        shard = Shard(**content["shard"])
+        shard = Shard(**json.loads(files.read_bytes(sidecar_path(folder, name))))
         shard = shard._replace(class_pixels=tuple(shard.class_pixels))
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, TypeError):
         return None
-    same = content["digest"] == digest and shard.sha256 == sha256_of(path)
+    same = shard.made_from == made_from and shard.sha256 == sha256_of(path)
     return shard if same else None
+
+
+def damaged_shards(folder: str, info: dict[str, Any]) -> list[str]:
+    """Names of shards that are not as `dataset_info.json` says, or not there."""
+    damaged = []
+    for split in info["splits"].values():
+        for shard in split["shards"]:
+            path = files.join(folder, shard["name"])
+            if not files.exists(path) or sha256_of(path) != shard["sha256"]:
+                damaged.append(shard["name"])
+    return damaged
+
+
+def reopen(folder: str, info: dict[str, Any]) -> None:
+    """Makes a finished data set unfinished again, its shards noted as they were."""
+    for split, content in info["splits"].items():
+        for shard in content["shards"]:
+            write_sidecar(folder, Shard(split=split, **shard))
+    files.remove([files.join(folder, INFO_NAME)])
 
 
 def sha256_of(path: str) -> str:

@@ -22,7 +22,14 @@ import numpy as np
 
 from preprocess import files
 from preprocess.errors import UserError
-from preprocess.images import Page, count_pages, is_image, read_image, read_labels
+from preprocess.images import (
+    Page,
+    count_pages,
+    is_image,
+    is_lossy,
+    read_image,
+    read_labels,
+)
 from preprocess.records import UNLABELLED
 
 
@@ -91,6 +98,10 @@ def find_frames(data: ml_collections.ConfigDict, folder: str) -> list[Frame]:
             f"{folder}: no such folder; --input names the data set's folder"
         )
     name = data.name or files.basename(os.path.abspath(folder))
+    if data.sequences and data.layout != "ctc":
+        raise UserError(
+            f"config.data.sequences={data.sequences}: layout {data.layout!r} has none"
+        )
     frames = LAYOUTS[data.layout].find(name, folder, data)
     if not frames:
         raise UserError(
@@ -130,6 +141,11 @@ def check_frame(
     Raises:
       UserError: what is wrong with which file.
     """
+    if frame.layout == "ctc" and (pages := count_pages(frame.image.path)) > 1:
+        raise UserError(
+            f"{frame.image}: {pages} pages, so this is a 3D set; save its slices as "
+            "2D files, or as stacks in the layout 'folder'"
+        )
     image = read_frame(frame, channels)
     if image.min() == image.max():
         raise UserError(f"{frame.image}: every pixel is {image.flat[0]}; remove it")
@@ -292,7 +308,8 @@ def add_missing_instances(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 def unlabelled_surroundings(instances: np.ndarray, markers: np.ndarray) -> np.ndarray:
     """Pixels that may belong to a cell which has a marker and no label.
 
-    Nobody knows such a cell's outline: all unlabelled pixels within the longest
+    A cell counts as labelled when most of its marker is. Of one that isn't nobody knows
+    the outline: all unlabelled pixels within the longest
     labelled cell's length of its marker are taken, or all there are where no cell of
     the frame is labelled.
 
@@ -303,8 +320,9 @@ def unlabelled_surroundings(instances: np.ndarray, markers: np.ndarray) -> np.nd
     Returns:
       bool [H, W].
     """
-    labelled = np.unique(markers[instances > 0])
-    orphan = (markers > 0) & ~np.isin(markers, labelled)
+    area = np.bincount(markers.ravel())
+    labelled = np.bincount(markers[instances > 0], minlength=area.size)
+    orphan = (markers > 0) & (2 * labelled <= area)[markers]
     if not orphan.any():
         return np.zeros(instances.shape, bool)
     if not instances.any():
@@ -380,8 +398,13 @@ def _find_folder(
 def _folder_truth(frame: Frame, data: ml_collections.ConfigDict) -> Truth:
     assert frame.label is not None
     labels = read_labels(frame.label)
-    if labels.min() < 0:
-        raise UserError(f"{frame.label}: holds the negative label {labels.min()}")
+    if is_lossy(frame.label.path):
+        if data.labels != "binary":
+            raise UserError(
+                f"{frame.label}: JPEG changes pixel values, and so the labels; "
+                "save the mask as PNG or TIFF"
+            )
+        labels = labels > 127  # compression leaves small values around the edges
     if data.labels == "instance":
         return Truth(labels, (labels > 0).astype(np.uint8))
     if data.labels == "class" and labels.max() > UNLABELLED:

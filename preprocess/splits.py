@@ -75,8 +75,8 @@ def _by_block(frames: Sequence[Frame], split) -> list[Frame]:
 
 
 def _by_sequence(frames: Sequence[Frame], split) -> list[Frame]:
-    chosen = {name: "validation" for name in split.validation_sequences}
-    chosen |= {name: "test" for name in split.test_sequences}
+    chosen = {str(name): "validation" for name in split.validation_sequences}
+    chosen |= {str(name): "test" for name in split.test_sequences}
     there = {frame.sequence for frame in frames}
     if unknown := sorted(chosen.keys() - there):
         raise UserError(

@@ -5,6 +5,7 @@ EM in ISBI 2012's (slices of membrane-bound tissue): the same adapters read them
 """
 
 import io
+import json
 import sys
 
 import cv2
@@ -14,10 +15,13 @@ from absl import flags
 
 from preprocess import cli, files
 from preprocess.augment import elastic_displacement
+from preprocess.errors import UserError
 from preprocess.plan import identity_seed
+from preprocess.shards import as_json
 from preprocess.weights import touching_pixels
 
 MARKER_RADIUS_PX = 4
+NOTE_NAME = "drawn.json"  # what was asked for, so that no two drawings mix
 
 
 def _generator(name: str, seed: int) -> np.random.Generator:
@@ -78,7 +82,7 @@ def _shade_cells(instances: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Phase-contrast-like: dim bodies, bright halo, uneven light, camera noise."""
     size = len(instances)
     inside = (instances > 0).astype(np.float32)
-    inside[touching_pixels(instances)] = 0
+    inside[touching_pixels(instances, instances > 0)] = 0
     halo = cv2.GaussianBlur(1 - inside, (0, 0), 2.0) * cv2.GaussianBlur(
         inside, (0, 0), 3.0
     )
@@ -100,7 +104,7 @@ def draw_em(size: int, num_slices: int, seed: int):
     for index in range(num_slices):
         drawn = _generator(f"em/{index}", seed)
         regions = _regions(place, size, drawn)
-        border = touching_pixels(regions).astype(np.uint8)
+        border = touching_pixels(regions, regions > 0).astype(np.uint8)
         membrane = np.asarray(cv2.dilate(border, np.ones((3, 3), np.uint8)))
         yield _shade_em(membrane, drawn), np.where(membrane, 0, 255).astype(np.uint8)
         place = np.clip(place + rng.normal(0, 1.5, place.shape), 0, size - 1)
@@ -201,6 +205,13 @@ def _define(values: flags.FlagValues) -> None:
 
 
 def _draw(values: flags.FlagValues, _: list[str]) -> None:
+    asked = {name: values[name].value for name in ("kind", "frames", "size", "seed")}
+    note = files.join(values.output, NOTE_NAME)
+    drawn = json.loads(files.read_bytes(note)) if files.exists(note) else None
+    there = files.list_files(values.output) + files.list_folders(values.output)
+    if drawn != asked and there:
+        raise UserError(f"{values.output}: holds something else; give another --output")
+    files.write_bytes(note, as_json(asked))
     write = KINDS[values.kind]
     write(values.output, size=values.size, num_frames=values.frames, seed=values.seed)
     print(

@@ -6,26 +6,30 @@ import cv2
 import numpy as np
 
 
-def touching_pixels(instances: np.ndarray) -> np.ndarray:
-    """Pixels to give up so that no two instances touch, not even at a corner.
+def touching_pixels(instances: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """Pixels to give up so that no two instances of a class touch, even at a corner.
 
     Of two neighbouring pixels of different instances the first in reading order is
     given up: the gap is one pixel wide, as in the paper (section 3).
 
     Args:
       instances: [H, W] of any integer type, 0 is background.
+      classes: [H, W] likewise; instances of different classes may touch.
 
     Returns:
       bool [H, W].
     """
-    touching = np.zeros(instances.shape, bool)
+    left_over = instances.copy()
     height, width = instances.shape
-    for down, right in ((0, 1), (1, -1), (1, 0), (1, 1)):
+    for down, right in ((0, 1), (1, 0), (1, 1), (1, -1)):
         first = np.s_[: height - down, max(0, -right) : width - max(0, right)]
         second = np.s_[down:, max(0, right) : width - max(0, -right)]
-        a, b = instances[first], instances[second]
-        touching[first] |= (a != b) & (a > 0) & (b > 0)
-    return touching
+        a, b = left_over[first], left_over[second]
+        alike = classes[first] == classes[second]
+        # What one direction has given up is background for the next, or a straight
+        # border would lose two lines.
+        a[(a != b) & (a > 0) & (b > 0) & alike] = 0
+    return left_over != instances
 
 
 def border_weights(instances: np.ndarray, *, w0: float, sigma_px: float) -> np.ndarray:

@@ -98,6 +98,30 @@ def test_image_and_labels_move_together(still):
     assert ((image > 100) != label).mean() < 0.01
 
 
+@pytest.mark.parametrize("size", [(30, 200), (100, 400), (256, 1024), (25, 25)])
+def test_image_and_labels_agree_however_often_they_are_mirrored(size):
+    """Smooth stripes, whose label is known from each resampled pixel's value."""
+    config = base.get_config().data.augment
+    rows, columns = np.mgrid[: size[0], : size[1]]
+    wave = np.sin(rows / 4.0) + np.sin(columns / 4.0)
+    image = (100 * wave[..., None] + 300).astype(np.uint16)
+    label = (wave > 0).astype(np.uint8)
+    for seed in range(4):
+        moved = warp(config, size, pad=92, seed=seed)
+        resampled = augment.warp_image(image, moved)[..., 0]
+        looked_up = augment.warp_labels(label, moved)
+        far = np.abs(resampled - 300) > 40  # further than a pixel from an edge
+        assert far.mean() > 0.5
+        assert ((resampled > 300) == looked_up)[far].all()
+
+
+def test_fold_is_mirroring():
+    positions = np.arange(-300, 300)
+    for size in (1, 2, 3, 10, 77):
+        expected = np.pad(np.arange(size), 300, mode="reflect")[:600]
+        np.testing.assert_array_equal(augment.fold(positions, size), expected)
+
+
 def test_grey_values_change_around_the_mean(still):
     image = np.random.default_rng(3).normal(100, 20, (50, 50, 2)).astype(np.float32)
     mean, std = image.mean((0, 1)), image.std((0, 1))

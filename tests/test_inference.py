@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from configs import base
 from preprocess import tiling
+from preprocess.render import frame_statistics
 from trainer import inference
 from trainer.export import save
 from trainer.inference import Segmenter
@@ -94,10 +95,24 @@ def test_brightness_and_contrast_of_the_raw_image_do_not_matter():
     assert difference.max() < 1e-4
 
 
-def test_constant_image_gives_finite_numbers():
-    segmenter = Segmenter(network_of(2), depth=2, classes=2)
-    result = segmenter(tf.fill([1, 30, 30, 1], 128.0))
-    assert np.isfinite(result["probabilities"]).all()
+@pytest.mark.parametrize("value", [0.1, 255.0, 65535.0])
+def test_constant_image_is_normalised_to_zero(value):
+    for size in ((64, 64), (520, 696), (1031, 977)):
+        normal = inference.normalise_images(tf.fill([1, *size, 2], value))
+        assert not normal.numpy().any()
+
+
+def test_normalisation_is_that_of_the_records():
+    image = np.random.default_rng(0).integers(60000, 60090, (300, 200, 2))
+    mean, std = frame_statistics(image.astype(np.uint16))
+    expected = (image - mean) / std
+    normal = inference.normalise_images(tf.constant(image[None], tf.float32))[0]
+    np.testing.assert_allclose(normal, expected, atol=1e-4)
+
+
+def test_tile_too_small_for_its_grid_is_refused():
+    with pytest.raises(ValueError, match="too small at depth 3"):
+        Segmenter(None, depth=3, classes=2, tile=92)
 
 
 OUTSIDER = """

@@ -250,8 +250,6 @@ def test_unfinished_job_keeps_whole_shards_and_remakes_damaged_ones(
 ):
     """As after a kill: some shards finished, one of them damaged since."""
     first = digests(made)
-    shutil.copytree(made, tmp_path / "out")
-    (tmp_path / "out" / shards.INFO_NAME).unlink()
     # Sidecars are made by a real run that stops before the end.
     stopped = tmp_path / "stopped"
     code = (
@@ -263,6 +261,7 @@ def test_unfinished_job_keeps_whole_shards_and_remakes_damaged_ones(
     ended = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT)
     assert ended.returncode == 9
     assert not (stopped / shards.INFO_NAME).exists()
+    (stopped / ".unfinished-0123abcd-train-00000-of-00002.tfrecord").write_text("half")
     damaged = stopped / "train-00001-of-00002.tfrecord"
     content = bytearray(damaged.read_bytes())
     content[1000] ^= 1
@@ -272,6 +271,52 @@ def test_unfinished_job_keeps_whole_shards_and_remakes_damaged_ones(
     assert preprocess(cells, stopped) == 0
     assert digests(stopped) == first
     assert kept.stat().st_mtime_ns == before
+
+
+def test_missing_and_damaged_shards_are_made_again(cells, made, tmp_path, capsys):
+    shutil.copytree(made, tmp_path / "out [1]")
+    folder = tmp_path / "out [1]"
+    (folder / "train-00000-of-00002.tfrecord").unlink()
+    test = folder / "test-00000-of-00002.tfrecord"
+    test.write_bytes(test.read_bytes()[:-100])
+    kept = folder / "train-00001-of-00002.tfrecord"
+    before = kept.stat().st_mtime_ns
+    assert preprocess(cells, folder) == 0
+    said = capsys.readouterr().out
+    assert "train-00000-of-00002.tfrecord" in said and test.name in said
+    assert digests(folder) == digests(made)
+    assert kept.stat().st_mtime_ns == before
+
+
+def test_overwrite_clears_everything_ours(cells, made, tmp_path):
+    shutil.copytree(made, tmp_path / "out [1]")
+    (tmp_path / "out [1]/notes.txt").write_text("mine")
+    more = "--overwrite", "--config.data.num_shards=1"
+    assert preprocess(cells, tmp_path / "out [1]", *more) == 0
+    names = {path.name for path in (tmp_path / "out [1]").iterdir()}
+    splits = {f"{s}-00000-of-00001.tfrecord" for s in ("train", "validation", "test")}
+    assert names == splits | {"notes.txt", shards.INFO_NAME}
+
+
+def test_copies_in_two_splits_are_refused(cells, tmp_path, capfd):
+    shutil.copytree(cells, tmp_path / "in")
+    shutil.copy(cells / "01/t000.tif", tmp_path / "in/01/t007.tif")
+    assert preprocess(tmp_path / "in", tmp_path / "out") == 2
+    error = capfd.readouterr().err
+    assert "t007.tif (test) is a copy of" in error and "t000.tif (train)" in error
+
+
+def test_frames_without_any_foreground_are_refused(tmp_path, capfd):
+    for kind in ("images", "masks"):
+        (tmp_path / "in" / kind).mkdir(parents=True)
+        for index in range(4):
+            pixels = np.random.default_rng(index).integers(0, 9, (30, 30))
+            pixels *= kind == "images"
+            path = tmp_path / f"in/{kind}/{index}.tif"
+            tifffile.imwrite(path, pixels.astype(np.uint8))
+    folders = tmp_path / "in", tmp_path / "out"
+    assert preprocess(*folders, config="folder.py:smoke") == 2
+    assert "hold no two classes (only: 0)" in capfd.readouterr().err
 
 
 BROKEN = {
@@ -328,6 +373,11 @@ def test_all_broken_frames_are_listed_at_once(cells, tmp_path, capfd):
         (["--config.data.image_encoding=gif"], "none of png, raw"),
         (["--config.data.border_weight=20.0"], "steps of 0.078"),
         (["--config.data.layout=zarr"], "none of isbi, ctc, folder"),
+        (["--config.data.augment.gamma=-1.0"], "augment.gamma=-1.0 must be at least 0"),
+        (["--config.data.split.test=-0.5"], "split.test=-0.5 must be at least 0"),
+        (["--config.model.classes=300"], "classes=300: at most 255"),
+        (["--runner=Foo"], "--runner=Foo"),
+        (["--direct_num_workers=abc"], "direct_num_workers"),
         (["--outputs=x"], "neither a flag of preprocess nor an option of Beam"),
     ],
 )
@@ -343,9 +393,33 @@ def test_mistyped_commands_are_one_line(cells, tmp_path, capfd, more, words):
     [("nope.py", "configs/nope.py"), ("synthetic.py:gpu", "no variant 'gpu'")],
 )
 def test_unknown_configs_are_one_line(cells, tmp_path, capfd, config, words):
-    assert preprocess(cells, tmp_path / "out", config=config) == 2
+    given = f"--config=configs/{config}", f"--input={cells}", f"--output={tmp_path}/o"
+    assert main(COMMAND, given) == 2  # the file alone, without overrides
     [line] = capfd.readouterr().err.splitlines()
     assert words in line
+
+
+@pytest.mark.parametrize("text", ["def get_config(:", "import nope", "1 / 0"])
+def test_broken_configs_are_one_line(cells, tmp_path, capfd, text):
+    (tmp_path / "c.py").write_text(text)
+    given = f"--config={tmp_path}/c.py", f"--input={cells}", f"--output={tmp_path}/o"
+    assert main(COMMAND, given) == 2
+    [line] = capfd.readouterr().err.splitlines()
+    assert line.startswith("preprocess: ") and len(line) > 30
+
+
+def test_configs_are_found_from_any_folder(cells, tmp_path, monkeypatch, made):
+    monkeypatch.chdir(tmp_path)
+    assert preprocess(cells, tmp_path / "out") == 0
+    assert digests(tmp_path / "out") == digests(made)
+
+
+def test_output_in_a_files_place_is_one_line(cells, tmp_path, capfd):
+    (tmp_path / "file").write_text("")
+    for output in (tmp_path / "file", tmp_path / "file/below"):
+        assert preprocess(cells, output) == 2
+        [line] = [s for s in capfd.readouterr().err.splitlines() if "preprocess: " in s]
+        assert str(tmp_path / "file") in line
 
 
 def test_missing_flags_and_help(capsys):

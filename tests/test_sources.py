@@ -165,6 +165,60 @@ def test_palette_masks_keep_their_indices(tmp_path):
     )
 
 
+def test_jpeg_masks(tmp_path):
+    """Compression changes values: binary masks are halved, others refused."""
+    disc = np.hypot(*(np.mgrid[:64, :64] - 32)) < 20
+    make_folder(tmp_path, {"a.jpg": np.tile(GREY8[:16, :16], (4, 4))}, {})
+    path = str(tmp_path / "masks/a.jpg")
+    cv2.imwrite(path, disc.astype(np.uint8) * 255, [cv2.IMWRITE_JPEG_QUALITY, 75])
+    assert (cv2.imread(path, 0) > 0).sum() > 1.1 * disc.sum()  # what 'not 0' would say
+    data, [frame] = frames_of(folder, tmp_path)
+    assert (truth_of(data, frame).classes == disc).mean() > 0.99
+    for labels in ("class", "instance"):
+        data, [frame] = frames_of(folder, tmp_path, labels=labels)
+        assert "JPEG changes pixel values" in problems(truth_of, data, frame)
+
+
+def test_16_bit_rgb_masks_keep_their_ids(tmp_path):
+    ids = SQUARES.astype(np.uint16) * 300
+    path = str(tmp_path / "a.png")
+    cv2.imwrite(path, np.dstack([ids] * 3))
+    np.testing.assert_array_equal(read_labels(Page(path)), ids)
+
+
+def test_labels_that_cannot_be_told_apart_are_refused(tmp_path):
+    path = str(tmp_path / "a.tif")
+    for wrong in (np.uint64(2**32 + 5), np.float32(3e10), np.int16(-1)):
+        tifffile.imwrite(path, np.full((9, 9), wrong))
+        assert "can be told apart" in problems(read_labels, Page(path))
+    tifffile.imwrite(path, np.full((9, 9), 0.5, np.float32))
+    assert "not whole numbers" in problems(read_labels, Page(path))
+
+
+def test_mask_drawn_in_the_alpha_channel_is_refused(tmp_path):
+    path = str(tmp_path / "a.png")
+    cv2.imwrite(path, np.dstack([SQUARES * 0] * 3 + [SQUARES * 100]))
+    assert "transparent" in problems(read_labels, Page(path))
+
+
+def test_3d_sets_are_refused(cells, tmp_path):
+    shutil.copytree(cells, tmp_path / "c")
+    path = tmp_path / "c/01/t001.tif"
+    stack = np.stack([tifffile.imread(path)] * 3)
+    tifffile.imwrite(path, stack, photometric="minisblack")
+    data, frames = frames_of(dic_hela, tmp_path / "c", labels="gold")
+    line = problems(sources.check_frame, frames[1], data, channels=1, classes=2)
+    assert "t001.tif: 3 pages" in line
+
+
+def test_marker_that_merely_touches_a_label_is_unlabelled():
+    instances, markers = np.zeros((2, 60, 60), np.int32)
+    instances[20:30, 20:30], markers[23:26, 23:26] = 1, 1
+    markers[24:28, 29:34] = 2  # one column of it on the labelled cell
+    unlabelled = sources.unlabelled_surroundings(instances, markers)
+    assert unlabelled[25, 33] and not unlabelled[instances > 0].any()
+
+
 def test_stacks_in_a_folder_are_slices(tmp_path):
     stack = np.stack([GREY8, GREY8 + 1, GREY8 + 2])
     make_folder(tmp_path, {"s.tif": stack}, {"s.tif": np.stack([SQUARES] * 3)})
@@ -187,7 +241,7 @@ def test_rgb_float_and_planar_images(tmp_path):
     cv2.imwrite(path, colour[..., ::-1])
     np.testing.assert_array_equal(read_image(Page(path), 3), colour)
     line = problems(read_image, Page(path), 1)
-    assert "3 channels" in line and "config.model.channels=3" in line
+    assert "3 channels" in line and "config.model.channels promises 1" in line
 
     grey = str(tmp_path / "grey-as-rgb.png")
     cv2.imwrite(grey, np.repeat(GREY8[..., None], 3, axis=-1))

@@ -215,8 +215,32 @@ def test_mismatch_of_data_and_model_names_both_numbers(data, config):
     with pytest.raises(UserError) as caught:
         check_fit(read_info(data), config)
     lines = caught.value.problems
-    assert "tile_size 60" in lines[0] and "config.data.tile_size=92" in lines[0]
-    assert "depth 2" in lines[1] and "config.model.depth=3" in lines[1]
+    assert "config.data.tile_size: 60 there, 92 here" in lines[0]
+    assert "config.model.depth: 2 there, 3 here" in lines[1]
+
+
+def test_config_that_reads_other_truth_or_splits_is_refused(data, config):
+    config.data.split.test = 0.51
+    config.data.labels = "both"
+    config.seed = 9  # of initial weights and order: several runs on one data set
+    with pytest.raises(UserError) as caught:
+        check_fit(read_info(data), config)
+    named = [line.split(":")[0] for line in caught.value.problems]
+    assert named == ["config.data.labels", "config.data.split.test"]
+
+
+def test_failed_start_claims_no_workdir(data, config, tmp_path):
+    for change in (dict(width=0), dict(dropout=1.0)):
+        wrong = config.copy_and_resolve_references()
+        wrong.model.update(change)
+        with pytest.raises(UserError):
+            train(wrong, data, str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_workdir_where_checkpoints_would_be_lost_is_refused(data, config, tmp_path):
+    with pytest.raises(UserError, match="finds no checkpoints"):
+        train(config, data, str(tmp_path / "run [1]"))
 
 
 def test_bad_train_settings_are_all_named(config):

@@ -33,7 +33,7 @@ def random_cells(seed, shape=(150, 130), count=14):
 @pytest.mark.parametrize("sigma", [2.0, 5.0])
 def test_border_weights_equal_brute_force(seed, sigma):
     instances = random_cells(seed)
-    instances[touching_pixels(instances)] = 0
+    instances[touching_pixels(instances, instances > 0)] = 0
     weights = border_weights(instances, w0=10, sigma_px=sigma)
     expected = brute_force(instances, 10, sigma)
     assert expected.max() > 5  # there is something to compare
@@ -56,11 +56,14 @@ def test_one_pixel_gap_weighs_most():
 @pytest.mark.parametrize("seed", range(5))
 def test_parted_cells_are_apart_by_one_pixel(seed):
     instances = random_cells(seed, count=20)
-    touching = touching_pixels(instances)
+    touching = touching_pixels(instances, instances > 0)
     assert touching.any()
     parted = np.where(touching, 0, instances)
     for piece in regionprops(label(parted > 0, connectivity=2)):
         assert len(np.unique(parted[tuple(piece.coords.T)])) == 1
+    straight = np.repeat([[1, 1, 1, 2, 2, 2]], 5, axis=0)
+    for line in (straight, straight.T):  # not two, by way of the diagonals
+        assert touching_pixels(line, line > 0).sum() == 5
     # One pixel wide: each given-up pixel lies beside another instance.
     for row, column in np.argwhere(touching):
         near = instances[max(0, row - 1) : row + 2, max(0, column - 1) : column + 2]
@@ -70,7 +73,19 @@ def test_parted_cells_are_apart_by_one_pixel(seed):
 def test_separated_cells_lose_nothing():
     instances = np.zeros((9, 9), np.int32)
     instances[1:4, 1:4], instances[5:8, 5:8] = 1, 2
-    assert not touching_pixels(instances).any()
+    assert not touching_pixels(instances, instances > 0).any()
+
+
+def test_instances_of_different_classes_keep_all_their_pixels():
+    """A cell with a rim of another class, one pixel wide, that touches another rim."""
+    classes = np.zeros((12, 20), np.int32)
+    instances = np.zeros_like(classes)
+    for number, left in ((1, 2), (3, 9)):
+        classes[2:9, left : left + 7], classes[3:8, left + 1 : left + 6] = 2, 1
+        instances[2:9, left : left + 7] = number
+        instances[3:8, left + 1 : left + 6] = number + 1
+    touching = touching_pixels(instances, classes)
+    assert touching[:, 8].sum() == 7 and touching.sum() == 7  # rim from rim alone
 
 
 def test_bounding_boxes_are_scikit_images():

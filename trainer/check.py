@@ -5,6 +5,8 @@ from typing import Any
 import ml_collections
 
 from preprocess.errors import UserError
+from preprocess.info import data_config
+from preprocess.shards import differences
 
 CHOICES = {
     "optimizer": ("sgd", "adam", "adamw"),
@@ -49,28 +51,27 @@ def check_train_config(config: ml_collections.ConfigDict) -> None:
             f"config.train.warmup_steps={train.warmup_steps} must be below "
             f"config.train.steps={train.steps}"
         )
+    if not 0 <= train.momentum < 1:
+        problems.append(f"config.train.momentum={train.momentum}: 0 up to below 1")
     if problems:
         raise UserError(problems)
 
 
 def check_fit(info: dict[str, Any], config: ml_collections.ConfigDict) -> None:
-    """Checks that the model takes the tiles of a data set.
+    """Checks that the config is the one that made the data; seeds may differ.
+
+    Evaluation reads truth and splits by the config, so it must not say otherwise.
 
     Raises:
-      UserError: every mismatch, with both numbers.
+      UserError: every difference, with both values.
     """
-    geometry = info["geometry"]
-    wanted = {
-        "tile_size": ("data.tile_size", config.data.tile_size),
-        "depth": ("model.depth", config.model.depth),
-        "channels": ("model.channels", config.model.channels),
-        "classes": ("model.classes", config.model.classes),
-    }
-    problems = [
-        f"the data has {name} {geometry[name]}, the config says "
-        f"config.{key}={value}; use the config that made the data, or preprocess again"
-        for name, (key, value) in wanted.items()
-        if geometry[name] != value
-    ]
-    if problems:
-        raise UserError(problems)
+    there, here = info["config"], data_config(config)
+    changed = differences({**there, "seed": 0}, {**here, "seed": 0}, "config")
+    if changed:
+        raise UserError(
+            [
+                f"{line} (there: the data, here: the config given); use the config "
+                "and overrides that made the data, or preprocess again"
+                for line in changed
+            ]
+        )

@@ -37,6 +37,7 @@ class Segmenter(tf.Module):
         self.classes = classes
         tile = tile or tiling.legal_input_at_least(DEFAULT_OUTPUT, depth)
         self.largest_output = tiling.output_size(tile, depth)
+        tiling.inference_grid(1, self.largest_output, depth)  # raises where too small
 
     def __call__(self, image: tf.Tensor) -> dict[str, tf.Tensor]:
         """Segments images.
@@ -90,6 +91,9 @@ class Segmenter(tf.Module):
 
 def normalise_images(image_BHWC: tf.Tensor) -> tf.Tensor:
     """Each image's channels to mean 0 and deviation 1; a constant channel to 0."""
-    mean, variance = tf.nn.moments(image_BHWC, axes=[1, 2], keepdims=True)
+    # From the first pixel's value: exact for constant images, and for small contrasts
+    # on a large offset, where float32's mean of the raw values is not.
+    shifted = image_BHWC - image_BHWC[:, :1, :1]
+    mean, variance = tf.nn.moments(shifted, axes=[1, 2], keepdims=True)
     std = tf.sqrt(variance)
-    return (image_BHWC - mean) / tf.where(std > 0, std, tf.ones_like(std))
+    return (shifted - mean) / tf.where(std > 0, std, tf.ones_like(std))

@@ -40,7 +40,7 @@ def shard_paths(info: dict[str, Any], folder: str, split: str) -> list[str]:
     paths = [files.join(folder, shard["name"]) for shard in shards]
     if not paths:
         raise UserError(f"{folder}: the {split} split is empty; see config.data.split")
-    present = set(files.glob(files.join(folder, "*.tfrecord")))
+    present = set(files.list_files(folder))
     if missing := [path for path in paths if path not in present]:
         raise UserError(
             [f"{path}: missing; run preprocess again to make it" for path in missing]

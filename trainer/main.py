@@ -10,7 +10,7 @@ import tempfile
 from absl import flags
 
 from preprocess import cli
-from preprocess.errors import UserError
+from preprocess.check import check_data_config
 
 
 def _string(name: str, text: str, default: str | None = None):
@@ -92,10 +92,8 @@ def _summary(values: flags.FlagValues, _: list[str]) -> None:
     from trainer.model import build_model
 
     config = cli.config_of(values)
-    try:
-        network = build_model(config.model, size=config.data.tile_size)
-    except ValueError as error:
-        raise UserError(f"config.data.tile_size: {error}") from None
+    check_data_config(config)
+    network = build_model(config.model, size=config.data.tile_size)
     os.environ.setdefault("COLUMNS", "110")  # or the table is cut where there's no tty
     network.summary(line_length=108)
 

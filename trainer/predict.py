@@ -50,9 +50,13 @@ def find_images(source: str) -> tuple[list[Page], list[str]]:
     Raises:
       UserError: no images there.
     """
-    is_folder = files.is_remote(source) or os.path.isdir(source)
-    listed = files.list_files(source) if is_folder and "*" not in source else []
-    paths = [path for path in listed or files.glob(source) if is_image(path)]
+    if os.path.isfile(source):
+        found = [source]
+    elif os.path.isdir(source) or (files.is_remote(source) and "*" not in source):
+        found = files.list_files(source)
+    else:
+        found = files.glob(source)
+    paths = [path for path in found if is_image(path)]
     if not paths:
         raise UserError(f"{source}: no TIFF, PNG or JPEG images there; see --input")
     pages: list[Page] = []
@@ -109,6 +113,24 @@ def overlay(image: np.ndarray, classes: np.ndarray) -> np.ndarray:
     return picture
 
 
+def load(path: str):
+    """The signature of a SavedModel that takes raw images, and their channels.
+
+    Raises:
+      UserError: broken, or made by something else.
+    """
+    try:
+        model = tf.saved_model.load(path)
+        segment = model.signatures[SIGNATURE]
+        channels = segment.structured_input_signature[1]["image"].shape[-1]
+    except Exception as error:
+        # TensorFlow raises anything from OSError to KeyError here.
+        reason = " ".join(str(error).split())[:150]
+        raise UserError(f"{path}: not a SavedModel of export's ({reason})") from error
+    segment.model = model  # the signature alone does not keep its variables alive
+    return segment, channels
+
+
 def predict(model: str, source: str, output: str) -> int:
     """Segments every image and writes NAME_mask.png and NAME_overlay.png.
 
@@ -127,9 +149,10 @@ def predict(model: str, source: str, output: str) -> int:
     path = newest_version(model)
     pages, problems = find_images(source)
     names = output_names(pages)
-    loaded = tf.saved_model.load(path)
-    segment = loaded.signatures[SIGNATURE]
-    channels = segment.structured_input_signature[1]["image"].shape[-1]
+    segment, channels = load(path)
+    taken = {os.path.realpath(os.path.dirname(page.path) or ".") for page in pages}
+    if os.path.realpath(output) in taken:
+        raise UserError(f"--output={output}: holds the images; give another folder")
     for page, name in tqdm(
         list(zip(pages, names, strict=True)), unit="image", file=sys.stderr
     ):

@@ -16,6 +16,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from preprocess import files
+from preprocess.check import check_data_config
 from preprocess.errors import UserError
 from preprocess.shards import read_info
 from trainer import input_pipeline, workdir
@@ -141,8 +142,14 @@ def train(config: ml_collections.ConfigDict, data: str, folder: str) -> None:
       UserError: data and model don't fit, or the loss is not finite any more.
     """
     info = read_info(data)
+    check_data_config(config)
     check_train_config(config)
     check_fit(info, config)
+    paths = {
+        split: input_pipeline.shard_paths(info, data, split)
+        for split in ("train", "validation")
+        if info["splits"][split]["shards"]
+    }
     strategy = make_strategy()
     replicas = strategy.num_replicas_in_sync
     batch = config.train.global_batch
@@ -150,19 +157,19 @@ def train(config: ml_collections.ConfigDict, data: str, folder: str) -> None:
         raise UserError(
             f"config.train.global_batch={batch} is not divisible by {replicas} replicas"
         )
-    workdir.claim(folder, config, info)
     precision = resolve_precision(config.train.precision)
     with strategy.scope():
         state = State(config, precision)
+    workdir.claim(folder, config, info)
     parameters = state.network.count_params()
     print(f"{parameters:,} parameters; {describe(strategy, precision)}", flush=True)
-    _Loop(config, data, folder, info, state, strategy).run()
+    _Loop(config, paths, folder, info, state, strategy).run()
 
 
 class _Loop:
     """One call of train: its data, its logs, and the state it moves forward."""
 
-    def __init__(self, config, data, folder, info, state, strategy):
+    def __init__(self, config, paths, folder, info, state, strategy):
         self.train = config.train
         self.folder = folder
         self.state = state
@@ -179,7 +186,7 @@ class _Loop:
         self.writer = tf.summary.create_file_writer(files.join(folder, workdir.LOGS))
         geometry = input_pipeline.geometry_of(info)
         batches = input_pipeline.training_batches(
-            input_pipeline.shard_paths(info, data, "train"),
+            paths["train"],
             geometry,
             num_tiles=info["splits"]["train"]["num_tiles"],
             global_batch=config.train.global_batch,
@@ -195,9 +202,9 @@ class _Loop:
             state, strategy, geometry, weights, config.train.global_batch
         )
         self.validate = None
-        if info["splits"]["validation"]["shards"]:
+        if "validation" in paths:
             tiles = input_pipeline.validation_batches(
-                input_pipeline.shard_paths(info, data, "validation"),
+                paths["validation"],
                 geometry,
                 batch=max(
                     1, config.train.global_batch // strategy.num_replicas_in_sync
@@ -255,7 +262,7 @@ class _Loop:
                 raise UserError(
                     f"the loss is {loss} at step {step + index}, learning rate "
                     f"{float(self.schedule(step + index - 1)):.3g}; lower "
-                    "config.train.learning_rate and start from the last checkpoint"
+                    "config.train.learning_rate and train into another --workdir"
                 )
 
     def _log(self, step: int, loss: float, speed: float) -> None:

@@ -1,10 +1,10 @@
 """A work directory: which files a run keeps, and reading them back."""
 
 import json
-import os
 from typing import Any
 
 import ml_collections
+import tensorflow as tf
 
 from preprocess import files
 from preprocess.errors import UserError
@@ -24,6 +24,11 @@ def claim(
     Raises:
       UserError: another run lies there, naming what differs.
     """
+    if set(workdir) & set("[]*?"):
+        raise UserError(
+            f"--workdir={workdir}: TensorFlow finds no checkpoints below a name "
+            "with [ ] * or ?; give another"
+        )
     content = {
         CONFIG_NAME: json.loads(config.to_json()),
         INFO_NAME: {name: value for name, value in info.items() if name != "times"},
@@ -48,7 +53,10 @@ def read_config(workdir: str) -> ml_collections.ConfigDict:
     path = files.join(workdir, CONFIG_NAME)
     if not files.exists(path):
         raise UserError(f"{path}: missing; --workdir names the folder that train made")
-    return ml_collections.ConfigDict(json.loads(files.read_bytes(path)))
+    try:
+        return ml_collections.ConfigDict(json.loads(files.read_bytes(path)))
+    except ValueError as error:
+        raise UserError(f"{path}: broken ({error}); is it train's own?") from None
 
 
 def read_info(workdir: str) -> dict[str, Any]:
@@ -75,6 +83,5 @@ def trim_metrics(workdir: str, step: int) -> None:
 def append_metrics(workdir: str, line: dict[str, Any]) -> None:
     """Adds a line to metrics.jsonl."""
     path = files.join(workdir, METRICS_NAME)
-    os.makedirs(workdir, exist_ok=True)
-    with open(path, "a", encoding="utf-8") as file:
+    with tf.io.gfile.GFile(path, "a") as file:  # appends to remote files too
         file.write(json.dumps(line) + "\n")
