@@ -40,8 +40,9 @@ def one_shot(network, depth, image):
     for size in (height, width):
         legal = tiling.legal_input_at_least(size, depth)
         extent.append(tiling.mirror_indices(-pad, legal - pad, size))
-    mean, std = image.mean((1, 2), keepdims=True), image.std((1, 2), keepdims=True)
-    normal = (image - mean) / np.where(std > 0, std, 1)
+    exact = image.astype(np.float64)
+    mean, std = exact.mean((1, 2), keepdims=True), exact.std((1, 2), keepdims=True)
+    normal = ((exact - mean) / np.where(std > 0, std, 1)).astype(np.float32)
     mirrored = normal[:, extent[0][:, None], extent[1][None, :]]
     return tf.nn.softmax(network(mirrored)).numpy()[:, :height, :width]
 
