@@ -21,6 +21,8 @@ usage: ./launch.sh COMMAND [--flag=value ...]        (COMMAND --help lists its f
   preprocess  images and labels to TFRecord shards; every Beam option can follow
               ./launch.sh preprocess --config=configs/phc_u373.py:cpu \
                 --input=DIR --output=runs/u373/data
+  verify      reads a data set back and lists all that is wrong with it
+              ./launch.sh verify --data=runs/u373/data
   train       shards to checkpoints, on all GPUs or else the processor
               ./launch.sh train --config=configs/phc_u373.py:cpu \
                 --data=runs/u373/data --workdir=runs/u373/train
@@ -171,6 +173,7 @@ case "$command" in
   demo) setup; demo ;;
   test) setup; run_tests "$@" ;;
   draw) setup; exec "$python" -m preprocess.synthetic "$@" ;;
+  verify) setup; exec "$python" -m preprocess.verify "$@" ;;
   preprocess) setup; exec "$python" -m preprocess.main "$@" ;;
   train | evaluate | export | predict | summary)
     setup

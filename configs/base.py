@@ -26,11 +26,15 @@ def get_config() -> ml_collections.ConfigDict:
     data.image_encoding = "raw"  # raw or png: png is 40 % smaller and slower to read
 
     data.split = split = ml_collections.ConfigDict()
-    split.method = "block"  # block: the end of each sequence; sequence: whole ones
+    split.method = "block"  # block, sequence, list or fold: see preprocess/splits.py
     split.validation = 0.15  # of each sequence's frames, to choose by
     split.test = 0.25  # of each sequence's frames, never looked at until evaluate
     split.validation_sequences = ()  # method sequence: names, such as ("02",)
     split.test_sequences = ()
+    split.validation_frames = ()  # method list: "SEQUENCE/NAME", such as ("01/t012",)
+    split.test_frames = ()
+    split.folds = 5  # method fold: contiguous blocks that each sequence is cut into
+    split.fold = 0  # method fold: the block that is test; the next one is validation
 
     data.augment = augment = ml_collections.ConfigDict()
     augment.elastic_grid = 3  # nodes per axis of the displacement grid

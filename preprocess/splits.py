@@ -1,13 +1,13 @@
 """Which frames are trained on and which are not, decided before anything else.
 
 Neighbouring video frames and tissue slices are near copies, so a split never takes
-single frames at random: it takes whole sequences, or one contiguous block at the end
-of each sequence.
+single frames at random: it takes whole sequences, contiguous blocks of each sequence,
+or the frames that the user lists.
 """
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import ml_collections
 
@@ -38,20 +38,18 @@ def assign_splits(
     Args:
       frames: in order of sequence and name.
       split: `method` is "block" (the end of each sequence: fractions `validation` and
-        `test`) or "sequence" (whole sequences named in `validation_sequences` and
-        `test_sequences`).
+        `test`), "sequence" (whole sequences named in `validation_sequences` and
+        `test_sequences`), "list" (single frames named in `validation_frames` and
+        `test_frames`) or "fold" (block `fold` of `folds` of each sequence is test, the
+        next one validation).
 
     Raises:
       UserError: an unknown method or sequence, or nothing left to train on.
     """
-    if split.method == "block":
-        assigned = _by_block(frames, split)
-    elif split.method == "sequence":
-        assigned = _by_sequence(frames, split)
-    else:
-        raise UserError(
-            f"config.data.split.method={split.method!r} is none of block, sequence"
-        )
+    if split.method not in METHODS:
+        known = ", ".join(METHODS)
+        raise UserError(f"config.data.split.method={split.method!r} is none of {known}")
+    assigned = METHODS[split.method](frames, split)
     if not any(frame.split == "train" for frame in assigned):
         raise UserError(
             f"{len(frames)} frames leave none to train on; "
@@ -62,28 +60,85 @@ def assign_splits(
 
 def _by_block(frames: Sequence[Frame], split) -> list[Frame]:
     fractions = {"validation": split.validation, "test": split.test}
+
+    def splits_of(num_frames: int) -> list[str]:
+        sizes = block_sizes(num_frames, fractions)
+        return [name for name in SPLITS for _ in range(sizes[name])][-num_frames:]
+
+    return _sequence_by_sequence(frames, splits_of)
+
+
+def _by_fold(frames: Sequence[Frame], split) -> list[Frame]:
+    folds = split.folds
+    if not 0 <= split.fold < folds or folds < 3:
+        raise UserError(
+            f"config.data.split.fold={split.fold} of folds={folds}: at least 3 folds, "
+            "counted from 0"
+        )
+
+    def splits_of(num_frames: int) -> list[str]:
+        if num_frames < folds:
+            raise UserError(
+                f"config.data.split.folds={folds}: a sequence has {num_frames} frames"
+            )
+        roles = {split.fold: "test", (split.fold + 1) % folds: "validation"}
+        blocks = [index * folds // num_frames for index in range(num_frames)]
+        return [roles.get(block, "train") for block in blocks]
+
+    return _sequence_by_sequence(frames, splits_of)
+
+
+def _sequence_by_sequence(
+    frames: Sequence[Frame], splits_of: Callable[[int], list[str]]
+) -> list[Frame]:
+    """Gives each sequence's frames the splits that its length asks for."""
     assigned = []
     for _, group in itertools.groupby(frames, key=lambda frame: frame.sequence):
         sequence = list(group)
-        sizes = block_sizes(len(sequence), fractions)
-        names = [name for name in SPLITS for _ in range(sizes[name])]
         assigned += [
             dataclasses.replace(frame, split=name)
-            for frame, name in zip(sequence, names[-len(sequence) :], strict=True)
+            for frame, name in zip(sequence, splits_of(len(sequence)), strict=True)
         ]
     return assigned
 
 
 def _by_sequence(frames: Sequence[Frame], split) -> list[Frame]:
-    chosen = {str(name): "validation" for name in split.validation_sequences}
-    chosen |= {str(name): "test" for name in split.test_sequences}
-    there = {frame.sequence for frame in frames}
+    names = {"validation": split.validation_sequences, "test": split.test_sequences}
+    return _by_name(frames, names, "sequence", lambda frame: frame.sequence)
+
+
+def _by_list(frames: Sequence[Frame], split) -> list[Frame]:
+    names = {"validation": split.validation_frames, "test": split.test_frames}
+    return _by_name(frames, names, "frame", lambda f: f"{f.sequence}/{f.name}")
+
+
+def _by_name(
+    frames: Sequence[Frame],
+    names: dict[str, tuple[str, ...]],
+    kind: str,
+    name_of: Callable[[Frame], str],
+) -> list[Frame]:
+    """Puts what is named into its split, and everything else into train."""
+    chosen: dict[str, str] = {}
+    for split, listed in names.items():
+        for name in map(str, listed):
+            if chosen.setdefault(name, split) != split:
+                raise UserError(f"config.data.split: {kind} {name} is in two splits")
+    there = {name_of(frame) for frame in frames}
     if unknown := sorted(chosen.keys() - there):
+        some = ", ".join(sorted(there)[:10])
         raise UserError(
-            f"config.data.split names sequences {', '.join(unknown)}; "
-            f"there is {', '.join(sorted(there))}"
+            f"config.data.split names {kind} {', '.join(unknown)}; there is {some}"
         )
     return [
-        dataclasses.replace(frame, split=chosen.get(frame.sequence, "train"))
+        dataclasses.replace(frame, split=chosen.get(name_of(frame), "train"))
         for frame in frames
     ]
+
+
+METHODS = {
+    "block": _by_block,
+    "sequence": _by_sequence,
+    "list": _by_list,
+    "fold": _by_fold,
+}

@@ -93,14 +93,49 @@ def test_sequences_are_whole():
 @pytest.mark.parametrize(
     "changes, words",
     [
-        (dict(method="random"), "none of block, sequence"),
-        (dict(method="sequence", test_sequences=("07",)), "names sequences 07"),
+        (dict(method="random"), "none of block, sequence, list, fold"),
+        (dict(method="sequence", test_sequences=("07",)), "names sequence 07"),
+        (dict(method="list", test_frames=("01/t9",)), "names frame 01/t9"),
+        (
+            dict(
+                method="list", test_frames=("01/t001",), validation_frames=("01/t001",)
+            ),
+            "01/t001 is in two splits",
+        ),
+        (dict(method="fold", fold=5), "fold=5 of folds=5"),
+        (dict(method="fold", folds=6), "folds=6: a sequence has 5 frames"),
         (dict(method="sequence", test_sequences=("01",)), "none to train on"),
     ],
 )
 def test_impossible_splits_are_refused(changes, words):
     with pytest.raises(UserError, match=words):
         splits.assign_splits(frames(5), split_config(**changes))
+
+
+def test_listed_frames_go_where_they_are_listed():
+    changes = dict(validation_frames=("02/t001",), test_frames=("01/t003", "02/t000"))
+    assigned = splits.assign_splits(
+        frames(5, ("01", "02")), split_config(method="list", **changes)
+    )
+    assert names(assigned, "validation") == ["set/02/t001"]
+    assert names(assigned, "test") == ["set/01/t003", "set/02/t000"]
+    assert len(names(assigned, "train")) == 7
+
+
+def test_folds_test_every_frame_once_in_contiguous_blocks():
+    given = frames(13, ("01", "02"))
+    tested = []
+    for fold in range(5):
+        changes = dict(method="fold", folds=5, fold=fold)
+        assigned = splits.assign_splits(given, split_config(**changes))
+        for sequence in ("01", "02"):
+            roles = [f.split for f in assigned if f.sequence == sequence]
+            for role in ("test", "validation"):
+                where = [i for i, r in enumerate(roles) if r == role]
+                assert where == list(range(where[0], where[-1] + 1))
+                assert len(where) in (2, 3)
+        tested += names(assigned, "test")
+    assert sorted(tested) == sorted(frame.key for frame in given)
 
 
 @pytest.mark.parametrize("count", [1, 2])

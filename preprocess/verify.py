@@ -1,0 +1,179 @@
+"""Reads a finished data set back and lists everything that is not as it says."""
+
+import collections
+import itertools
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from absl import flags
+from tqdm import tqdm
+
+from preprocess import cli, files, tiling
+from preprocess.errors import UserError
+from preprocess.records import UNLABELLED, Tile, parse, read_records
+from preprocess.shards import read_info, sha256_of
+from preprocess.splits import SPLITS
+
+
+def verify(folder: str) -> int:
+    """Checks a data set against its `dataset_info.json`.
+
+    Every shard is there with its bytes and checksum, every record parses, counts and
+    class frequencies hold, labels and weights lie in their bounds, validation and test
+    are not augmented, the tiles cover each frame, and no frame is in two splits.
+
+    Returns:
+      How many tiles were read.
+
+    Raises:
+      UserError: all that is wrong, a line each.
+    """
+    info = read_info(folder)
+    problems = [*_shared_frames(info), *_strange_files(folder, info)]
+    tiles = 0
+    shards = [(split, s) for split in SPLITS for s in info["splits"][split]["shards"]]
+    places: dict[str, list[str]] = collections.defaultdict(list)
+    pixels = {split: np.zeros(UNLABELLED + 1, np.int64) for split in SPLITS}
+    for split, shard in tqdm(shards, unit="shard", file=sys.stderr):
+        path = files.join(folder, shard["name"])
+        if wrong := _wrong_file(path, shard):
+            problems.append(wrong)
+        if not files.exists(path):
+            continue
+        read = 0
+        try:
+            for tile in _tiles(path, info["geometry"]):
+                read += 1
+                unit, _, place = tile.key.rpartition("/")
+                places[f"{split}/{unit}"].append(place)
+                pixels[split] += np.bincount(tile.label.ravel(), minlength=256)
+                problems += _wrong_tile(path, tile, info, split)
+        except ValueError as error:
+            problems.append(f"{path}: tile {read}: {error}")
+        if read != shard["records"]:
+            problems.append(f"{path}: {read} tiles, {shard['records']} in the info")
+        tiles += read
+    problems += _wrong_places(info, places)
+    problems += _wrong_frequencies(info, pixels)
+    if problems:
+        raise UserError(problems)
+    return tiles
+
+
+def _tiles(path: str, geometry: dict[str, Any]) -> Iterator[Tile]:
+    size = geometry["tile_size"]
+    with files.open_read(path) as file:
+        for record in read_records(file):
+            yield parse(
+                record,
+                encoding=geometry["image_encoding"],
+                step=geometry["weight_step"],
+                image_shape=(size, size, geometry["channels"]),
+                bits=geometry["bits"],
+            )
+
+
+def _shared_frames(info: dict[str, Any]) -> Iterator[str]:
+    """Frames, by name or by content, that lie in two splits."""
+    names = collections.defaultdict(list)
+    contents = collections.defaultdict(set)
+    for split in SPLITS:
+        for key in info["splits"][split]["frames"]:
+            names[key].append(split)
+    for source in info["sources"]:
+        image = source["files"][0]
+        contents[image["sha256"], image["page"]].add(source["split"])
+    for key, splits in names.items():
+        if len(splits) > 1:
+            yield f"{key}: in {' and '.join(splits)}"
+    for (digest, page), shared in contents.items():
+        if len(shared) > 1:
+            yield f"image {digest[:12]}, page {page}: in {' and '.join(sorted(shared))}"
+
+
+def _strange_files(folder: str, info: dict[str, Any]) -> Iterator[str]:
+    """Shards that lie there and belong to something else."""
+    known = {s["name"] for split in SPLITS for s in info["splits"][split]["shards"]}
+    for path in files.glob_in(folder, "*.tfrecord"):
+        if files.basename(path) not in known:
+            yield f"{path}: not a shard of this data set"
+
+
+def _wrong_file(path: str, shard: dict[str, Any]) -> str | None:
+    if not files.exists(path):
+        return f"{path}: missing"
+    if sha256_of(path) != shard["sha256"]:
+        return f"{path}: its sha256 is not that in the info"
+    return None
+
+
+def _wrong_tile(
+    path: str, tile: Tile, info: dict[str, Any], split: str
+) -> Iterator[str]:
+    """What is wrong with one tile, its place apart."""
+    geometry, w0 = info["geometry"], info["config"]["data"]["border_weight"]
+    output, where = geometry["output_size"], f"{path}: {tile.key}"
+    for name in ("label", "weight"):
+        shape = getattr(tile, name).shape
+        if shape != (output, output):
+            yield f"{where}: {name} is {shape}, not {output} px square"
+    known = tile.label[tile.label != UNLABELLED]
+    if known.size and known.max() >= geometry["classes"]:
+        yield f"{where}: class {known.max()}, of {geometry['classes']} classes"
+    if tile.weight.max() > w0 + geometry["weight_step"]:
+        yield f"{where}: border weight {tile.weight.max():.2f}, at most {w0}"
+    if not (np.isfinite(tile.mean).all() and (tile.std > 0).all()):
+        yield f"{where}: mean {tile.mean}, standard deviation {tile.std}"
+    if split != "train" and "/a00/" not in tile.key:
+        yield f"{where}: augmented, in the {split} split"
+
+
+def _wrong_places(info: dict[str, Any], places: dict[str, list[str]]) -> Iterator[str]:
+    """Units that are missing, not asked for, or don't cover their frame."""
+    output = info["geometry"]["output_size"]
+    expected = {}
+    for source in info["sources"]:
+        rows = tiling.tile_origins(source["height"], output)
+        columns = tiling.tile_origins(source["width"], output)
+        grid = sorted(f"r{r}c{c}" for r, c in itertools.product(rows, columns))
+        train = source["split"] == "train"
+        augmentations = info["config"]["data"]["augmentations"] if train else 1
+        for index in range(augmentations):
+            expected[f"{source['split']}/{source['frame']}/a{index:02d}"] = grid
+    for unit in sorted(expected.keys() | places.keys()):
+        if unit not in expected:
+            yield f"{unit}: not in the plan"
+        elif sorted(places.get(unit, [])) != expected[unit]:
+            yield (
+                f"{unit}: {len(places.get(unit, []))} tiles do not cover the frame, "
+                f"{len(expected[unit])} should"
+            )
+
+
+def _wrong_frequencies(
+    info: dict[str, Any], pixels: dict[str, np.ndarray]
+) -> Iterator[str]:
+    for split in SPLITS:
+        said = info["splits"][split]["class_pixels"]
+        if said and pixels[split][: len(said)].tolist() != said:
+            yield f"{split}: class frequencies are not those in the info"
+
+
+def _define(values: flags.FlagValues) -> None:
+    flags.DEFINE_string("data", None, "folder that preprocess made", flag_values=values)
+
+
+def _verify(values: flags.FlagValues, _: list[str]) -> None:
+    tiles = verify(values.data)
+    print(f"{values.data}: {tiles} tiles, all as {values.data}/dataset_info.json says")
+
+
+COMMAND = cli.Command(
+    name="verify", summary=__doc__, define=_define, run=_verify, required=("data",)
+)
+
+
+if __name__ == "__main__":
+    sys.exit(cli.main(COMMAND))

@@ -1,0 +1,160 @@
+"""The checker finds whatever is planted, and nothing else."""
+
+import json
+import pathlib
+import shutil
+
+import numpy as np
+import pytest
+
+from preprocess import records, shards
+from preprocess.cli import main
+from preprocess.errors import UserError
+from preprocess.main import COMMAND
+from preprocess.verify import COMMAND as VERIFY
+from preprocess.verify import verify
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def made(cells, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("verify") / "data"
+    arguments = [
+        f"--config={ROOT}/configs/synthetic.py:smoke",
+        "--config.data.tile_size=60",
+        "--config.model.depth=2",
+        "--config.data.augmentations=2",
+        f"--input={cells}",
+        f"--output={folder}",
+    ]
+    assert main(COMMAND, arguments) == 0
+    return folder
+
+
+@pytest.fixture
+def data(made, tmp_path):
+    return shutil.copytree(made, tmp_path / "data")
+
+
+def found(folder) -> list[str]:
+    with pytest.raises(UserError) as caught:
+        verify(str(folder))
+    return caught.value.problems
+
+
+def edit_info(folder, change):
+    path = folder / shards.INFO_NAME
+    info = json.loads(path.read_text())
+    change(info)
+    path.write_text(json.dumps(info))
+
+
+def rewrite(folder, name, change):
+    """Rewrites a shard with each tile changed, checksums made to fit."""
+    geometry = json.loads((folder / shards.INFO_NAME).read_text())["geometry"]
+    settings = dict(encoding="raw", step=geometry["weight_step"])
+    with open(folder / name, "rb") as file:
+        shape = dict(image_shape=(60, 60, 1), bits=8)
+        tiles = [
+            records.parse(record, **settings, **shape)
+            for record in records.read_records(file)
+        ]
+    written = [records.encode(tile, **settings) for tile in change(tiles)]
+    count, size, digest = shards.write_shard(str(folder / name), written)
+
+    def fit(info):
+        for split in info["splits"].values():
+            for shard in split["shards"]:
+                if shard["name"] == name:
+                    shard.update(records=count, bytes=size, sha256=digest)
+
+    edit_info(folder, fit)
+
+
+def test_a_good_data_set_passes(made, capsys):
+    assert main(VERIFY, [f"--data={made}"]) == 0
+    assert f"{(5 * 2 + 1 + 2) * 49} tiles" in capsys.readouterr().out
+
+
+TEST_SHARD = "test-00000-of-00002.tfrecord"
+
+
+def flip_byte(folder):
+    content = bytearray((folder / TEST_SHARD).read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / TEST_SHARD).write_bytes(content)
+
+
+def alter(**changes):
+    """A change of every tile's fields, by functions of their values."""
+
+    def change(tiles):
+        return [
+            t._replace(**{k: f(getattr(t, k)) for k, f in changes.items()})
+            for t in tiles
+        ]
+
+    return lambda folder: rewrite(folder, TEST_SHARD, change)
+
+
+def move_frame(info):
+    info["splits"]["test"]["frames"].append(info["splits"]["train"]["frames"][0])
+
+
+def share_image(info):
+    info["sources"][-1]["files"][0] = info["sources"][0]["files"][0]
+
+
+def miscount(info):
+    info["splits"]["train"]["class_pixels"][0] += 1
+
+
+PLANTED = {
+    "flipped byte": (flip_byte, ["its sha256 is not", "corrupted record at byte"]),
+    "missing shard": (lambda f: (f / TEST_SHARD).unlink(), [TEST_SHARD + ": missing"]),
+    "foreign shard": (
+        lambda f: shutil.copy(f / TEST_SHARD, f / "test-00000-of-00009.tfrecord"),
+        ["not a shard of this data set"],
+    ),
+    "class too large": (alter(label=lambda v: v + 2), ["class 3, of 2", "frequencies"]),
+    "augmented test": (
+        alter(key=lambda v: v.replace("/a00/", "/a01/")),
+        ["augmented, in the test split", "not in the plan", "do not cover"],
+    ),
+    "label of another size": (
+        alter(label=lambda v: v[:10]),
+        ["label is (10, 20), not 20 px", "frequencies"],
+    ),
+    "no deviation": (alter(std=np.zeros_like), ["standard deviation [0.]"]),
+    "tile left out": (
+        lambda f: rewrite(f, TEST_SHARD, lambda tiles: tiles[1:]),
+        ["48 tiles do not cover the frame, 49 should", "frequencies"],
+    ),
+    "frame in two splits": (lambda f: edit_info(f, move_frame), ["in train and test"]),
+    "image in two splits": (lambda f: edit_info(f, share_image), ["in test and train"]),
+    "wrong frequencies": (
+        lambda f: edit_info(f, miscount),
+        ["train: class frequencies are not those in the info"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_what_is_planted_is_found(data, name):
+    plant, expected = PLANTED[name]
+    plant(data)
+    text = "\n".join(found(data))
+    for words in expected:
+        assert words in text
+
+
+def test_everything_is_listed_at_once(data, capsys):
+    flip_byte(data)
+    (data / "train-00000-of-00002.tfrecord").unlink()
+    edit_info(data, move_frame)
+    assert main(VERIFY, [f"--data={data}"]) == 2
+    lines = capsys.readouterr().err
+    for words in ("sha256 is not", "00000-of-00002.tfrecord: missing", "in train and"):
+        assert words in lines
+    assert "Traceback" not in lines
