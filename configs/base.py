@@ -18,6 +18,7 @@ def get_config() -> ml_collections.ConfigDict:
     data.labels = "binary"  # ctc: gold, silver, both; folder: binary, class, instance
     data.sequences = ()  # ctc: ("01", "02"); () takes all there are
     data.mask_suffix = ""  # folder: "_mask" where a.png goes with a_mask.png
+    data.on_bad_frame = "fail"  # fail: list all and stop; skip: leave out and record
     data.tile_size = 572  # px in; valid convolutions give 388 out at depth 4
     data.num_shards = 16  # at most, per split; several per reading worker are good
     data.augmentations = 20  # units per training frame, the unchanged one included

@@ -47,6 +47,8 @@ def check_data_config(config: ml_collections.ConfigDict) -> None:
             tiling.output_size(data.tile_size, model.depth)
         except ValueError as error:
             problems.append(f"config.data.tile_size: {error}")
+    if data.on_bad_frame not in ("fail", "skip"):
+        problems.append(f"config.data.on_bad_frame={data.on_bad_frame!r}: fail or skip")
     if data.image_encoding not in ENCODINGS:
         known = ", ".join(ENCODINGS)
         problems.append(

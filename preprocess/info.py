@@ -14,7 +14,7 @@ from preprocess import tiling
 from preprocess.errors import UserError
 from preprocess.records import SCHEMA_VERSION, UNLABELLED, weight_step
 from preprocess.shards import Shard, fingerprint
-from preprocess.sources import Frame, check_frame
+from preprocess.sources import Frame, check_frame, look_for_frames
 from preprocess.splits import SPLITS
 
 SOFTWARE = ("unet-tfrecords", "apache-beam", "numpy", "opencv-python-headless")
@@ -44,12 +44,14 @@ class Facts(NamedTuple):
 
     Attributes:
       bits: bits of a pixel, the most that any frame has.
-      problems: of all frames.
+      problems: why nothing can be made, of all frames.
+      skipped: keys of frames that are left out because they can't be read.
       digest: of config and source files; a shard of another digest is another shard.
     """
 
     bits: int
     problems: tuple[str, ...]
+    skipped: frozenset[str]
     digest: str
 
 
@@ -81,12 +83,14 @@ def gather_facts(
     config: ml_collections.ConfigDict,
 ) -> Facts:
     """Sums up all inspections, independent of their order."""
+    good = [found for found in inspections if not found.problems]
     problems = {line for found in inspections for line in found.problems}
-    if not problems:
-        problems = {*_same_images(inspections, dict(digests)), *_one_class(inspections)}
+    if config.data.on_bad_frame == "skip" or not problems:
+        problems = {*_same_images(good, dict(digests)), *_one_class(good)}
     return Facts(
-        max((found.bits for found in inspections), default=8),
+        max((found.bits for found in good), default=8),
         tuple(sorted(problems)),
+        frozenset(found.frame.key for found in inspections if found.problems),
         fingerprint([data_config(config), sorted(digests)]),
     )
 
@@ -142,7 +146,9 @@ def dataset_info(
     config: ml_collections.ConfigDict,
 ) -> dict[str, Any]:
     """The content of `dataset_info.json`, independent of the order of its inputs."""
-    inspections = sorted(inspections, key=lambda found: found.frame.key)
+    skipped = _skipped_info(inspections, digests, folder=folder, config=config)
+    inspections = [found for found in inspections if not found.problems]
+    inspections.sort(key=lambda found: found.frame.key)
     bits = max(found.bits for found in inspections)
     return {
         "schema_version": SCHEMA_VERSION,
@@ -150,6 +156,7 @@ def dataset_info(
         "geometry": geometry(config, bits),
         "splits": {split: _split_info(split, shards, inspections) for split in SPLITS},
         "sources": [_source_info(found, digests, folder) for found in inspections],
+        "skipped": skipped,
         "software": {
             "python": platform.python_version(),
             **{name: importlib.metadata.version(name) for name in SOFTWARE},
@@ -177,6 +184,46 @@ def _split_info(
     }
 
 
+def _skipped_info(
+    inspections: list[Inspection],
+    digests: dict[str, str],
+    *,
+    folder: str,
+    config: ml_collections.ConfigDict,
+) -> list[dict[str, Any]]:
+    """What was left out and why: bad frames with their files, then stray files."""
+    bad = sorted((f for f in inspections if f.problems), key=lambda f: f.frame.key)
+    entries = [
+        {
+            "frame": found.frame.key,
+            "reasons": [_relative(line, folder) for line in found.problems],
+            "files": _file_infos(found.frame, digests, folder),
+        }
+        for found in bad
+    ]
+    strays = look_for_frames(config.data, folder).problems
+    reasons = sorted(_relative(line, folder) for line in strays)
+    return entries + [{"frame": "", "reasons": [r], "files": []} for r in reasons]
+
+
+def _relative(text: str, folder: str) -> str:
+    """A text without the way to the data set: the same wherever that lies."""
+    return text.replace(folder.rstrip("/") + "/", "")
+
+
+def _file_infos(
+    frame: Frame, digests: dict[str, str], folder: str
+) -> list[dict[str, Any]]:
+    return [
+        {
+            "path": _relative(page.path, folder),
+            "page": page.number,
+            "sha256": digests.get(page.path, ""),  # "": a bad frame's, unreadable
+        }
+        for page in frame.pages
+    ]
+
+
 def _source_info(
     found: Inspection, digests: dict[str, str], folder: str
 ) -> dict[str, Any]:
@@ -186,12 +233,5 @@ def _source_info(
         "split": frame.split,
         "height": found.height,
         "width": found.width,
-        "files": [
-            {
-                "path": page.path.removeprefix(folder).lstrip("/"),
-                "page": page.number,
-                "sha256": digests[page.path],
-            }
-            for page in frame.pages
-        ],
+        "files": _file_infos(frame, digests, folder),
     }

@@ -44,6 +44,13 @@ def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "output", None, "folder for shards, local or gs://", flag_values=values
     )
+    flags.DEFINE_enum(
+        "on_bad_frame",
+        None,
+        ["fail", "skip"],
+        "fail (default): list all bad frames and stop; skip: leave out and record",
+        flag_values=values,
+    )
     flags.DEFINE_bool(
         "overwrite", False, "start afresh where data lies already", flag_values=values
     )
@@ -52,6 +59,8 @@ def _define(values: flags.FlagValues) -> None:
 def preprocess(values: flags.FlagValues, beam_args: list[str]) -> None:
     """The command: checks, runs the Beam job, sums up."""
     config = cli.config_of(values)
+    if values.on_bad_frame:
+        config.data.on_bad_frame = values.on_bad_frame
     check_data_config(config)
     folder, output = values.input, values.output
     if not files.is_remote(folder):
@@ -129,7 +138,7 @@ def _changed_sources(info: dict[str, Any], units: list[Unit], folder: str) -> li
     """Source files that are not those which a finished data set was made from."""
     recorded = {
         entry["path"]: entry["sha256"]
-        for source in info["sources"]
+        for source in info["sources"] + info["skipped"]
         for entry in source["files"]
     }
     present = {page.path for unit in units for page in unit.frame.pages}
@@ -253,6 +262,9 @@ def _summarise(output: str, seconds: float) -> None:
             f"{content['num_tiles']} tiles, {len(content['shards'])} shards, "
             f"{content['num_bytes'] / 1e6:.1f} MB; classes {shares or '-'}"
         )
+    for left_out in info["skipped"]:
+        for reason in left_out["reasons"]:
+            print(f"skipped: {reason}", file=sys.stderr)
     tiles = sum(content["num_tiles"] for content in info["splits"].values())
     print(f"{tiles} tiles in {seconds:.1f} s ({tiles / seconds:.0f} tiles/s)")
     print(files.join(output, INFO_NAME))

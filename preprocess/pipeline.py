@@ -192,14 +192,15 @@ class WriteShard(beam.DoFn):
     ) -> Shard:
         """An earlier run's shard where it is whole, else a new one."""
         units = plan.in_order(grouped, self.config.seed)
+        kept = [unit for unit in units if unit.frame.key not in facts.skipped]
         name = shard_name(split, index, units[0].num_shards)
-        made_from = fingerprint([facts.digest, [unit.key for unit in units]])
+        made_from = fingerprint([facts.digest, [unit.key for unit in kept]])
         if shard := kept_shard(self.output, name, made_from):
             self.shards_kept.inc()
             return shard
         class_pixels = np.zeros(UNLABELLED + 1, np.int64)
         path = files.join(self.output, name)
-        written = write_shard(path, self._records(units, facts.bits, class_pixels))
+        written = write_shard(path, self._records(kept, facts.bits, class_pixels))
         classes = class_pixels[: self.config.model.classes].tolist()
         shard = Shard(split, name, *written, tuple(classes), made_from)
         write_sidecar(self.output, shard)

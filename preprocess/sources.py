@@ -68,6 +68,18 @@ class Frame:
         return [page for page in pages if page]
 
 
+class Found(NamedTuple):
+    """What lies in a folder.
+
+    Attributes:
+      frames: the labelled frames, in order of sequence and name.
+      problems: files that should belong to a frame and don't, a line each.
+    """
+
+    frames: list[Frame]
+    problems: list[str]
+
+
 class Truth(NamedTuple):
     """What is known of a frame.
 
@@ -84,11 +96,24 @@ def find_frames(data: ml_collections.ConfigDict, folder: str) -> list[Frame]:
     """All labelled frames below a folder, in order of sequence and name.
 
     Args:
-      data: the config's `data` part (layout, labels, sequences, name).
+      data: the config's `data` part (layout, labels, sequences, name, on_bad_frame).
       folder: the data set, local or remote.
 
     Raises:
-      UserError: nothing there, or images without labels and the other way round.
+      UserError: nothing there; or, unless bad frames are skipped, images without
+        labels and the other way round.
+    """
+    found = look_for_frames(data, folder)
+    if found.problems and (data.on_bad_frame == "fail" or not found.frames):
+        raise UserError(found.problems)
+    return found.frames
+
+
+def look_for_frames(data: ml_collections.ConfigDict, folder: str) -> Found:
+    """Frames below a folder, and what is wrong there.
+
+    Raises:
+      UserError: nothing there at all.
     """
     if data.layout not in LAYOUTS:
         known = ", ".join(LAYOUTS)
@@ -102,13 +127,13 @@ def find_frames(data: ml_collections.ConfigDict, folder: str) -> list[Frame]:
         raise UserError(
             f"config.data.sequences={data.sequences}: layout {data.layout!r} has none"
         )
-    frames = LAYOUTS[data.layout].find(name, folder, data)
-    if not frames:
+    found = LAYOUTS[data.layout].find(name, folder, data)
+    if not found.frames and not found.problems:
         raise UserError(
             f"{folder}: no frames found; layout {data.layout!r} wants "
             f"{LAYOUTS[data.layout].wants}"
         )
-    return frames
+    return found
 
 
 def read_frame(frame: Frame, channels: int) -> np.ndarray:
@@ -181,7 +206,7 @@ def connected_instances(classes: np.ndarray) -> np.ndarray:
 # --- ISBI 2012: two multi-page stacks ------------------------------------------------
 
 
-def _find_isbi(name: str, folder: str, data: ml_collections.ConfigDict) -> list[Frame]:
+def _find_isbi(name: str, folder: str, data: ml_collections.ConfigDict) -> Found:
     volume = files.join(folder, "train-volume.tif")
     labels = files.join(folder, "train-labels.tif")
     if missing := [path for path in (volume, labels) if not files.exists(path)]:
@@ -192,10 +217,11 @@ def _find_isbi(name: str, folder: str, data: ml_collections.ConfigDict) -> list[
             f"{labels}: {label_pages} pages, but {volume} has {pages}; "
             "both stacks need one page a slice"
         )
-    return [
+    frames = [
         Frame(name, "stack", f"z{i:03d}", "isbi", Page(volume, i), Page(labels, i))
         for i in range(pages)
     ]
+    return Found(frames, [])
 
 
 def _isbi_truth(frame: Frame, data: ml_collections.ConfigDict) -> Truth:
@@ -214,7 +240,7 @@ def _numbered(folder: str, prefix: str) -> dict[str, str]:
     return {match[1]: path for match, path in named if match}
 
 
-def _find_ctc(name: str, folder: str, data: ml_collections.ConfigDict) -> list[Frame]:
+def _find_ctc(name: str, folder: str, data: ml_collections.ConfigDict) -> Found:
     if data.labels not in ("gold", "silver", "both"):
         raise UserError(
             f"config.data.labels={data.labels!r}: layout 'ctc' knows gold, silver, both"
@@ -261,9 +287,7 @@ def _find_ctc(name: str, folder: str, data: ml_collections.ConfigDict) -> list[F
             for n in labelled
             if n in images
         ]
-    if problems:
-        raise UserError(problems)
-    return frames
+    return Found(frames, problems)
 
 
 def _ctc_truth(frame: Frame, data: ml_collections.ConfigDict) -> Truth:
@@ -355,9 +379,7 @@ def _by_stem(folder: str, suffix: str = "") -> dict[str, str]:
     return found
 
 
-def _find_folder(
-    name: str, folder: str, data: ml_collections.ConfigDict
-) -> list[Frame]:
+def _find_folder(name: str, folder: str, data: ml_collections.ConfigDict) -> Found:
     if data.labels not in ("binary", "class", "instance"):
         raise UserError(
             f"config.data.labels={data.labels!r}: layout 'folder' knows binary "
@@ -377,7 +399,11 @@ def _find_folder(
     ]
     frames = []
     for stem in sorted(images.keys() & masks.keys()):
-        pages, mask_pages = count_pages(images[stem]), count_pages(masks[stem])
+        try:
+            pages, mask_pages = count_pages(images[stem]), count_pages(masks[stem])
+        except UserError as error:
+            problems += error.problems
+            continue
         if pages != mask_pages:
             problems.append(
                 f"{masks[stem]}: {mask_pages} pages, but {images[stem]} has {pages}"
@@ -390,9 +416,7 @@ def _find_folder(
             )
             for i, n in enumerate(names)
         ]
-    if problems:
-        raise UserError(problems)
-    return frames
+    return Found(frames, problems)
 
 
 def _folder_truth(frame: Frame, data: ml_collections.ConfigDict) -> Truth:
@@ -417,7 +441,7 @@ def _folder_truth(frame: Frame, data: ml_collections.ConfigDict) -> Truth:
 class Layout(NamedTuple):
     """An adapter: how to find frames, how to read their truth, what it looks for."""
 
-    find: Callable[[str, str, ml_collections.ConfigDict], list[Frame]]
+    find: Callable[[str, str, ml_collections.ConfigDict], Found]
     truth: Callable[[Frame, ml_collections.ConfigDict], Truth]
     wants: str
 

@@ -20,6 +20,7 @@ from preprocess import records, shards, tiling
 from preprocess.cli import main
 from preprocess.main import COMMAND, LOCAL_RUNNER
 from preprocess.render import tiles_of_unit
+from preprocess.verify import verify
 
 DRAWN = "--config=configs/synthetic.py:smoke"
 ROOT = pathlib.Path(__file__).parent.parent
@@ -350,6 +351,32 @@ def test_broken_input_is_one_line_and_leaves_nothing(cells, tmp_path, capfd, nam
     assert len(error) == 1 and path in error[0] and words in error[0]
     left = list((tmp_path / "out").iterdir()) if (tmp_path / "out").exists() else []
     assert not left
+
+
+def test_bad_frames_are_skipped_when_asked_and_recorded(cells, tmp_path, capfd):
+    shutil.copytree(cells, tmp_path / "in")
+    (tmp_path / "in/01/t001.tif").write_text("hello")
+    (tmp_path / "in/01/t006.tif").unlink()
+    folders = tmp_path / "in", tmp_path / "out"
+    assert preprocess(*folders) == 2
+    assert preprocess(*folders, "--on_bad_frame=skip") == 0
+    info = shards.read_info(str(tmp_path / "out"))
+    broken, missing = (reason for left in info["skipped"] for reason in left["reasons"])
+    assert broken.startswith("01/t001.tif: cannot be read")
+    assert missing.startswith("01_GT/SEG/man_seg006.tif: label without image")
+    error = capfd.readouterr().err
+    assert f"skipped: {broken}" in error and f"skipped: {missing}" in error
+    keys = [key for split in info["splits"].values() for key in split["frames"]]
+    assert [key.split("/")[-1] for key in sorted(keys)] == [
+        f"t{i:03d}" for i in (0, 2, 3, 4, 5, 7)
+    ]
+    tiles = [
+        t.key for s in info["splits"] for t in read_tiles(tmp_path / "out", info, s)
+    ]
+    assert not [key for key in tiles if "t001" in key or "t006" in key]
+    assert verify(str(tmp_path / "out")) == len(tiles)
+    assert preprocess(*folders, "--on_bad_frame=skip") == 0  # nothing to do
+    assert "complete already" in capfd.readouterr().out
 
 
 def test_all_broken_frames_are_listed_at_once(cells, tmp_path, capfd):
