@@ -171,6 +171,22 @@ def test_evaluate_refuses_frames_it_was_trained_on(run, cells, tmp_path, capsys)
     assert "t004.tif: was trained on" in capsys.readouterr().err
 
 
+@pytest.mark.slow
+def test_skipped_frames_are_skipped_all_the_way(cells, tmp_path):
+    shutil.copytree(cells, tmp_path / "c")
+    for name in ("t001", "t007"):  # one to train on, one to test
+        (tmp_path / f"c/01/{name}.tif").write_text("hello")
+    settings = ("--config=configs/synthetic.py:smoke", *TINY)
+    source, data = f"--input={tmp_path / 'c'}", tmp_path / "data"
+    skip = "--on_bad_frame=skip"
+    assert command("preprocess", *settings, source, f"--output={data}", skip) == 0
+    workdir = f"--workdir={tmp_path / 'run'}"
+    assert command("train", *settings, f"--data={data}", workdir) == 0
+    assert command("evaluate", workdir, source) == 0
+    result = json.loads((tmp_path / "run/evaluation-test.json").read_text())
+    assert list(result["frames"]) == ["drawn-cells/01/t006"]
+
+
 def test_predict_goes_on_after_a_broken_file(run, cells, tmp_path, capfd):
     shutil.copytree(cells / "01", tmp_path / "in")
     (tmp_path / "in/t003.tif").write_text("hello")

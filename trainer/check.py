@@ -58,16 +58,18 @@ def check_train_config(config: ml_collections.ConfigDict) -> None:
 
 
 def check_fit(info: dict[str, Any], config: ml_collections.ConfigDict) -> None:
-    """Checks that the config is the one that made the data; seeds may differ.
+    """Checks that the config is the one that made the data.
 
-    Evaluation reads truth and splits by the config, so it must not say otherwise.
+    Evaluation reads truth and splits by the config, so it must not say otherwise. The
+    seed may differ, and what was done with bad frames is the data set's to say.
 
     Raises:
       UserError: every difference, with both values.
     """
     there, here = info["config"], data_config(config)
-    changed = differences({**there, "seed": 0}, {**here, "seed": 0}, "config")
-    if changed:
+    here["seed"] = there["seed"]
+    here["data"]["on_bad_frame"] = there["data"]["on_bad_frame"]
+    if changed := differences(there, here, "config"):
         raise UserError(
             [
                 f"{line} (there: the data, here: the config given); use the config "

@@ -19,14 +19,17 @@ from trainer.metrics import confusion_matrix, pixel_scores
 from trainer.restore import restore_network
 
 
-def frames_of_split(config, source: str, split: str) -> list[Frame]:
-    """The frames of a split, as preprocess made the splits.
+def frames_of_split(
+    config, source: str, split: str, info: dict[str, Any]
+) -> list[Frame]:
+    """The frames of a split, as preprocess made the splits, less those it skipped.
 
     Raises:
       UserError: the split is empty there.
     """
     frames = assign_splits(find_frames(config.data, source), config.data.split)
-    chosen = [frame for frame in frames if frame.split == split]
+    skipped = {entry["frame"] for entry in info["skipped"]}
+    chosen = [f for f in frames if f.split == split and f.key not in skipped]
     if not chosen:
         raise UserError(f"{source}: no frame in the {split} split; see --split")
     return chosen
@@ -69,9 +72,10 @@ def evaluate(folder: str, source: str, split: str) -> dict[str, Any]:
     if split not in SPLITS:
         raise UserError(f"--split={split} is none of {', '.join(SPLITS)}")
     config = workdir.read_config(folder)
-    frames = frames_of_split(config, source, split)
+    info = workdir.read_info(folder)
+    frames = frames_of_split(config, source, split, info)
     if split != "train":
-        check_unseen(frames, workdir.read_info(folder))
+        check_unseen(frames, info)
     network, step = restore_network(folder, config)
     model = config.model
     segmenter = Segmenter(network, depth=model.depth, classes=model.classes)

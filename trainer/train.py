@@ -145,6 +145,7 @@ def train(config: ml_collections.ConfigDict, data: str, folder: str) -> None:
     check_data_config(config)
     check_train_config(config)
     check_fit(info, config)
+    config.data.on_bad_frame = info["config"]["data"]["on_bad_frame"]
     paths = {
         split: input_pipeline.shard_paths(info, data, split)
         for split in ("train", "validation")
