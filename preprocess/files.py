@@ -5,6 +5,7 @@ through Beam's FileSystems, imported only then. A file appears whole or not at a
 """
 
 import contextlib
+import fcntl
 import glob as local_glob
 import os
 import shutil
@@ -14,6 +15,7 @@ from typing import IO
 
 from preprocess.errors import UserError
 
+LOCK_NAME = ".lock"
 TEMPORARY = ".unfinished-"  # begins the name of every file not yet complete
 
 
@@ -158,6 +160,41 @@ def open_atomic(path: str) -> Iterator[IO[bytes]]:
         with contextlib.suppress(Exception):
             remove([temporary])
         raise
+
+
+@contextlib.contextmanager
+def exclusive(folder: str) -> Iterator[None]:
+    """Keeps other processes of this machine, or of a shared disk, out of a folder.
+
+    The lock goes with the process, so a killed one leaves nothing locked. Remote
+    stores have no locks: there, shards are whole objects that depend on the config
+    alone, and a job of another config is refused by what the first one noted.
+
+    Raises:
+      UserError: another process is at work there.
+    """
+    if is_remote(folder):
+        yield
+        return
+    make_folder(folder)
+    path = os.path.join(folder, LOCK_NAME)
+    with open(path, "wb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held = os.path.exists(path) and os.path.samestat(
+                os.fstat(file.fileno()), os.stat(path)
+            )  # or its holder removed the file between our open and our lock
+        except BlockingIOError:
+            held = False
+        if not held:
+            raise UserError(f"{folder}: another job is writing there; wait for its end")
+        try:
+            yield
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(path)
+            with contextlib.suppress(OSError):
+                os.rmdir(folder)  # where nothing was written, nothing is left
 
 
 def write_bytes(path: str, content: bytes) -> None:

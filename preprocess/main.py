@@ -70,11 +70,25 @@ def preprocess(values: flags.FlagValues, beam_args: list[str]) -> None:
 
     units = job.plan_dataset(folder, config)
     options = _beam_options(beam_args)
-    if _is_complete(output, config, units, folder=folder, overwrite=values.overwrite):
-        print(f"{files.join(output, INFO_NAME)}: complete already, nothing to do")
-        return
-    started = time.monotonic()
-    _announce(units, config)
+    with files.exclusive(output):
+        complete = _is_complete(
+            output, config, units, folder=folder, overwrite=values.overwrite
+        )
+        if not complete:
+            started = time.monotonic()
+            _announce(units, config)
+            _make(job, options, folder, output, config, units)
+            _summarise(output, time.monotonic() - started)
+            return
+    print(f"{files.join(output, INFO_NAME)}: complete already, nothing to do")
+
+
+def _make(job, options, folder, output, config, units) -> None:
+    """Runs the job, noting its config while it has not ended.
+
+    Raises:
+      UserError: all that is wrong with the frames; nothing was made.
+    """
     files.write_bytes(files.join(output, JOB_NAME), as_json(data_config(config)))
     _run_pipeline(job, options, folder, output, config, units)
     problems_path = files.join(output, job.PROBLEMS_NAME)
@@ -82,7 +96,6 @@ def preprocess(values: flags.FlagValues, beam_args: list[str]) -> None:
         problems = json.loads(files.read_bytes(problems_path))
         files.remove([problems_path, files.join(output, JOB_NAME)])
         raise UserError(problems)
-    _summarise(output, time.monotonic() - started)
 
 
 def _announce(units: list[Unit], config: ml_collections.ConfigDict) -> None:

@@ -289,6 +289,29 @@ def test_missing_and_damaged_shards_are_made_again(cells, made, tmp_path, capsys
     assert kept.stat().st_mtime_ns == before
 
 
+def test_two_jobs_at_once_are_refused(cells, made, tmp_path, capfd):
+    output = tmp_path / "out"
+    code = (
+        "import sys, time\n"
+        "from preprocess import files\n"
+        "with files.exclusive(sys.argv[1]):\n"
+        "    print('locked', flush=True)\n"
+        "    time.sleep(60)"
+    )
+    command = [sys.executable, "-c", code, str(output)]
+    first = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE)
+    try:
+        assert first.stdout.readline() == b"locked\n"
+        assert preprocess(cells, output, "--overwrite") == 2
+        assert "another job is writing there" in capfd.readouterr().err
+    finally:
+        first.kill()
+        first.wait()
+        first.stdout.close()
+    assert preprocess(cells, output) == 0  # a killed job locks nothing
+    assert digests(output) == digests(made)
+
+
 def test_overwrite_clears_everything_ours(cells, made, tmp_path):
     shutil.copytree(made, tmp_path / "out [1]")
     (tmp_path / "out [1]/notes.txt").write_text("mine")
