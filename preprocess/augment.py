@@ -3,6 +3,10 @@
 Geometry is one map from output pixels to source pixels, so that a frame is resampled
 once; the mirrored surroundings come out of the same lookup. (arXiv 1505.04597,
 section 3.1: displacements on a 3 x 3 grid, normal with 10 px deviation, bicubic.)
+
+What is drawn at random is a recipe, `Deformation` and `Grey`. Any window of the output
+can be made from it alone, and has the pixels that the whole would have there: all
+arithmetic is a pixel's own, none a matrix product, whose rounding hangs on its shape.
 """
 
 import functools
@@ -12,12 +16,60 @@ import cv2
 import ml_collections
 import numpy as np
 
+from preprocess import tiling
 
-class Warp(NamedTuple):
-    """Where each output pixel comes from, float32 [H, W] each, in source pixels."""
+Range = tuple[int, int]  # first and stop along an axis, in px of the frame
+SMALLEST_SOURCE, LARGEST_SOURCE = 8, 4096  # px: others need care, see `_looked_up`
+
+
+class Positions(NamedTuple):
+    """Where each output pixel comes from, float32 [H, W] each, within the frame."""
 
     rows: np.ndarray
     columns: np.ndarray
+
+    def within(self, window: tuple[slice, slice]) -> "Positions":
+        """Those of a part of the output."""
+        return Positions(*(np.ascontiguousarray(axis[window]) for axis in self))
+
+
+class Deformation(NamedTuple):
+    """One random map of a frame onto itself.
+
+    Attributes:
+      frame: height and width, px.
+      moves: float64 [2, N, N], displacements of the nodes along rows and columns, px.
+      angle: radians.
+      flips: [2], -1 mirrors the axis, 1 does not.
+      shift: [2], px.
+    """
+
+    frame: tuple[int, int]
+    moves: np.ndarray
+    angle: float
+    flips: np.ndarray
+    shift: np.ndarray
+
+    def positions(self, rows: Range, columns: Range) -> Positions:
+        """The source of every output pixel in a window of the canvas."""
+        height, width = self.frame
+        centre = (height - 1) / 2, (width - 1) / 2
+        y = (np.arange(*rows) - centre[0] - self.shift[0]) * self.flips[0]
+        x = (np.arange(*columns) - centre[1] - self.shift[1]) * self.flips[1]
+        cos, sin = np.cos(self.angle), np.sin(self.angle)
+        source_rows = _sum_of_axes(y * cos + centre[0], x * -sin)
+        source_columns = _sum_of_axes(y * sin + centre[1], x * cos)
+        nodes = self.moves.shape[-1]
+        down = spline_basis(nodes, *rows, height)
+        across = spline_basis(nodes, *columns, width)
+        add_spline(source_rows, self.moves[0], down, across)
+        add_spline(source_columns, self.moves[1], down, across)
+        return Positions(fold(source_rows, height), fold(source_columns, width))
+
+
+def _sum_of_axes(down: np.ndarray, across: np.ndarray) -> np.ndarray:
+    """float32 [H, W], the sum of a number a row and a number a column."""
+    return np.add.outer(down.astype(np.float32), across.astype(np.float32))
 
 
 @functools.lru_cache(maxsize=64)
@@ -54,84 +106,43 @@ def spline_basis(nodes: int, first: int, stop: int, size: int) -> np.ndarray:
     return dense.astype(np.float32)
 
 
-def elastic_displacement(
-    coarse: np.ndarray, rows: tuple[int, int, int], columns: tuple[int, int, int]
-) -> np.ndarray:
-    """Bicubic interpolation of a coarse grid of displacements.
+def add_spline(
+    field: np.ndarray, coarse: np.ndarray, down: np.ndarray, across: np.ndarray
+) -> None:
+    """Adds the bicubic interpolation of a coarse grid: down @ coarse @ across.T.
 
     Args:
-      coarse: [N, N] displacements along one axis, in px.
-      rows, columns: (first, stop, frame size) along each axis.
-
-    Returns:
-      float32 [stop - first along rows, along columns], in px.
+      field: float32 [H, W], changed in place.
+      coarse: [N, N].
+      down, across: `spline_basis` of the rows and of the columns.
     """
-    down = spline_basis(len(coarse), *rows)
-    across = spline_basis(len(coarse), *columns)
-    return down @ coarse.astype(np.float32) @ across.T
+    term = np.empty_like(field)
+    for node, weights in zip(coarse, down.T, strict=True):
+        along = sum(value * basis for value, basis in zip(node, across.T, strict=True))
+        np.multiply(weights[:, None], along.astype(np.float32)[None, :], out=term)
+        field += term
 
 
-def random_warp(
+def random_deformation(
     rng: np.random.Generator,
     augment: ml_collections.ConfigDict,
-    *,
     frame: tuple[int, int],
-    rows: tuple[int, int],
-    columns: tuple[int, int],
-) -> Warp:
+) -> Deformation:
     """Draws one deformation of a frame.
 
     Args:
       rng: the unit's own generator.
       augment: the config's `data.augment`.
       frame: its height and width in px.
-      rows, columns: first and stop of the output, in frame coordinates; beyond the
-        frame lie its mirror images.
     """
-    height, width = frame
     nodes = augment.elastic_grid
-    moves = rng.normal(0, augment.elastic_sigma_px, (2, nodes, nodes))
-    angle = np.deg2rad(rng.uniform(-augment.rotation_deg, augment.rotation_deg))
-    flips = rng.integers(0, 2, 2) * 2 - 1 if augment.flip else np.ones(2)
-    shift = rng.uniform(-augment.shift_px, augment.shift_px, 2)
-    centre = np.array([height - 1, width - 1]) / 2
-
-    y = (np.arange(*rows) - centre[0] - shift[0])[:, None] * flips[0]
-    x = (np.arange(*columns) - centre[1] - shift[1])[None, :] * flips[1]
-    grid_rows, grid_columns = (*rows, height), (*columns, width)
-    source_rows = (y * np.cos(angle) - x * np.sin(angle) + centre[0]).astype(np.float32)
-    source_columns = (y * np.sin(angle) + x * np.cos(angle) + centre[1]).astype(
-        np.float32
+    return Deformation(
+        frame,
+        rng.normal(0, augment.elastic_sigma_px, (2, nodes, nodes)),
+        np.deg2rad(rng.uniform(-augment.rotation_deg, augment.rotation_deg)),
+        rng.integers(0, 2, 2) * 2 - 1 if augment.flip else np.ones(2),
+        rng.uniform(-augment.shift_px, augment.shift_px, 2),
     )
-    source_rows += elastic_displacement(moves[0], grid_rows, grid_columns)
-    source_columns += elastic_displacement(moves[1], grid_rows, grid_columns)
-    return Warp(source_rows, source_columns)
-
-
-def warp_image(image: np.ndarray, warp: Warp) -> np.ndarray:
-    """Resamples pixels, bicubic; beyond the frame lie its mirror images.
-
-    Args:
-      image: uint8, uint16 or float32 [H, W, C].
-
-    Returns:
-      float32 [rows, columns, C].
-    """
-    source = image.astype(np.float32)
-    warped = _remap(source, warp, cv2.INTER_CUBIC)
-    return warped[..., None] if warped.ndim == 2 else warped
-
-
-def warp_labels(labels: np.ndarray, warp: Warp) -> np.ndarray:
-    """Looks labels up at the nearest pixel: no value arises that was not there.
-
-    Args:
-      labels: uint8 or int32 [H, W].
-    """
-    if labels.dtype == np.uint8:
-        return _remap(labels, warp, cv2.INTER_NEAREST)
-    # float32 holds whole numbers exactly up to 2**24, far above any count of cells.
-    return _remap(labels.astype(np.float32), warp, cv2.INTER_NEAREST).astype(np.int32)
 
 
 def fold(position: np.ndarray, size: int) -> np.ndarray:
@@ -147,47 +158,130 @@ def fold(position: np.ndarray, size: int) -> np.ndarray:
     position = np.abs(position)
     if last and position.max() > 2 * last:
         position = np.fmod(position, np.float32(2 * last))
-    return last - np.abs(last - position) if last else position * 0
+    position -= last
+    np.abs(position, out=position)
+    return last - position if last else position * 0
 
 
-def _remap(source: np.ndarray, warp: Warp, interpolation: int) -> np.ndarray:
-    height, width = source.shape[:2]
-    return cv2.remap(
-        source,
-        fold(warp.columns, width),
-        fold(warp.rows, height),
-        interpolation,
-        borderMode=cv2.BORDER_REFLECT_101,
-    )
-
-
-def random_grey(
-    image: np.ndarray,
-    rng: np.random.Generator,
-    augment: ml_collections.ConfigDict,
-    *,
-    mean: np.ndarray,
-    std: np.ndarray,
-) -> np.ndarray:
-    """Changes contrast, brightness and gamma, each channel of its own.
+class Grey(NamedTuple):
+    """One random change of grey values, each channel of its own.
 
     Contrast and brightness act around the frame's mean in units of its deviation:
     x' = mean + std * (contrast * z + brightness) with z = (x - mean) / std, and gamma
     bends z before: sign(z) * |z| ** gamma.
 
+    Attributes:
+      mean, std: float64 [C], the unchanged frame's.
+      contrast, brightness, gamma: float64 [C].
+    """
+
+    mean: np.ndarray
+    std: np.ndarray
+    contrast: np.ndarray
+    brightness: np.ndarray
+    gamma: np.ndarray
+
+    def changed(self, values: np.ndarray) -> np.ndarray:
+        """New grey values, not yet clipped, float32 [..., C] of numbers [..., C]."""
+        z = (values - self.mean) / self.std
+        bent = np.copysign(np.abs(z) ** self.gamma, z)
+        shown = self.mean + self.std * (self.contrast * bent + self.brightness)
+        return shown.astype(np.float32)
+
+    def table(self, largest: int) -> np.ndarray:
+        """The new value of every whole number up to `largest`, float32 [N, C]."""
+        return self.changed(np.arange(largest + 1)[:, None])
+
+
+def random_grey(
+    rng: np.random.Generator,
+    augment: ml_collections.ConfigDict,
+    *,
+    mean: np.ndarray,
+    std: np.ndarray,
+) -> Grey:
+    """Draws one change of grey values.
+
     Args:
-      image: float32 [H, W, C].
+      augment: the config's `data.augment`.
       mean, std: [C], the unchanged frame's.
+    """
+    channels = len(mean)
+    return Grey(
+        mean,
+        std,
+        np.exp(rng.uniform(-augment.contrast, augment.contrast, channels)),
+        rng.uniform(-augment.brightness, augment.brightness, channels),
+        np.exp(rng.uniform(-augment.gamma, augment.gamma, channels)),
+    )
+
+
+def warp_image(
+    image: np.ndarray, positions: Positions, table: np.ndarray
+) -> np.ndarray:
+    """Changes grey values, then resamples, bicubic.
+
+    Args:
+      image: uint8 or uint16 [H, W, C].
+      positions: of the output's pixels.
+      table: `Grey.table` up to the image's largest pixel.
 
     Returns:
-      float32 [H, W, C], not yet clipped to the source's range.
+      float32 [rows, columns, C], not clipped.
     """
-    channels = image.shape[-1]
-    contrast = np.exp(rng.uniform(-augment.contrast, augment.contrast, channels))
-    brightness = rng.uniform(-augment.brightness, augment.brightness, channels)
-    gamma = np.exp(rng.uniform(-augment.gamma, augment.gamma, channels))
-    z = (image - mean.astype(np.float32)) / std.astype(np.float32)
-    if augment.gamma:
-        z = np.copysign(np.abs(z) ** gamma.astype(np.float32), z)
-    changed = contrast * z + brightness
-    return (mean + std * changed).astype(np.float32)
+    source, positions = _looked_up(image, positions)
+    channels = [
+        cv2.remap(
+            table[:, index].take(source[..., index]),
+            positions.columns,
+            positions.rows,
+            cv2.INTER_CUBIC,
+            borderMode=cv2.BORDER_REFLECT_101,
+        )
+        for index in range(image.shape[2])
+    ]
+    return channels[0][..., None] if len(channels) == 1 else np.dstack(channels)
+
+
+def warp_labels(labels: np.ndarray, positions: Positions) -> np.ndarray:
+    """Looks labels up at the nearest pixel: no value arises that was not there.
+
+    Args:
+      labels: uint8, uint16 or int32 [H, W].
+    """
+    source, positions = _looked_up(labels, positions)
+    if labels.dtype == np.int32:  # which OpenCV can't look up
+        # float32 holds whole numbers exactly up to 2**24, above any count of cells.
+        source = source.astype(np.float32)
+    found = cv2.remap(source, positions.columns, positions.rows, cv2.INTER_NEAREST)
+    return found.astype(labels.dtype, copy=False)
+
+
+def _looked_up(
+    source: np.ndarray, positions: Positions
+) -> tuple[np.ndarray, Positions]:
+    """What OpenCV can take: part of a large source, more than all of a tiny one.
+
+    It takes no source beyond 32,766 px, and a part can be converted where the whole
+    would not fit; in one of few pixels its mirroring never ends (5.0.0). Whole pixels
+    are taken off or added, so no fraction changes, and an even number, because halves
+    are rounded to the even pixel.
+    """
+    if (
+        SMALLEST_SOURCE
+        <= min(source.shape[:2])
+        <= max(source.shape[:2])
+        <= (LARGEST_SOURCE)
+    ):
+        return source, positions
+    moved = []
+    for axis, position in enumerate(positions):
+        size = source.shape[axis]
+        if size < SMALLEST_SOURCE:
+            first, stop = -4, size + 4
+        else:  # bicubic looks two pixels around
+            first = max(0, int(position.min()) - 2) // 2 * 2
+            stop = min(size, int(position.max()) + 4)
+        source = source.take(tiling.mirror_indices(first, stop, size), axis=axis)
+        moved.append(position - first)
+    return np.ascontiguousarray(source), Positions(*moved)

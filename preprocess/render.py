@@ -1,4 +1,8 @@
-"""One unit becomes its tiles: read, deform, weigh, cut. Pixels are only made here."""
+"""One unit becomes its tiles: deform, weigh, cut. Pixels are only made here.
+
+A frame of any size is made window by window, some tiles at a time: memory is that of
+the frame as stored and of one window. A pixel is the same in whichever window it lies.
+"""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -10,61 +14,67 @@ from preprocess import augment, tiling
 from preprocess.plan import Unit, identity_seed
 from preprocess.records import UNLABELLED, Tile
 from preprocess.sources import Truth, read_frame, read_truth
-from preprocess.weights import border_weights, touching_pixels
+from preprocess.statistics import moments
+from preprocess.weights import border_weights, margin_px, touching_pixels
+
+WINDOW_PX = 1200  # of output along an axis, unless a single tile has more
 
 
-class Canvas(NamedTuple):
-    """The mirror-padded frame's extent, in frame coordinates (ends exclusive).
+class Change(NamedTuple):
+    """What augmentation does to a frame."""
 
-    The outputs of all tiles cover `[0, bottom - pad)` by `[0, right - pad)`, which is
-    the frame, or one tile's output where the frame is smaller.
-    """
-
-    pad: int
-    bottom: int
-    right: int
-
-    @property
-    def rows(self) -> tuple[int, int]:
-        return -self.pad, self.bottom
-
-    @property
-    def columns(self) -> tuple[int, int]:
-        return -self.pad, self.right
+    deformation: augment.Deformation
+    grey: np.ndarray  # `Grey.table`
 
 
-def canvas_of(height: int, width: int, *, output: int, depth: int) -> Canvas:
-    """The extent that all tiles of a frame lie in.
+class Window(NamedTuple):
+    """A rectangle of output, in frame coordinates (ends exclusive).
 
-    >>> canvas_of(512, 512, output=388, depth=4).rows  # 696 px
+    >>> Window((0, 512), (0, 512)).widened(92).rows  # 696 px
     (-92, 604)
     """
-    pad = tiling.pad(depth)
-    return Canvas(pad, max(height, output) + pad, max(width, output) + pad)
+
+    rows: augment.Range
+    columns: augment.Range
+
+    def widened(self, px: int) -> "Window":
+        """The window and what surrounds it."""
+        return Window(*((first - px, stop + px) for first, stop in self))
+
+    def clipped(self, height: int, width: int) -> "Window":
+        """What of the window lies in the frame."""
+        sizes = (height, width)
+        return Window(
+            *(
+                (max(0, a), min(size, b))
+                for (a, b), size in zip(self, sizes, strict=True)
+            )
+        )
+
+    def hull(self, other: "Window") -> "Window":
+        """The smallest window that holds both."""
+        pairs = zip(self, other, strict=True)
+        return Window(*((min(a, c), max(b, d)) for (a, b), (c, d) in pairs))
+
+    def inside(self, outer: "Window") -> tuple[slice, slice]:
+        """Where this window lies in an array that holds an outer one."""
+        pairs = zip(self, outer, strict=True)
+        down, across = (slice(a - first, b - first) for (a, b), (first, _) in pairs)
+        return down, across
 
 
 class Rendered(NamedTuple):
-    """A unit's whole canvas: image with its mirrored surroundings, targets without.
+    """A window's pixels: the image with its surroundings, the targets without.
 
     Attributes:
-      image: float32 or the source's dtype, [rows, columns, C] of the canvas.
-      label: uint8, the canvas less the pad on all sides.
-      weight: float32, likewise.
+      image: the source's dtype, [rows + 2 pad, columns + 2 pad, C].
+      label: uint8 [rows, columns]; beyond the frame unlabelled.
+      weight: float32 [rows, columns].
     """
 
     image: np.ndarray
     label: np.ndarray
     weight: np.ndarray
-
-
-def frame_statistics(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of each channel, float64 [C].
-
-    A constant channel's deviation counts as 1, so that it normalises to 0.
-    """
-    mean = image.mean(axis=(0, 1), dtype=np.float64)
-    std = image.std(axis=(0, 1), dtype=np.float64)
-    return mean, np.where(std > 0, std, 1.0)
 
 
 def targets(truth: Truth, data: ml_collections.ConfigDict) -> tuple[np.ndarray, ...]:
@@ -83,82 +93,132 @@ def targets(truth: Truth, data: ml_collections.ConfigDict) -> tuple[np.ndarray, 
 def render(
     image: np.ndarray,
     truth: Truth,
-    canvas: Canvas,
+    window: Window,
     data: ml_collections.ConfigDict,
     *,
-    seed: int | None,
+    pad: int,
+    change: Change | None,
 ) -> Rendered:
-    """The whole canvas of a frame, unchanged (seed None) or augmented.
+    """A window of a frame, unchanged or augmented.
 
     Args:
       image: uint8 or uint16 [H, W, C].
       truth: of the same height and width.
-      canvas: the extent to fill.
+      window: of the output.
       data: the config's `data` part.
-      seed: of the unit; None leaves the frame as it is.
+      pad: pixels that an image reaches beyond its labels on every side.
+      change: None leaves the frame as it is.
     """
     height, width = image.shape[:2]
-    if seed is None:
-        rows = tiling.mirror_indices(*canvas.rows, height)
-        columns = tiling.mirror_indices(*canvas.columns, width)
-        padded = image[rows[:, None], columns[None, :]]
+    seen = window.widened(pad)
+    # Weights at the window's rim hang on cells beyond it.
+    known = window.widened(margin_px(data.border_sigma_px)).clipped(height, width)
+    if change is None:
+        rows = tiling.mirror_indices(*seen.rows, height)
+        columns = tiling.mirror_indices(*seen.columns, width)
+        pixels = image[rows].take(columns, axis=1)
+        part = np.s_[slice(*known.rows), slice(*known.columns)]
+        truth = Truth(*(layer[part] for layer in truth))
     else:
-        rng = np.random.default_rng(seed)
-        warp = augment.random_warp(
-            rng,
-            data.augment,
-            frame=(height, width),
-            rows=canvas.rows,
-            columns=canvas.columns,
-        )
-        mean, std = frame_statistics(image)
-        warped = augment.warp_image(image, warp)
-        grey = augment.random_grey(warped, rng, data.augment, mean=mean, std=std)
-        top = np.iinfo(image.dtype).max
-        padded = np.rint(np.clip(grey, 0, top, out=grey), out=grey).astype(image.dtype)
-        inner = np.s_[canvas.pad : canvas.pad + height, canvas.pad : canvas.pad + width]
-        inside = augment.Warp(*(np.ascontiguousarray(axis[inner]) for axis in warp))
-        truth = Truth(*(augment.warp_labels(layer, inside) for layer in truth))
+        evaluated = seen.hull(known)
+        positions = change.deformation.positions(*evaluated)
+        pixels = _deformed(image, positions.within(seen.inside(evaluated)), change)
+        looked_up = positions.within(known.inside(evaluated))
+        truth = Truth(*(augment.warp_labels(layer, looked_up) for layer in truth))
     classes, weight = targets(truth, data)
-    below = canvas.bottom - canvas.pad - height
-    beside = canvas.right - canvas.pad - width
-    outside = ((0, below), (0, beside))
+    in_frame = window.clipped(height, width)
+    part = in_frame.inside(known)
+    outside = [
+        (0, stop - inner)
+        for (_, stop), (_, inner) in zip(window, in_frame, strict=True)
+    ]
     return Rendered(
-        padded,
-        np.pad(classes, outside, constant_values=UNLABELLED),
-        np.pad(weight, outside),
+        pixels,
+        np.pad(classes[part], outside, constant_values=UNLABELLED),
+        np.pad(weight[part], outside),
     )
+
+
+def _deformed(
+    image: np.ndarray, positions: augment.Positions, change: Change
+) -> np.ndarray:
+    """Resampled pixels in the source's dtype."""
+    warped = augment.warp_image(image, positions, change.grey)
+    top = np.iinfo(image.dtype).max
+    np.rint(np.clip(warped, 0, top, out=warped), out=warped)
+    return warped.astype(image.dtype)
+
+
+def windows(origins: list[int], output: int) -> Iterator[list[int]]:
+    """Groups of neighbouring tiles' origins along an axis.
+
+    >>> list(windows([0, 306, 612, 918], 388))
+    [[0, 306, 612], [918]]
+    """
+    group: list[int] = []
+    for origin in origins:
+        if group and origin + output - group[0] > max(WINDOW_PX, output):
+            yield group
+            group = []
+        group.append(origin)
+    yield group
+
+
+def tiles_of_frame(
+    unit: Unit,
+    image: np.ndarray,
+    truth: Truth,
+    config: ml_collections.ConfigDict,
+    *,
+    bits: int,
+) -> Iterator[Tile]:
+    """The tiles of a unit, window by window, in reading order within each.
+
+    Args:
+      unit: what to make.
+      image: its frame, uint8 or uint16 [H, W, C].
+      truth: of the same height and width.
+      config: the whole config.
+      bits: 8 or 16, bits of a pixel throughout the data set.
+    """
+    data, depth = config.data, config.model.depth
+    size, pad = data.tile_size, tiling.pad(depth)
+    output = tiling.output_size(size, depth)
+    height, width = image.shape[:2]
+    statistics = moments(image)
+    mean, std = statistics.mean, statistics.std
+    change = None
+    if unit.augmentation:
+        rng = np.random.default_rng(identity_seed(unit.key, config.seed))
+        deformation = augment.random_deformation(rng, data.augment, (height, width))
+        grey = augment.random_grey(rng, data.augment, mean=mean, std=std)
+        change = Change(deformation, grey.table(int(image.max())))
+    for rows in windows(tiling.tile_origins(height, output), output):
+        for columns in windows(tiling.tile_origins(width, output), output):
+            window = Window(
+                (rows[0], rows[-1] + output), (columns[0], columns[-1] + output)
+            )
+            rendered = render(image, truth, window, data, pad=pad, change=change)
+            pixels = rendered.image.astype(np.dtype(f"u{bits // 8}"), copy=False)
+            for row in rows:
+                for column in columns:
+                    down, across = row - rows[0], column - columns[0]
+                    target = np.s_[down : down + output, across : across + output]
+                    seen = np.s_[down : down + size, across : across + size]
+                    yield Tile(
+                        f"{unit.key}/r{row}c{column}",
+                        np.ascontiguousarray(pixels[seen]),
+                        np.ascontiguousarray(rendered.label[target]),
+                        np.ascontiguousarray(rendered.weight[target]),
+                        mean,
+                        std,
+                    )
 
 
 def tiles_of_unit(
     unit: Unit, config: ml_collections.ConfigDict, *, bits: int
 ) -> Iterator[Tile]:
-    """Reads a unit's frame and yields its tiles in reading order.
-
-    Args:
-      unit: what to make.
-      config: the whole config.
-      bits: 8 or 16, bits of a pixel throughout the data set.
-    """
-    data, model = config.data, config.model
-    output = tiling.output_size(data.tile_size, model.depth)
-    image = read_frame(unit.frame, model.channels)
-    truth = read_truth(unit.frame, data, model.classes)
-    height, width = image.shape[:2]
-    mean, std = frame_statistics(image)
-    canvas = canvas_of(height, width, output=output, depth=model.depth)
-    seed = identity_seed(unit.key, config.seed) if unit.augmentation else None
-    rendered = render(image, truth, canvas, data, seed=seed)
-    pixels = rendered.image.astype(np.dtype(f"u{bits // 8}"), copy=False)
-    for row in tiling.tile_origins(height, output):
-        for column in tiling.tile_origins(width, output):
-            window = np.s_[row : row + output, column : column + output]
-            seen = np.s_[row : row + data.tile_size, column : column + data.tile_size]
-            yield Tile(
-                f"{unit.key}/r{row}c{column}",
-                np.ascontiguousarray(pixels[seen]),
-                np.ascontiguousarray(rendered.label[window]),
-                np.ascontiguousarray(rendered.weight[window]),
-                mean,
-                std,
-            )
+    """Reads a unit's frame and yields its tiles; see `tiles_of_frame`."""
+    image = read_frame(unit.frame, config.model.channels)
+    truth = read_truth(unit.frame, config.data, config.model.classes)
+    yield from tiles_of_frame(unit, image, truth, config, bits=bits)

@@ -14,7 +14,7 @@ import tifffile
 from absl import flags
 
 from preprocess import cli, files
-from preprocess.augment import elastic_displacement
+from preprocess.augment import add_spline, spline_basis
 from preprocess.errors import UserError
 from preprocess.plan import identity_seed
 from preprocess.shards import as_json
@@ -117,15 +117,14 @@ def _regions(place: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarr
     _, regions = cv2.distanceTransformWithLabels(
         seeds, cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL
     )
-    extent = (0, size, size)
-    bend = [
-        elastic_displacement(rng.normal(0, 4, (9, 9)), extent, extent) for _ in range(2)
-    ]
     rows, columns = np.mgrid[:size, :size].astype(np.float32)
+    basis = spline_basis(9, 0, size, size)
+    for positions in (rows, columns):
+        add_spline(positions, rng.normal(0, 4, (9, 9)), basis, basis)
     return cv2.remap(
         regions.astype(np.float32),
-        columns + bend[1],
-        rows + bend[0],
+        columns,
+        rows,
         cv2.INTER_NEAREST,
         borderMode=cv2.BORDER_REFLECT_101,
     ).astype(np.int32)

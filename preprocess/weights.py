@@ -6,6 +6,20 @@ import cv2
 import numpy as np
 
 
+def margin_px(sigma_px: float) -> int:
+    """How far beyond a window instances must be known for exact targets within it.
+
+    The border term's reach, and a pixel for each of the four directions in which
+    touching pixels are given up.
+    """
+    return _reach_px(sigma_px) + 4
+
+
+def _reach_px(sigma_px: float) -> int:
+    """Where the border term ends: beyond 6 sigma it is under 1.6e-8 of w0."""
+    return math.ceil(6 * sigma_px)
+
+
 def touching_pixels(instances: np.ndarray, classes: np.ndarray) -> np.ndarray:
     """Pixels to give up so that no two instances of a class touch, even at a corner.
 
@@ -36,7 +50,7 @@ def border_weights(instances: np.ndarray, *, w0: float, sigma_px: float) -> np.n
     """w0 * exp(-(d1 + d2)^2 / (2 sigma^2)) on background, 0 inside cells.
 
     d1 and d2 are a pixel's distances to the nearest and the second nearest cell.
-    A cell reaches 6 sigma at most, beyond which the term is under 1.6e-8 * w0.
+    Where they add up to more than 6 sigma the term counts as 0.
 
     Args:
       instances: integer [H, W], 0 is background.
@@ -47,10 +61,14 @@ def border_weights(instances: np.ndarray, *, w0: float, sigma_px: float) -> np.n
       float32 [H, W].
     """
     height, width = instances.shape
-    reach = math.ceil(6 * sigma_px)
+    reach = _reach_px(sigma_px)
+    weights = np.zeros((height, width), np.float32)
+    boxes = bounding_boxes(instances)
+    if len(boxes) < 2:
+        return weights
     nearest = np.full((height, width), np.inf, np.float32)
     second = np.full((height, width), np.inf, np.float32)
-    for identity, (top, left, bottom, right) in bounding_boxes(instances):
+    for identity, (top, left, bottom, right) in boxes:
         box = np.s_[
             max(0, top - reach) : min(height, bottom + reach),
             max(0, left - reach) : min(width, right + reach),
@@ -60,9 +78,15 @@ def border_weights(instances: np.ndarray, *, w0: float, sigma_px: float) -> np.n
         # The smallest and the second smallest of all seen so far.
         np.minimum(second[box], np.maximum(nearest[box], distance), out=second[box])
         np.minimum(nearest[box], distance, out=nearest[box])
-    weights = w0 * np.exp(-((nearest + second) ** 2) / np.float32(2 * sigma_px**2))
-    weights[instances > 0] = 0
-    return weights.astype(np.float32)
+    between = (instances == 0) & (nearest + second <= reach)
+    d1, d2 = _exact(nearest[between]), _exact(second[between])
+    weights[between] = w0 * np.exp((d1 + d2) ** 2 / (-2 * sigma_px**2))
+    return weights
+
+
+def _exact(distance: np.ndarray) -> np.ndarray:
+    """Roots of whole numbers, float64; OpenCV's last bit hangs on its threads."""
+    return np.sqrt(np.rint(np.square(distance, dtype=np.float64)))
 
 
 def bounding_boxes(

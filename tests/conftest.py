@@ -6,6 +6,7 @@ import pathlib
 os.environ["TF_ENABLE_ONEDNN_OPTS"] = "1"
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
 
+import numpy as np
 import pytest
 import tensorflow as tf
 
@@ -58,3 +59,20 @@ def config():
     small.model.depth = 2
     small.train.steps = 4
     return small
+
+
+@pytest.fixture(scope="session")
+def random_cells():
+    """Draws touching discs with scattered identities: (seed, shape, count) to int32."""
+
+    def draw(seed, shape=(150, 130), count=14):
+        rng = np.random.default_rng(seed)
+        instances = np.zeros(shape, np.int32)
+        rows, columns = np.mgrid[: shape[0], : shape[1]]
+        for identity in rng.permutation(60)[:count] + 1:
+            y, x, r = *rng.uniform((0, 0), shape), rng.uniform(5, 18)
+            disc = np.hypot(rows - y, columns - x) < r
+            instances[disc & (instances == 0)] = identity
+        return instances
+
+    return draw

@@ -19,10 +19,16 @@ def still():
 
 
 def warp(config, size=(64, 80), pad=20, seed=0):
+    """Positions of one random deformation, mirrored surroundings included."""
     height, width = size
-    rows, columns = (-pad, height + pad), (-pad, width + pad)
-    rng = np.random.default_rng(seed)
-    return augment.random_warp(rng, config, frame=size, rows=rows, columns=columns)
+    drawn = augment.random_deformation(np.random.default_rng(seed), config, size)
+    return drawn.positions((-pad, height + pad), (-pad, width + pad))
+
+
+def warp_image(image, positions):
+    """Resamples without a change of grey values."""
+    same = np.arange(65536, dtype=np.float32)[:, None].repeat(image.shape[2], axis=1)
+    return augment.warp_image(image, positions, same)
 
 
 @pytest.mark.parametrize("nodes", [2, 3, 4, 9])
@@ -39,17 +45,15 @@ def test_displacements_have_the_papers_deviation():
     config = base.get_config().data.augment
     config.rotation_deg = config.shift_px = 0.0
     config.flip = False
-    rows = np.arange(-20, 84)[:, None]
-    corner = [
-        (warp(config, seed=seed).rows - rows)[20, 20] for seed in range(400)
-    ]  # at a node the spline takes the node's own displacement
-    assert np.std(corner) == pytest.approx(10, rel=0.15)
-    assert abs(np.mean(corner)) < 2
+    # At a node the spline takes the node's own displacement.
+    moved = [warp(config, (65, 81), seed=seed).rows[52, 60] - 32 for seed in range(400)]
+    assert np.std(moved) == pytest.approx(10, rel=0.15)
+    assert abs(np.mean(moved)) < 2
 
 
 def test_no_change_is_the_mirrored_frame(still):
     image = np.random.default_rng(1).integers(0, 255, (64, 80, 1)).astype(np.uint8)
-    warped = augment.warp_image(image, warp(still))
+    warped = warp_image(image, warp(still))
     expected = np.pad(image[..., 0], 20, mode="reflect")
     np.testing.assert_allclose(warped[..., 0], expected, atol=1e-3)
 
@@ -93,7 +97,7 @@ def test_image_and_labels_move_together(still):
     rows, columns = np.mgrid[:64, :80]
     disc = (np.hypot(rows - 30, columns - 45) < 15).astype(np.uint8)
     moved = warp(still, seed=5)
-    image = augment.warp_image(disc[..., None] * 200, moved)[..., 0]
+    image = warp_image(disc[..., None] * 200, moved)[..., 0]
     label = augment.warp_labels(disc, moved)
     assert ((image > 100) != label).mean() < 0.01
 
@@ -108,7 +112,7 @@ def test_image_and_labels_agree_however_often_they_are_mirrored(size):
     label = (wave > 0).astype(np.uint8)
     for seed in range(4):
         moved = warp(config, size, pad=92, seed=seed)
-        resampled = augment.warp_image(image, moved)[..., 0]
+        resampled = warp_image(image, moved)[..., 0]
         looked_up = augment.warp_labels(label, moved)
         far = np.abs(resampled - 300) > 40  # further than a pixel from an edge
         assert far.mean() > 0.5
@@ -122,20 +126,55 @@ def test_fold_is_mirroring():
         np.testing.assert_array_equal(augment.fold(positions, size), expected)
 
 
+@pytest.mark.parametrize("size", [(64, 80), (30, 300), (5000, 40)])
+def test_any_window_of_a_deformation_is_that_part_of_the_whole(size):
+    """Bit for bit: coordinates, pixels and labels, from large sources too."""
+    config = base.get_config().data.augment
+    rng = np.random.default_rng(9)
+    image = rng.integers(0, 60000, (*size, 2)).astype(np.uint16)
+    labels = rng.integers(0, 90000, size).astype(np.int32)
+    drawn = augment.random_deformation(rng, config, size)
+    rows, columns = (-20, size[0] + 20), (-20, size[1] + 20)
+    whole = drawn.positions(rows, columns)
+    pixels, looked_up = warp_image(image, whole), augment.warp_labels(labels, whole)
+    for _ in range(6):
+        top, bottom = np.sort(rng.choice(np.arange(*rows), 2, replace=False))
+        left, right = np.sort(rng.choice(np.arange(*columns), 2, replace=False))
+        part = drawn.positions((top, bottom), (left, right))
+        window = np.s_[top + 20 : bottom + 20, left + 20 : right + 20]
+        np.testing.assert_array_equal(part.rows, whole.rows[window])
+        np.testing.assert_array_equal(part.columns, whole.columns[window])
+        np.testing.assert_array_equal(warp_image(image, part), pixels[window])
+        found = augment.warp_labels(labels, part)
+        np.testing.assert_array_equal(found, looked_up[window])
+
+
 def test_grey_values_change_around_the_mean(still):
-    image = np.random.default_rng(3).normal(100, 20, (50, 50, 2)).astype(np.float32)
-    mean, std = image.mean((0, 1)), image.std((0, 1))
+    mean, std = np.array([100.0, 90.0]), np.array([20.0, 10.0])
+    values = np.arange(256)[:, None]
     rng = np.random.default_rng(0)
-    same = augment.random_grey(image, rng, still, mean=mean, std=std)
-    np.testing.assert_allclose(same, image, atol=1e-3)
+    same = augment.random_grey(rng, still, mean=mean, std=std).table(255)
+    assert same.dtype == np.float32
+    np.testing.assert_allclose(same, values.repeat(2, axis=1), atol=1e-3)
     still.contrast, still.brightness = 0.3, 0.3
-    changed = augment.random_grey(image, rng, still, mean=mean, std=std)
-    z = (image - mean) / std
+    changed = augment.random_grey(rng, still, mean=mean, std=std).table(255)
     for channel in range(2):  # linear in z, within the config's bounds
-        gain, offset = np.polyfit(
-            z[..., channel].ravel(),
-            ((changed - mean) / std)[..., channel].ravel(),
-            1,
-        )
+        z = (values[:, 0] - mean[channel]) / std[channel]
+        shown = (changed[:, channel] - mean[channel]) / std[channel]
+        gain, offset = np.polyfit(z, shown, 1)
+        np.testing.assert_allclose(gain * z + offset, shown, atol=1e-3)
         assert np.exp(-0.3) <= gain <= np.exp(0.3)
         assert abs(offset) <= 0.3
+
+
+def test_gamma_bends_around_the_mean(still):
+    still.gamma = 0.5
+    drawn = augment.random_grey(
+        np.random.default_rng(4), still, mean=np.array([100.0]), std=np.array([10.0])
+    )
+    fixed = drawn.changed(np.array([[90.0], [100.0], [110.0]]))[:, 0]
+    np.testing.assert_allclose(fixed, [90, 100, 110], atol=1e-4)
+    power = drawn.gamma[0]
+    assert 0.6 < power < 1.7
+    further = drawn.changed(np.array([[60.0], [140.0]]))[:, 0]
+    np.testing.assert_allclose(further, [100 - 10 * 4**power, 100 + 10 * 4**power])

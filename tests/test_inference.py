@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from configs import base
 from preprocess import tiling
-from preprocess.render import frame_statistics
+from preprocess.statistics import moments
 from trainer import inference
 from trainer.export import save
 from trainer.inference import Segmenter
@@ -105,8 +105,8 @@ def test_constant_image_is_normalised_to_zero(value):
 
 def test_normalisation_is_that_of_the_records():
     image = np.random.default_rng(0).integers(60000, 60090, (300, 200, 2))
-    mean, std = frame_statistics(image.astype(np.uint16))
-    expected = (image - mean) / std
+    found = moments(image.astype(np.uint16))
+    expected = (image - found.mean) / found.std
     normal = inference.normalise_images(tf.constant(image[None], tf.float32))[0]
     np.testing.assert_allclose(normal, expected, atol=1e-4)
 

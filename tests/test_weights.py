@@ -19,19 +19,9 @@ def brute_force(instances, w0, sigma):
     return np.where(instances > 0, 0, weights)
 
 
-def random_cells(seed, shape=(150, 130), count=14):
-    rng = np.random.default_rng(seed)
-    instances = np.zeros(shape, np.int32)
-    rows, columns = np.mgrid[: shape[0], : shape[1]]
-    for identity in rng.permutation(60)[:count] + 1:
-        y, x, r = *rng.uniform((0, 0), shape), rng.uniform(5, 18)
-        instances[(np.hypot(rows - y, columns - x) < r) & (instances == 0)] = identity
-    return instances
-
-
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("sigma", [2.0, 5.0])
-def test_border_weights_equal_brute_force(seed, sigma):
+def test_border_weights_equal_brute_force(random_cells, seed, sigma):
     instances = random_cells(seed)
     instances[touching_pixels(instances, instances > 0)] = 0
     weights = border_weights(instances, w0=10, sigma_px=sigma)
@@ -41,7 +31,7 @@ def test_border_weights_equal_brute_force(seed, sigma):
 
 
 @pytest.mark.parametrize("count", [0, 1])
-def test_fewer_than_two_cells_have_no_border_between(count):
+def test_fewer_than_two_cells_have_no_border_between(random_cells, count):
     weights = border_weights(random_cells(1, count=count), w0=10, sigma_px=5)
     assert weights.max() == 0
 
@@ -54,7 +44,7 @@ def test_one_pixel_gap_weighs_most():
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_parted_cells_are_apart_by_one_pixel(seed):
+def test_parted_cells_are_apart_by_one_pixel(random_cells, seed):
     instances = random_cells(seed, count=20)
     touching = touching_pixels(instances, instances > 0)
     assert touching.any()
@@ -88,7 +78,7 @@ def test_instances_of_different_classes_keep_all_their_pixels():
     assert touching[:, 8].sum() == 7 and touching.sum() == 7  # rim from rim alone
 
 
-def test_bounding_boxes_are_scikit_images():
+def test_bounding_boxes_are_scikit_images(random_cells):
     instances = random_cells(7)
     expected = {p.label: p.bbox for p in regionprops(instances)}
     assert dict(bounding_boxes(instances)) == expected
