@@ -24,6 +24,9 @@ def get_config() -> ml_collections.ConfigDict:
     data.augmentations = 20  # units per training frame, the unchanged one included
     data.border_weight = 10.0  # w0: extra weight between touching cells
     data.border_sigma_px = 5.0  # how wide the border term is, px
+    data.normalization = (
+        "frame"  # mean and deviation of each frame, or of all (dataset)
+    )
     data.image_encoding = "raw"  # raw or png: png is 40 % smaller and slower to read
 
     data.split = split = ml_collections.ConfigDict()

@@ -20,6 +20,7 @@ from preprocess import tiling
 
 Range = tuple[int, int]  # first and stop along an axis, in px of the frame
 SMALLEST_SOURCE, LARGEST_SOURCE = 8, 4096  # px: others need care, see `_looked_up`
+STRIP_ROWS = 64  # of float32 within a second-level cache
 
 
 class Positions(NamedTuple):
@@ -57,19 +58,39 @@ class Deformation(NamedTuple):
         y = (np.arange(*rows) - centre[0] - self.shift[0]) * self.flips[0]
         x = (np.arange(*columns) - centre[1] - self.shift[1]) * self.flips[1]
         cos, sin = np.cos(self.angle), np.sin(self.angle)
-        source_rows = _sum_of_axes(y * cos + centre[0], x * -sin)
-        source_columns = _sum_of_axes(y * sin + centre[1], x * cos)
         nodes = self.moves.shape[-1]
-        down = spline_basis(nodes, *rows, height)
-        across = spline_basis(nodes, *columns, width)
-        add_spline(source_rows, self.moves[0], down, across)
-        add_spline(source_columns, self.moves[1], down, across)
-        return Positions(fold(source_rows, height), fold(source_columns, width))
+        bases = spline_basis(nodes, *rows, height), spline_basis(nodes, *columns, width)
+        return Positions(
+            _field(y * cos + centre[0], x * -sin, self.moves[0], bases, height),
+            _field(y * sin + centre[1], x * cos, self.moves[1], bases, width),
+        )
 
 
-def _sum_of_axes(down: np.ndarray, across: np.ndarray) -> np.ndarray:
-    """float32 [H, W], the sum of a number a row and a number a column."""
-    return np.add.outer(down.astype(np.float32), across.astype(np.float32))
+def _field(
+    down: np.ndarray,
+    across: np.ndarray,
+    moves: np.ndarray,
+    bases: tuple[np.ndarray, np.ndarray],
+    size: int,
+) -> np.ndarray:
+    """Positions along one source axis: turned, shifted, bent and folded, float32.
+
+    Some rows at a time, so that the steps find each other's results in the cache.
+
+    Args:
+      down, across: what each row [H] and each column [W] adds, px.
+      moves: [N, N], displacements of the nodes, px.
+      bases: `spline_basis` of the rows and of the columns.
+      size: of the frame along the source axis, px.
+    """
+    down, across = down.astype(np.float32), across.astype(np.float32)
+    field = np.empty((len(down), len(across)), np.float32)
+    for first in range(0, len(down), STRIP_ROWS):
+        some = slice(first, first + STRIP_ROWS)
+        np.add.outer(down[some], across, out=field[some])
+        add_spline(field[some], moves, bases[0][some], bases[1])
+        fold(field[some], size)
+    return field
 
 
 @functools.lru_cache(maxsize=64)
@@ -146,7 +167,7 @@ def random_deformation(
 
 
 def fold(position: np.ndarray, size: int) -> np.ndarray:
-    """Positions on an axis mirrored without end, brought back to 0..size-1.
+    """Brings positions on an axis mirrored without end back to 0..size-1, in place.
 
     OpenCV's bicubic lookup is wrong beyond the first mirror image (5.0.0); so none of
     its lookups is left to go further than a pixel or two over the edge.
@@ -155,12 +176,16 @@ def fold(position: np.ndarray, size: int) -> np.ndarray:
     [1.5, 3.0, 1.75, 1.0]
     """
     last = size - 1
-    position = np.abs(position)
+    np.abs(position, out=position)
     if last and position.max() > 2 * last:
-        position = np.fmod(position, np.float32(2 * last))
+        np.fmod(position, position.dtype.type(2 * last), out=position)
     position -= last
     np.abs(position, out=position)
-    return last - position if last else position * 0
+    return (
+        np.subtract(last, position, out=position)
+        if last
+        else np.multiply(position, 0, out=position)
+    )
 
 
 class Grey(NamedTuple):

@@ -49,6 +49,10 @@ def check_data_config(config: ml_collections.ConfigDict) -> None:
             problems.append(f"config.data.tile_size: {error}")
     if data.on_bad_frame not in ("fail", "skip"):
         problems.append(f"config.data.on_bad_frame={data.on_bad_frame!r}: fail or skip")
+    if data.normalization not in ("frame", "dataset"):
+        problems.append(
+            f"config.data.normalization={data.normalization!r}: frame or dataset"
+        )
     if data.image_encoding not in ENCODINGS:
         known = ", ".join(ENCODINGS)
         problems.append(

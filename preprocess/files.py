@@ -63,6 +63,13 @@ def exists(path: str) -> bool:
         ) from error
 
 
+def size_of(path: str) -> int:
+    """Bytes of a file."""
+    if not is_remote(path):
+        return os.path.getsize(path)
+    return _beam().match([path])[0].metadata_list[0].size_in_bytes
+
+
 def glob(pattern: str) -> list[str]:
     """Files that match a pattern, sorted by name."""
     if not is_remote(pattern):

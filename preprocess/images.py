@@ -12,6 +12,7 @@ from PIL import Image
 
 from preprocess import files
 from preprocess.errors import UserError
+from preprocess.statistics import strips
 
 MOST_LABELS = 2**24  # whole numbers that float32 holds exactly: see augment.warp_labels
 EXTENSIONS = (".tif", ".tiff", ".png", ".jpg", ".jpeg")
@@ -87,6 +88,16 @@ def count_pages(path: str) -> int:
         return len(tiff.pages)
 
 
+@_explained
+def pixels_of(page: Page) -> int:
+    """Height times width of a local TIFF's page; of any other file, its bytes."""
+    if files.is_remote(page.path) or not _is_tiff(page.path):
+        return files.size_of(page.path)
+    with tifffile.TiffFile(page.path) as tiff:
+        described = tiff.pages[page.number].aspage()
+        return described.imagelength * described.imagewidth
+
+
 def _decode(page: Page) -> np.ndarray:
     if _is_tiff(page.path):
         with tifffile.TiffFile(_readable(page.path)) as tiff:
@@ -132,18 +143,30 @@ def read_image(page: Page, channels: int) -> np.ndarray:
             f"{page}: {image.shape[2]} channels where config.model.channels promises "
             f"{channels}; convert it, or preprocess and train with the other number"
         )
-    if not np.isfinite(image).all():
+    if image.dtype.kind not in "uib" and not np.isfinite(image).all():
         raise UserError(f"{page}: holds NaN or infinite values; repair or remove it")
     if image.dtype not in (np.uint8, np.uint16):
         image = _spread(image)
     return np.ascontiguousarray(image)
 
 
+@_explained
+def is_spread(page: Page) -> bool:
+    """Whether `read_image` spreads the intensities, as it does but for 8 and 16 bit."""
+    if not _is_tiff(page.path):
+        return False
+    with tifffile.TiffFile(_readable(page.path)) as tiff:
+        return tiff.pages[page.number].dtype not in (np.uint8, np.uint16)
+
+
 def _spread(image: np.ndarray) -> np.ndarray:
     """Any numbers to uint16, the smallest to 0 and the largest to 65535."""
     low, high = float(image.min()), float(image.max())
     scale = 65535 / (high - low) if high > low else 0.0
-    return np.rint((image.astype(np.float64) - low) * scale).astype(np.uint16)
+    spread = np.empty(image.shape, np.uint16)
+    for there, here in zip(strips(image), strips(spread), strict=True):
+        here[:] = np.rint((there.astype(np.float64) - low) * scale)
+    return spread
 
 
 @_explained
@@ -151,7 +174,7 @@ def read_labels(page: Page) -> np.ndarray:
     """Reads a label image: integers, palette indices as they are.
 
     Returns:
-      int32 [H, W].
+      uint16 [H, W], or int32 where there are more than 65,535.
 
     Raises:
       UserError: unreadable, not 2D or not integers.
@@ -175,7 +198,7 @@ def read_labels(page: Page) -> np.ndarray:
             f"{page}: labels from {image.min()} to {image.max()}; "
             f"0 to {MOST_LABELS} can be told apart"
         )
-    return image.astype(np.int32)
+    return image.astype(np.uint16 if image.max(initial=0) < 2**16 else np.int32)
 
 
 def _has_palette(path: str) -> bool:

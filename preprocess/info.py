@@ -16,6 +16,7 @@ from preprocess.records import SCHEMA_VERSION, UNLABELLED, weight_step
 from preprocess.shards import Shard, fingerprint
 from preprocess.sources import Frame, check_frame, look_for_frames
 from preprocess.splits import SPLITS
+from preprocess.statistics import Moments, count_values, moments, pooled
 
 SOFTWARE = ("unet-tfrecords", "apache-beam", "numpy", "opencv-python-headless")
 
@@ -28,6 +29,7 @@ class Inspection(NamedTuple):
       height, width: in px.
       bits: 8 or 16.
       classes: which occur among the labelled pixels.
+      moments: of its pixels.
       problems: why it can't be used; empty where it can.
     """
 
@@ -36,6 +38,7 @@ class Inspection(NamedTuple):
     width: int = 0
     bits: int = 8
     classes: tuple[int, ...] = ()
+    moments: Moments | None = None
     problems: tuple[str, ...] = ()
 
 
@@ -46,12 +49,15 @@ class Facts(NamedTuple):
       bits: bits of a pixel, the most that any frame has.
       problems: why nothing can be made, of all frames.
       skipped: keys of frames that are left out because they can't be read.
+      moments: of the training frames' pixels, to normalise all frames by; None where
+        each frame has its own.
       digest: of config and source files; a shard of another digest is another shard.
     """
 
     bits: int
     problems: tuple[str, ...]
     skipped: frozenset[str]
+    moments: Moments | None
     digest: str
 
 
@@ -65,9 +71,15 @@ def inspect(frame: Frame, config: ml_collections.ConfigDict) -> Inspection:
     except UserError as error:
         return Inspection(frame, problems=tuple(error.problems))
     height, width = image.shape[:2]
-    counts = np.bincount(truth.classes.ravel(), minlength=UNLABELLED + 1)
-    classes = tuple(np.flatnonzero(counts[:UNLABELLED]).tolist())
-    return Inspection(frame, height, width, image.dtype.itemsize * 8, classes)
+    counts = count_values(truth.classes, UNLABELLED)[:UNLABELLED]
+    return Inspection(
+        frame,
+        height,
+        width,
+        image.dtype.itemsize * 8,
+        tuple(np.flatnonzero(counts).tolist()),
+        moments(image),
+    )
 
 
 def data_config(config: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -91,7 +103,31 @@ def gather_facts(
         max((found.bits for found in good), default=8),
         tuple(sorted(problems)),
         frozenset(found.frame.key for found in inspections if found.problems),
+        _moments_to_normalise_by(good, config),
         fingerprint([data_config(config), sorted(digests)]),
+    )
+
+
+def _moments_to_normalise_by(
+    good: list[Inspection], config: ml_collections.ConfigDict
+) -> Moments | None:
+    """The whole data set's, if asked for; of training frames, so that none leaks."""
+    train = [f.moments for f in good if f.frame.split == "train" and f.moments]
+    return pooled(train) if train and config.data.normalization == "dataset" else None
+
+
+def tiles_expected(
+    inspections: list[Inspection], config: ml_collections.ConfigDict
+) -> int:
+    """How many tiles the good frames make."""
+    data = config.data
+    output = tiling.output_size(data.tile_size, config.model.depth)
+    return sum(
+        (data.augmentations if found.frame.split == "train" else 1)
+        * len(tiling.tile_origins(found.height, output))
+        * len(tiling.tile_origins(found.width, output))
+        for found in inspections
+        if not found.problems
     )
 
 
@@ -141,22 +177,25 @@ def dataset_info(
     shards: list[Shard],
     inspections: list[Inspection],
     digests: dict[str, str],
+    facts: Facts,
     *,
     folder: str,
     config: ml_collections.ConfigDict,
 ) -> dict[str, Any]:
     """The content of `dataset_info.json`, independent of the order of its inputs."""
-    skipped = _skipped_info(inspections, digests, folder=folder, config=config)
+    found = look_for_frames(config.data, folder)
+    skipped = _skipped_info(inspections, found.problems, digests, folder=folder)
     inspections = [found for found in inspections if not found.problems]
     inspections.sort(key=lambda found: found.frame.key)
-    bits = max(found.bits for found in inspections)
     return {
         "schema_version": SCHEMA_VERSION,
         "config": data_config(config),
-        "geometry": geometry(config, bits),
+        "geometry": geometry(config, facts.bits),
+        "normalization": _normalization_info(facts),
         "splits": {split: _split_info(split, shards, inspections) for split in SPLITS},
         "sources": [_source_info(found, digests, folder) for found in inspections],
         "skipped": skipped,
+        "unlabelled_images": found.unlabelled,
         "software": {
             "python": platform.python_version(),
             **{name: importlib.metadata.version(name) for name in SOFTWARE},
@@ -184,12 +223,22 @@ def _split_info(
     }
 
 
+def _normalization_info(facts: Facts) -> dict[str, Any] | None:
+    """Mean and deviation of each channel over the data set, if they are what is used.
+
+    Attributes in raw intensities of `geometry.bits` bits.
+    """
+    if not facts.moments:
+        return None
+    return {"mean": facts.moments.mean.tolist(), "std": facts.moments.std.tolist()}
+
+
 def _skipped_info(
     inspections: list[Inspection],
+    strays: list[str],
     digests: dict[str, str],
     *,
     folder: str,
-    config: ml_collections.ConfigDict,
 ) -> list[dict[str, Any]]:
     """What was left out and why: bad frames with their files, then stray files."""
     bad = sorted((f for f in inspections if f.problems), key=lambda f: f.frame.key)
@@ -201,7 +250,6 @@ def _skipped_info(
         }
         for found in bad
     ]
-    strays = look_for_frames(config.data, folder).problems
     reasons = sorted(_relative(line, folder) for line in strays)
     return entries + [{"frame": "", "reasons": [r], "files": []} for r in reasons]
 

@@ -9,15 +9,13 @@ import logging
 import os
 import re
 import sys
-import threading
 import time
 from typing import Any
 
 import ml_collections
 from absl import flags
-from tqdm import tqdm
 
-from preprocess import cli, files
+from preprocess import cli, files, progress
 from preprocess.check import check_data_config
 from preprocess.errors import UserError
 from preprocess.info import data_config
@@ -77,25 +75,26 @@ def preprocess(values: flags.FlagValues, beam_args: list[str]) -> None:
         if not complete:
             started = time.monotonic()
             _announce(units, config)
-            _make(job, options, folder, output, config, units)
-            _summarise(output, time.monotonic() - started)
+            counters = _make(job, options, folder, output, config, units)
+            _summarise(output, time.monotonic() - started, counters)
             return
     print(f"{files.join(output, INFO_NAME)}: complete already, nothing to do")
 
 
-def _make(job, options, folder, output, config, units) -> None:
-    """Runs the job, noting its config while it has not ended.
+def _make(job, options, folder, output, config, units) -> dict[str, int]:
+    """Runs the job, noting its config while it has not ended; returns its counters.
 
     Raises:
       UserError: all that is wrong with the frames; nothing was made.
     """
     files.write_bytes(files.join(output, JOB_NAME), as_json(data_config(config)))
-    _run_pipeline(job, options, folder, output, config, units)
+    counters = _run_pipeline(job, options, folder, output, config, units)
     problems_path = files.join(output, job.PROBLEMS_NAME)
     if files.exists(problems_path):
         problems = json.loads(files.read_bytes(problems_path))
         files.remove([problems_path, files.join(output, JOB_NAME)])
         raise UserError(problems)
+    return counters
 
 
 def _announce(units: list[Unit], config: ml_collections.ConfigDict) -> None:
@@ -212,8 +211,8 @@ def _beam_options(beam_args: list[str]):
     return options
 
 
-def _run_pipeline(job, options, folder, output, config, units) -> None:
-    """Runs the job to its end, with a bar of finished shards.
+def _run_pipeline(job, options, folder, output, config, units) -> dict[str, int]:
+    """Runs the job to its end, with bars; returns Beam's counters.
 
     Raises:
       UserError: a worker met a user's mistake after all checks.
@@ -221,12 +220,12 @@ def _run_pipeline(job, options, folder, output, config, units) -> None:
     import apache_beam as beam
 
     logging.getLogger().setLevel(logging.WARNING)
-    shards = {(unit.frame.split, unit.shard) for unit in units}
     try:
         pipeline = beam.Pipeline(options=options)
         job.build(pipeline, folder, output, config)
-        with _ShardProgress(output, len(shards)):
-            pipeline.run().wait_until_finish()
+        with progress.Bars(output, len({unit.frame.key for unit in units})):
+            result = pipeline.run()
+            result.wait_until_finish()
     except Exception as error:
         # A worker's exception arrives as text, with the worker's traceback around it.
         lines = re.findall(
@@ -235,37 +234,19 @@ def _run_pipeline(job, options, folder, output, config, units) -> None:
         if not lines:
             raise
         raise UserError(lines[:1]) from error
+    return _counters(result)
 
 
-class _ShardProgress:
-    """A bar that counts finished shards by their notes in the output folder."""
-
-    def __init__(self, output: str, total: int):
-        self.output = output
-        self.stop = threading.Event()
-        self.bar = tqdm(total=total, unit="shard", file=sys.stderr, mininterval=1.0)
-        self.thread = threading.Thread(target=self._follow, daemon=True)
-
-    def _follow(self) -> None:
-        while not self.stop.wait(1.0):
-            notes = files.glob_in(self.output, f"{files.TEMPORARY}*.tfrecord.json")
-            self._show(len(notes))
-
-    def _show(self, done: int) -> None:
-        self.bar.update(done - self.bar.n)
-
-    def __enter__(self):
-        self.thread.start()
-
-    def __exit__(self, error, *_):
-        self.stop.set()
-        self.thread.join()
-        if error is None:
-            self._show(self.bar.total)
-        self.bar.close()
+def _counters(result) -> dict[str, int]:
+    """Beam's counters by name; none from a runner that keeps none."""
+    try:
+        found = result.metrics().query()["counters"]
+    except (NotImplementedError, AttributeError):
+        return {}
+    return {c.key.metric.name: c.committed or 0 for c in found}
 
 
-def _summarise(output: str, seconds: float) -> None:
+def _summarise(output: str, seconds: float, counters: dict[str, int]) -> None:
     info = read_info(output)
     for split, content in info["splits"].items():
         pixels = content["class_pixels"]
@@ -275,11 +256,22 @@ def _summarise(output: str, seconds: float) -> None:
             f"{content['num_tiles']} tiles, {len(content['shards'])} shards, "
             f"{content['num_bytes'] / 1e6:.1f} MB; classes {shares or '-'}"
         )
+    if unlabelled := info["unlabelled_images"]:
+        print(f"{unlabelled} images without labels left out")
     for left_out in info["skipped"]:
         for reason in left_out["reasons"]:
             print(f"skipped: {reason}", file=sys.stderr)
     tiles = sum(content["num_tiles"] for content in info["splits"].values())
+    if kept := counters.get("shards_kept"):
+        print(f"{kept} shards of an earlier run kept")
     print(f"{tiles} tiles in {seconds:.1f} s ({tiles / seconds:.0f} tiles/s)")
+    stages = [
+        f"{stage} {counters[f'{stage}_msec'] / 1000:.1f} s"
+        for stage in ("inspect", "read", "render", "encode", "write")
+        if f"{stage}_msec" in counters
+    ]
+    if stages:
+        print(f"workers' time, added up: {', '.join(stages)}")
     print(files.join(output, INFO_NAME))
 
 

@@ -9,20 +9,30 @@ made whole by one worker, and is a pure function of config, seed and input.
 """
 
 import dataclasses
-import time
+import itertools
 from collections.abc import Iterable, Iterator
 
 import apache_beam as beam
+import cv2
 import ml_collections
 import numpy as np
 from apache_beam.metrics import Metrics
 from apache_beam.pvalue import AsList, AsSingleton
 
-from preprocess import files, plan, splits
-from preprocess.info import Facts, Inspection, dataset_info, gather_facts, inspect
+from preprocess import files, plan, progress, splits
+from preprocess.info import (
+    Facts,
+    Inspection,
+    dataset_info,
+    gather_facts,
+    inspect,
+    tiles_expected,
+)
+from preprocess.memory import room_for
 from preprocess.plan import Unit
+from preprocess.progress import FRAMES, TILES, Stopwatch
 from preprocess.records import UNLABELLED, encode, weight_step
-from preprocess.render import tiles_of_unit
+from preprocess.render import load, tiles_of_unit
 from preprocess.shards import (
     INFO_NAME,
     Shard,
@@ -34,7 +44,8 @@ from preprocess.shards import (
     write_shard,
     write_sidecar,
 )
-from preprocess.sources import find_frames
+from preprocess.sources import Frame, find_frames
+from preprocess.statistics import count_values
 
 PROBLEMS_NAME = files.TEMPORARY + "problems.json"
 NAMESPACE = "preprocess"  # of all counters
@@ -51,12 +62,13 @@ def build(
       config: the whole config.
     """
     units = pipeline | beam.Create([folder]) | PlanUnits(config)
-    inspections = units | InspectFrames(config)
+    inspections = units | InspectFrames(config, output)
     digests = units | DigestSources()
     facts = (
         pipeline
         | "Once" >> beam.Create([None])
-        | "Facts" >> beam.Map(_facts, AsList(inspections), AsList(digests), config)
+        | "Facts"
+        >> beam.Map(_facts, AsList(inspections), AsList(digests), config, output)
     )
     shards = units | WriteShards(config, output, AsSingleton(facts))
     (
@@ -76,8 +88,11 @@ def build(
     )
 
 
-def _facts(_, inspections, digests, config) -> Facts:
-    return gather_facts(inspections, digests, config)
+def _facts(_, inspections, digests, config, output) -> Facts:
+    facts = gather_facts(inspections, digests, config)
+    if not facts.problems:
+        progress.expect(output, TILES, tiles_expected(inspections, config))
+    return facts
 
 
 def plan_dataset(folder: str, config: ml_collections.ConfigDict) -> list[Unit]:
@@ -117,13 +132,33 @@ class InspectFrames(beam.PTransform):
     """Units to one Inspection per frame."""
 
     config: ml_collections.ConfigDict
+    output: str
 
     def expand(self, units):
         return (
             units
             | "Frames" >> beam.FlatMap(_frame_once)
-            | "Inspect" >> beam.Map(inspect, self.config)
+            | "Inspect" >> beam.ParDo(InspectFrame(self.config, self.output))
         )
+
+
+class InspectFrame(beam.DoFn):
+    """Reads a frame to the end, and counts it."""
+
+    def __init__(self, config: ml_collections.ConfigDict, output: str):
+        self.config = config
+        self.output = output
+        self.frames_inspected = Metrics.counter(NAMESPACE, "frames_inspected")
+        self.inspect_msec = Metrics.counter(NAMESPACE, "inspect_msec")
+
+    def process(self, frame: Frame):
+        watch = Stopwatch()
+        with room_for(frame), watch.stage("inspect"):
+            found = inspect(frame, self.config)
+        self.frames_inspected.inc()
+        self.inspect_msec.inc(watch.msec("inspect"))
+        progress.add(self.output, FRAMES, 1)
+        yield found
 
 
 def _frame_once(unit: Unit) -> Iterator:
@@ -171,15 +206,22 @@ class WriteShards(beam.PTransform):
 
 
 class WriteShard(beam.DoFn):
-    """Makes one shard from its units, holding one unit's pixels at a time."""
+    """Makes one shard from its units, holding one frame and one window at a time."""
+
+    STAGES = ("read", "render", "encode", "write")
 
     def __init__(self, config: ml_collections.ConfigDict, output: str):
         self.config = config
         self.output = output
         self.tiles_written = Metrics.counter(NAMESPACE, "tiles_written")
         self.shards_kept = Metrics.counter(NAMESPACE, "shards_kept")
-        self.render_msec = Metrics.counter(NAMESPACE, "render_msec")
-        self.encode_msec = Metrics.counter(NAMESPACE, "encode_msec")
+        self.msec = {
+            stage: Metrics.counter(NAMESPACE, f"{stage}_msec") for stage in self.STAGES
+        }
+
+    def setup(self):
+        # The workers are the parallelism; threads within each would only wait.
+        cv2.setNumThreads(1)
 
     def process(self, element, facts: Facts):
         # From a data set with problems nothing is made: write_info lists them.
@@ -197,30 +239,54 @@ class WriteShard(beam.DoFn):
         made_from = fingerprint([facts.digest, [unit.key for unit in kept]])
         if shard := kept_shard(self.output, name, made_from):
             self.shards_kept.inc()
+            progress.add(self.output, TILES, shard.records)
             return shard
+        watch = Stopwatch()
         class_pixels = np.zeros(UNLABELLED + 1, np.int64)
         path = files.join(self.output, name)
-        written = write_shard(path, self._records(kept, facts.bits, class_pixels))
+        written = write_shard(path, self._records(kept, facts, class_pixels, watch))
         classes = class_pixels[: self.config.model.classes].tolist()
         shard = Shard(split, name, *written, tuple(classes), made_from)
         write_sidecar(self.output, shard)
+        watch.rest("write")
+        for stage, counter in self.msec.items():
+            counter.inc(watch.msec(stage))
         return shard
 
     def _records(
-        self, units: Iterable[Unit], bits: int, class_pixels: np.ndarray
+        self,
+        units: Iterable[Unit],
+        facts: Facts,
+        class_pixels: np.ndarray,
+        watch: Stopwatch,
     ) -> Iterator[bytes]:
+        """A shard's records; a frame is read once for its units in a row."""
         data = self.config.data
         step = weight_step(data.border_weight)
-        for unit in units:
-            started = time.monotonic()
-            tiles = list(tiles_of_unit(unit, self.config, bits=bits))
-            rendered = time.monotonic()
-            for tile in tiles:
-                class_pixels += np.bincount(tile.label.ravel(), minlength=256)
-                yield encode(tile, encoding=data.image_encoding, step=step)
-            self.tiles_written.inc(len(tiles))
-            self.render_msec.inc(int(1000 * (rendered - started)))
-            self.encode_msec.inc(int(1000 * (time.monotonic() - rendered)))
+        for frame, of_frame in itertools.groupby(units, key=lambda unit: unit.frame):
+            with room_for(frame):
+                with watch.stage("read"):
+                    loaded = load(frame, self.config)
+                for unit in of_frame:
+                    tiles = tiles_of_unit(
+                        unit,
+                        loaded,
+                        self.config,
+                        bits=facts.bits,
+                        normalise_by=facts.moments,
+                    )
+                    made = 0
+                    for tile in watch.each("render", tiles):
+                        with watch.stage("encode"):
+                            class_pixels += count_values(tile.label, len(class_pixels))
+                            record = encode(
+                                tile, encoding=data.image_encoding, step=step
+                            )
+                        yield record
+                        made += 1
+                    self.tiles_written.inc(made)
+                    progress.add(self.output, TILES, made)
+                del loaded
 
 
 def write_info(
@@ -240,7 +306,7 @@ def write_info(
         files.write_bytes(path, as_json(list(facts.problems)))
         return
     info = dataset_info(
-        shards, inspections, dict(digests), folder=folder, config=config
+        shards, inspections, dict(digests), facts, folder=folder, config=config
     )
     files.write_bytes(files.join(output, INFO_NAME), as_json(info))
     # Notes of finished shards, and halves that a killed run has left.

@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 from preprocess.sources import Frame
 
+MOST_TOGETHER = 4  # units of a frame in a row: the trainer's shuffle spreads them
+
 
 class Unit(NamedTuple):
     """One augmentation of one frame: the smallest piece of work.
@@ -19,7 +21,7 @@ class Unit(NamedTuple):
       augmentation: 0 is the frame unchanged.
       shard, num_shards: which of how many shards of the frame's split.
 
-    >>> from preprocess.sources import Page
+    >>> from preprocess.images import Page
     >>> frame = Frame("HeLa", "01", "t012", "ctc", Page("01/t012.tif"), split="train")
     >>> Unit(frame, 3, shard=0, num_shards=4).key
     'HeLa/01/t012/a03'
@@ -51,7 +53,8 @@ def plan_units(
     """All units of one split.
 
     Frames are ranked by a hash of their identity and their units dealt out in turn:
-    mixed like a hash's choice of shard, but even to within one unit.
+    mixed like a hash's choice of shard, but even. A shard is given some augmentations
+    of a frame at a time, because then the frame is read once for all of them.
 
     Args:
       frames: the frames of one split.
@@ -61,13 +64,37 @@ def plan_units(
     """
     ranked = sorted(frames, key=lambda frame: identity_seed(frame.key, seed))
     shards = min(num_shards, len(frames) * augmentations)
+    together = units_together(len(frames) * augmentations, shards)
     return [
-        Unit(frame, index, (rank * augmentations + index) % shards, shards)
+        Unit(
+            frame,
+            index,
+            (rank * augmentations + index) // together % shards,
+            shards,
+        )
         for rank, frame in enumerate(ranked)
         for index in range(augmentations)
     ]
 
 
+def units_together(units: int, shards: int) -> int:
+    """How many units are dealt at a time: few enough that shards stay even and mixed.
+
+    >>> units_together(240, 8), units_together(20, 8), units_together(10**6, 16)
+    (3, 1, 4)
+    """
+    return min(MOST_TOGETHER, max(1, units // (8 * max(1, shards))))
+
+
 def in_order(units: Iterable[Unit], seed: int) -> list[Unit]:
-    """The order in which the units of one shard stand in it."""
-    return sorted(units, key=lambda unit: identity_seed(unit.key, seed))
+    """The order in which the units of one shard stand in it, a frame's in a row.
+
+    Each shard has its own order of frames: shards are read side by side.
+    """
+    return sorted(
+        units,
+        key=lambda unit: (
+            identity_seed(f"{unit.frame.key}/{unit.shard}", seed),
+            identity_seed(unit.key, seed),
+        ),
+    )

@@ -13,11 +13,32 @@ import numpy as np
 from preprocess import augment, tiling
 from preprocess.plan import Unit, identity_seed
 from preprocess.records import UNLABELLED, Tile
-from preprocess.sources import Truth, read_frame, read_truth
-from preprocess.statistics import moments
+from preprocess.sources import Frame, Truth, read_frame, read_truth
+from preprocess.statistics import Moments, moments
 from preprocess.weights import border_weights, margin_px, touching_pixels
 
 WINDOW_PX = 1200  # of output along an axis, unless a single tile has more
+
+
+class Loaded(NamedTuple):
+    """A frame in memory.
+
+    Attributes:
+      image: uint8 or uint16 [H, W, C].
+      truth: of the same height and width.
+      moments: of its pixels.
+    """
+
+    image: np.ndarray
+    truth: Truth
+    moments: Moments
+
+
+def load(frame: Frame, config: ml_collections.ConfigDict) -> Loaded:
+    """Reads a frame and its truth."""
+    truth = read_truth(frame, config.data, config.model.classes)
+    image = read_frame(frame, config.model.channels)
+    return Loaded(image, truth, moments(image))
 
 
 class Change(NamedTuple):
@@ -164,34 +185,37 @@ def windows(origins: list[int], output: int) -> Iterator[list[int]]:
     yield group
 
 
-def tiles_of_frame(
+def tiles_of_unit(
     unit: Unit,
-    image: np.ndarray,
-    truth: Truth,
+    loaded: Loaded,
     config: ml_collections.ConfigDict,
     *,
     bits: int,
+    normalise_by: Moments | None = None,
 ) -> Iterator[Tile]:
     """The tiles of a unit, window by window, in reading order within each.
 
     Args:
       unit: what to make.
-      image: its frame, uint8 or uint16 [H, W, C].
-      truth: of the same height and width.
+      loaded: its frame.
       config: the whole config.
       bits: 8 or 16, bits of a pixel throughout the data set.
+      normalise_by: the data set's moments; None takes the frame's.
     """
     data, depth = config.data, config.model.depth
     size, pad = data.tile_size, tiling.pad(depth)
     output = tiling.output_size(size, depth)
+    image, truth, of_frame = loaded
+    normal = normalise_by or of_frame
+    mean, std = normal.mean, normal.std
     height, width = image.shape[:2]
-    statistics = moments(image)
-    mean, std = statistics.mean, statistics.std
     change = None
     if unit.augmentation:
         rng = np.random.default_rng(identity_seed(unit.key, config.seed))
         deformation = augment.random_deformation(rng, data.augment, (height, width))
-        grey = augment.random_grey(rng, data.augment, mean=mean, std=std)
+        grey = augment.random_grey(
+            rng, data.augment, mean=of_frame.mean, std=of_frame.std
+        )
         change = Change(deformation, grey.table(int(image.max())))
     for rows in windows(tiling.tile_origins(height, output), output):
         for columns in windows(tiling.tile_origins(width, output), output):
@@ -213,12 +237,3 @@ def tiles_of_frame(
                         mean,
                         std,
                     )
-
-
-def tiles_of_unit(
-    unit: Unit, config: ml_collections.ConfigDict, *, bits: int
-) -> Iterator[Tile]:
-    """Reads a unit's frame and yields its tiles; see `tiles_of_frame`."""
-    image = read_frame(unit.frame, config.model.channels)
-    truth = read_truth(unit.frame, config.data, config.model.classes)
-    yield from tiles_of_frame(unit, image, truth, config, bits=bits)

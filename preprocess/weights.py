@@ -1,9 +1,12 @@
 """Border weights: the separation between touching cells (arXiv 1505.04597, eq. 2)."""
 
 import math
+from collections.abc import Iterator
 
 import cv2
 import numpy as np
+
+Box = tuple[int, int, int, int]  # top, left, bottom, right, ends exclusive
 
 
 def margin_px(sigma_px: float) -> int:
@@ -12,12 +15,15 @@ def margin_px(sigma_px: float) -> int:
     The border term's reach, and a pixel for each of the four directions in which
     touching pixels are given up.
     """
-    return _reach_px(sigma_px) + 4
+    return reach_px(sigma_px) + 4
 
 
-def _reach_px(sigma_px: float) -> int:
-    """Where the border term ends: beyond 6 sigma it is under 1.6e-8 of w0."""
-    return math.ceil(6 * sigma_px)
+def reach_px(sigma_px: float) -> int:
+    """d1 + d2 where the border term ends, px.
+
+    At 3.6 sigma it is 0.0015 w0, which a record's 255 steps up to w0 store as 0.
+    """
+    return math.ceil(3.6 * sigma_px)
 
 
 def touching_pixels(instances: np.ndarray, classes: np.ndarray) -> np.ndarray:
@@ -50,7 +56,7 @@ def border_weights(instances: np.ndarray, *, w0: float, sigma_px: float) -> np.n
     """w0 * exp(-(d1 + d2)^2 / (2 sigma^2)) on background, 0 inside cells.
 
     d1 and d2 are a pixel's distances to the nearest and the second nearest cell.
-    Where they add up to more than 6 sigma the term counts as 0.
+    Where they add up to more than `reach_px` the term counts as 0.
 
     Args:
       instances: integer [H, W], 0 is background.
@@ -60,28 +66,43 @@ def border_weights(instances: np.ndarray, *, w0: float, sigma_px: float) -> np.n
     Returns:
       float32 [H, W].
     """
-    height, width = instances.shape
-    reach = _reach_px(sigma_px)
-    weights = np.zeros((height, width), np.float32)
-    boxes = bounding_boxes(instances)
-    if len(boxes) < 2:
-        return weights
-    nearest = np.full((height, width), np.inf, np.float32)
-    second = np.full((height, width), np.inf, np.float32)
-    for identity, (top, left, bottom, right) in boxes:
-        box = np.s_[
-            max(0, top - reach) : min(height, bottom + reach),
-            max(0, left - reach) : min(width, right + reach),
-        ]
-        outside = (instances[box] != identity).astype(np.uint8)
+    reach = reach_px(sigma_px)
+    weights = np.zeros(instances.shape, np.float32)
+    nearest = np.full(instances.shape, np.inf, np.float32)
+    second = np.full(instances.shape, np.inf, np.float32)
+    for identity, (top, left, bottom, right) in _with_neighbours(instances, reach):
+        box = np.s_[top:bottom, left:right]
+        outside = (instances[box] != identity).view(np.uint8)
         distance = cv2.distanceTransform(outside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
         # The smallest and the second smallest of all seen so far.
         np.minimum(second[box], np.maximum(nearest[box], distance), out=second[box])
         np.minimum(nearest[box], distance, out=nearest[box])
-    between = (instances == 0) & (nearest + second <= reach)
+    between = (nearest + second <= reach) & (instances == 0)
     d1, d2 = _exact(nearest[between]), _exact(second[between])
     weights[between] = w0 * np.exp((d1 + d2) ** 2 / (-2 * sigma_px**2))
     return weights
+
+
+def _with_neighbours(instances: np.ndarray, reach: int) -> Iterator[tuple[int, Box]]:
+    """Instances that come near another, with the part of the frame where it matters.
+
+    A pixel has a term only if it lies within reach of two instances: where the box
+    around one, widened by the reach, meets that of another. The distances there hang
+    on pixels of the instance that are no further than the reach.
+    """
+    height, width = instances.shape
+    names, boxes = _boxes(instances)
+    low = np.maximum(boxes[:, :2] - reach, 0)
+    high = np.minimum(boxes[:, 2:] + reach, (height, width))
+    for index, name in enumerate(names.tolist()):
+        first = np.maximum(low, low[index])
+        stop = np.minimum(high, high[index])
+        meets = (first < stop).all(axis=1)
+        meets[index] = False
+        if meets.any():
+            first = np.maximum(first[meets].min(axis=0) - reach, low[index])
+            stop = np.minimum(stop[meets].max(axis=0) + reach, high[index])
+            yield name, (*first.tolist(), *stop.tolist())
 
 
 def _exact(distance: np.ndarray) -> np.ndarray:
@@ -89,21 +110,33 @@ def _exact(distance: np.ndarray) -> np.ndarray:
     return np.sqrt(np.rint(np.square(distance, dtype=np.float64)))
 
 
-def bounding_boxes(
-    instances: np.ndarray,
-) -> list[tuple[int, tuple[int, int, int, int]]]:
+def bounding_boxes(instances: np.ndarray) -> list[tuple[int, Box]]:
     """(identity, (top, left, bottom, right)) of each instance, ends exclusive."""
-    flat = np.flatnonzero(instances)
-    if not flat.size:
-        return []
+    names, boxes = _boxes(instances)
+    return [
+        (name, tuple(box))
+        for name, box in zip(names.tolist(), boxes.tolist(), strict=True)
+    ]
+
+
+def _boxes(instances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Identities [N] and their boxes [N, 4], from the runs of equal pixels in rows."""
+    begins = np.ones(instances.shape, bool)
+    np.not_equal(instances[:, 1:], instances[:, :-1], out=begins[:, 1:])
+    flat = np.flatnonzero(begins)
     identities = instances.ravel()[flat]
-    rows, columns = np.divmod(flat, instances.shape[1])
+    rows, lefts = np.divmod(flat, instances.shape[1])
+    rights = np.append(flat[1:], instances.size) - rows * instances.shape[1]
     order = np.argsort(identities, kind="stable")
-    starts = np.flatnonzero(np.diff(identities[order], prepend=-1))
-    rows, columns, names = rows[order], columns[order], identities[order][starts]
-    tops = np.minimum.reduceat(rows, starts)
-    bottoms = np.maximum.reduceat(rows, starts) + 1
-    lefts = np.minimum.reduceat(columns, starts)
-    rights = np.maximum.reduceat(columns, starts) + 1
-    boxes = np.stack([tops, lefts, bottoms, rights], axis=1).tolist()
-    return [(int(name), tuple(box)) for name, box in zip(names, boxes, strict=True)]
+    order = order[np.searchsorted(identities[order], 1) :]  # background is no instance
+    if not order.size:
+        return np.zeros(0, np.int64), np.zeros((0, 4), np.int64)
+    identities = identities[order]
+    starts = np.flatnonzero(np.diff(identities, prepend=0))
+    boxes = [
+        np.minimum.reduceat(rows[order], starts),
+        np.minimum.reduceat(lefts[order], starts),
+        np.maximum.reduceat(rows[order], starts) + 1,
+        np.maximum.reduceat(rights[order], starts),
+    ]
+    return identities[starts], np.stack(boxes, axis=1)

@@ -19,7 +19,7 @@ from preprocess import pipeline as job
 from preprocess import records, shards, tiling
 from preprocess.cli import main
 from preprocess.main import COMMAND, LOCAL_RUNNER
-from preprocess.render import tiles_of_unit
+from preprocess.render import load, tiles_of_unit
 from preprocess.verify import verify
 
 DRAWN = "--config=configs/synthetic.py:smoke"
@@ -67,6 +67,10 @@ def read_tiles(folder, info, split):
                     image_shape=(size, size, geometry["channels"]),
                     bits=geometry["bits"],
                 )
+
+
+def tiles_of(unit, config):
+    return tiles_of_unit(unit, load(unit.frame, config), config, bits=8)
 
 
 @pytest.fixture(scope="module")
@@ -159,13 +163,13 @@ def test_augmented_tiles_agree_with_each_other(cells, config):
     config.data.tile_size, config.data.augmentations = 60, 2
     units = job.plan_dataset(str(cells), config)
     [unit] = [u for u in units if u.frame.name == "t001" and u.augmentation == 1]
-    by_place = {t.key.rsplit("/")[-1]: t for t in tiles_of_unit(unit, config, bits=8)}
+    by_place = {t.key.rsplit("/")[-1]: t for t in tiles_of(unit, config)}
     assert len(by_place) == 49
     left, right = by_place["r18c18"], by_place["r18c36"]
     np.testing.assert_array_equal(left.image[:, 18:], right.image[:, :-18])
     np.testing.assert_array_equal(left.label[:, 18:], right.label[:, :-18])
     np.testing.assert_array_equal(left.weight[:, 18:], right.weight[:, :-18])
-    unchanged = {t.key: t for u in units for t in tiles_of_unit(u, config, bits=8)}
+    unchanged = {t.key: t for u in units for t in tiles_of(u, config)}
     plain = unchanged["drawn-cells/01/t001/a00/r18c18"]
     assert (plain.image != left.image).mean() > 0.5
 
@@ -197,7 +201,7 @@ def test_transforms_plan_each_unit_once(cells, config):
         keys = units | beam.Map(lambda unit: unit.key)
         expected = [unit.key for unit in job.plan_dataset(str(cells), config)]
         assert_that(keys, equal_to(expected))
-        inspected = units | job.InspectFrames(config)
+        inspected = units | job.InspectFrames(config, str(cells.parent / "counts"))
         sizes = inspected | beam.Map(
             lambda found: (found.height, found.width, found.bits)
         )

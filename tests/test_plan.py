@@ -1,6 +1,7 @@
 """The plan and the splits: functions of identity alone."""
 
 import collections
+import itertools
 import random
 
 import ml_collections
@@ -36,15 +37,31 @@ def test_plan_does_not_depend_on_order():
 
 
 @pytest.mark.parametrize(
-    "count, augmentations, shards", [(17, 5, 4), (3, 2, 16), (1, 1, 1)]
+    "count, augmentations, shards",
+    [(17, 5, 4), (3, 2, 16), (1, 1, 1), (40, 8, 8), (500, 20, 16), (0, 5, 4)],
 )
 def test_every_unit_once_in_even_shards(count, augmentations, shards):
     units = planned(frames(count), augmentations, shards)
     assert len({unit.key for unit in units}) == count * augmentations
     sizes = collections.Counter(unit.shard for unit in units)
     assert set(sizes) == set(range(min(shards, count * augmentations)))
-    assert max(sizes.values()) - min(sizes.values()) <= 1
-    assert {unit.num_shards for unit in units} == {len(sizes)}
+    if units:
+        together = plan.units_together(len(units), shards)
+        assert max(sizes.values()) - min(sizes.values()) <= together
+        assert max(sizes.values()) <= 1.2 * min(sizes.values()) or together == 1
+        assert {unit.num_shards for unit in units} == {len(sizes)}
+
+
+def test_a_shard_takes_the_units_of_a_frame_in_a_row():
+    units = planned(frames(60), augmentations=20, num_shards=5)
+    orders = []
+    for shard in range(5):
+        own = plan.in_order([u for u in units if u.shard == shard], 1)
+        names = [unit.frame.name for unit in own]
+        runs = [name for name, _ in itertools.groupby(names)]
+        assert len(runs) == len(set(runs))
+        orders.append(runs)
+    assert len({tuple(order[:5]) for order in orders}) == 5
 
 
 def test_seeds_differ_by_identity_and_base_seed():

@@ -22,10 +22,9 @@ def made(instances, *, augmentation, tile_size, depth):
     classes = (instances > 0).astype(np.uint8)
     classes[rng.random(size) < 0.01] = 255
     unit = UNIT._replace(augmentation=augmentation)
-    truth = Truth(instances, classes)
-    return {
-        t.key: t for t in render.tiles_of_frame(unit, image, truth, config, bits=16)
-    }
+    loaded = render.Loaded(image, Truth(instances, classes), statistics.moments(image))
+    tiles = render.tiles_of_unit(unit, loaded, config, bits=16)
+    return {tile.key: tile for tile in tiles}
 
 
 @pytest.mark.parametrize("size", [(150, 130), (40, 211), (10, 17), (1, 90)])

@@ -14,6 +14,7 @@ from preprocess import sources
 from preprocess.errors import UserError
 from preprocess.images import Page, read_image, read_labels
 from preprocess.records import UNLABELLED
+from preprocess.sources import ctc
 
 
 def frames_of(module, path, **changes):
@@ -81,8 +82,8 @@ def test_frame_without_any_gold_cell_is_wholly_unlabelled():
     markers = np.zeros((40, 40), np.int32)
     markers[5, 5] = 1
     empty = np.zeros_like(markers)
-    assert sources.unlabelled_surroundings(empty, markers).all()
-    assert not sources.unlabelled_surroundings(empty, empty).any()
+    assert ctc.unlabelled_surroundings(empty, markers).all()
+    assert not ctc.unlabelled_surroundings(empty, empty).any()
 
 
 def test_silver_fills_what_gold_lacks(cells, tmp_path):
@@ -201,7 +202,7 @@ def test_mask_drawn_in_the_alpha_channel_is_refused(tmp_path):
     assert "transparent" in problems(read_labels, Page(path))
 
 
-def test_3d_sets_are_refused(cells, tmp_path):
+def test_a_stack_among_flat_images_is_refused(cells, tmp_path):
     shutil.copytree(cells, tmp_path / "c")
     path = tmp_path / "c/01/t001.tif"
     stack = np.stack([tifffile.imread(path)] * 3)
@@ -211,11 +212,54 @@ def test_3d_sets_are_refused(cells, tmp_path):
     assert "t001.tif: 3 pages" in line
 
 
+def write_stacks(folder, depth=5):
+    """A 3D set: silver truth of whole stacks, gold of single slices."""
+    rng = np.random.default_rng(0)
+    for name in ("01", "01_GT/SEG", "01_GT/TRA", "01_ST/SEG"):
+        (folder / name).mkdir(parents=True)
+    gray = dict(photometric="minisblack")
+    for time in ("000", "001"):
+        images = rng.integers(0, 200, (depth, 40, 50)).astype(np.uint8)
+        truth = np.zeros((depth, 40, 50), np.uint16)
+        for z in range(depth):
+            truth[z, 5:20, 5 : 20 + z] = 7
+        tifffile.imwrite(folder / f"01/t{time}.tif", images, **gray)
+        tifffile.imwrite(folder / f"01_ST/SEG/man_seg{time}.tif", truth, **gray)
+        tifffile.imwrite(folder / f"01_GT/TRA/man_track{time}.tif", truth, **gray)
+    gold = np.where(truth[2] > 0, 9, 0).astype(np.uint16)
+    tifffile.imwrite(folder / "01_GT/SEG/man_seg_001_002.tif", gold, **gray)
+
+
+def test_stacks_of_the_challenge_are_read_as_slices(tmp_path):
+    write_stacks(tmp_path / "c")
+    data, frames = frames_of(dic_hela, tmp_path / "c", labels="gold")
+    assert [frame.name for frame in frames] == ["t001-z002"]
+    data, frames = frames_of(dic_hela, tmp_path / "c", labels="both")
+    assert [f.name for f in frames] == [
+        f"t{t}-z{z:03d}" for t in ("000", "001") for z in range(5)
+    ]
+    for frame in frames:
+        image, truth = sources.check_frame(frame, data, channels=1, classes=2)
+        z = int(frame.name[-3:])
+        stack = tifffile.imread(frame.image.path)
+        np.testing.assert_array_equal(image[..., 0], stack[z])
+        assert truth.classes.sum() == 15 * (15 + z)
+        assert truth.instances.max() == (9 if frame.name == "t001-z002" else 7)
+
+
+def test_stacks_with_other_slices_than_their_truth_are_refused(tmp_path):
+    write_stacks(tmp_path / "c")
+    path = tmp_path / "c/01_ST/SEG/man_seg001.tif"
+    tifffile.imwrite(path, tifffile.imread(path)[:3], photometric="minisblack")
+    line = problems(frames_of, dic_hela, tmp_path / "c", labels="silver")
+    assert "man_seg001.tif: 3 slices" in line and "t001.tif has 5" in line
+
+
 def test_marker_that_merely_touches_a_label_is_unlabelled():
     instances, markers = np.zeros((2, 60, 60), np.int32)
     instances[20:30, 20:30], markers[23:26, 23:26] = 1, 1
     markers[24:28, 29:34] = 2  # one column of it on the labelled cell
-    unlabelled = sources.unlabelled_surroundings(instances, markers)
+    unlabelled = ctc.unlabelled_surroundings(instances, markers)
     assert unlabelled[25, 33] and not unlabelled[instances > 0].any()
 
 

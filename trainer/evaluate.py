@@ -78,7 +78,12 @@ def evaluate(folder: str, source: str, split: str) -> dict[str, Any]:
         check_unseen(frames, info)
     network, step = restore_network(folder, config)
     model = config.model
-    segmenter = Segmenter(network, depth=model.depth, classes=model.classes)
+    segmenter = Segmenter(
+        network,
+        depth=model.depth,
+        classes=model.classes,
+        normalization=info["normalization"],
+    )
     shape = [None, None, None, model.channels]
     segment = tf.function(
         segmenter, input_signature=[tf.TensorSpec(shape, tf.float32, name="image")]

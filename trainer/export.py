@@ -43,7 +43,11 @@ def export(folder: str, output: str, tile: int) -> str:
     network, step = restore_network(folder, config)
     try:
         segmenter = Segmenter(
-            network, depth=config.model.depth, classes=config.model.classes, tile=tile
+            network,
+            depth=config.model.depth,
+            classes=config.model.classes,
+            tile=tile,
+            normalization=workdir.read_info(folder)["normalization"],
         )
     except ValueError as error:
         raise UserError(f"--tile: {error}") from None

@@ -21,7 +21,15 @@ def mirror_indices(start, stop, size) -> tf.Tensor:
 class Segmenter(tf.Module):
     """Segments raw images of any size; what is exported as a SavedModel."""
 
-    def __init__(self, network, *, depth: int, classes: int, tile: int = 0):
+    def __init__(
+        self,
+        network,
+        *,
+        depth: int,
+        classes: int,
+        tile: int = 0,
+        normalization: dict[str, list[float]] | None = None,
+    ):
         """Wraps a network.
 
         Args:
@@ -30,11 +38,14 @@ class Segmenter(tf.Module):
           classes: its classes.
           tile: the largest input tile in px, legal at this depth; smaller ones are
             taken where an image needs no more. 0 takes the one that gives 516 px.
+          normalization: `mean` and `std` of each channel, as `dataset_info.json` has
+            them; None normalises each image by its own.
         """
         super().__init__(name="segmenter")
         self.network = network
         self.depth = depth
         self.classes = classes
+        self.normalization = normalization
         tile = tile or tiling.legal_input_at_least(DEFAULT_OUTPUT, depth)
         self.largest_output = tiling.output_size(tile, depth)
         tiling.inference_grid(1, self.largest_output, depth)  # raises where too small
@@ -48,9 +59,15 @@ class Segmenter(tf.Module):
         Returns:
           probabilities float32 [B, H, W, K] and classes uint8 [B, H, W].
         """
-        probabilities = self.stitch(normalise_images(image))
+        probabilities = self.stitch(self.normalise(image))
         classes = tf.cast(tf.argmax(probabilities, axis=-1), tf.uint8)
         return {"probabilities": probabilities, "classes": classes}
+
+    def normalise(self, image_BHWC: tf.Tensor) -> tf.Tensor:
+        """Images as the network was trained on them."""
+        if not self.normalization:
+            return normalise_images(image_BHWC)
+        return (image_BHWC - self.normalization["mean"]) / self.normalization["std"]
 
     def stitch(self, image_BHWC: tf.Tensor) -> tf.Tensor:
         """Probabilities of normalised images, tile by tile."""

@@ -1,0 +1,88 @@
+"""People's own images: `images/NAME.*` and `masks/NAME.*`; stacks by page."""
+
+import os
+
+import ml_collections
+import numpy as np
+
+from preprocess import files
+from preprocess.errors import UserError
+from preprocess.images import Page, count_pages, is_image, is_lossy, read_labels
+from preprocess.records import UNLABELLED
+from preprocess.sources.base import Found, Frame, Truth, connected_instances
+
+WANTS = "images/NAME.* and masks/NAME.*"
+
+
+def _by_stem(folder: str, suffix: str = "") -> dict[str, str]:
+    found: dict[str, str] = {}
+    for path in filter(is_image, files.list_files(folder)):
+        stem = os.path.splitext(files.basename(path))[0]
+        if stem.endswith(suffix):
+            stem = stem[: len(stem) - len(suffix)]
+            if stem in found:
+                raise UserError(f"{path}: {found[stem]} has the same name; keep one")
+            found[stem] = path
+    return found
+
+
+def find(name: str, folder: str, data: ml_collections.ConfigDict) -> Found:
+    """One frame an image, or a page of a stack."""
+    if data.labels not in ("binary", "class", "instance"):
+        raise UserError(
+            f"config.data.labels={data.labels!r}: layout 'folder' knows binary "
+            "(not 0 is foreground), class (the value is the class, 255 unlabelled) "
+            "and instance (one value a cell)"
+        )
+    images = _by_stem(files.join(folder, "images"))
+    masks = _by_stem(files.join(folder, "masks"), data.mask_suffix)
+    problems = [
+        f"{images[stem]}: image without mask; add "
+        f"{files.join(folder, 'masks', stem + data.mask_suffix)}.* or remove it"
+        for stem in sorted(images.keys() - masks.keys())
+    ]
+    problems += [
+        f"{masks[stem]}: mask without image; add {files.join(folder, 'images', stem)}.*"
+        for stem in sorted(masks.keys() - images.keys())
+    ]
+    frames = []
+    for stem in sorted(images.keys() & masks.keys()):
+        try:
+            pages, mask_pages = count_pages(images[stem]), count_pages(masks[stem])
+        except UserError as error:
+            problems += error.problems
+            continue
+        if pages != mask_pages:
+            problems.append(
+                f"{masks[stem]}: {mask_pages} pages, but {images[stem]} has {pages}"
+            )
+            continue
+        names = [stem] if pages == 1 else [f"{stem}-z{i:03d}" for i in range(pages)]
+        frames += [
+            Frame(
+                name, "folder", n, "folder", Page(images[stem], i), Page(masks[stem], i)
+            )
+            for i, n in enumerate(names)
+        ]
+    return Found(frames, problems)
+
+
+def truth(frame: Frame, data: ml_collections.ConfigDict) -> Truth:
+    """Masks as `config.data.labels` says that they are to be read."""
+    assert frame.label is not None
+    labels = read_labels(frame.label)
+    if is_lossy(frame.label.path):
+        if data.labels != "binary":
+            raise UserError(
+                f"{frame.label}: JPEG changes pixel values, and so the labels; "
+                "save the mask as PNG or TIFF"
+            )
+        labels = labels > 127  # compression leaves small values around the edges
+    if data.labels == "instance":
+        return Truth(labels, (labels > 0).view(np.uint8))
+    if data.labels == "class" and labels.max() > UNLABELLED:
+        raise UserError(f"{frame.label}: class {labels.max()}; classes end at 254")
+    binary = data.labels == "binary"
+    classes = (labels > 0).view(np.uint8) if binary else labels.astype(np.uint8)
+    del labels  # a large frame's memory is needed for what follows
+    return Truth(connected_instances(classes), classes)

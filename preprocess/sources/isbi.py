@@ -1,0 +1,41 @@
+"""ISBI 2012: two stacks, `train-volume.tif` and `train-labels.tif`.
+
+Labels are 0 on membranes, else cell interior; a page is a slice
+(arXiv 1505.04597, section 4; brainiac2.mit.edu/isbi_challenge).
+"""
+
+import ml_collections
+import numpy as np
+
+from preprocess import files
+from preprocess.errors import UserError
+from preprocess.images import Page, count_pages, read_labels
+from preprocess.sources.base import Found, Frame, Truth, connected_instances
+
+WANTS = "train-volume.tif and train-labels.tif"
+
+
+def find(name: str, folder: str, data: ml_collections.ConfigDict) -> Found:
+    """One frame a slice."""
+    volume = files.join(folder, "train-volume.tif")
+    labels = files.join(folder, "train-labels.tif")
+    if missing := [path for path in (volume, labels) if not files.exists(path)]:
+        raise UserError([f"{path}: missing; see {folder}'s layout" for path in missing])
+    pages, label_pages = count_pages(volume), count_pages(labels)
+    if pages != label_pages:
+        raise UserError(
+            f"{labels}: {label_pages} pages, but {volume} has {pages}; "
+            "both stacks need one page a slice"
+        )
+    frames = [
+        Frame(name, "stack", f"z{i:03d}", "isbi", Page(volume, i), Page(labels, i))
+        for i in range(pages)
+    ]
+    return Found(frames, [])
+
+
+def truth(frame: Frame, data: ml_collections.ConfigDict) -> Truth:
+    """Cells are what membranes part."""
+    assert frame.label is not None
+    classes = (read_labels(frame.label) > 0).view(np.uint8)
+    return Truth(connected_instances(classes), classes)
