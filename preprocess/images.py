@@ -226,9 +226,15 @@ def _swap_red_and_blue(image: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(image[..., [2, 1, 0, *range(3, image.shape[2])]])
 
 
-def encode_png(image: np.ndarray) -> bytes:
-    """PNG of uint8 or uint16 [H, W] or [H, W, 1, 3 or 4 (RGB, alpha)]."""
-    ok, encoded = cv2.imencode(".png", _swap_red_and_blue(image))
+def encode_png(image: np.ndarray, *, flat: bool = False) -> bytes:
+    """PNG of uint8 or uint16 [H, W] or [H, W, 1, 3 or 4 (RGB, alpha)].
+
+    Args:
+      flat: areas of one value, such as labels: they pack better as they are than as
+        the differences to their neighbours.
+    """
+    options = [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE] if flat else []
+    ok, encoded = cv2.imencode(".png", _swap_red_and_blue(image), options)
     if not ok:
         raise ValueError(f"PNG cannot hold {image.dtype} {image.shape}")
     return encoded.tobytes()

@@ -28,7 +28,7 @@ from preprocess.info import (
     inspect,
     tiles_expected,
 )
-from preprocess.memory import room_for
+from preprocess.memory import keep_freed_memory, room_for
 from preprocess.plan import Unit
 from preprocess.progress import FRAMES, TILES, Stopwatch
 from preprocess.records import UNLABELLED, encode, weight_step
@@ -222,6 +222,7 @@ class WriteShard(beam.DoFn):
     def setup(self):
         # The workers are the parallelism; threads within each would only wait.
         cv2.setNumThreads(1)
+        keep_freed_memory()
 
     def process(self, element, facts: Facts):
         # From a data set with problems nothing is made: write_info lists them.

@@ -122,8 +122,8 @@ def encode(tile: Tile, *, encoding: str, step: float) -> bytes:
     quantised = np.clip(np.rint(tile.weight / step), 0, 255).astype(np.uint8)
     content = {
         "image": encode_image(tile.image, encoding),
-        "label": encode_png(tile.label),
-        "weight": encode_png(quantised),
+        "label": encode_png(tile.label, flat=True),
+        "weight": encode_png(quantised, flat=True),
         "key": tile.key.encode(),
     }
     example = _example_class()()

@@ -153,11 +153,11 @@ def render(
         (0, stop - inner)
         for (_, stop), (_, inner) in zip(window, in_frame, strict=True)
     ]
-    return Rendered(
-        pixels,
-        np.pad(classes[part], outside, constant_values=UNLABELLED),
-        np.pad(weight[part], outside),
-    )
+    classes, weight = classes[part], weight[part]
+    if in_frame != window:
+        classes = np.pad(classes, outside, constant_values=UNLABELLED)
+        weight = np.pad(weight, outside)
+    return Rendered(pixels, classes, weight)
 
 
 def _deformed(
@@ -231,9 +231,9 @@ def tiles_of_unit(
                     seen = np.s_[down : down + size, across : across + size]
                     yield Tile(
                         f"{unit.key}/r{row}c{column}",
-                        np.ascontiguousarray(pixels[seen]),
-                        np.ascontiguousarray(rendered.label[target]),
-                        np.ascontiguousarray(rendered.weight[target]),
+                        pixels[seen],
+                        rendered.label[target],
+                        rendered.weight[target],
                         mean,
                         std,
                     )

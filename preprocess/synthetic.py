@@ -14,7 +14,7 @@ import tifffile
 from absl import flags
 
 from preprocess import cli, files
-from preprocess.augment import add_spline, spline_basis
+from preprocess.augment import along_columns, interpolate, spline_basis
 from preprocess.errors import UserError
 from preprocess.plan import identity_seed
 from preprocess.shards import as_json
@@ -120,7 +120,10 @@ def _regions(place: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarr
     rows, columns = np.mgrid[:size, :size].astype(np.float32)
     basis = spline_basis(9, 0, size, size)
     for positions in (rows, columns):
-        add_spline(positions, rng.normal(0, 4, (9, 9)), basis, basis)
+        bends = along_columns(rng.normal(0, 4, (9, 9)), basis).astype(np.float32)
+        bend = np.empty_like(positions)
+        interpolate(basis, bends, out=bend)
+        positions += bend
     return cv2.remap(
         regions.astype(np.float32),
         columns,

@@ -39,16 +39,20 @@ def touching_pixels(instances: np.ndarray, classes: np.ndarray) -> np.ndarray:
     Returns:
       bool [H, W].
     """
+    if not any(_with_neighbours(instances, 1)):
+        return np.zeros(instances.shape, bool)
     left_over = instances.copy()
     height, width = instances.shape
     for down, right in ((0, 1), (1, 0), (1, 1), (1, -1)):
         first = np.s_[: height - down, max(0, -right) : width - max(0, right)]
         second = np.s_[down:, max(0, right) : width - max(0, -right)]
         a, b = left_over[first], left_over[second]
-        alike = classes[first] == classes[second]
+        touch = np.minimum(a, b) > 0
+        touch &= a != b
+        touch &= classes[first] == classes[second]
         # What one direction has given up is background for the next, or a straight
         # border would lose two lines.
-        a[(a != b) & (a > 0) & (b > 0) & alike] = 0
+        a[touch] = 0
     return left_over != instances
 
 
@@ -68,19 +72,30 @@ def border_weights(instances: np.ndarray, *, w0: float, sigma_px: float) -> np.n
     """
     reach = reach_px(sigma_px)
     weights = np.zeros(instances.shape, np.float32)
+    near = list(_with_neighbours(instances, reach))
+    if not near:
+        return weights
     nearest = np.full(instances.shape, np.inf, np.float32)
     second = np.full(instances.shape, np.inf, np.float32)
-    for identity, (top, left, bottom, right) in _with_neighbours(instances, reach):
+    for identity, (top, left, bottom, right) in near:
         box = np.s_[top:bottom, left:right]
         outside = (instances[box] != identity).view(np.uint8)
         distance = cv2.distanceTransform(outside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
         # The smallest and the second smallest of all seen so far.
         np.minimum(second[box], np.maximum(nearest[box], distance), out=second[box])
         np.minimum(nearest[box], distance, out=nearest[box])
-    between = (nearest + second <= reach) & (instances == 0)
-    d1, d2 = _exact(nearest[between]), _exact(second[between])
-    weights[between] = w0 * np.exp((d1 + d2) ** 2 / (-2 * sigma_px**2))
+    # Few pixels lie between: the others are not looked at again.
+    near_two = np.flatnonzero(second <= reach)
+    d1, d2 = (_exact(d.ravel()[near_two]) for d in (nearest, second))
+    term = w0 * np.exp((d1 + d2) ** 2 / (-2 * sigma_px**2))
+    term[(d1 + d2 > reach) | (d1 == 0)] = 0
+    weights.ravel()[near_two] = term
     return weights
+
+
+def _exact(distance: np.ndarray) -> np.ndarray:
+    """Roots of whole numbers, float64; OpenCV's last bit hangs on its threads."""
+    return np.sqrt(np.rint(np.square(distance, dtype=np.float64)))
 
 
 def _with_neighbours(instances: np.ndarray, reach: int) -> Iterator[tuple[int, Box]]:
