@@ -4,6 +4,7 @@ Every Beam option can follow, such as --runner=DataflowRunner --region=europe-we
 Without one, Beam's local runner uses all cores.
 """
 
+import importlib
 import json
 import logging
 import os
@@ -33,6 +34,8 @@ from preprocess.shards import (
 JOB_NAME = files.TEMPORARY + "job.json"  # the config of a job that has not ended
 # Plain DirectRunner would first try to download another runner of Beam's (Prism).
 LOCAL_RUNNER = "apache_beam.runners.portability.fn_api_runner.FnApiRunner"
+DASK_RUNNER = "apache_beam.runners.dask.dask_runner.DaskRunner"  # no short name
+DASK_PARTITIONS = 32  # unless --dask_npartitions says how many
 
 
 def _define(values: flags.FlagValues) -> None:
@@ -183,6 +186,9 @@ def _beam_options(beam_args: list[str]):
     from apache_beam.options import pipeline_options as beam_options
     from apache_beam.runners.runner import create_runner
 
+    if any("DaskRunner" in argument for argument in beam_args):
+        _load_dask()
+
     class Parser(beam_options._BeamArgumentParser):
         def error(self, message):  # instead of pages of usage
             raise UserError(f"Beam's option: {message}")
@@ -204,11 +210,48 @@ def _beam_options(beam_args: list[str]):
             direct = options.view_as(beam_options.DirectOptions)
             direct.direct_running_mode = "multi_threading"
             direct.direct_num_workers = os.cpu_count() or 1
+    if standard.runner == "DaskRunner":
+        standard.runner = DASK_RUNNER
+    if standard.runner == DASK_RUNNER:
+        _spread_over_dask(options)
     try:
         create_runner(standard.runner)
     except (ValueError, ImportError, AttributeError) as error:
         raise UserError(f"--runner={standard.runner}: {error}") from error
     return options
+
+
+def _load_dask() -> None:
+    """Makes Beam know its Dask runner's options; it loads them only then.
+
+    Raises:
+      UserError: Dask is not installed.
+    """
+    try:
+        importlib.import_module(DASK_RUNNER.rpartition(".")[0])
+        importlib.import_module("dask.distributed")
+    except ImportError as error:
+        raise UserError(
+            f"--runner=DaskRunner: {error}; pip install 'dask[distributed]' here and "
+            "on the workers"
+        ) from error
+
+
+def _spread_over_dask(options) -> None:
+    """Cuts the work into partitions; by default Beam makes one for one worker."""
+    from apache_beam.runners.dask.dask_runner import DaskOptions
+
+    dask = options.view_as(DaskOptions)
+    if not dask.npartitions and not dask.partition_size:
+        dask.npartitions = DASK_PARTITIONS
+
+
+def _parts(options) -> int:
+    """Into how many parts the plan is cut: Dask never makes more partitions later."""
+    given = options.get_all_options()
+    if given["runner"] != DASK_RUNNER:
+        return 1
+    return given["npartitions"] or 1
 
 
 def _run_pipeline(job, options, folder, output, config, units) -> dict[str, int]:
@@ -219,10 +262,11 @@ def _run_pipeline(job, options, folder, output, config, units) -> dict[str, int]
     """
     import apache_beam as beam
 
-    logging.getLogger().setLevel(logging.WARNING)
+    for name in (None, "distributed"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     try:
         pipeline = beam.Pipeline(options=options)
-        job.build(pipeline, folder, output, config)
+        job.build(pipeline, folder, output, config, parts=_parts(options))
         with progress.Bars(output, len({unit.frame.key for unit in units})):
             result = pipeline.run()
             result.wait_until_finish()

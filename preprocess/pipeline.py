@@ -52,7 +52,12 @@ NAMESPACE = "preprocess"  # of all counters
 
 
 def build(
-    pipeline: beam.Pipeline, folder: str, output: str, config: ml_collections.ConfigDict
+    pipeline: beam.Pipeline,
+    folder: str,
+    output: str,
+    config: ml_collections.ConfigDict,
+    *,
+    parts: int = 1,
 ) -> None:
     """Adds the whole job to a pipeline.
 
@@ -60,8 +65,11 @@ def build(
       folder: the data set's, local or remote.
       output: where the shards go.
       config: the whole config.
+      parts: into how many the plan is cut at its source, for a runner that has no
+        more partitions later than it had there (Dask's).
     """
-    units = pipeline | beam.Create([folder]) | PlanUnits(config)
+    sources = [(folder, part, parts) for part in range(parts)]
+    units = pipeline | beam.Create(sources) | PlanUnits(config)
     inspections = units | InspectFrames(config, output)
     digests = units | DigestSources()
     facts = (
@@ -114,17 +122,22 @@ def plan_dataset(folder: str, config: ml_collections.ConfigDict) -> list[Unit]:
 
 @dataclasses.dataclass
 class PlanUnits(beam.PTransform):
-    """Data-set folders to Units, spread over the workers."""
+    """(folder of a data set, part, of how many) to Units, spread over the workers."""
 
     config: ml_collections.ConfigDict
 
-    def expand(self, folders):
+    def expand(self, sources):
         return (
-            folders
-            | "Plan" >> beam.FlatMap(plan_dataset, self.config)
+            sources
+            | "Plan" >> beam.FlatMap(_part_of_plan, self.config)
             # This must stay: it breaks fusion, or one worker would read all frames.
             | "Spread" >> beam.Reshuffle()
         )
+
+
+def _part_of_plan(source: tuple[str, int, int], config) -> list[Unit]:
+    folder, part, parts = source
+    return plan_dataset(folder, config)[part::parts]
 
 
 @dataclasses.dataclass
@@ -199,10 +212,17 @@ class WriteShards(beam.PTransform):
     def expand(self, units):
         return (
             units
-            | "ByShard" >> beam.Map(lambda u: ((u.frame.split, u.shard), u))
+            | "ByShard" >> beam.Map(_with_shard)
             | "Group" >> beam.GroupByKey()
             | "Write" >> beam.ParDo(WriteShard(self.config, self.output), self.facts)
         )
+
+
+def _with_shard(unit: Unit) -> tuple[tuple[int, int], Unit]:
+    """Keyed by numbers alone: Dask hashes keys, and words differ from process to
+    process.
+    """
+    return (splits.SPLITS.index(unit.frame.split), unit.shard), unit
 
 
 class WriteShard(beam.DoFn):
@@ -228,7 +248,7 @@ class WriteShard(beam.DoFn):
         # From a data set with problems nothing is made: write_info lists them.
         if not facts.problems:
             (split, index), units = element
-            yield self._finished(split, index, units, facts)
+            yield self._finished(splits.SPLITS[split], index, units, facts)
 
     def _finished(
         self, split: str, index: int, grouped: Iterable[Unit], facts: Facts
@@ -310,5 +330,7 @@ def write_info(
         shards, inspections, dict(digests), facts, folder=folder, config=config
     )
     files.write_bytes(files.join(output, INFO_NAME), as_json(info))
-    # Notes of finished shards, and halves that a killed run has left.
-    files.remove(files.glob_in(output, files.TEMPORARY + "*"))
+    # Notes of finished shards, and halves that a killed run has left; not the counts
+    # that a bar still follows.
+    left = files.glob_in(output, files.TEMPORARY + "*")
+    files.remove([path for path in left if not path.endswith(progress.ENDING)])

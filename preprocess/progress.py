@@ -18,10 +18,11 @@ from tqdm import tqdm
 from preprocess import files
 
 FRAMES, TILES = "frames", "tiles"  # what is counted
+ENDING = ".count"
 
 
 def _path(output: str, what: str) -> str:
-    return files.join(output, f"{files.TEMPORARY}{what}.count")
+    return files.join(output, f"{files.TEMPORARY}{what}{ENDING}")
 
 
 def add(output: str, what: str, number: int) -> None:
@@ -74,7 +75,7 @@ class Bars:
     def _follow(self) -> None:
         for what, unit in ((FRAMES, "frame"), (TILES, "tile")):
             while (total := _expected(self.output, what)) is None:
-                if self.stop.wait(0.2):
+                if self.stop.wait(0.1):
                     return
             with tqdm(
                 total=total, unit=unit, desc=what, file=sys.stderr, mininterval=1.0
@@ -85,7 +86,7 @@ class Bars:
 
     def _show(self, bar: tqdm, what: str) -> None:
         # A worker that fails is tried again, and counts again.
-        bar.update(min(_done(self.output, what), bar.total) - bar.n)
+        bar.update(max(0, min(_done(self.output, what), bar.total) - bar.n))
 
     def __enter__(self):
         if not files.is_remote(self.output):

@@ -1,5 +1,7 @@
 """What tests share. TensorFlow's set-up comes first: it can't be changed later."""
 
+import hashlib
+import json
 import os
 import pathlib
 
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from preprocess import synthetic
+from preprocess import shards, synthetic
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -59,6 +61,24 @@ def config():
     small.model.depth = 2
     small.train.steps = 4
     return small
+
+
+@pytest.fixture(scope="session")
+def digests():
+    """The sha256 of every file of a data set, the times in its info apart."""
+
+    def of(folder: pathlib.Path) -> dict[str, str]:
+        found = {}
+        for path in sorted(folder.iterdir()):
+            content = path.read_bytes()
+            if path.name == shards.INFO_NAME:
+                info = json.loads(content)
+                del info["times"]
+                content = shards.as_json(info)
+            found[path.name] = hashlib.sha256(content).hexdigest()
+        return found
+
+    return of
 
 
 @pytest.fixture(scope="session")

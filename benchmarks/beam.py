@@ -1,0 +1,142 @@
+"""What Beam costs over a plain loop, and what a second worker gives.
+
+    .venv/bin/python benchmarks/beam.py --input=DIR/DIC-C2DH-HeLa
+
+The loop calls the functions that the job's transforms call, in one thread, and writes
+the same files; their bytes are compared. Rounds take turns, the median counts.
+"""
+
+import argparse
+import collections
+import hashlib
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
+
+from configs import dic_hela
+from preprocess import pipeline as job
+from preprocess.info import gather_facts, inspect
+from preprocess.main import LOCAL_RUNNER
+from preprocess.shards import INFO_NAME, sha256_of
+from preprocess.splits import SPLITS
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def plain_loop(folder: str, output: str, config) -> None:
+    """The job without Beam."""
+    writer = job.WriteShard(config, output)
+    writer.setup()
+    units = job.plan_dataset(folder, config)
+    frames = [unit.frame for unit in units if unit.augmentation == 0]
+    inspections = [inspect(frame, config) for frame in frames]
+    paths = sorted({page.path for frame in frames for page in frame.pages})
+    digests = [(path, sha256_of(path)) for path in paths]
+    facts = gather_facts(inspections, digests, config)
+    by_shard = collections.defaultdict(list)
+    for unit in units:
+        by_shard[SPLITS.index(unit.frame.split), unit.shard].append(unit)
+    made = [shard for item in by_shard.items() for shard in writer.process(item, facts)]
+    job.write_info(
+        None,
+        made,
+        inspections,
+        digests,
+        facts,
+        folder=folder,
+        output=output,
+        config=config,
+    )
+
+
+def beam_job(folder: str, output: str, config, mode: str, workers: int) -> None:
+    """The job on Beam's local runner."""
+    import apache_beam as beam
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    options = PipelineOptions(
+        [
+            f"--runner={LOCAL_RUNNER}",
+            f"--direct_running_mode={mode}",
+            f"--direct_num_workers={workers}",
+        ]
+    )
+    pipeline = beam.Pipeline(options=options)
+    job.build(pipeline, folder, output, config)
+    pipeline.run().wait_until_finish()
+
+
+WAYS = {
+    "plain loop": plain_loop,
+    "Beam, 1 worker": lambda *a: beam_job(*a, "in_memory", 1),
+    "Beam, 1 thread": lambda *a: beam_job(*a, "multi_threading", 1),
+    "Beam, 2 threads": lambda *a: beam_job(*a, "multi_threading", 2),
+    "Beam, 1 process": lambda *a: beam_job(*a, "multi_processing", 1),
+    "Beam, 2 processes": lambda *a: beam_job(*a, "multi_processing", 2),
+}
+
+
+def bytes_of(output: str) -> str:
+    """One digest of all shards."""
+    digest = hashlib.sha256()
+    for path in sorted(pathlib.Path(output).glob("*.tfrecord")):
+        digest.update(path.name.encode() + path.read_bytes())
+    assert (pathlib.Path(output) / INFO_NAME).exists()
+    return digest.hexdigest()[:16]
+
+
+def one_way(name: str, folder: str, config) -> tuple[float, str]:
+    """Seconds, imports aside, and the bytes' digest."""
+    with tempfile.TemporaryDirectory(dir=os.environ.get("SCRATCH")) as scratch:
+        output = os.path.join(scratch, "data")
+        started = time.perf_counter()
+        WAYS[name](folder, output, config)
+        return time.perf_counter() - started, bytes_of(output)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--input", required=True, help="a set of the challenge's")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--augmentations", type=int, default=20)
+    parser.add_argument("--way", help="only this one, in this process")
+    given = parser.parse_args()
+    config = dic_hela.get_config()
+    config.data.augmentations = given.augmentations
+    folder = os.path.abspath(given.input)
+    if given.way:
+        print(*one_way(given.way, folder, config))
+        return
+    seconds = collections.defaultdict(list)
+    digests = set()
+    for _ in range(given.rounds):
+        for name in WAYS:  # each in a fresh process, as a user starts it
+            command = [sys.executable, __file__, f"--input={folder}", f"--way={name}"]
+            command.append(f"--augmentations={given.augmentations}")
+            ended = subprocess.run(
+                command, cwd=ROOT, check=True, capture_output=True, text=True
+            )
+            taken, digest = ended.stdout.split()[-2:]
+            seconds[name].append(float(taken))
+            digests.add(digest)
+    assert len(digests) == 1, "the ways made different bytes"
+    medians = {name: statistics.median(taken) for name, taken in seconds.items()}
+    for name, taken in medians.items():
+        spread = f"{min(seconds[name]):.1f} to {max(seconds[name]):.1f}"
+        print(
+            f"{name:>18}: {taken:6.1f} s ({spread}), "
+            f"{taken / medians['plain loop']:.2f} of the plain loop"
+        )
+    for kind, kinds in (("thread", "threads"), ("process", "processes")):
+        gain = medians[f"Beam, 1 {kind}"] / medians[f"Beam, 2 {kinds}"]
+        print(f"2 {kinds} are {gain:.2f} times as fast as 1; all made the same bytes")
+
+
+if __name__ == "__main__":
+    main()
