@@ -23,6 +23,8 @@ usage: ./launch.sh COMMAND [--flag=value ...]        (COMMAND --help lists its f
                 --input=DIR --output=runs/u373/data
   verify      reads a data set back and lists all that is wrong with it
               ./launch.sh verify --data=runs/u373/data
+  preview     contact sheets of a data set and one HTML page: tiles, labels, weights
+              ./launch.sh preview --data=runs/u373/data --output=runs/u373/preview
   train       shards to checkpoints, on all GPUs or else the processor
               ./launch.sh train --config=configs/phc_u373.py:cpu \
                 --data=runs/u373/data --workdir=runs/u373/train
@@ -174,6 +176,7 @@ case "$command" in
   test) setup; run_tests "$@" ;;
   draw) setup; exec "$python" -m preprocess.synthetic "$@" ;;
   verify) setup; exec "$python" -m preprocess.verify "$@" ;;
+  preview) setup; exec "$python" -m preprocess.preview "$@" ;;
   preprocess) setup; exec "$python" -m preprocess.main "$@" ;;
   train | evaluate | export | predict | summary)
     setup

@@ -2,12 +2,18 @@
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from preprocess import files
 from preprocess.errors import UserError
-from preprocess.records import SCHEMA_VERSION, frame_record
+from preprocess.records import (
+    SCHEMA_VERSION,
+    Tile,
+    frame_record,
+    parse,
+    read_records,
+)
 
 INFO_NAME = "dataset_info.json"  # written last: where it is, the data set is complete
 
@@ -161,6 +167,28 @@ def read_info(folder: str) -> dict[str, Any]:
             "preprocess again with --overwrite"
         )
     return info
+
+
+def read_tiles(path: str, geometry: dict[str, Any]) -> Iterator[Tile]:
+    """The tiles of a shard, one at a time.
+
+    Args:
+      path: the shard.
+      geometry: the part of that name of `dataset_info.json`.
+
+    Raises:
+      ValueError: a damaged shard, or a record of another schema.
+    """
+    size = geometry["tile_size"]
+    with files.open_read(path) as file:
+        for record in read_records(file):
+            yield parse(
+                record,
+                encoding=geometry["image_encoding"],
+                step=geometry["weight_step"],
+                image_shape=(size, size, geometry["channels"]),
+                bits=geometry["bits"],
+            )
 
 
 def as_json(content: Any) -> bytes:

@@ -12,8 +12,8 @@ from tqdm import tqdm
 
 from preprocess import cli, files, tiling
 from preprocess.errors import UserError
-from preprocess.records import UNLABELLED, Tile, parse, read_records
-from preprocess.shards import read_info, sha256_of
+from preprocess.records import UNLABELLED, Tile
+from preprocess.shards import read_info, read_tiles, sha256_of
 from preprocess.splits import SPLITS
 
 
@@ -44,7 +44,7 @@ def verify(folder: str) -> int:
             continue
         read = 0
         try:
-            for tile in _tiles(path, info["geometry"]):
+            for tile in read_tiles(path, info["geometry"]):
                 read += 1
                 unit, _, place = tile.key.rpartition("/")
                 places[f"{split}/{unit}"].append(place)
@@ -60,19 +60,6 @@ def verify(folder: str) -> int:
     if problems:
         raise UserError(problems)
     return tiles
-
-
-def _tiles(path: str, geometry: dict[str, Any]) -> Iterator[Tile]:
-    size = geometry["tile_size"]
-    with files.open_read(path) as file:
-        for record in read_records(file):
-            yield parse(
-                record,
-                encoding=geometry["image_encoding"],
-                step=geometry["weight_step"],
-                image_shape=(size, size, geometry["channels"]),
-                bits=geometry["bits"],
-            )
 
 
 def _shared_frames(info: dict[str, Any]) -> Iterator[str]:

@@ -41,18 +41,8 @@ def preprocess(source, output, *more, config="synthetic.py:smoke") -> int:
 
 
 def read_tiles(folder, info, split):
-    geometry = info["geometry"]
-    size = geometry["tile_size"]
     for shard in info["splits"][split]["shards"]:
-        with open(folder / shard["name"], "rb") as file:
-            for record in records.read_records(file):
-                yield records.parse(
-                    record,
-                    encoding=geometry["image_encoding"],
-                    step=geometry["weight_step"],
-                    image_shape=(size, size, geometry["channels"]),
-                    bits=geometry["bits"],
-                )
+        yield from shards.read_tiles(str(folder / shard["name"]), info["geometry"])
 
 
 def tiles_of(unit, config):

@@ -124,8 +124,8 @@ def killed_while_writing(command: list[str], output: pathlib.Path) -> None:
     try:
         for _ in range(6000):
             halves = list(output.glob(".unfinished-*.tfrecord"))
-            done = list(output.glob("train-*.tfrecord"))
-            if halves and done and max(map(_size, halves)) > 0:
+            noted = list(output.glob(".unfinished-train-*.tfrecord.json"))
+            if halves and noted and max(map(_size, halves)) > 0:
                 break
             assert job.poll() is None, "ended before it could be killed"
             time.sleep(0.005)

@@ -1,0 +1,129 @@
+"""Peak memory and time of preprocess as the work grows, and of one huge frame.
+
+    .venv/bin/python benchmarks/memory.py --input=DIR/DIC-C2DH-HeLa
+    .venv/bin/python benchmarks/memory.py --huge
+
+The first runs the command with 1, 4 and 16 times the augmentations, with the frames 1
+and 4 times, and with the shards 1 and 4 times; the second on a drawn frame of 20,000 x
+20,000 pixels of 16 bits. Memory is the largest resident set of any process, as the
+system reports it at its end.
+"""
+
+import argparse
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+import tifffile
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def run(arguments: list[str]) -> tuple[float, float]:
+    """Runs preprocess; seconds, and MB of the largest resident set."""
+    code = (
+        "import resource, subprocess, sys\n"
+        "ended = subprocess.run([sys.executable, '-m', 'preprocess.main', "
+        "*sys.argv[1:]], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)\n"
+        "print(ended.returncode, "
+        "resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024)"
+    )
+    started = time.perf_counter()
+    told = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.split()
+    assert told[0] == "0", f"preprocess failed: {arguments}"
+    return time.perf_counter() - started, float(told[1])
+
+
+def copies(folder: str, into: pathlib.Path, number: int) -> str:
+    """The first sequence of a set of the challenge, several times under new numbers."""
+    for index in range(number):
+        for kind in ("", "_GT", "_ST"):
+            there = pathlib.Path(folder) / f"01{kind}"
+            shutil.copytree(there, into / f"{index + 1:02d}{kind}")
+    return str(into)
+
+
+def grown(folder: str) -> None:
+    """A table of what grows with what."""
+    base = ["--config=configs/dic_hela.py:cpu", "--config.data.name=HeLa"]
+    # Copies of one sequence may not lie in two splits: all are trained on.
+    base += ["--config.data.split.validation=0.0", "--config.data.split.test=0.0"]
+    cases = [
+        (f"augmentations {n}", [f"--config.data.augmentations={2 * n}"], 1)
+        for n in (1, 4, 16)
+    ]
+    cases += [(f"frames {n}", [], n) for n in (1, 4)]
+    cases += [(f"shards {n}", [f"--config.data.num_shards={4 * n}"], 1) for n in (1, 4)]
+    print(f"{'times the':>18}  {'seconds':>8}  {'peak MB':>8}")
+    for name, more, number in cases:
+        with tempfile.TemporaryDirectory(dir=os.environ.get("SCRATCH")) as scratch:
+            source = copies(folder, pathlib.Path(scratch) / "in", number)
+            paths = [f"--input={source}", f"--output={scratch}/out"]
+            seconds, megabytes = run([*base, *more, *paths])
+        print(f"{name:>18}  {seconds:8.1f}  {megabytes:8.0f}", flush=True)
+
+
+def draw_huge(folder: pathlib.Path, edge: int) -> None:
+    """One 16-bit frame of noise with discs, and its instances, strip by strip."""
+    rng = np.random.default_rng(0)
+    columns = np.arange(edge)
+    image = np.empty((edge, edge), np.uint16)
+    mask = np.zeros((edge, edge), np.uint16)
+    for row in range(edge):  # a disc in every cell of 100 px
+        disc = np.hypot(row % 100 - 50, columns % 100 - 50) < 44
+        mask[row] = disc * (row // 100 * 200 + columns // 100 + 1)
+        image[row] = rng.integers(900, 1100, edge, np.uint16) + 300 * disc
+    for kind, pixels in (("images", image), ("masks", mask)):
+        (folder / kind).mkdir(parents=True)
+        tifffile.imwrite(folder / kind / "huge.tif", pixels)
+
+
+def huge(edge: int) -> None:
+    """Memory of a frame unchanged and once augmented."""
+    with tempfile.TemporaryDirectory(dir=os.environ.get("SCRATCH")) as scratch:
+        draw_huge(pathlib.Path(scratch) / "in", edge)
+        seconds, megabytes = run(
+            [
+                "--config=configs/folder.py",
+                "--config.data.labels=instance",
+                "--config.data.augmentations=2",
+                "--config.data.split.validation=0.0",
+                "--config.data.split.test=0.0",
+                f"--input={scratch}/in",
+                f"--output={scratch}/out",
+            ]
+        )
+        size = sum(path.stat().st_size for path in pathlib.Path(scratch).glob("out/*"))
+    print(
+        f"{edge} x {edge} px of 16 bits, unchanged and augmented: {seconds:.0f} s, "
+        f"peak {megabytes:.0f} MB, {size / 1e9:.1f} GB of shards"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--input", help="a set of the challenge's")
+    parser.add_argument("--huge", action="store_true")
+    parser.add_argument(
+        "--edge", type=int, default=20_000, help="of the huge frame, px"
+    )
+    given = parser.parse_args()
+    if given.input:
+        grown(given.input)
+    if given.huge:
+        huge(given.edge)
+
+
+if __name__ == "__main__":
+    main()
