@@ -50,7 +50,8 @@ def copies(folder: str, into: pathlib.Path, number: int) -> str:
     for index in range(number):
         for kind in ("", "_GT", "_ST"):
             there = pathlib.Path(folder) / f"01{kind}"
-            shutil.copytree(there, into / f"{index + 1:02d}{kind}")
+            if there.is_dir():
+                shutil.copytree(there, into / f"{index + 1:02d}{kind}")
     return str(into)
 
 

@@ -92,11 +92,20 @@ def data_config(config: ml_collections.ConfigDict) -> dict[str, Any]:
 def gather_facts(
     inspections: list[Inspection],
     digests: list[tuple[str, str]],
+    strays: list[str],
     config: ml_collections.ConfigDict,
 ) -> Facts:
-    """Sums up all inspections, independent of their order."""
+    """Sums up all inspections, independent of their order.
+
+    Args:
+      inspections: of all frames.
+      digests: (path, sha256) of all source files.
+      strays: what is wrong with files that belong to no frame, a line each.
+      config: the whole config.
+    """
     good = [found for found in inspections if not found.problems]
     problems = {line for found in inspections for line in found.problems}
+    problems |= set(strays)
     if config.data.on_bad_frame == "skip" or not problems:
         problems = {*_same_images(good, dict(digests)), *_one_class(good)}
     return Facts(

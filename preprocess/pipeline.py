@@ -20,6 +20,7 @@ from apache_beam.metrics import Metrics
 from apache_beam.pvalue import AsList, AsSingleton
 
 from preprocess import files, plan, progress, splits
+from preprocess.errors import UserError
 from preprocess.info import (
     Facts,
     Inspection,
@@ -44,7 +45,7 @@ from preprocess.shards import (
     write_shard,
     write_sidecar,
 )
-from preprocess.sources import Frame, find_frames
+from preprocess.sources import Frame, look_for_frames
 from preprocess.statistics import count_values
 
 PROBLEMS_NAME = files.TEMPORARY + "problems.json"
@@ -76,7 +77,9 @@ def build(
         pipeline
         | "Once" >> beam.Create([None])
         | "Facts"
-        >> beam.Map(_facts, AsList(inspections), AsList(digests), config, output)
+        >> beam.Map(
+            _facts, AsList(inspections), AsList(digests), folder, output, config
+        )
     )
     shards = units | WriteShards(config, output, AsSingleton(facts))
     (
@@ -96,17 +99,25 @@ def build(
     )
 
 
-def _facts(_, inspections, digests, config, output) -> Facts:
-    facts = gather_facts(inspections, digests, config)
+def _facts(_, inspections, digests, folder, output, config) -> Facts:
+    strays = look_for_frames(config.data, folder).problems
+    facts = gather_facts(inspections, digests, strays, config)
     if not facts.problems:
         progress.expect(output, TILES, tiles_expected(inspections, config))
     return facts
 
 
 def plan_dataset(folder: str, config: ml_collections.ConfigDict) -> list[Unit]:
-    """All units of all splits of the data set in a folder."""
-    frames = find_frames(config.data, folder)
-    frames = splits.assign_splits(frames, config.data.split)
+    """All units of all splits of the data set in a folder.
+
+    Raises:
+      UserError: no frames, or no splits as the config wants them. Files that belong to
+        no frame are reported together with what is wrong in the frames.
+    """
+    found = look_for_frames(config.data, folder)
+    if not found.frames:
+        raise UserError(found.problems)
+    frames = splits.assign_splits(found.frames, config.data.split)
     return [
         unit
         for split in splits.SPLITS

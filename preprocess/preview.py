@@ -6,6 +6,7 @@ page that holds them all and opens anywhere.
 """
 
 import base64
+import importlib.util
 import io
 import itertools
 import sys
@@ -165,8 +166,9 @@ def sheet(tiles: list[Tile], info: dict[str, Any]) -> bytes:
     for (left, middle, right), tile in zip(rows, tiles, strict=True):
         _show(left, displayed(tile), tile.key)
         edge = geometry["output_size"]
-        style = dict(fill=False, edgecolor=WINDOW_COLOUR, linewidth=1.5)
-        left.add_patch(Rectangle((inset - 0.5, inset - 0.5), edge, edge, **style))
+        window = Rectangle((inset - 0.5, inset - 0.5), edge, edge, fill=False)
+        window.set(edgecolor=WINDOW_COLOUR, linewidth=1.5)
+        left.add_patch(window)
         sizes = f"loss window {edge} px of {geometry['tile_size']} px"
         _show(middle, outlined(tile), sizes)
         heat = _show(right, tile.weight, "border weight", cmap="inferno")
@@ -283,6 +285,11 @@ def _define(values: flags.FlagValues) -> None:
 
 
 def _preview(values: flags.FlagValues, _: list[str]) -> None:
+    for needed in ("jinja2", "matplotlib"):
+        if not importlib.util.find_spec(needed):
+            raise UserError(
+                f"needs {needed}; pip install 'unet-tfrecords[view]' brings it"
+            )
     print(preview(values.data, values.output, values.tiles))
 
 
@@ -295,5 +302,10 @@ COMMAND = cli.Command(
 )
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """Entry point of `unet-preview` and `python -m preprocess.preview`."""
     sys.exit(cli.main(COMMAND))
+
+
+if __name__ == "__main__":
+    run()

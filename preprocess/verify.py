@@ -162,5 +162,10 @@ COMMAND = cli.Command(
 )
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """Entry point of `unet-verify` and `python -m preprocess.verify`."""
     sys.exit(cli.main(COMMAND))
+
+
+if __name__ == "__main__":
+    run()

@@ -120,11 +120,6 @@ def _with_neighbours(instances: np.ndarray, reach: int) -> Iterator[tuple[int, B
             yield name, (*first.tolist(), *stop.tolist())
 
 
-def _exact(distance: np.ndarray) -> np.ndarray:
-    """Roots of whole numbers, float64; OpenCV's last bit hangs on its threads."""
-    return np.sqrt(np.rint(np.square(distance, dtype=np.float64)))
-
-
 def bounding_boxes(instances: np.ndarray) -> list[tuple[int, Box]]:
     """(identity, (top, left, bottom, right)) of each instance, ends exclusive."""
     names, boxes = _boxes(instances)

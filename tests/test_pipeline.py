@@ -17,6 +17,7 @@ from apache_beam.testing.util import assert_that, equal_to
 from preprocess import pipeline as job
 from preprocess import records, shards, tiling
 from preprocess.cli import main
+from preprocess.images import encode_png
 from preprocess.main import COMMAND, LOCAL_RUNNER
 from preprocess.render import load, tiles_of_unit
 from preprocess.verify import verify
@@ -184,6 +185,11 @@ def test_counters_count_tiles(cells, tmp_path, config):
     info = shards.read_info(str(tmp_path))
     total = sum(split["num_tiles"] for split in info["splits"].values())
     assert counters["tiles_written"] == total == (5 * 2 + 1 + 2) * 49
+    assert counters["frames_inspected"] == 8
+    timed = {name for name in counters if name.endswith("_msec")}
+    stages = ("inspect", "read", "render", "encode", "write")
+    assert timed == {f"{stage}_msec" for stage in stages}
+    assert counters["render_msec"] > 0
     assert "shards_kept" not in counters
 
 
@@ -314,23 +320,45 @@ def test_frames_without_any_foreground_are_refused(tmp_path, capfd):
     assert "hold no two classes (only: 0)" in capfd.readouterr().err
 
 
+def cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def changed(path, change):
+    """Writes an image anew with other pixels."""
+    tifffile.imwrite(path, change(tifffile.imread(path)))
+
+
+# What is done to which file, and what is said of it.
 BROKEN = {
-    "cut image": (
-        "01/t003.tif",
-        lambda p: p.write_bytes(p.read_bytes()[:300]),
-        "cannot be read",
-    ),
+    "cut image": ("01/t003.tif", cut, "cannot be read"),
     "text for an image": (
         "01/t003.tif",
-        lambda p: p.write_text("hello"),
+        lambda p: p.write_text("hi"),
         "cannot be read",
     ),
+    "cut label": ("01_GT/SEG/man_seg003.tif", cut, "cannot be read"),
     "label of another shape": (
         "01_GT/SEG/man_seg003.tif",
-        lambda p: tifffile.imwrite(p, tifffile.imread(p)[:100]),
+        lambda p: changed(p, lambda label: label[:100]),
         "100 x 128",
     ),
     "missing image": ("01/t003.tif", lambda p: p.unlink(), "label without image"),
+    "NaN": (
+        "01/t003.tif",
+        lambda p: changed(p, lambda image: np.where(image > 120, np.nan, image)),
+        "NaN or infinite",
+    ),
+    "constant": (
+        "01/t003.tif",
+        lambda p: changed(p, lambda image: image * 0 + 7),
+        "every pixel is 7",
+    ),
+    "colours": (
+        "01/t003.tif",
+        lambda p: changed(p, lambda image: np.dstack([image, image, 255 - image])),
+        "3 channels where config.model.channels promises 1",
+    ),
 }
 
 
@@ -345,6 +373,106 @@ def test_broken_input_is_one_line_and_leaves_nothing(cells, tmp_path, capfd, nam
     assert len(error) == 1 and path in error[0] and words in error[0]
     left = list((tmp_path / "out").iterdir()) if (tmp_path / "out").exists() else []
     assert not left
+
+
+def write_folder(folder, frames):
+    """Images and masks in the layout of people's own: name to (image, mask)."""
+    for kind, index in (("images", 0), ("masks", 1)):
+        (folder / kind).mkdir(parents=True)
+        for name, pair in frames.items():
+            if pair[index] is not None:
+                (folder / kind / name).write_bytes(encode_png(pair[index]))
+
+
+def test_every_kind_of_bad_frame_is_listed_at_once(tmp_path, capfd):
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 255, (40, 40)).astype(np.uint8)
+    mask = (np.arange(1600).reshape(40, 40) % 40 > 20).astype(np.uint8)
+    frames = {f"good{i}.png": (image + np.uint8(i), mask) for i in range(8)}
+    frames |= {
+        "alone.png": (image, None),
+        "lost.png": (None, mask),
+        "constant.png": (image * 0, mask),
+        "shape.png": (image, mask[:30]),
+        "class.png": (image, mask * 7),
+        "rgb.png": (np.dstack([image, image, 255 - image]), mask),
+        "cut.png": (image, mask),
+    }
+    write_folder(tmp_path / "in", frames)
+    cut(tmp_path / "in/images/cut.png")
+    expected = {
+        "images/alone.png": "image without mask",
+        "masks/lost.png": "mask without image",
+        "images/constant.png": "every pixel is 0",
+        "masks/shape.png": "30 x 40",
+        "masks/class.png": "class 7",
+        "images/rgb.png": "3 channels",
+        "images/cut.png": "cannot be read",
+    }
+    named = dict(config="folder.py:smoke")
+    folders = tmp_path / "in", tmp_path / "out"
+    assert preprocess(*folders, "--config.data.labels=class", **named) == 2
+    lines = [
+        line
+        for line in capfd.readouterr().err.splitlines()
+        if line.startswith("preprocess: ")
+    ]
+    assert len(lines) == len(expected)
+    for path, words in expected.items():
+        assert [line for line in lines if path in line and words in line], path
+    more = "--config.data.labels=class", "--on_bad_frame=skip"
+    assert preprocess(*folders, *more, **named) == 0
+    info = shards.read_info(str(tmp_path / "out"))
+    reasons = [reason for left in info["skipped"] for reason in left["reasons"]]
+    assert len(reasons) == len(expected)
+    for path, words in expected.items():
+        assert [reason for reason in reasons if path in reason and words in reason]
+    assert verify(str(tmp_path / "out")) > 0
+
+
+def test_images_without_labels_are_counted(cells, tmp_path, capsys):
+    shutil.copytree(cells, tmp_path / "in")
+    for number in (2, 5):
+        (tmp_path / f"in/01_GT/SEG/man_seg{number:03d}.tif").unlink()
+    assert preprocess(tmp_path / "in", tmp_path / "out") == 0
+    assert "2 images without labels left out" in capsys.readouterr().out
+    assert shards.read_info(str(tmp_path / "out"))["unlabelled_images"] == 2
+
+
+def test_normalisation_by_the_whole_data_set(cells, made, tmp_path):
+    more = "--config.data.normalization=dataset"
+    assert preprocess(cells, tmp_path / "out", more) == 0
+    info = shards.read_info(str(tmp_path / "out"))
+    train = [s["files"][0]["path"] for s in info["sources"] if s["split"] == "train"]
+    pixels = np.stack([tifffile.imread(cells / path) for path in train])
+    of_all = info["normalization"]
+    np.testing.assert_allclose(of_all["mean"], [pixels.mean()], rtol=1e-12)
+    np.testing.assert_allclose(of_all["std"], [pixels.std()], rtol=1e-12)
+    for split in info["splits"]:
+        for tile in read_tiles(tmp_path / "out", info, split):
+            np.testing.assert_allclose(tile.mean, of_all["mean"], rtol=1e-6)
+            np.testing.assert_allclose(tile.std, of_all["std"], rtol=1e-6)
+    # Nothing but the numbers to normalise by is different.
+    own = shards.read_info(str(made))
+    assert own["normalization"] is None
+    for split in info["splits"]:
+        pairs = zip(
+            read_tiles(made, own, split),
+            read_tiles(tmp_path / "out", info, split),
+            strict=True,
+        )
+        for first, second in pairs:
+            assert first.key == second.key
+            np.testing.assert_array_equal(first.image, second.image)
+
+
+def test_float_images_are_normalised_one_by_one_only(cells, tmp_path, capfd):
+    shutil.copytree(cells, tmp_path / "in")
+    changed(tmp_path / "in/01/t001.tif", lambda image: image / np.float32(7))
+    more = "--config.data.normalization=dataset"
+    assert preprocess(tmp_path / "in", tmp_path / "out", more) == 2
+    assert "t001.tif: not unsigned 8 or 16 bit" in capfd.readouterr().err
+    assert preprocess(tmp_path / "in", tmp_path / "out") == 0
 
 
 def test_bad_frames_are_skipped_when_asked_and_recorded(cells, tmp_path, capfd):

@@ -1,0 +1,40 @@
+"""Memory stays within its bounds: measured, by the benchmark that a user can run."""
+
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+from preprocess import synthetic
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def benchmark(*arguments) -> str:
+    return subprocess.run(
+        [sys.executable, "benchmarks/memory.py", *arguments],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=280,
+    ).stdout
+
+
+@pytest.mark.slow
+def test_a_frame_of_20000_pixels_goes_through_within_4_gb():
+    [megabytes] = re.findall(r"peak (\d+) MB", benchmark("--huge"))
+    assert int(megabytes) < 4096
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_work(tmp_path):
+    synthetic.write_cells(str(tmp_path / "c"), size=512, num_frames=8, seed=1)
+    rows = benchmark(f"--input={tmp_path / 'c'}").splitlines()[1:]
+    peaks = {" ".join(row.split()[:2]): float(row.split()[-1]) for row in rows}
+    assert len(peaks) == 7
+    for what in ("augmentations", "frames", "shards"):
+        assert peaks[f"{what} 4"] < 1.1 * peaks[f"{what} 1"]
+    assert peaks["augmentations 16"] < 1.1 * peaks["augmentations 1"]
