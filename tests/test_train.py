@@ -204,7 +204,7 @@ def test_another_config_in_the_same_workdir_is_refused(data, config, tmp_path):
 
 
 def test_nan_stops_and_names_the_step(data, config, tmp_path):
-    config.train.learning_rate = 1e20
+    config.train.learning_rate = 1e38
     config.train.optimizer = "sgd"
     with pytest.raises(UserError, match=r"the loss is (nan|inf) at step \d+, learning"):
         train(config, data, str(tmp_path))
