@@ -134,7 +134,7 @@ def read_image(page: Page, channels: int) -> np.ndarray:
         image = image[..., None]
     if image.ndim != 3 or not image.size:
         raise UserError(f"{page}: shape {image.shape} is not that of a 2D image")
-    if image.shape[2] == 4 and channels != 4:
+    if image.shape[2] == 4 and channels != 4 and _has_alpha(page):
         image = image[..., :3]
     if channels == 1 and image.shape[2] == 3 and (image == image[..., :1]).all():
         image = image[..., :1]
@@ -148,6 +148,16 @@ def read_image(page: Page, channels: int) -> np.ndarray:
     if image.dtype not in (np.uint8, np.uint16):
         image = _spread(image)
     return np.ascontiguousarray(image)
+
+
+def _has_alpha(page: Page) -> bool:
+    """Whether the last of four channels is transparency; a TIFF says so."""
+    if not _is_tiff(page.path):
+        return True
+    with tifffile.TiffFile(_readable(page.path)) as tiff:
+        return any(
+            kind in (1, 2) for kind in tiff.pages[page.number].aspage().extrasamples
+        )
 
 
 @_explained
@@ -179,7 +189,7 @@ def read_labels(page: Page) -> np.ndarray:
     Raises:
       UserError: unreadable, not 2D or not integers.
     """
-    image = _decode_palette(page.path) if _has_palette(page.path) else _decode(page)
+    image = _decode_labels(page)
     if image.ndim == 3 and (image[..., :3] == image[..., :1]).all():
         if image.shape[2] == 4 and image[..., 3].min() != image[..., 3].max():
             raise UserError(
@@ -201,12 +211,16 @@ def read_labels(page: Page) -> np.ndarray:
     return image.astype(np.uint16 if image.max(initial=0) < 2**16 else np.int32)
 
 
-def _has_palette(path: str) -> bool:
-    """Whether a PNG stores indices into a palette (its header's colour type 3)."""
-    if not path.lower().endswith(".png"):
-        return False
-    with files.open_read(path) as file:
-        return file.read(26)[25:] == b"\3"
+def _decode_labels(page: Page) -> np.ndarray:
+    """Numbers as stored; OpenCV would give colours, or spread a few bits over 8."""
+    if not page.path.lower().endswith(".png"):
+        return _decode(page)
+    with files.open_read(page.path) as file:
+        bits, colour_type = file.read(26)[24:] or (8, 0)
+    if colour_type == 3:
+        return _decode_palette(page.path)
+    image = _decode(page)
+    return image // (255 // (2**bits - 1)) if bits < 8 else image
 
 
 def _decode_palette(path: str) -> np.ndarray:

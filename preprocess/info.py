@@ -106,8 +106,11 @@ def gather_facts(
     good = [found for found in inspections if not found.problems]
     problems = {line for found in inspections for line in found.problems}
     problems |= set(strays)
-    if config.data.on_bad_frame == "skip" or not problems:
-        problems = {*_same_images(good, dict(digests)), *_one_class(good)}
+    if config.data.on_bad_frame == "skip":
+        problems = set()
+    if not problems:
+        problems |= set(_one_class(good))
+    problems |= {*_same_images(good, dict(digests)), *_mixed_bits(good, config)}
     return Facts(
         max((found.bits for found in good), default=8),
         tuple(sorted(problems)),
@@ -153,6 +156,18 @@ def _same_images(
                 f"{frame.image} ({frame.split}) is a copy of {first.image} "
                 f"({first.split}); remove one of them"
             )
+
+
+def _mixed_bits(
+    inspections: list[Inspection], config: ml_collections.ConfigDict
+) -> Iterator[str]:
+    """Frames whose intensities can't be pooled, because their scales differ."""
+    depths = {found.bits: found.frame for found in inspections}
+    if config.data.normalization == "dataset" and len(depths) > 1:
+        yield (
+            f"{depths[8].image} has 8 bits, {depths[16].image} 16: convert them, or "
+            "use config.data.normalization='frame'"
+        )
 
 
 def _one_class(inspections: list[Inspection]) -> Iterator[str]:

@@ -29,6 +29,7 @@ from preprocess.shards import (
     read_info,
     reopen,
     sha256_of,
+    shard_files,
 )
 
 JOB_NAME = files.TEMPORARY + "job.json"  # the config of a job that has not ended
@@ -95,7 +96,9 @@ def _make(job, options, folder, output, config, units) -> dict[str, int]:
     problems_path = files.join(output, job.PROBLEMS_NAME)
     if files.exists(problems_path):
         problems = json.loads(files.read_bytes(problems_path))
-        files.remove([problems_path, files.join(output, JOB_NAME)])
+        files.remove([problems_path])
+        if not files.glob_in(output, files.TEMPORARY + "*.tfrecord.json"):
+            files.remove([files.join(output, JOB_NAME)])  # nothing of it lies there
         raise UserError(problems)
     return counters
 
@@ -138,6 +141,8 @@ def _is_complete(
             raise UserError([f"{line}; {afresh}" for line in changed])
         if damaged := damaged_shards(output, info):
             print(f"missing or damaged, made again: {', '.join(damaged)}")
+            # Noted first, so that a kill in between leaves no folder without a guard.
+            files.write_bytes(files.join(output, JOB_NAME), as_json(info["config"]))
             reopen(output, info)
         return not damaged
     if files.exists(job_path):
@@ -170,11 +175,8 @@ def _changed_sources(info: dict[str, Any], units: list[Unit], folder: str) -> li
 def _clear(output: str) -> None:
     """Removes what an earlier job made, the mark of completeness first."""
     files.remove([files.join(output, INFO_NAME)])
-    ours = re.compile(r"(train|validation|test)-\d{5}-of-\d{5}\.tfrecord$")
-    stale = files.glob_in(output, "*.tfrecord")
-    stale = [path for path in stale if ours.match(files.basename(path))]
-    stale += files.glob_in(output, files.TEMPORARY + "*")
-    files.remove(stale)
+    stale = files.glob_in(output, files.TEMPORARY + "*")
+    files.remove(shard_files(output) + stale)
 
 
 def _beam_options(beam_args: list[str]):
@@ -273,7 +275,10 @@ def _run_pipeline(job, options, folder, output, config, units) -> dict[str, int]
     except Exception as error:
         # A worker's exception arrives as text, with the worker's traceback around it.
         lines = re.findall(
-            r"^.*errors\.UserError: (.*?)(?: \[while|$)", str(error), re.M
+            r"^.*(?:errors\.UserError: |OSError: |Error: (?=\[Errno))"
+            r"(.*?)(?: \[while|$)",
+            str(error),
+            re.M,
         )
         if not lines:
             raise
@@ -308,7 +313,11 @@ def _summarise(output: str, seconds: float, counters: dict[str, int]) -> None:
     tiles = sum(content["num_tiles"] for content in info["splits"].values())
     if kept := counters.get("shards_kept"):
         print(f"{kept} shards of an earlier run kept")
-    print(f"{tiles} tiles in {seconds:.1f} s ({tiles / seconds:.0f} tiles/s)")
+    made = counters.get("tiles_written", tiles)
+    print(
+        f"{tiles} tiles, {made} of them made in {seconds:.1f} s "
+        f"({made / seconds:.0f} tiles/s)"
+    )
     stages = [
         f"{stage} {counters[f'{stage}_msec'] / 1000:.1f} s"
         for stage in ("inspect", "read", "render", "encode", "write")

@@ -41,6 +41,7 @@ from preprocess.shards import (
     fingerprint,
     kept_shard,
     sha256_of,
+    shard_files,
     shard_name,
     write_shard,
     write_sidecar,
@@ -117,7 +118,10 @@ def plan_dataset(folder: str, config: ml_collections.ConfigDict) -> list[Unit]:
     found = look_for_frames(config.data, folder)
     if not found.frames:
         raise UserError(found.problems)
-    frames = splits.assign_splits(found.frames, config.data.split)
+    try:
+        frames = splits.assign_splits(found.frames, config.data.split)
+    except UserError as error:
+        raise UserError([*error.problems, *found.problems]) from error
     return [
         unit
         for split in splits.SPLITS
@@ -339,6 +343,10 @@ def write_info(
         return
     info = dataset_info(
         shards, inspections, dict(digests), facts, folder=folder, config=config
+    )
+    own = {shard.name for shard in shards}
+    files.remove(  # shards of a plan that an interrupted run had, with other frames
+        [path for path in shard_files(output) if files.basename(path) not in own]
     )
     files.write_bytes(files.join(output, INFO_NAME), as_json(info))
     # Notes of finished shards, and halves that a killed run has left; not the counts

@@ -151,7 +151,7 @@ def _png(figure) -> bytes:
 
 def _show(axes, picture: np.ndarray, title: str, **named):
     axes.set_axis_off()
-    axes.set_title(title, fontsize=9)
+    axes.set_title(title, fontsize=9, parse_math=False)
     return axes.imshow(picture, interpolation="nearest", **named)
 
 
@@ -191,7 +191,8 @@ def series_sheet(tiles: list[Tile]) -> bytes:
         title = "unchanged" if augmentation == "a00" else augmentation
         _show(axes[2 * row, column], displayed(tile), title)
         _show(axes[2 * row + 1, column], outlined(tile), "")
-    figure.suptitle(tiles[0].key.rsplit("/", 2)[0], fontsize=10)
+    frame = tiles[0].key.rsplit("/", 2)[0]
+    figure.suptitle(frame, fontsize=10, parse_math=False)
     return _png(figure)
 
 
@@ -280,6 +281,7 @@ def _define(values: flags.FlagValues) -> None:
         6,
         "tiles of each split on its sheet",
         lower_bound=1,
+        upper_bound=40,
         flag_values=values,
     )
 

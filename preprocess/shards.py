@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -47,6 +48,13 @@ def shard_name(split: str, index: int, count: int) -> str:
     'train-00003-of-00016.tfrecord'
     """
     return f"{split}-{index:05d}-of-{count:05d}.tfrecord"
+
+
+def shard_files(folder: str) -> list[str]:
+    """Files in a folder that are named as shards are."""
+    ours = re.compile(r"(train|validation|test)-\d{5}-of-\d{5}\.tfrecord$")
+    found = files.glob_in(folder, "*.tfrecord")
+    return [path for path in found if ours.match(files.basename(path))]
 
 
 def write_shard(path: str, records: Iterable[bytes]) -> tuple[int, int, str]:

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from preprocess import cli, files, tiling
 from preprocess.errors import UserError
 from preprocess.records import UNLABELLED, Tile
-from preprocess.shards import read_info, read_tiles, sha256_of
+from preprocess.shards import INFO_NAME, read_info, read_tiles, sha256_of
 from preprocess.splits import SPLITS
 
 
@@ -30,8 +30,21 @@ def verify(folder: str) -> int:
     Raises:
       UserError: all that is wrong, a line each.
     """
-    info = read_info(folder)
-    problems = [*_shared_frames(info), *_strange_files(folder, info)]
+    try:
+        return _verified(folder, read_info(folder))
+    except (KeyError, TypeError, IndexError, AttributeError) as error:
+        raise UserError(
+            f"{files.join(folder, INFO_NAME)}: broken ({type(error).__name__}: "
+            f"{error}); preprocess again with --overwrite"
+        ) from error
+
+
+def _verified(folder: str, info: dict[str, Any]) -> int:
+    problems = [
+        *_shared_frames(info),
+        *_strange_files(folder, info),
+        *_wrong_sums(info),
+    ]
     tiles = 0
     shards = [(split, s) for split in SPLITS for s in info["splits"][split]["shards"]]
     places: dict[str, list[str]] = collections.defaultdict(list)
@@ -50,7 +63,7 @@ def verify(folder: str) -> int:
                 places[f"{split}/{unit}"].append(place)
                 pixels[split] += np.bincount(tile.label.ravel(), minlength=256)
                 problems += _wrong_tile(path, tile, info, split)
-        except ValueError as error:
+        except (ValueError, IndexError, OSError) as error:
             problems.append(f"{path}: tile {read}: {error}")
         if read != shard["records"]:
             problems.append(f"{path}: {read} tiles, {shard['records']} in the info")
@@ -91,9 +104,30 @@ def _strange_files(folder: str, info: dict[str, Any]) -> Iterator[str]:
 def _wrong_file(path: str, shard: dict[str, Any]) -> str | None:
     if not files.exists(path):
         return f"{path}: missing"
-    if sha256_of(path) != shard["sha256"]:
-        return f"{path}: its sha256 is not that in the info"
+    try:
+        if sha256_of(path) != shard["sha256"]:
+            return f"{path}: its sha256 is not that in the info"
+        if files.size_of(path) != shard["bytes"]:
+            return f"{path}: {files.size_of(path)} bytes, {shard['bytes']} in the info"
+    except OSError as error:
+        return f"{path}: cannot be read ({error.strerror or error})"
     return None
+
+
+def _wrong_sums(info: dict[str, Any]) -> Iterator[str]:
+    """Splits whose totals are not those of their shards, or frames of their sources."""
+    for split in SPLITS:
+        content = info["splits"][split]
+        for total, part in (("num_tiles", "records"), ("num_bytes", "bytes")):
+            expected = sum(shard[part] for shard in content["shards"])
+            if content[total] != expected:
+                yield f"{split}: {total} is {content[total]}, its shards' {expected}"
+        frames = [s["frame"] for s in info["sources"] if s["split"] == split]
+        if sorted(content["frames"]) != sorted(frames):
+            yield f"{split}: its frames are not those of the sources"
+    for source in info["sources"]:
+        if not all(file["sha256"] for file in source["files"]):
+            yield f"{source['frame']}: a source file without sha256"
 
 
 def _wrong_tile(
@@ -111,7 +145,10 @@ def _wrong_tile(
         yield f"{where}: class {known.max()}, of {geometry['classes']} classes"
     if tile.weight.max() > w0 + geometry["weight_step"]:
         yield f"{where}: border weight {tile.weight.max():.2f}, at most {w0}"
-    if not (np.isfinite(tile.mean).all() and (tile.std > 0).all()):
+    largest = 2 ** geometry["bits"] - 1
+    fits = len(tile.mean) == len(tile.std) == geometry["channels"]
+    bounded = (tile.mean >= 0).all() and (tile.mean <= largest).all()
+    if not (fits and bounded and (tile.std > 0).all() and np.isfinite(tile.std).all()):
         yield f"{where}: mean {tile.mean}, standard deviation {tile.std}"
     if split != "train" and "/a00/" not in tile.key:
         yield f"{where}: augmented, in the {split} split"
@@ -143,8 +180,9 @@ def _wrong_frequencies(
     info: dict[str, Any], pixels: dict[str, np.ndarray]
 ) -> Iterator[str]:
     for split in SPLITS:
-        said = info["splits"][split]["class_pixels"]
-        if said and pixels[split][: len(said)].tolist() != said:
+        content = info["splits"][split]
+        counted = pixels[split][: info["geometry"]["classes"]].tolist()
+        if content["shards"] and counted != content["class_pixels"]:
             yield f"{split}: class frequencies are not those in the info"
 
 

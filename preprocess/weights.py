@@ -109,11 +109,16 @@ def _with_neighbours(instances: np.ndarray, reach: int) -> Iterator[tuple[int, B
     names, boxes = _boxes(instances)
     low = np.maximum(boxes[:, :2] - reach, 0)
     high = np.minimum(boxes[:, 2:] + reach, (height, width))
+    order = np.argsort(low[:, 0], kind="stable")
+    tops, tallest = low[order, 0], (high - low)[:, 0].max(initial=0)
     for index, name in enumerate(names.tolist()):
-        first = np.maximum(low, low[index])
-        stop = np.minimum(high, high[index])
+        # Only boxes that begin in these rows can meet this one.
+        begin, end = np.searchsorted(tops, [low[index, 0] - tallest, high[index, 0]])
+        others = order[begin:end]
+        others = others[others != index]
+        first = np.maximum(low[others], low[index])
+        stop = np.minimum(high[others], high[index])
         meets = (first < stop).all(axis=1)
-        meets[index] = False
         if meets.any():
             first = np.maximum(first[meets].min(axis=0) - reach, low[index])
             stop = np.minimum(stop[meets].max(axis=0) + reach, high[index])

@@ -1,6 +1,8 @@
 """Adapters on drawn and real data; every broken layout gets its line."""
 
 import shutil
+import struct
+import zlib
 
 import cv2
 import numpy as np
@@ -383,3 +385,69 @@ def test_real_u373_and_isbi(real_data):
     assert len(frames) == 20
     _, truth = sources.check_frame(frames[7], data, channels=1, classes=2)
     assert 0.7 < truth.classes.mean() < 0.85
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_masks_of_few_bits_hold_their_numbers(tmp_path, bits):
+    labels = np.arange(64).reshape(8, 8) % 2**bits
+    rows = np.unpackbits(labels.astype(np.uint8)[..., None], axis=2)[..., 8 - bits :]
+    packed = np.packbits(rows.reshape(8, -1), axis=1)
+    raw = b"".join(b"\0" + row.tobytes() for row in packed)
+
+    def chunk(kind, content):
+        crc = struct.pack(">I", zlib.crc32(kind + content))
+        return struct.pack(">I", len(content)) + kind + content + crc
+
+    header = struct.pack(">IIBBBBB", 8, 8, bits, 0, 0, 0, 0)
+    content = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header)
+    content += chunk(b"IDAT", zlib.compress(raw)) + chunk(b"IEND", b"")
+    (tmp_path / "m.png").write_bytes(content)
+    found = read_labels(Page(str(tmp_path / "m.png")))
+    np.testing.assert_array_equal(found, labels)
+
+
+def test_slices_that_belong_to_no_image_are_named(tmp_path):
+    write_stacks(tmp_path / "c")
+    gold = tmp_path / "c/01_GT/SEG"
+    shutil.copy(gold / "man_seg_001_002.tif", gold / "man_seg_000_099.tif")
+    line = problems(frames_of, dic_hela, tmp_path / "c", labels="both")
+    assert "man_seg_000_099.tif" in line and "5 slices" in line
+
+
+def test_truth_of_a_slice_of_a_flat_image_is_named(cells, tmp_path):
+    shutil.copytree(cells, tmp_path / "c")
+    gold = tmp_path / "c/01_GT/SEG"
+    (gold / "man_seg002.tif").rename(gold / "man_seg_002_000.tif")
+    line = problems(frames_of, dic_hela, tmp_path / "c", labels="gold")
+    assert "man_seg_002_000.tif: truth of a slice" in line
+
+
+def test_a_broken_stack_does_not_condemn_the_others(tmp_path):
+    write_stacks(tmp_path / "c")
+    path = tmp_path / "c/01/t000.tif"
+    path.write_bytes(path.read_bytes()[:100])
+    data = dic_hela.get_config().data
+    data.labels = "silver"
+    found = sources.look_for_frames(data, str(tmp_path / "c"))
+    assert len(found.frames) == 5 and len(found.problems) == 1
+    assert "t000.tif" in found.problems[0]
+
+
+def test_same_names_are_named(cells, tmp_path):
+    shutil.copytree(cells, tmp_path / "c")
+    shutil.copy(tmp_path / "c/01/t001.tif", tmp_path / "c/01/t001.tiff")
+    line = problems(frames_of, dic_hela, tmp_path / "c", labels="gold")
+    assert "t001.tiff" in line and "same name" in line
+
+
+def test_a_fourth_channel_that_is_not_alpha_is_refused(tmp_path):
+    image = np.random.default_rng(0).integers(0, 255, (20, 20, 4)).astype(np.uint8)
+    for name, more in (("four", {}), ("alpha", {"extrasamples": ["unassalpha"]})):
+        kind = "rgb" if more else "minisblack"
+        tifffile.imwrite(
+            tmp_path / f"{name}.tif", image, photometric=kind, planarconfig=1, **more
+        )
+    found = read_image(Page(str(tmp_path / "alpha.tif")), 3)
+    np.testing.assert_array_equal(found, image[..., :3])
+    line = problems(read_image, Page(str(tmp_path / "four.tif")), 3)
+    assert "4 channels" in line

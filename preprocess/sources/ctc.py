@@ -110,9 +110,18 @@ def _find_in(name: str, number: str, base: str, labels: str) -> Found:
             f"{base}: {len(there.images)} images but no {labels} labels "
             f"in {base}_GT/SEG or {base}_ST/SEG; see config.data.labels"
         )
+    problems += _duplicates(base)
     times = [time for time in times if time in there.images]
-    # Stacks or not is a sequence's matter: one header tells.
-    stacks = bool(times) and _pages(there.images[times[0]]) > 1
+    # Stacks or not is a sequence's matter: the first header that can be read tells.
+    pages = (_pages(there.images[time]) for time in times)
+    stacks = next((number for number in pages if number), 1) > 1
+    if not stacks:
+        problems += [
+            f"{path}: truth of a slice, but {there.images[time]} is no stack"
+            for (time, _), path in there.gold_slices.items()
+            if time in times
+        ]
+        times = [t for t in times if t in there.gold or t in there.silver]
     frames: list[Frame] = []
     for time in times:
         try:
@@ -129,8 +138,21 @@ def _find_in(name: str, number: str, base: str, labels: str) -> Found:
 def _pages(path: str) -> int:
     try:
         return count_pages(path)
-    except UserError:  # a broken file, which its inspection will report
-        return 1
+    except UserError:  # a broken file, which will be reported
+        return 0
+
+
+def _duplicates(base: str) -> list[str]:
+    """Files of the same number with another ending, a line each."""
+    folders = base, files.join(base + "_GT", "SEG"), files.join(base + "_ST", "SEG")
+    problems = []
+    for folder in folders:
+        first: dict[str, str] = {}
+        for path in files.list_files(folder):
+            stem, _, ending = files.basename(path).rpartition(".")
+            if ending in ("tif", "tiff") and first.setdefault(stem, path) != path:
+                problems.append(f"{path}: {first[stem]} has the same name; keep one")
+    return problems
 
 
 def _labels_of(there: Sequence, time: str) -> list[str]:
@@ -157,6 +179,13 @@ def _slices(name: str, number: str, there: Sequence, time: str) -> Iterator[Fram
     for path in filter(None, layers):
         if (pages := count_pages(path)) != depth:
             raise UserError(f"{path}: {pages} slices, but {image} has {depth}")
+    beyond = [
+        f"{path}: label without image; {image} has {depth} slices"
+        for (t, z), path in there.gold_slices.items()
+        if t == time and z >= depth
+    ]
+    if beyond:
+        raise UserError(beyond)
     for z in range(depth):
         gold, silver, markers = (Page(path, z) if path else None for path in layers)
         if (time, z) in there.gold_slices:

@@ -14,15 +14,16 @@ from preprocess.sources.base import Found, Frame, Truth, connected_instances
 WANTS = "images/NAME.* and masks/NAME.*"
 
 
-def _by_stem(folder: str, suffix: str = "") -> dict[str, str]:
+def _by_stem(folder: str, problems: list[str], suffix: str = "") -> dict[str, str]:
     found: dict[str, str] = {}
     for path in filter(is_image, files.list_files(folder)):
         stem = os.path.splitext(files.basename(path))[0]
         if stem.endswith(suffix):
             stem = stem[: len(stem) - len(suffix)]
             if stem in found:
-                raise UserError(f"{path}: {found[stem]} has the same name; keep one")
-            found[stem] = path
+                problems.append(f"{path}: {found[stem]} has the same name; keep one")
+            else:
+                found[stem] = path
     return found
 
 
@@ -34,9 +35,10 @@ def find(name: str, folder: str, data: ml_collections.ConfigDict) -> Found:
             "(not 0 is foreground), class (the value is the class, 255 unlabelled) "
             "and instance (one value a cell)"
         )
-    images = _by_stem(files.join(folder, "images"))
-    masks = _by_stem(files.join(folder, "masks"), data.mask_suffix)
-    problems = [
+    problems: list[str] = []
+    images = _by_stem(files.join(folder, "images"), problems)
+    masks = _by_stem(files.join(folder, "masks"), problems, data.mask_suffix)
+    problems += [
         f"{images[stem]}: image without mask; add "
         f"{files.join(folder, 'masks', stem + data.mask_suffix)}.* or remove it"
         for stem in sorted(images.keys() - masks.keys())
@@ -55,6 +57,11 @@ def find(name: str, folder: str, data: ml_collections.ConfigDict) -> Found:
         if pages != mask_pages:
             problems.append(
                 f"{masks[stem]}: {mask_pages} pages, but {images[stem]} has {pages}"
+            )
+            continue
+        if pages > 1 and (taken := [s for s in images if s.startswith(f"{stem}-z")]):
+            problems.append(
+                f"{images[taken[0]]}: named like a page of {images[stem]}; rename it"
             )
             continue
         names = [stem] if pages == 1 else [f"{stem}-z{i:03d}" for i in range(pages)]
