@@ -599,3 +599,81 @@ def test_paths_may_be_relative(cells, tmp_path, monkeypatch, made, digests):
     arguments = [config, *SMALL, "--input=cells/", f"--output={tmp_path / 'out'}"]
     assert main(COMMAND, arguments) == 0
     assert digests(tmp_path / "out") == digests(made)
+
+
+def stop_before_the_end(source, output, *more):
+    """A run that ends, as by kill -9, when all shards lie there."""
+    code = (
+        "import os, preprocess.pipeline as job\n"
+        "job.write_info = lambda *a, **k: os._exit(9)\n"
+        "import sys; from preprocess.main import run; run()"
+    )
+    given = [DRAWN, *SMALL, f"--input={source}", f"--output={output}", *more]
+    ended = subprocess.run([sys.executable, "-c", code, *given], cwd=ROOT)
+    assert ended.returncode == 9
+
+
+def test_bad_input_in_between_does_not_open_the_folder_to_another_config(
+    cells, tmp_path, capfd
+):
+    source, output = tmp_path / "in", tmp_path / "out"
+    shutil.copytree(cells, source)
+    stop_before_the_end(source, output)
+    whole = (source / "01/t001.tif").read_bytes()
+    (source / "01/t001.tif").write_text("broken")
+    assert preprocess(source, output) == 2
+    (source / "01/t001.tif").write_bytes(whole)
+    capfd.readouterr()
+    assert preprocess(source, output, "--config.seed=9") == 2
+    assert "config.seed: 1 there, 9 here" in capfd.readouterr().err
+    assert preprocess(source, output) == 0
+    assert verify(str(output)) > 0
+
+
+def test_no_shard_of_an_older_plan_is_left(cells, tmp_path):
+    source, output = tmp_path / "in", tmp_path / "out"
+    shutil.copytree(cells, source)
+    stop_before_the_end(source, output, "--config.data.num_shards=16")
+    for name in ("01/t000.tif", "01_GT/SEG/man_seg000.tif"):
+        (source / name).unlink()
+    assert preprocess(source, output, "--config.data.num_shards=16") == 0
+    assert verify(str(output)) > 0
+
+
+def test_a_full_disk_ends_in_one_clear_line(cells, tmp_path):
+    """Beam's workers print a traceback of their own before; the last line is ours."""
+    code = (
+        "import resource, signal, sys\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
+        "from preprocess.main import run; run()"
+    )
+    given = [DRAWN, *SMALL, f"--input={cells}", f"--output={tmp_path / 'out'}"]
+    ended = subprocess.run(
+        [sys.executable, "-c", code, *given],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 2
+    last = ended.stderr.splitlines()[-1]
+    assert last.startswith("preprocess: ") and "File too large" in last
+
+
+def test_mixed_depths_cannot_be_pooled(cells, tmp_path, capfd):
+    shutil.copytree(cells, tmp_path / "in")
+    changed(tmp_path / "in/01/t001.tif", lambda image: image.astype(np.uint16) * 200)
+    more = "--config.data.normalization=dataset"
+    assert preprocess(tmp_path / "in", tmp_path / "out", more) == 2
+    assert "has 8 bits" in capfd.readouterr().err
+    assert preprocess(tmp_path / "in", tmp_path / "out") == 0
+
+
+def test_too_few_frames_and_stray_files_are_told_together(tmp_path, capfd):
+    image = np.arange(1600).reshape(40, 40).astype(np.uint8)
+    frames = {f"{i}.png": (image + np.uint8(i), None) for i in range(3)}
+    write_folder(tmp_path / "in", frames | {"4.png": (image, image // 200)})
+    folders = tmp_path / "in", tmp_path / "out"
+    assert preprocess(*folders, config="folder.py:smoke") == 2
+    error = capfd.readouterr().err
+    assert "none to train on" in error and error.count("image without mask") == 3

@@ -68,6 +68,8 @@ def rewrite(folder, name, change):
             for shard in split["shards"]:
                 if shard["name"] == name:
                     shard.update(records=count, bytes=size, sha256=digest)
+            split["num_tiles"] = sum(shard["records"] for shard in split["shards"])
+            split["num_bytes"] = sum(shard["bytes"] for shard in split["shards"])
 
     edit_info(folder, fit)
 
@@ -158,3 +160,40 @@ def test_everything_is_listed_at_once(data, capsys):
     for words in ("sha256 is not", "00000-of-00002.tfrecord: missing", "in train and"):
         assert words in lines
     assert "Traceback" not in lines
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda i: i["splits"]["train"].update(num_tiles=999), "num_tiles is 999"),
+        (lambda i: i["splits"]["train"].update(num_bytes=9), "num_bytes is 9"),
+        (lambda i: i["splits"]["train"]["shards"][0].update(bytes=1), "1 in the info"),
+        (lambda i: i["splits"]["train"]["frames"].pop(), "not those of the sources"),
+        (lambda i: i["splits"]["train"].update(class_pixels=[]), "class frequencies"),
+        (lambda i: i["sources"][0]["files"][0].update(sha256=""), "without sha256"),
+        (lambda i: i.pop("sources"), "broken (KeyError: 'sources')"),
+        (lambda i: i["geometry"].pop("bits"), "broken (KeyError: 'bits')"),
+        (lambda i: i.update(splits=[]), "broken (TypeError"),
+    ],
+)
+def test_an_info_that_lies_is_found_out(data, change, words):
+    edit_info(data, change)
+    assert [line for line in found(data) if words in line]
+
+
+def test_a_folder_in_a_shards_place_is_one_of_the_lines(data):
+    path = data / "train-00000-of-00002.tfrecord"
+    path.unlink()
+    path.mkdir()
+    (data / "test-00000-of-00002.tfrecord").unlink()
+    lines = found(data)
+    assert [line for line in lines if str(path) in line and "cannot be read" in line]
+    assert [line for line in lines if "test-00000-of-00002.tfrecord: missing" in line]
+
+
+def test_a_mean_out_of_range_is_found(data):
+    def change(tiles):
+        return [tile._replace(mean=np.array([1e30], np.float32)) for tile in tiles]
+
+    rewrite(data, "train-00000-of-00002.tfrecord", change)
+    assert [line for line in found(data) if "mean [1.e+30]" in line]

@@ -86,3 +86,12 @@ def test_bounding_boxes_are_scikit_images(random_cells):
     instances = random_cells(7)
     expected = {p.label: p.bbox for p in regionprops(instances)}
     assert dict(bounding_boxes(instances)) == expected
+
+
+def test_tens_of_thousands_of_instances_take_seconds():
+    """Each looks at its neighbours, not at all others (the test's time limit)."""
+    rows, columns = np.mgrid[:1000, :1000]
+    instances = (rows // 4 * 250 + columns // 4 + 1).astype(np.int32)
+    instances[(rows % 4 == 3) | (columns % 4 == 3)] = 0
+    weights = border_weights(instances, w0=10, sigma_px=1)
+    np.testing.assert_allclose(weights[500, 3], 10 * np.exp(-4 / 2), rtol=1e-6)
