@@ -111,6 +111,20 @@ def test_normalisation_is_that_of_the_records():
     np.testing.assert_allclose(normal, expected, atol=1e-4)
 
 
+def test_normalisation_by_the_data_set_is_the_trainers():
+    """Raw intensities in, divided by the data set's numbers as the records' are."""
+    network = network_of(2, channels=2)
+    said = {"mean": [100.0, 30.0], "std": [20.0, 5.0]}
+    image = 150 * random_image(50, 70, channels=2)
+    normal = (image - said["mean"]) / said["std"]
+    settings = dict(depth=2, classes=2)
+    whole = Segmenter(network, **settings, normalization=said)(tf.constant(image))
+    expected = Segmenter(network, **settings).stitch(tf.constant(normal, tf.float32))
+    np.testing.assert_allclose(whole["probabilities"], expected, atol=1e-6)
+    own = Segmenter(network, **settings)(tf.constant(image))["probabilities"]
+    assert np.abs(own - expected).max() > 1e-3
+
+
 def test_tile_too_small_for_its_grid_is_refused():
     with pytest.raises(ValueError, match="too small at depth 3"):
         Segmenter(None, depth=3, classes=2, tile=92)
