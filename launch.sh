@@ -108,8 +108,10 @@ setup() {
   fi
   rm -f "$stamp"
   say "installing requirements/$kind.lock (about 3 GB on disk; minutes, once)"
+  # The lock is complete: resolving again would, for a package's extra, look beyond it
+  # to whatever was released since, and refuse that for want of a hash.
   "$python" -m pip install --quiet --disable-pip-version-check --require-hashes \
-    -r "$root/requirements/$kind.lock"
+    --no-deps -r "$root/requirements/$kind.lock"
   "$python" -m pip install --quiet --disable-pip-version-check --no-deps \
     --no-build-isolation -e "$root"
   echo "$kind $(fingerprint "$kind")" >"$stamp"
