@@ -27,7 +27,7 @@ def get_config() -> ml_collections.ConfigDict:
     data.normalization = (
         "frame"  # mean and deviation of each frame, or of all (dataset)
     )
-    data.image_encoding = "raw"  # raw or png: png is 40 % smaller and slower to read
+    data.image_encoding = "raw"  # raw or png: png is a third smaller, a fifth as fast
 
     data.split = split = ml_collections.ConfigDict()
     split.method = "block"  # block, sequence, list or fold: see preprocess/splits.py
@@ -60,17 +60,38 @@ def get_config() -> ml_collections.ConfigDict:
     config.train = train = ml_collections.ConfigDict()
     train.steps = 40_000  # optimiser steps
     train.global_batch = 1  # tiles a step over all replicas: large tiles, not batches
+    train.accumulate = 1  # parts that a replica's tiles are taken in, to save memory
     train.optimizer = "sgd"  # sgd (with momentum), adam or adamw
     train.momentum = 0.99  # sgd: high, so that many past tiles shape each step
-    train.learning_rate = 1e-3  # at the end of the warm-up
+    train.weight_decay = 0.0  # of kernels, times the learning rate; adamw wants some
+    train.clip_norm = 0.0  # largest norm of the whole gradient; 0 clips nothing
+    train.ema = 0.0  # share kept by the moving average of weights, as 0.999; 0 has none
+    train.schedule = "constant"  # constant, cosine or polynomial
+    train.learning_rate = 1e-3  # the highest, after the warm-up
+    train.learning_rate_rule = "fixed"  # fixed, or linear, sqrt in batches of reference
+    train.reference_batch = 1  # tiles a step that learning_rate is for, by such a rule
     train.warmup_steps = 0  # linear from 0
-    train.schedule = "constant"  # constant or cosine (to 0 at the last step)
+    train.final_learning_rate = 0.0  # share left at the last step: cosine, polynomial
+    train.decay_power = 0.9  # polynomial: (1 - step / steps) to this power
+    train.loss = "cross_entropy"  # cross_entropy (the paper's), dice, or their sum
     train.class_weights = "balanced"  # balanced: inverse to frequency; none: 1 each
-    train.shuffle_tiles = 256  # tiles in the shuffle buffer (572 px: about 0.6 MB each)
+    train.shuffle_tiles = 256  # tiles in the shuffle buffer (572 px: about 0.4 MB each)
     train.precision = "auto"  # auto, float32, mixed_bfloat16, mixed_float16
+    train.xla = "auto"  # on, off; auto: on for the processor, where it is faster
     train.steps_per_call = 10  # steps in one graph call between looks at the host
     train.log_every_steps = 20  # a line in metrics.jsonl and TensorBoard
     train.validate_every_steps = 1000  # scores and pictures of the validation split
+    train.validate_frames = 0  # whole frames each time, spread over the split; 0: all
+    train.best_metric = "mean_iou"  # or pixel_error, cross_entropy: what "best" means
+    train.patience = 0  # stops after so many validations without a better; 0: never
     train.checkpoint_every_steps = 1000
-    train.keep_checkpoints = 3  # the newest
+    train.checkpoint_every_minutes = 10.0  # whichever comes first; 0: by steps alone
+    train.keep_checkpoints = 3  # the newest; the best stays too
+
+    # On top of what preprocess made, at no cost: drawn anew each time a tile comes.
+    train.augment = again = ml_collections.ConfigDict()
+    again.flip = False  # mirrors along either axis, half of the time each
+    again.quarter_turns = False  # turns by 0, 90, 180 or 270 degrees
+    again.contrast = 0.0  # log factor on the deviation from the mean, up to
+    again.brightness = 0.0  # added, in standard deviations of the frame, up to
     return config

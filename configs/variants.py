@@ -49,6 +49,7 @@ def smoke(config: ml_collections.ConfigDict) -> None:
     config.data.augmentations = 1
     config.data.num_shards = 2
     config.model.width = 4
+    config.train.xla = "off"  # compiling takes longer than four steps
     config.train.steps = 4
     config.train.warmup_steps = 0
     config.train.log_every_steps = 1

@@ -70,6 +70,14 @@ def size_of(path: str) -> int:
     return _beam().match([path])[0].metadata_list[0].size_in_bytes
 
 
+def sizes_in(folder: str) -> dict[str, int]:
+    """Bytes of each file directly inside a folder by path; one request where remote."""
+    if not is_remote(folder):
+        return {path: os.path.getsize(path) for path in list_files(folder)}
+    matches = _beam().match([join(folder, "*")])[0].metadata_list
+    return {m.path: m.size_in_bytes for m in matches if not m.path.endswith("/")}
+
+
 def glob(pattern: str) -> list[str]:
     """Files that match a pattern, sorted by name."""
     if not is_remote(pattern):

@@ -201,24 +201,47 @@ def frame_record(record: bytes) -> bytes:
     )
 
 
+class Scanned(NamedTuple):
+    """A place in a TFRecord file: a record, or what is wrong there."""
+
+    offset: int
+    record: bytes | None
+    problem: str = ""
+
+
+def scan_records(file: IO[bytes]) -> Iterator[Scanned]:
+    """All places of a TFRecord file, checksums checked, past damage where possible.
+
+    A damaged record is passed over; after a damaged length nothing can be found.
+    """
+    offset = 0
+    while header := file.read(12):
+        if len(header) < 12:
+            yield Scanned(offset, None, f"truncated at byte {offset}")
+            return
+        length, crc = struct.unpack("<QI", header)
+        if crc != _masked_crc(header[:8]):
+            yield Scanned(offset, None, f"corrupted length at byte {offset}")
+            return
+        body = file.read(length + 4)
+        if len(body) < length + 4:
+            yield Scanned(offset, None, f"truncated at byte {offset}")
+            return
+        record = body[:-4]
+        if struct.unpack("<I", body[-4:])[0] == _masked_crc(record):
+            yield Scanned(offset, record)
+        else:
+            yield Scanned(offset, None, f"corrupted record at byte {offset}")
+        offset += 16 + length
+
+
 def read_records(file: IO[bytes]) -> Iterator[bytes]:
     """The records of a TFRecord file, checksums checked.
 
     Raises:
       ValueError: truncated or corrupted, with the offset in bytes.
     """
-    offset = 0
-    while header := file.read(12):
-        if len(header) < 12:
-            raise ValueError(f"truncated at byte {offset}")
-        length, crc = struct.unpack("<QI", header)
-        if crc != _masked_crc(header[:8]):
-            raise ValueError(f"corrupted length at byte {offset}")
-        body = file.read(length + 4)
-        if len(body) < length + 4:
-            raise ValueError(f"truncated at byte {offset}")
-        record = body[:-4]
-        if struct.unpack("<I", body[-4:])[0] != _masked_crc(record):
-            raise ValueError(f"corrupted record at byte {offset}")
-        yield record
-        offset += 16 + length
+    for place in scan_records(file):
+        if place.record is None:
+            raise ValueError(place.problem)
+        yield place.record

@@ -10,14 +10,21 @@ from preprocess.shards import differences
 
 CHOICES = {
     "optimizer": ("sgd", "adam", "adamw"),
-    "schedule": ("constant", "cosine"),
+    "schedule": ("constant", "cosine", "polynomial"),
+    "learning_rate_rule": ("fixed", "linear", "sqrt"),
+    "loss": ("cross_entropy", "dice", "cross_entropy+dice"),
     "class_weights": ("balanced", "none"),
     "precision": ("auto", "float32", "mixed_bfloat16", "mixed_float16"),
+    "xla": ("auto", "on", "off"),
+    "best_metric": ("mean_iou", "pixel_error", "cross_entropy"),
 }
 POSITIVE = (
     "steps",
     "global_batch",
+    "accumulate",
     "learning_rate",
+    "reference_batch",
+    "decay_power",
     "shuffle_tiles",
     "steps_per_call",
     "log_every_steps",
@@ -25,6 +32,16 @@ POSITIVE = (
     "checkpoint_every_steps",
     "keep_checkpoints",
 )
+NOT_NEGATIVE = (
+    "weight_decay",
+    "clip_norm",
+    "validate_frames",
+    "patience",
+    "checkpoint_every_minutes",
+    "augment.contrast",
+    "augment.brightness",
+)
+SHARES = ("momentum", "ema", "final_learning_rate")
 
 
 def check_train_config(config: ml_collections.ConfigDict) -> None:
@@ -34,15 +51,26 @@ def check_train_config(config: ml_collections.ConfigDict) -> None:
       UserError: every problem found, a line each.
     """
     train = config.train
+    values = {**train, **{f"augment.{k}": v for k, v in train.augment.items()}}
     problems = [
-        f"config.train.{name}={train[name]!r} is none of {', '.join(choices)}"
+        f"config.train.{name}={values[name]!r} is none of {', '.join(choices)}"
         for name, choices in CHOICES.items()
-        if train[name] not in choices
+        if values[name] not in choices
     ]
     problems += [
-        f"config.train.{name}={train[name]!r} must be above 0"
+        f"config.train.{name}={values[name]!r} must be above 0"
         for name in POSITIVE
-        if train[name] <= 0
+        if values[name] <= 0
+    ]
+    problems += [
+        f"config.train.{name}={values[name]!r} must not be negative"
+        for name in NOT_NEGATIVE
+        if values[name] < 0
+    ]
+    problems += [
+        f"config.train.{name}={values[name]!r}: 0 up to below 1"
+        for name in SHARES
+        if not 0 <= values[name] < 1
     ]
     if not 0 <= config.model.dropout < 1:
         problems.append(f"config.model.dropout={config.model.dropout}: 0 up to below 1")
@@ -51,10 +79,33 @@ def check_train_config(config: ml_collections.ConfigDict) -> None:
             f"config.train.warmup_steps={train.warmup_steps} must be below "
             f"config.train.steps={train.steps}"
         )
-    if not 0 <= train.momentum < 1:
-        problems.append(f"config.train.momentum={train.momentum}: 0 up to below 1")
+    if train.optimizer == "adamw" and not train.weight_decay:
+        problems.append(
+            "config.train.optimizer='adamw' without config.train.weight_decay is adam; "
+            "set one of them (0.004 is Keras' own)"
+        )
     if problems:
         raise UserError(problems)
+
+
+def check_batch(train: ml_collections.ConfigDict, replicas: int) -> None:
+    """Checks that the global batch divides among replicas and accumulated parts.
+
+    Raises:
+      UserError: it does not, with the numbers.
+    """
+    parts = replicas * train.accumulate
+    if train.global_batch % parts == 0:
+        return
+    below = train.global_batch // parts * parts
+    near = f"{below} or {below + parts}" if below else f"{parts}"
+    by = f"{replicas} replica{'s' if replicas > 1 else ''}"
+    if train.accumulate > 1:
+        by += f" times config.train.accumulate={train.accumulate}"
+    raise UserError(
+        f"config.train.global_batch={train.global_batch} is not divisible by {by}; "
+        f"the nearest that are: {near}"
+    )
 
 
 def check_fit(info: dict[str, Any], config: ml_collections.ConfigDict) -> None:

@@ -58,13 +58,16 @@ def check_unseen(frames: list[Frame], info: dict[str, Any]) -> None:
         )
 
 
-def evaluate(folder: str, source: str, split: str) -> dict[str, Any]:
+def evaluate(
+    folder: str, source: str, split: str, checkpoint: str = "best"
+) -> dict[str, Any]:
     """Scores a run on a split and writes evaluation-SPLIT.json into its directory.
 
     Args:
       folder: the work directory.
       source: the data set's folder, as given to preprocess.
       split: train, validation or test.
+      checkpoint: best, newest or a step.
 
     Returns:
       What was written.
@@ -76,7 +79,7 @@ def evaluate(folder: str, source: str, split: str) -> dict[str, Any]:
     frames = frames_of_split(config, source, split, info)
     if split != "train":
         check_unseen(frames, info)
-    network, step = restore_network(folder, config)
+    network, step = restore_network(folder, config, checkpoint)
     model = config.model
     segmenter = Segmenter(
         network,

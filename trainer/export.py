@@ -25,13 +25,14 @@ def save(segmenter: Segmenter, channels: int, path: str) -> None:
     tf.saved_model.save(segmenter, path, signatures={"serving_default": segment})
 
 
-def export(folder: str, output: str, tile: int) -> str:
-    """Exports a run's newest checkpoint.
+def export(folder: str, output: str, tile: int, checkpoint: str = "best") -> str:
+    """Exports a checkpoint of a run.
 
     Args:
       folder: the work directory.
       output: the model's folder; versions lie inside.
       tile: the largest input tile in px.
+      checkpoint: best, newest or a step.
 
     Returns:
       The new version's folder.
@@ -40,7 +41,7 @@ def export(folder: str, output: str, tile: int) -> str:
       UserError: no run or no checkpoint there, or an illegal tile.
     """
     config = workdir.read_config(folder)
-    network, step = restore_network(folder, config)
+    network, step = restore_network(folder, config, checkpoint)
     try:
         segmenter = Segmenter(
             network,

@@ -5,11 +5,15 @@ Shapes: B batch, T tile pixels, O output pixels, C channels.
 
 from typing import Any, NamedTuple
 
+import ml_collections
 import tensorflow as tf
 
-from preprocess import files
-from preprocess.errors import UserError
 from preprocess.records import BYTES_FEATURES, FLOAT_FEATURES
+from trainer import light_augment
+from trainer.reading_order import MOST_LANES, Part, Shard, part_of
+
+READ_AT_ONCE = 4  # shards of a lane; their records are shuffled among themselves
+READ_BYTES = 2**20  # read ahead in each file
 
 
 class Geometry(NamedTuple):
@@ -28,24 +32,6 @@ class Geometry(NamedTuple):
 def geometry_of(info: dict[str, Any]) -> Geometry:
     """The geometry that a data set declares."""
     return Geometry(**info["geometry"])
-
-
-def shard_paths(info: dict[str, Any], folder: str, split: str) -> list[str]:
-    """Paths of a split's shards.
-
-    Raises:
-      UserError: the split is empty or a shard is missing.
-    """
-    shards = info["splits"][split]["shards"]
-    paths = [files.join(folder, shard["name"]) for shard in shards]
-    if not paths:
-        raise UserError(f"{folder}: the {split} split is empty; see config.data.split")
-    present = set(files.list_files(folder))
-    if missing := [path for path in paths if path not in present]:
-        raise UserError(
-            [f"{path}: missing; run preprocess again to make it" for path in missing]
-        )
-    return paths
 
 
 def parse_tile(record: tf.Tensor, geometry: Geometry) -> dict[str, tf.Tensor]:
@@ -78,81 +64,167 @@ def parse_tile(record: tf.Tensor, geometry: Geometry) -> dict[str, tf.Tensor]:
     }
 
 
-def _records_of_epoch(
-    paths: list[str], epoch: tf.Tensor, *, seed: int, shuffle_tiles: int
+def _lane_records(
+    shards: list[Shard], *, lane: int, start: int, seed: int, buffer: int
 ) -> tf.data.Dataset:
-    """All records of one epoch in their order, which (seed, epoch) alone decides."""
-    shuffled = tf.random.experimental.stateless_shuffle(
-        tf.constant(paths), seed=tf.stack([tf.cast(seed, tf.int64), epoch])
-    )
-    return (
-        tf.data.Dataset.from_tensor_slices(shuffled)
-        # Several shards at once, so that neighbours come from different frames.
-        .interleave(
-            tf.data.TFRecordDataset,
-            cycle_length=min(16, len(paths)),
-            num_parallel_calls=tf.data.AUTOTUNE,
-            deterministic=True,
+    """A lane's records from number `start` on, without end.
+
+    Each epoch has its own order of the shards. Some are read at once, so that
+    neighbours come from different frames, and shuffled among themselves; then the next
+    ones. So starting in the middle leaves out whole files unread, however many.
+    """
+    together = min(READ_AT_ONCE, len(shards))
+    epoch, within = divmod(start, sum(shard.records for shard in shards))
+    lane_seed = tf.constant(seed * MOST_LANES + lane, tf.int64)
+    missing = -len(shards) % together
+    paths = tf.constant([shard.path for shard in shards])
+
+    def order_of(epoch):
+        return tf.random.experimental.stateless_shuffle(
+            tf.range(len(shards)), seed=tf.stack([lane_seed, epoch]), alg="philox"
         )
-        # Undecoded records: a buffer of them is small, and skipping them is cheap.
-        .shuffle(
-            shuffle_tiles,
-            seed=tf.cast(seed, tf.int64) * 1_000_003 + epoch,
-            reshuffle_each_iteration=False,
+
+    def groups_of(epoch):
+        ordered = tf.concat([tf.gather(paths, order_of(epoch)), [""] * missing], 0)
+        groups = tf.data.Dataset.from_tensor_slices(tf.reshape(ordered, [-1, together]))
+        return groups.enumerate().map(lambda number, group: (epoch, number, group))
+
+    def records_of(epoch, number, group):
+        files_of_group = tf.data.Dataset.from_tensor_slices(group)
+        return (
+            files_of_group.filter(lambda path: tf.strings.length(path) > 0)
+            .interleave(
+                lambda path: tf.data.TFRecordDataset(path, buffer_size=READ_BYTES),
+                cycle_length=together,
+                num_parallel_calls=tf.data.AUTOTUNE,
+                deterministic=True,
+            )
+            # Undecoded records: a buffer of them is small, and skipping is cheap.
+            .shuffle(
+                buffer,
+                seed=lane_seed * 1_000_003 + epoch * 1_009 + number,
+                reshuffle_each_iteration=False,
+            )
+        )
+
+    skipped = 0
+    order = order_of(tf.constant(epoch, tf.int64)).numpy().tolist()
+    for first in range(0, len(order), together):
+        size = sum(shards[index].records for index in order[first : first + together])
+        if within < size:
+            break
+        within -= size
+        skipped += 1
+    return (
+        tf.data.Dataset.counter(epoch)
+        .flat_map(groups_of)
+        .skip(skipped)
+        .flat_map(records_of)
+        .skip(within)
+    )
+
+
+def _worker_records(
+    lanes: list[list[Shard]],
+    part: Part,
+    *,
+    global_batch: int,
+    shuffle_tiles: int,
+    seed: int,
+    start_step: int,
+) -> tf.data.Dataset:
+    """(number since training began, record) of the tiles at a worker's places."""
+    each = global_batch // len(lanes)
+    datasets = [
+        _lane_records(
+            lanes[lane],
+            lane=lane,
+            start=start_step * each,
+            seed=seed,
+            buffer=max(1, shuffle_tiles // len(lanes)),
+        )
+        for lane in part.lanes
+    ]
+    if len(datasets) > 1:
+        # Each lane reads ahead by itself while another's turn it is.
+        datasets = [dataset.prefetch(each) for dataset in datasets]
+        turns = tf.data.Dataset.range(len(datasets)).flat_map(
+            lambda lane: tf.data.Dataset.from_tensors(lane).repeat(each)
+        )
+        records = tf.data.Dataset.choose_from_datasets(datasets, turns.repeat())
+    else:
+        [records] = datasets
+    read = each * len(part.lanes)  # of each global batch
+    first = part.lanes.start * each
+
+    def number_of(index):
+        step, place = index // read, index % read
+        return (start_step + step) * global_batch + first + place
+
+    numbered = records.enumerate().map(lambda i, record: (number_of(i), record))
+    if read == len(part.places):
+        return numbered
+    return numbered.filter(
+        lambda number, _: tf.logical_and(
+            number % global_batch >= part.places.start,
+            number % global_batch < part.places.stop,
         )
     )
 
 
 def training_batches(
-    paths: list[str],
+    lanes: list[list[Shard]],
     geometry: Geometry,
     *,
-    num_tiles: int,
     global_batch: int,
     shuffle_tiles: int,
     seed: int,
+    augment: ml_collections.ConfigDict | None = None,
+    part: Part | None = None,
+    batch: int | None = None,
     start_step: int = 0,
+    with_keys: bool = False,
 ) -> tf.data.Dataset:
-    """Endless batches, starting with that of `start_step`.
+    """Endless batches, starting with those of `start_step`.
 
     Args:
-      num_tiles: records in all shards together.
-      global_batch: tiles a batch, over all replicas.
-      start_step: batches to leave out: epochs are not read, tiles not decoded.
+      lanes: as `reading_order.deal_lanes` deals them.
+      geometry: of the records.
+      global_batch: tiles a step, over all replicas.
+      shuffle_tiles: records in the shuffle buffers together.
+      seed: with epoch and step it decides the order.
+      augment: the config's `train.augment`; None changes nothing.
+      part: what this worker reads; None is all.
+      batch: tiles a batch, a replica's; None is `global_batch`.
+      start_step: steps to leave out: neither read, where whole files are passed, nor
+        decoded.
+      with_keys: whether batches hold `key`; strings stay off the devices otherwise.
     """
-    epoch, skipped = divmod(start_step * global_batch, num_tiles)
-    return (
-        tf.data.Dataset.counter(epoch)
-        .flat_map(
-            lambda epoch: _records_of_epoch(
-                paths, epoch, seed=seed, shuffle_tiles=shuffle_tiles
-            )
-        )
-        .skip(skipped)
-        .map(
-            lambda record: parse_tile(record, geometry),
-            num_parallel_calls=tf.data.AUTOTUNE,
-            deterministic=True,
-        )
-        .batch(global_batch, drop_remainder=True)  # over the ends of epochs
-        .prefetch(tf.data.AUTOTUNE)
-    )
+    part = part or part_of(0, 1, global_batch, len(lanes))
 
+    def decode(number, record):
+        tile = parse_tile(record, geometry)
+        if not with_keys:
+            del tile["key"]
+        if augment is None or not any(augment.values()):
+            return tile
+        return light_augment.change(tile, number, augment=augment, seed=seed)
 
-def validation_batches(
-    paths: list[str], geometry: Geometry, *, batch: int
-) -> tf.data.Dataset:
-    """Every tile of a split once, in the order of the shards."""
-    return (
-        tf.data.TFRecordDataset(paths)
-        .map(
-            lambda record: parse_tile(record, geometry),
-            num_parallel_calls=tf.data.AUTOTUNE,
-            deterministic=True,
+    batches = (
+        _worker_records(
+            lanes,
+            part,
+            global_batch=global_batch,
+            shuffle_tiles=shuffle_tiles,
+            seed=seed,
+            start_step=start_step,
         )
-        .batch(batch)
-        .prefetch(tf.data.AUTOTUNE)
+        .map(decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        .batch(batch or global_batch, drop_remainder=True)
     )
+    # Said, because tf.distribute asks all workers before each step otherwise.
+    endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
+    return batches.apply(endless).prefetch(tf.data.AUTOTUNE)
 
 
 def normalise(batch: dict[str, tf.Tensor]) -> tf.Tensor:

@@ -1,4 +1,5 @@
-"""The paper's loss: pixel-wise weighted cross-entropy (arXiv 1505.04597, eq. 1 and 2).
+"""Losses of a tile: the paper's weighted cross-entropy (arXiv 1505.04597, eq. 1 and 2),
+soft Dice (Milletari et al. 2016, arXiv 1606.04797), and their sum.
 
 Shapes: B batch, H, W output pixels, K classes.
 """
@@ -49,3 +50,44 @@ def weighted_cross_entropy(
     weight_BHW = tf.gather(class_weight_K, safe_BHW) + border_BHW
     weight_BHW *= tf.cast(labelled_BHW, tf.float32)
     return tf.reduce_mean(weight_BHW * entropy_BHW, axis=[1, 2])
+
+
+def soft_dice_loss(logits_BHWK: tf.Tensor, label_BHW: tf.Tensor) -> tf.Tensor:
+    """1 less the mean over classes of 2 sum(p t) / (sum(p) + sum(t)), of each tile.
+
+    Over the labelled pixels, in float32: sums over 150,000 pixels overflow in float16.
+    A class that neither occurs nor is predicted has a Dice of 1.
+
+    Args:
+      logits_BHWK: float32.
+      label_BHW: int32; 255 is unlabelled and counts nowhere.
+
+    Returns:
+      float32 [B].
+    """
+    labelled_BHW = label_BHW != UNLABELLED
+    labelled_BHW1 = tf.cast(labelled_BHW, tf.float32)[..., None]
+    safe_BHW = tf.where(labelled_BHW, label_BHW, 0)
+    probability_BHWK = tf.nn.softmax(tf.cast(logits_BHWK, tf.float32)) * labelled_BHW1
+    truth_BHWK = tf.one_hot(safe_BHW, logits_BHWK.shape[-1]) * labelled_BHW1
+    both_BK = tf.reduce_sum(probability_BHWK * truth_BHWK, axis=[1, 2])
+    all_BK = tf.reduce_sum(probability_BHWK + truth_BHWK, axis=[1, 2])
+    dice_BK = (2 * both_BK + 1) / (all_BK + 1)  # 1 pixel: for classes that don't occur
+    return 1 - tf.reduce_mean(dice_BK, axis=-1)
+
+
+def tile_losses(
+    kind: str,
+    logits_BHWK: tf.Tensor,
+    label_BHW: tf.Tensor,
+    border_BHW: tf.Tensor,
+    class_weight_K: tf.Tensor,
+) -> tf.Tensor:
+    """The config's loss of each tile, float32 [B]; arguments as above."""
+    losses = {
+        "cross_entropy": lambda: weighted_cross_entropy(
+            logits_BHWK, label_BHW, border_BHW, class_weight_K
+        ),
+        "dice": lambda: soft_dice_loss(logits_BHWK, label_BHW),
+    }
+    return tf.add_n([losses[part]() for part in kind.split("+")])

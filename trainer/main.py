@@ -3,20 +3,41 @@
 The only home of their flags; each loads TensorFlow when it runs, not before.
 """
 
+import contextlib
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
 
 from absl import flags
 
 from preprocess import cli
 from preprocess.check import check_data_config
+from preprocess.errors import UserError
 
 
 def _string(name: str, text: str, default: str | None = None):
     return lambda values: flags.DEFINE_string(name, default, text, flag_values=values)
 
 
+def _integer(name: str, text: str, default: int = 0):
+    return lambda values: flags.DEFINE_integer(name, default, text, flag_values=values)
+
+
+def _boolean(name: str, text: str):
+    return lambda values: flags.DEFINE_boolean(name, False, text, flag_values=values)
+
+
+def _list(name: str, text: str):
+    return lambda values: flags.DEFINE_list(name, [], text, flag_values=values)
+
+
+CHECKPOINT = _string(
+    "checkpoint",
+    "best (by config.train.best_metric; newest where nothing was validated), newest, "
+    "or a step",
+    "best",
+)
 WORKDIR = _string("workdir", "folder of the run: checkpoints, logs, metrics")
 
 
@@ -28,8 +49,9 @@ def _flags(*definitions):
     return define
 
 
-def _load_tensorflow() -> None:
-    """TensorFlow with oneDNN's fast kernels, and without what it says at the start.
+@contextlib.contextmanager
+def _starting() -> Iterator[None]:
+    """TensorFlow's start, with oneDNN's fast kernels and without what it says there.
 
     Its C++ part writes a few lines to stderr before it reads any log level; they are
     taken out, everything else passes.
@@ -46,9 +68,7 @@ def _load_tensorflow() -> None:
     with tempfile.TemporaryFile() as caught:
         os.dup2(caught.fileno(), 2)
         try:
-            import tensorflow as tf
-
-            tf.config.list_logical_devices("CPU")  # the runtime's start says it again
+            yield
         finally:
             os.dup2(stderr, 2)
             os.close(stderr)
@@ -58,25 +78,62 @@ def _load_tensorflow() -> None:
                     os.write(2, line)
 
 
-def _train(values: flags.FlagValues, _: list[str]) -> None:
-    _load_tensorflow()
-    from trainer.train import train
+def _load_tensorflow() -> None:
+    with _starting():
+        import tensorflow as tf
 
-    train(cli.config_of(values), values.data, values.workdir)
+        tf.config.list_logical_devices("CPU")  # the runtime's start says it again
+
+
+def _train(values: flags.FlagValues, _: list[str]) -> None:
+    if values.on_bad_record not in ("fail", "skip"):
+        raise UserError(f"--on_bad_record={values.on_bad_record}: fail or skip")
+    profile_steps = _profile_steps(values.profile_steps)
+    config = cli.config_of(values)
+    with _starting():
+        from trainer import strategy
+        from trainer.train import Options, built, train
+
+        devices = strategy.start(values.devices)
+    options = Options(
+        values.on_bad_record, values.cache, values.extend_steps, profile_steps
+    )
+    if values.dry_run:
+        from trainer.dry_run import dry_run
+
+        with built(config, values.data, devices, options) as run:
+            print(dry_run(run))
+    else:
+        train(config, values.data, values.workdir, devices, options)
+
+
+def _profile_steps(given: list[str]) -> tuple[int, ...]:
+    try:
+        steps = tuple(int(step) for step in given)
+    except ValueError:
+        steps = (-1,)
+    if steps and not (len(steps) == 2 and 0 <= steps[0] < steps[1]):
+        raise UserError(
+            f"--profile_steps={','.join(given)}: two numbers of steps, as 10,20"
+        )
+    return steps
 
 
 def _evaluate(values: flags.FlagValues, _: list[str]) -> None:
     _load_tensorflow()
     from trainer.evaluate import evaluate, table
 
-    print(table(evaluate(values.workdir, values.input, values.split)))
+    print(
+        table(evaluate(values.workdir, values.input, values.split, values.checkpoint))
+    )
 
 
 def _export(values: flags.FlagValues, _: list[str]) -> None:
     _load_tensorflow()
     from trainer.export import export
 
-    print(f"{export(values.workdir, values.output, values.tile)}/saved_model.pb")
+    version = export(values.workdir, values.output, values.tile, values.checkpoint)
+    print(f"{version}/saved_model.pb")
 
 
 def _predict(values: flags.FlagValues, _: list[str]) -> None:
@@ -103,9 +160,46 @@ COMMANDS = {
     for command in (
         cli.Command(
             "train",
-            "Trains on a data set's shards, on all GPUs or else the processor, and "
-            "goes on\nwhere an earlier run of the same command stopped.",
-            _flags(_string("data", "folder that preprocess made"), WORKDIR),
+            "Trains on a data set's shards, on all GPUs or else the processor (with "
+            "TF_CONFIG, on\nall workers), and goes on where an earlier run of the same "
+            "command stopped.",
+            _flags(
+                _string("data", "folder that preprocess made"),
+                WORKDIR,
+                _integer(
+                    "devices",
+                    "splits the first GPU, or else the processor, into so many logical "
+                    "devices, to try out what many do; 0 takes what there is",
+                ),
+                _boolean(
+                    "dry_run",
+                    "builds everything, makes two steps on real shards and segments "
+                    "one validation frame, prints what it costs, writes nothing",
+                ),
+                _string(
+                    "on_bad_record",
+                    "fail: stop at a damaged record and name it; skip: leave it out, "
+                    "count and report it",
+                    "fail",
+                ),
+                _string(
+                    "cache",
+                    "reads shards from copies: in memory, or in a folder of this "
+                    "machine; for shards on slow or remote disks",
+                    "",
+                ),
+                _integer(
+                    "extend_steps",
+                    "trains the run in --workdir on to so many steps in all, the only "
+                    "change of its config that is allowed; its schedule then is that "
+                    "of so many steps",
+                ),
+                _list(
+                    "profile_steps",
+                    "profiles from one step to another, as 10,20: see TensorBoard's "
+                    "Profile page",
+                ),
+            ),
             _train,
             required=("data", "workdir"),
             takes_config=True,
@@ -118,6 +212,7 @@ COMMANDS = {
                 WORKDIR,
                 _string("input", "the data set's folder, as given to preprocess"),
                 _string("split", "train, validation or test", "test"),
+                CHECKPOINT,
             ),
             _evaluate,
             required=("workdir", "input"),
@@ -128,12 +223,10 @@ COMMANDS = {
             _flags(
                 WORKDIR,
                 _string("output", "the model's folder; versions lie inside"),
-                lambda values: flags.DEFINE_integer(
-                    "tile",
-                    0,
-                    "largest input tile, px; 0 takes the one that gives 516 px",
-                    flag_values=values,
+                _integer(
+                    "tile", "largest input tile, px; 0 takes the one that gives 516 px"
                 ),
+                CHECKPOINT,
             ),
             _export,
             required=("workdir", "output"),

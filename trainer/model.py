@@ -1,14 +1,12 @@
 """The U-Net of Ronneberger et al. 2015 (arXiv 1505.04597, fig. 1), the only builder."""
 
-from collections.abc import Callable
-
 import keras
 import ml_collections
-import tensorflow as tf
 from keras import layers
 
 from preprocess import tiling
-from trainer.dropout import StepDropout
+from trainer.dropout import TileDropout, TileSeeds
+from trainer.pooling import MaxPool2x2
 
 
 def build_model(
@@ -17,7 +15,7 @@ def build_model(
     size: int | None = None,
     precision: str = "float32",
     seed: int = 0,
-    step: Callable[[], tf.Tensor] = lambda: tf.constant(0),
+    tile_seeds: TileSeeds | None = None,
 ) -> keras.Model:
     """Builds the network: valid convolutions, cropped skips, logits out.
 
@@ -27,7 +25,7 @@ def build_model(
         legal size.
       precision: a Keras dtype policy for all layers but the last.
       seed: of the initial weights and of dropout.
-      step: reads the step that training is at, of which dropout's masks are a function.
+      tile_seeds: of which dropout's masks are a function; training needs them.
 
     Returns:
       From float32 [B, H, W, channels] to float32 logits
@@ -38,7 +36,7 @@ def build_model(
     """
     if size is not None:
         tiling.output_size(size, model.depth)
-    build = _Builder(precision, seed, step)
+    build = _Builder(precision, seed, tile_seeds or TileSeeds())
     bottom = model.depth + 1
     x = inputs = keras.Input((size, size, model.channels), name="image")
     skips = []
@@ -47,7 +45,7 @@ def build_model(
         if level == model.depth:
             x = build.dropout(x, level, model.dropout)
         skips.append(x)
-        x = layers.MaxPooling2D(name=f"maxpooling_{level}", dtype=precision)(x)
+        x = MaxPool2x2(name=f"maxpooling_{level}", dtype=precision)(x)
     x = build.two_convolutions(x, bottom, model.width * 2**model.depth)
     x = build.dropout(x, bottom, model.dropout)
     for up, crop in enumerate(tiling.skip_crops(model.depth), start=1):
@@ -66,10 +64,10 @@ def build_model(
 class _Builder:
     """Makes the network's layers, each with its name, precision and own seed."""
 
-    def __init__(self, precision: str, seed: int, step: Callable[[], tf.Tensor]):
+    def __init__(self, precision: str, seed: int, tile_seeds: TileSeeds):
         self.precision = precision
         self.seed = seed
-        self.step = step
+        self.tile_seeds = tile_seeds
 
     def _he(self, salt: int) -> keras.initializers.Initializer:
         """Normal with deviation sqrt(2 / N), N incoming nodes (section 3)."""
@@ -102,10 +100,10 @@ class _Builder:
     def dropout(self, x, level: int, rate: float):
         if not rate:
             return x
-        return StepDropout(
+        return TileDropout(
             rate,
             seed=self.seed * 1000 + level,
-            step=self.step,
+            seeds=self.tile_seeds,
             name=f"dropout{level}",
             dtype=self.precision,
         )(x)

@@ -5,30 +5,31 @@ import ml_collections
 import tensorflow as tf
 
 from preprocess import files
-from preprocess.errors import UserError
-from trainer import workdir
+from trainer import checkpoints, workdir
 from trainer.model import build_model
 
 
 def restore_network(
-    folder: str, config: ml_collections.ConfigDict
+    folder: str, config: ml_collections.ConfigDict, which: str = "best"
 ) -> tuple[keras.Model, int]:
-    """The network with the weights of the newest checkpoint, in float32.
+    """The network of a checkpoint, in float32; of weights averaged, their average.
+
+    Args:
+      folder: the work directory.
+      config: the run's.
+      which: best by config.train.best_metric (newest where nothing was validated),
+        newest, or a step.
 
     Returns:
       The network and the step it was saved at.
 
     Raises:
-      UserError: no checkpoint there.
+      UserError: no such checkpoint there.
     """
-    checkpoints = files.join(folder, workdir.CHECKPOINTS)
-    newest = tf.train.latest_checkpoint(checkpoints)
-    if newest is None:
-        raise UserError(f"{checkpoints}: no checkpoint; train to the first one")
+    inside = files.join(folder, workdir.CHECKPOINTS)
+    step = checkpoints.chosen(inside, which).step
     network = build_model(config.model, seed=config.seed)
-    step = tf.Variable(0, dtype=tf.int64)
-    checkpoint = tf.train.Checkpoint(network=network, step=step)
-    status = checkpoint.restore(newest)
+    status = checkpoints.restore(tf.train.Checkpoint(averaged=network), inside, step)
     status.assert_existing_objects_matched()
     status.expect_partial()  # the optimiser's state stays behind
-    return network, int(step)
+    return network, step

@@ -5,290 +5,354 @@ call, and under MultiWorkerMirroredStrategy at once. Keras supplies layers, opti
 loss scaling and schedules; TensorFlow the distribution and the checkpoints.
 """
 
+import contextlib
+import dataclasses
 import math
-import sys
+import signal
+import tempfile
 import time
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
-import keras
 import ml_collections
 import tensorflow as tf
-from tqdm import tqdm
 
 from preprocess import files
-from preprocess.check import check_data_config
 from preprocess.errors import UserError
-from preprocess.shards import read_info
-from trainer import input_pipeline, workdir
-from trainer.check import check_fit, check_train_config
-from trainer.losses import class_weights, weighted_cross_entropy
-from trainer.model import build_model
-from trainer.strategy import describe, make_strategy, resolve_precision
-from trainer.validate import Validator
+from trainer import checkpoints, strategy, workdir
+from trainer.build import Built, build
+from trainer.logbook import Logbook
+from trainer.optimizers import make_schedule
+from trainer.shard_files import Access
+from trainer.validate import Validation
+
+HIGHER_IS_BETTER = {"mean_iou": True, "pixel_error": False, "cross_entropy": False}
+KEYS_SHOWN = 8
 
 
-def make_schedule(
-    train: ml_collections.ConfigDict,
-) -> keras.optimizers.schedules.LearningRateSchedule:
-    """The config's learning rate by the number of steps made before."""
-    # Keras' CosineDecay decays to alpha times the target: with alpha 1 it is constant.
-    return keras.optimizers.schedules.CosineDecay(
-        initial_learning_rate=0.0 if train.warmup_steps else train.learning_rate,
-        decay_steps=max(1, train.steps - train.warmup_steps),
-        alpha=0.0 if train.schedule == "cosine" else 1.0,
-        warmup_target=train.learning_rate if train.warmup_steps else None,
-        warmup_steps=train.warmup_steps,
-    )
+class Options(NamedTuple):
+    """How this call runs, which is not the run's config.
 
-
-def make_optimizer(
-    train: ml_collections.ConfigDict, precision: str
-) -> keras.optimizers.Optimizer:
-    """The config's optimiser; with loss scaling in mixed_float16."""
-    rate = make_schedule(train)
-    if train.optimizer == "sgd":
-        optimizer = keras.optimizers.SGD(rate, momentum=train.momentum)
-    elif train.optimizer == "adam":
-        optimizer = keras.optimizers.Adam(rate)
-    else:
-        optimizer = keras.optimizers.AdamW(rate)
-    if precision == "mixed_float16":
-        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
-    return optimizer
-
-
-class State(tf.Module):
-    """All that training changes: what a checkpoint holds."""
-
-    def __init__(self, config: ml_collections.ConfigDict, precision: str):
-        super().__init__()
-        self.step = tf.Variable(0, dtype=tf.int64, trainable=False)
-        self.network = build_model(
-            config.model,
-            precision=precision,
-            seed=config.seed,
-            step=lambda: self.step,
-        )
-        self.optimizer = make_optimizer(config.train, precision)
-        self.optimizer.build(self.network.trainable_variables)
-
-    def checkpoint(self) -> tf.train.Checkpoint:
-        return tf.train.Checkpoint(
-            network=self.network, optimizer=self.optimizer, step=self.step
-        )
-
-
-def make_steps(
-    state: State,
-    strategy: tf.distribute.Strategy,
-    geometry: input_pipeline.Geometry,
-    weights: list[float],
-    global_batch: int,
-):
-    """The graph function that runs n steps: (iterator, n) to their losses [n].
-
-    A replica's loss is its tiles' sum over the global batch, so that replicas add up
-    to the same loss and gradient as one device would have.
+    Attributes:
+      on_bad_record: fail or skip.
+      cache: "", memory or a folder.
+      extend_steps: the run's new number of steps; 0 leaves it.
+      profile_steps: the first and last step to profile; () profiles nothing.
     """
 
-    def replica_step(batch):
-        image = input_pipeline.normalise(batch)
-        label = tf.cast(batch["label"], tf.int32)
-        border = tf.cast(batch["weight"], tf.float32) * geometry.weight_step
-        with tf.GradientTape() as tape:
-            logits = state.network(image, training=True)
-            losses = weighted_cross_entropy(logits, label, border, tf.constant(weights))
-            loss = tf.reduce_sum(losses) / global_batch
-            scaled = state.optimizer.scale_loss(loss)
-        variables = state.network.trainable_variables
-        # Keras' optimisers sum the gradients over replicas before they apply them.
-        gradients = tape.gradient(scaled, variables)
-        state.optimizer.apply_gradients(zip(gradients, variables, strict=True))
-        return loss
-
-    @tf.function
-    def run_steps(iterator, count):
-        losses = tf.TensorArray(tf.float32, size=count)
-        for index in tf.range(count):
-            per_replica = strategy.run(replica_step, args=(next(iterator),))
-            loss = strategy.reduce(tf.distribute.ReduceOp.SUM, per_replica, axis=None)
-            losses = losses.write(index, loss)
-            state.step.assign_add(1)
-        return losses.stack()
-
-    return run_steps
+    on_bad_record: str = "fail"
+    cache: str = ""
+    extend_steps: int = 0
+    profile_steps: tuple[int, ...] = ()
 
 
-def steps_until_look(step: int, train: ml_collections.ConfigDict) -> int:
-    """Steps until something is due: a log line, validation, checkpoint or the end."""
-    periods = (
-        train.log_every_steps,
-        train.validate_every_steps,
-        train.checkpoint_every_steps,
-    )
-    due = min(period - step % period for period in periods)
-    return min(train.steps_per_call, due, train.steps - step)
+@dataclasses.dataclass
+class Progress:
+    """What the loop must know to go on as if nothing had been, besides the weights.
+
+    Attributes:
+      losses, norms: of the steps since the last line of metrics.jsonl.
+      best, best_step: the best score so far and when.
+      since_best: validations since then.
+    """
+
+    losses: list[float] = dataclasses.field(default_factory=list)
+    norms: list[float] = dataclasses.field(default_factory=list)
+    best: float | None = None
+    best_step: int | None = None
+    since_best: int = 0
+
+    def judge(self, score: float | None, step: int, *, higher: bool) -> bool:
+        """Takes a validation's score in; whether it is the best."""
+        if score is not None and (
+            self.best is None or (score > self.best if higher else score < self.best)
+        ):
+            self.best, self.best_step, self.since_best = score, step, 0
+            return True
+        self.since_best += 1
+        return False
 
 
-def train(config: ml_collections.ConfigDict, data: str, folder: str) -> None:
+@contextlib.contextmanager
+def built(
+    config: ml_collections.ConfigDict,
+    data: str,
+    devices: tf.distribute.Strategy,
+    options: Options,
+) -> Iterator[Built]:
+    """`build`, with a scratch folder that goes when the block ends."""
+    with tempfile.TemporaryDirectory(prefix="unet-train-") as scratch:
+        access = Access(options.on_bad_record, options.cache, scratch)
+        yield build(config, data, devices, access)
+
+
+def train(
+    config: ml_collections.ConfigDict,
+    data: str,
+    folder: str,
+    devices: tf.distribute.Strategy | None = None,
+    options: Options = Options(),  # noqa: B008  a constant
+) -> None:
     """Trains to the config's last step, going on where an earlier run stopped.
 
     Args:
       config: the whole config.
       data: folder of a finished data set.
       folder: the work directory.
+      devices: as `strategy.start` gives them; None starts with all there are.
+      options: of this call.
 
     Raises:
-      UserError: data and model don't fit, or the loss is not finite any more.
+      UserError: data and model don't fit, the loss is not finite any more, a shard is
+        damaged, or another run lies there.
+      KeyboardInterrupt: on Ctrl-C, after the checkpoint.
     """
-    info = read_info(data)
-    check_data_config(config)
-    check_train_config(config)
-    check_fit(info, config)
-    config.data.on_bad_frame = info["config"]["data"]["on_bad_frame"]
-    paths = {
-        split: input_pipeline.shard_paths(info, data, split)
-        for split in ("train", "validation")
-        if info["splits"][split]["shards"]
-    }
-    strategy = make_strategy()
-    replicas = strategy.num_replicas_in_sync
-    batch = config.train.global_batch
-    if batch % replicas:
-        raise UserError(
-            f"config.train.global_batch={batch} is not divisible by {replicas} replicas"
-        )
-    precision = resolve_precision(config.train.precision)
-    with strategy.scope():
-        state = State(config, precision)
-    workdir.claim(folder, config, info)
-    parameters = state.network.count_params()
-    print(f"{parameters:,} parameters; {describe(strategy, precision)}", flush=True)
-    _Loop(config, paths, folder, info, state, strategy).run()
+    devices = devices or strategy.start()
+    if options.extend_steps:
+        config.train.steps = options.extend_steps
+    with contextlib.ExitStack() as stack:
+        run = stack.enter_context(built(config, data, devices, options))
+        chief = run.cluster.is_chief
+        if chief:
+            stack.enter_context(files.exclusive(folder))
+        extend = bool(options.extend_steps)
+        workdir.claim(folder, config, run.info, write=chief, extend=extend)
+        print(run.describe(), flush=True)
+        Loop(run, folder, options).run()
 
 
-class _Loop:
+class Loop:
     """One call of train: its data, its logs, and the state it moves forward."""
 
-    def __init__(self, config, paths, folder, info, state, strategy):
-        self.train = config.train
+    def __init__(self, run: Built, folder: str, options: Options):
+        self.built = run
+        self.train = run.config.train
         self.folder = folder
-        self.state = state
-        self.schedule = make_schedule(config.train)
-        self.manager = tf.train.CheckpointManager(
-            state.checkpoint(),
-            files.join(folder, workdir.CHECKPOINTS),
-            max_to_keep=config.train.keep_checkpoints,
-            step_counter=state.step,
-        )
-        if self.manager.restore_or_initialize():
-            print(f"going on after step {int(state.step)}", flush=True)
-        workdir.trim_metrics(folder, int(state.step))
-        self.writer = tf.summary.create_file_writer(files.join(folder, workdir.LOGS))
-        geometry = input_pipeline.geometry_of(info)
-        batches = input_pipeline.training_batches(
-            paths["train"],
-            geometry,
-            num_tiles=info["splits"]["train"]["num_tiles"],
-            global_batch=config.train.global_batch,
-            shuffle_tiles=config.train.shuffle_tiles,
-            seed=config.seed,
-            start_step=int(state.step),
-        )
-        self.iterator = iter(strategy.experimental_distribute_dataset(batches))
-        weights = class_weights(
-            info["splits"]["train"]["class_pixels"], config.train.class_weights
-        )
-        self.run_steps = make_steps(
-            state, strategy, geometry, weights, config.train.global_batch
-        )
-        self.validate = None
-        if "validation" in paths:
-            tiles = input_pipeline.validation_batches(
-                paths["validation"],
-                geometry,
-                batch=max(
-                    1, config.train.global_batch // strategy.num_replicas_in_sync
-                ),
-            )
-            self.validate = Validator(state.network, tiles, geometry)
+        self.options = options
+        self.schedule = make_schedule(run.config.train)
+        self.saved = files.join(folder, workdir.CHECKPOINTS)
+        self.checkpoint = run.state.checkpoint()
+        self.progress = Progress()
+        self.step = self._restore()
+        self.saved_at = (self.step, time.monotonic())
+        self.seen = 0  # steps since the clock below
+        self.since = time.monotonic()
+        self.asked_to_stop: signal.Signals | None = None
+        self.profiling = False
+
+    def _restore(self) -> int:
+        """Goes back to the newest whole checkpoint, the same on all workers."""
+        cluster, about = self.built.cluster, None
+        if cluster.is_chief:
+            checkpoints.clear_unfinished(self.saved)
+            about = checkpoints.newest_whole(self.saved)
+        step = strategy.chiefs(self.built.devices, cluster, about.step if about else 0)
+        if not step:
+            if cluster.is_chief:
+                workdir.trim_metrics(self.folder, 0)
+            return 0
+        if about is None:
+            about = checkpoints.chosen(self.saved, str(step))
+        status = checkpoints.restore(self.checkpoint, self.saved, step)
+        status.assert_consumed()
+        self.progress = Progress(**about.progress)
+        if cluster.is_chief:
+            workdir.trim_metrics(self.folder, step)
+            print(f"going on after step {step}", flush=True)
+        return step
 
     def run(self) -> None:
-        step = int(self.state.step)
-        pending: list[float] = []
-        since = time.monotonic()
-        bar = tqdm(
-            total=self.train.steps,
-            initial=step,
-            unit="step",
-            file=sys.stderr,
-            mininterval=1.0,
+        """Trains to the end, or until asked to stop.
+
+        Raises:
+          UserError: the loss is not finite, or a shard is damaged.
+          KeyboardInterrupt: on Ctrl-C, after the checkpoint.
+        """
+        self.book = Logbook(
+            self.folder,
+            steps=self.train.steps,
+            step=self.step,
+            silent=not self.built.cluster.is_chief,
         )
-        while step < self.train.steps:
-            count = steps_until_look(step, self.train)
-            losses = self.run_steps(self.iterator, tf.constant(count)).numpy().tolist()
-            self._stop_on_nan(losses, step)
-            step += count
-            pending += losses
-            images = len(pending) * self.train.global_batch
-            speed = images / (time.monotonic() - since)
-            bar.set_postfix_str(f"loss {losses[-1]:.4f}, {speed:.2f} images/s", False)
-            bar.update(count)
-            if self._anything_due(step):
-                self._log(step, sum(pending) / len(pending), speed)
-                pending = []
-                if self._due(step, self.train.checkpoint_every_steps):
-                    self.manager.save(step)
-                since = time.monotonic()
-        bar.close()
-        print(files.join(self.folder, workdir.CHECKPOINTS), flush=True)
+        with contextlib.closing(self.book), self._signals():
+            ended = self._steps()
+            self._profile(ended=True)
+            self._save()
+            strategy.chiefs(self.built.devices, self.built.cluster, 0)  # all wait here
+        if self.asked_to_stop is signal.SIGINT:
+            raise KeyboardInterrupt
+        print(ended, flush=True)
 
-    def _due(self, step: int, period: int) -> bool:
-        return step % period == 0 or step == self.train.steps
+    def _steps(self) -> str:
+        """Makes steps; why it made no more."""
+        iterator = self.built.iterator(self.step) if self._more() else None
+        while self._more():
+            count = self._until_look()
+            self._profile()
+            made = self._make(iterator, count)
+            losses = made.losses.numpy().tolist()
+            norms = made.norms.numpy().tolist()
+            self._stop_on_nan(losses, norms)
+            self.step += count
+            self.seen += count
+            self.progress.losses += losses
+            self.progress.norms += norms
+            self.book.advance(count, loss=losses[-1], images_per_s=self._speed())
+            self._look()
+            if int(made.stops):
+                name = self.asked_to_stop.name if self.asked_to_stop else "another's"
+                return (
+                    f"{name} signal: saved after step {self.step}; the same command "
+                    "goes on"
+                )
+        if self.step < self.train.steps:
+            return (
+                f"stopped early after step {self.step}: no better "
+                f"{self.train.best_metric} than {self.progress.best:.4f} (step "
+                f"{self.progress.best_step}) in {self.train.patience} validations"
+            )
+        return self.saved
 
-    def _anything_due(self, step: int) -> bool:
+    def _more(self) -> bool:
+        tired = self.train.patience and self.progress.since_best >= self.train.patience
+        return self.step < self.train.steps and not tired
+
+    def _make(self, iterator, count: int):
+        """Runs some steps; says which shard is damaged, if that ends them."""
+        stop = tf.constant(self.asked_to_stop is not None)
+        try:
+            return self.built.run_steps(iterator, tf.constant(count), stop)
+        except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
+            if problems := self.built.damage():
+                raise UserError(problems) from error
+            raise
+        except tf.errors.OutOfRangeError as error:
+            raise UserError(self.built.damage() or [str(error)]) from error
+
+    def _until_look(self) -> int:
+        """Steps until something is due: a line, validation, checkpoint or the end."""
         train = self.train
-        return any(
-            self._due(step, period)
-            for period in (
-                train.log_every_steps,
-                train.validate_every_steps,
-                train.checkpoint_every_steps,
-            )
+        periods = [
+            train.log_every_steps,
+            train.validate_every_steps,
+            train.checkpoint_every_steps,
+        ]
+        due = [period - self.step % period for period in periods]
+        due += [s - self.step for s in self.options.profile_steps if s > self.step]
+        return min(train.steps_per_call, train.steps - self.step, *due)
+
+    def _profile(self, ended: bool = False) -> None:
+        """Starts the profiler before the first step asked for, ends it after the last.
+
+        TensorBoard's Profile page shows it.
+        """
+        if not self.options.profile_steps or not self.built.cluster.is_chief:
+            return
+        first, last = self.options.profile_steps
+        if self.step == first and not ended:
+            tf.profiler.experimental.start(files.join(self.folder, workdir.LOGS))
+            self.profiling = True
+        elif self.profiling and (ended or self.step == last):
+            tf.profiler.experimental.stop()
+            self.profiling = False
+            self.book.say(f"steps {first} to {self.step} profiled: see TensorBoard")
+
+    def _look(self) -> None:
+        """Writes, validates and saves whatever is due."""
+        train = self.train
+        validate = self._due(train.validate_every_steps)
+        if validate or self._due(train.log_every_steps):
+            validation = None
+            if validate and self.built.validator:
+                validation = self.built.validator()
+            self._record(validation)
+            best = validation is not None and self._judge(validation)
+            if best:
+                self._save()
+            self.seen, self.since = 0, time.monotonic()
+        if self._due(train.checkpoint_every_steps) or self._time_to_save():
+            self._save()
+            self.seen, self.since = 0, time.monotonic()
+
+    def _due(self, period: int) -> bool:
+        return self.step % period == 0 or self.step == self.train.steps
+
+    def _time_to_save(self) -> bool:
+        minutes = self.train.checkpoint_every_minutes
+        return minutes > 0 and time.monotonic() - self.saved_at[1] >= 60 * minutes
+
+    def _speed(self) -> float:
+        """Images a second over all replicas since the last line."""
+        return self.seen * self.train.global_batch / (time.monotonic() - self.since)
+
+    def _record(self, validation: Validation | None) -> None:
+        losses, norms = self.progress.losses, self.progress.norms
+        line: dict[str, Any] = {
+            "step": self.step,
+            "loss": sum(losses) / len(losses),
+            "learning_rate": float(self.schedule(self.step - 1)),
+            "gradient_norm": _finite(sum(norms) / len(norms)),
+            "images_per_s": round(self._speed(), 3),
+        }
+        self.progress.losses, self.progress.norms = [], []
+        self.book.record(line, validation)
+
+    def _judge(self, validation: Validation) -> bool:
+        metric = self.train.best_metric
+        return self.progress.judge(
+            validation.scores[metric], self.step, higher=HIGHER_IS_BETTER[metric]
         )
 
-    def _stop_on_nan(self, losses: list[float], step: int) -> None:
-        for index, loss in enumerate(losses, start=1):
-            if not math.isfinite(loss):
-                raise UserError(
-                    f"the loss is {loss} at step {step + index}, learning rate "
-                    f"{float(self.schedule(step + index - 1)):.3g}; lower "
-                    "config.train.learning_rate and train into another --workdir"
-                )
+    def _save(self) -> None:
+        """Saves unless this step is saved already; the chief alone writes."""
+        if self.saved_at[0] == self.step:
+            return
+        self.saved_at = (self.step, time.monotonic())
+        if not self.built.cluster.is_chief:
+            return
+        progress = dataclasses.asdict(self.progress)
+        checkpoints.save(self.checkpoint, self.saved, self.step, progress)
+        keep = self.train.keep_checkpoints
+        checkpoints.prune(self.saved, keep, self.progress.best_step)
 
-    def _log(self, step: int, loss: float, speed: float) -> None:
-        """One line in metrics.jsonl, the same in TensorBoard, pictures with scores."""
-        line: dict[str, Any] = {
-            "step": step,
-            "loss": loss,
-            "learning_rate": float(self.schedule(step - 1)),
-            "images_per_s": round(speed, 3),
-        }
-        pictures = None
-        if self.validate and self._due(step, self.train.validate_every_steps):
-            scores, pictures = self.validate()
-            line |= {f"val_{name}": value for name, value in scores.items()}
-            shown = ", ".join(
-                f"{k} {v:.4f}" for k, v in scores.items() if v is not None
+    def _stop_on_nan(self, losses: list[float], norms: list[float]) -> None:
+        for index, loss in enumerate(losses):
+            if math.isfinite(loss):
+                continue
+            keys = self.built.keys_of(self.step + index)
+            shown = ", ".join(keys[:KEYS_SHOWN])
+            more = f" and {len(keys) - KEYS_SHOWN} more" if keys[KEYS_SHOWN:] else ""
+            raise UserError(
+                f"the loss is {loss} at step {self.step + index + 1}, learning rate "
+                f"{float(self.schedule(self.step + index)):.3g}, gradient norm "
+                f"{norms[index]:.3g} (the step before: "
+                f"{self._norm_before(norms, index)}), tiles {shown}{more}; lower "
+                "config.train.learning_rate or set config.train.clip_norm, and train "
+                "into another --workdir"
             )
-            tqdm.write(f"step {step}: validation {shown}", file=sys.stderr)
-        workdir.append_metrics(self.folder, line)
-        with self.writer.as_default(step=step):
-            for name, value in line.items():
-                if name != "step" and value is not None:
-                    tf.summary.scalar(name, value)
-            if pictures is not None:
-                tf.summary.image(
-                    "input | truth | probability | error", pictures, max_outputs=8
-                )
-        self.writer.flush()
+
+    def _norm_before(self, norms: list[float], index: int) -> str:
+        before = [*self.progress.norms, *norms[:index]]
+        return f"{before[-1]:.3g}" if before else "none"
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Notes SIGTERM and Ctrl-C, for the loop to save first; a second one kills."""
+
+        def note(number, _):
+            self.asked_to_stop = signal.Signals(number)
+            signal.signal(number, before[number])
+
+        before: dict[int, Any] = {}
+        for wanted in (signal.SIGTERM, signal.SIGINT):
+            before[wanted] = signal.signal(wanted, note)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _finite(value: float) -> float | None:
+    """JSON knows no infinity; half precision meets it before its scale has settled."""
+    return value if math.isfinite(value) else None

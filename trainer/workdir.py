@@ -17,9 +17,21 @@ METRICS_NAME = "metrics.jsonl"
 
 
 def claim(
-    workdir: str, config: ml_collections.ConfigDict, info: dict[str, Any]
+    workdir: str,
+    config: ml_collections.ConfigDict,
+    info: dict[str, Any],
+    *,
+    write: bool = True,
+    extend: bool = False,
 ) -> None:
     """Makes a work directory for a config and a data set, or finds its own again.
+
+    Args:
+      workdir: the folder.
+      config: the run's.
+      info: the data set's.
+      write: whether to write at all: the chief alone does.
+      extend: whether config.train.steps may be more than there.
 
     Raises:
       UserError: another run lies there, naming what differs.
@@ -35,13 +47,37 @@ def claim(
     }
     for name, mine in content.items():
         path = files.join(workdir, name)
-        if not files.exists(path):
-            files.write_bytes(path, as_json(mine))
+        there = _read_json(path) if files.exists(path) else None
+        if there and name == CONFIG_NAME and extend:
+            there = _extended(path, there, mine["train"]["steps"])
+        if there == mine and not extend:
             continue
-        there = json.loads(files.read_bytes(path))
-        if changed := differences(there, mine, name.removesuffix(".json")):
+        if there and (changed := differences(there, mine, name.removesuffix(".json"))):
             advice = "give another --workdir, or remove this one to start afresh"
             raise UserError([f"{path}: {line}; {advice}" for line in changed[:20]])
+        if write:
+            files.write_bytes(path, as_json(mine))
+
+
+def _extended(path: str, there: dict[str, Any], steps: int) -> dict[str, Any]:
+    """A run's config with more steps.
+
+    Raises:
+      UserError: it has more than that already.
+    """
+    if steps < there["train"]["steps"]:
+        raise UserError(
+            f"--extend_steps={steps}: {path} has train.steps="
+            f"{there['train']['steps']}; steps are the whole run's and only grow"
+        )
+    return there | {"train": there["train"] | {"steps": steps}}
+
+
+def _read_json(path: str) -> dict[str, Any]:
+    try:
+        return json.loads(files.read_bytes(path))
+    except ValueError as error:
+        raise UserError(f"{path}: broken ({error}); is it train's own?") from None
 
 
 def read_config(workdir: str) -> ml_collections.ConfigDict:
@@ -53,15 +89,12 @@ def read_config(workdir: str) -> ml_collections.ConfigDict:
     path = files.join(workdir, CONFIG_NAME)
     if not files.exists(path):
         raise UserError(f"{path}: missing; --workdir names the folder that train made")
-    try:
-        return ml_collections.ConfigDict(json.loads(files.read_bytes(path)))
-    except ValueError as error:
-        raise UserError(f"{path}: broken ({error}); is it train's own?") from None
+    return ml_collections.ConfigDict(_read_json(path))
 
 
 def read_info(workdir: str) -> dict[str, Any]:
     """What `dataset_info.json` said of the data that the run learns from."""
-    return json.loads(files.read_bytes(files.join(workdir, INFO_NAME)))
+    return _read_json(files.join(workdir, INFO_NAME))
 
 
 def trim_metrics(workdir: str, step: int) -> None:

@@ -1,0 +1,199 @@
+"""Checkpoints: a folder each, complete or not there, checked before it is believed.
+
+checkpoints/step-00000120/state.index, state.data-00000-of-00001   TensorFlow's
+                          about.json   written last: files with sha256, progress
+"""
+
+import json
+import os
+import re
+import sys
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from preprocess import files
+from preprocess.errors import UserError
+from preprocess.shards import as_json, sha256_of
+
+ABOUT = "about.json"
+STATE = "state"
+PATTERN = re.compile(r"step-(\d+)$")
+
+
+class About(NamedTuple):
+    """What a checkpoint says of itself.
+
+    Attributes:
+      step: steps made.
+      progress: what the loop must know to go on, as JSON.
+      sizes, digests: of each file by name.
+    """
+
+    step: int
+    progress: dict[str, Any]
+    sizes: dict[str, int]
+    digests: dict[str, str]
+
+
+def name_of(step: int) -> str:
+    """The folder's name of a step.
+
+    >>> name_of(120)
+    'step-00000120'
+    """
+    return f"step-{step:08d}"
+
+
+def complete_steps(folder: str) -> list[int]:
+    """Steps with a complete checkpoint, rising."""
+    found = []
+    for name in files.list_folders(folder):
+        match = PATTERN.match(name)
+        if match and files.exists(files.join(folder, name, ABOUT)):
+            found.append(int(match[1]))
+    return sorted(found)
+
+
+def read_about(folder: str, step: int) -> About:
+    """What the checkpoint of a step says of itself, its files compared with it.
+
+    Raises:
+      ValueError: the checkpoint is damaged, and how.
+    """
+    inside = files.join(folder, name_of(step))
+    try:
+        about = About(**json.loads(files.read_bytes(files.join(inside, ABOUT))))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{ABOUT} is broken: {error}") from None
+    for name, digest in about.digests.items():
+        path = files.join(inside, name)
+        if not files.exists(path):
+            raise ValueError(f"{name} is missing")
+        if files.size_of(path) != about.sizes[name]:
+            raise ValueError(f"{name} is cut")
+        if sha256_of(path) != digest:
+            raise ValueError(f"{name} has changed since it was written")
+    return about
+
+
+def save(
+    checkpoint: tf.train.Checkpoint, folder: str, step: int, progress: dict[str, Any]
+) -> None:
+    """Writes the checkpoint of a step: aside and renamed, or remotely the mark last."""
+    final = files.join(folder, name_of(step))
+    remote = files.is_remote(folder)
+    written = final if remote else files.join(folder, files.TEMPORARY + name_of(step))
+    remove(folder, step)
+    files.remove([] if remote else [written])
+    files.make_folder(written)
+    checkpoint.write(files.join(written, STATE))
+    paths = files.list_files(written)
+    about = About(
+        step,
+        progress,
+        {files.basename(path): files.size_of(path) for path in paths},
+        {files.basename(path): sha256_of(path) for path in paths},
+    )
+    if not remote:
+        for path in paths:
+            _flush(path)
+    files.write_bytes(files.join(written, ABOUT), as_json(about._asdict()))
+    if not remote:
+        os.replace(written, final)
+        _flush(folder)
+
+
+def _flush(path: str) -> None:
+    """Has the system write a file or a folder's entries to disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def remove(folder: str, step: int) -> None:
+    """Removes a step's checkpoint, its mark first: half of it is never taken for it."""
+    inside = files.join(folder, name_of(step))
+    files.remove([files.join(inside, ABOUT)])
+    files.remove(files.list_files(inside) if files.is_remote(folder) else [inside])
+
+
+def prune(folder: str, keep: int, best: int | None) -> None:
+    """Keeps the newest and the best."""
+    steps = complete_steps(folder)
+    for step in steps[:-keep]:
+        if step != best:
+            remove(folder, step)
+
+
+def clear_unfinished(folder: str) -> None:
+    """Removes what a killed run had not finished."""
+    if files.is_remote(folder):
+        return
+    for name in files.list_folders(folder):
+        unmarked = PATTERN.match(name) and not os.path.exists(
+            files.join(folder, name, ABOUT)
+        )
+        if name.startswith(files.TEMPORARY) or unmarked:
+            files.remove([files.join(folder, name)])
+
+
+def newest_whole(folder: str) -> About | None:
+    """The newest checkpoint that is whole; says of newer ones why they are not.
+
+    Raises:
+      UserError: there are checkpoints, and none is whole.
+    """
+    problems = []
+    for step in reversed(complete_steps(folder)):
+        try:
+            about = read_about(folder, step)
+        except (ValueError, OSError) as error:
+            problems.append(f"{files.join(folder, name_of(step))}: damaged: {error}")
+            continue
+        for line in problems:
+            print(f"{line}; taking the one before it", file=sys.stderr, flush=True)
+        return about
+    if problems:
+        raise UserError(
+            [*problems, f"{folder}: no whole checkpoint; remove it to start afresh"]
+        )
+    return None
+
+
+def chosen(folder: str, which: str) -> About:
+    """A checkpoint by name: best, newest or a step.
+
+    Raises:
+      UserError: there is no such checkpoint, or it is damaged.
+    """
+    newest = newest_whole(folder)
+    if newest is None:
+        raise UserError(f"{folder}: no checkpoint; train to the first one")
+    if which == "newest":
+        return newest
+    if which == "best":
+        step = newest.progress["best_step"]
+        if step is None:
+            return newest  # nothing was validated
+    elif which.isdigit():
+        step = int(which)
+    else:
+        raise UserError(f"--checkpoint={which}: best, newest or the number of a step")
+    if step not in complete_steps(folder):
+        known = ", ".join(map(str, complete_steps(folder)))
+        raise UserError(f"{folder}: no checkpoint of step {step}; there are {known}")
+    try:
+        return read_about(folder, step)
+    except ValueError as error:
+        raise UserError(
+            f"{files.join(folder, name_of(step))}: damaged: {error}; "
+            "give --checkpoint=newest or another step"
+        ) from None
+
+
+def restore(checkpoint: tf.train.Checkpoint, folder: str, step: int):
+    """Reads a step's values; TensorFlow's status, for the caller to assert."""
+    return checkpoint.read(files.join(folder, name_of(step), STATE))

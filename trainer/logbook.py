@@ -1,0 +1,87 @@
+"""What a run says while it runs: the bar, metrics.jsonl, TensorBoard.
+
+Only the chief has one; other workers hold their tongue.
+"""
+
+import sys
+from typing import Any
+
+import tensorflow as tf
+from tqdm import tqdm
+
+from preprocess import files
+from trainer import workdir
+from trainer.validate import Validation
+
+EVERY_S = 1.0  # the bar on a terminal is drawn anew this often at most
+EVERY_S_IN_FILE = 30.0  # and where it is a log that somebody scrolls through
+
+
+class Logbook:
+    """Bar, lines and pictures of one call of train."""
+
+    def __init__(self, folder: str, *, steps: int, step: int, silent: bool):
+        """Opens everything.
+
+        Args:
+          folder: the work directory.
+          steps: of the whole run.
+          step: made already.
+          silent: whether this is not the chief.
+        """
+        self.folder = folder
+        self.silent = silent
+        self.writer = (
+            tf.summary.create_noop_writer()
+            if silent
+            else tf.summary.create_file_writer(files.join(folder, workdir.LOGS))
+        )
+        terminal = sys.stderr.isatty()
+        self.bar = tqdm(
+            total=steps,
+            initial=step,
+            unit="step",
+            file=sys.stderr,
+            mininterval=EVERY_S if terminal else EVERY_S_IN_FILE,
+            maxinterval=EVERY_S if terminal else EVERY_S_IN_FILE,
+            disable=silent,
+        )
+
+    def advance(self, steps: int, *, loss: float, images_per_s: float) -> None:
+        """Moves the bar."""
+        shown = f"loss {loss:.4f}, {images_per_s:.2f} images/s"
+        self.bar.set_postfix_str(shown, refresh=False)
+        self.bar.update(steps)
+
+    def say(self, text: str) -> None:
+        """A line beside the bar, on stderr."""
+        if not self.silent:
+            tqdm.write(text, file=sys.stderr)
+
+    def record(self, line: dict[str, Any], validation: Validation | None) -> None:
+        """A line in metrics.jsonl, the same in TensorBoard, pictures with scores."""
+        step = line["step"]
+        pictures: dict[str, Any] = {}
+        if validation:
+            line |= {f"val_{name}": v for name, v in validation.scores.items()}
+            pictures = validation.pictures
+            shown = ", ".join(
+                f"{k} {v:.4f}" for k, v in validation.scores.items() if v is not None
+            )
+            self.say(f"step {step}: validation {shown}")
+        if self.silent:
+            return
+        workdir.append_metrics(self.folder, line)
+        with self.writer.as_default(step=step):
+            for name, value in line.items():
+                if name != "step" and value is not None:
+                    tf.summary.scalar(name, value)
+            for key, picture in pictures.items():
+                name = f"input, truth, probability, error/{key}"
+                tf.summary.image(name, picture[None])
+        self.writer.flush()
+
+    def close(self) -> None:
+        """Ends the bar's line and the event file."""
+        self.bar.close()
+        self.writer.close()
