@@ -14,6 +14,12 @@ import tensorflow as tf
 
 from preprocess import shards, synthetic
 
+# What makes `config` below of configs/synthetic.py:smoke, for commands.
+TINY_DATA = (
+    "--config.data.tile_size=60",
+    "--config.model.depth=2",
+    "--config.data.augmentations=2",
+)
 ROOT = pathlib.Path(__file__).parent.parent
 
 # Two logical devices on one processor: enough for MirroredStrategy.
@@ -61,6 +67,46 @@ def config():
     small.model.depth = 2
     small.train.steps = 4
     return small
+
+
+@pytest.fixture(scope="session")
+def shards_folder(cells, tmp_path_factory) -> str:
+    """Shards of drawn cells: 490 training tiles of 60 px in two shards."""
+    from preprocess.cli import main
+    from preprocess.main import COMMAND
+
+    folder = tmp_path_factory.mktemp("shards") / "data"
+    config = ROOT / "configs/synthetic.py:smoke"
+    arguments = [f"--config={config}", *TINY_DATA, f"--input={cells}"]
+    assert main(COMMAND, [*arguments, f"--output={folder}"]) == 0
+    return str(folder)
+
+
+@pytest.fixture
+def train_config(config):
+    """20 steps of 4 tiles, something due every few."""
+    config.train.learning_rate = 1e-2
+    config.train.schedule = "constant"
+    config.train.optimizer = "sgd"
+    config.train.momentum = 0.9
+    config.train.global_batch = 4
+    config.train.steps = 20
+    config.train.log_every_steps = 1
+    config.train.validate_every_steps = 10
+    config.train.checkpoint_every_steps = 5
+    config.train.steps_per_call = 3
+    return config
+
+
+@pytest.fixture(scope="session")
+def metrics():
+    """Reads the lines of a work directory's metrics.jsonl."""
+
+    def of(folder: pathlib.Path) -> list[dict]:
+        lines = (folder / "metrics.jsonl").read_text().splitlines()
+        return [json.loads(line) for line in lines]
+
+    return of
 
 
 @pytest.fixture(scope="session")

@@ -1,307 +1,517 @@
-"""The loop: replicas agree with one device, resuming goes on exactly, it learns."""
+"""The loop: resuming goes on exactly, it learns, it says what is wrong."""
 
 import json
-import shutil
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from preprocess.cli import main
 from preprocess.errors import UserError
-from preprocess.main import COMMAND
 from preprocess.shards import read_info
-from trainer import input_pipeline, strategy, workdir
-from trainer.check import check_fit, check_train_config
-from trainer.train import State, make_steps, train
-from trainer.validate import Validator
+from tests.conftest import TINY_DATA
+from trainer import checkpoints, workdir
+from trainer import train as loop
+from trainer.build import build
+from trainer.check import check_batch, check_fit, check_train_config
+from trainer.model import build_model
+from trainer.restore import restore_network
+from trainer.shard_files import Access
+from trainer.train import Options, Progress, train
 
-TEST_CONFIG = (
-    "--config.data.tile_size=60",
-    "--config.model.depth=2",
-    "--config.data.augmentations=2",
-)
-
-
-@pytest.fixture(scope="module")
-def data(cells, tmp_path_factory):
-    """Shards of drawn cells: 490 training tiles of 60 px."""
-    from pathlib import Path
-
-    folder = tmp_path_factory.mktemp("shards") / "data"
-    config = Path(__file__).parent.parent / "configs/synthetic.py:smoke"
-    arguments = [f"--config={config}", *TEST_CONFIG, f"--input={cells}"]
-    assert main(COMMAND, [*arguments, f"--output={folder}"]) == 0
-    return str(folder)
+ROOT = pathlib.Path(__file__).parent.parent
+ONE = tf.distribute.OneDeviceStrategy("/cpu:0")
 
 
-@pytest.fixture
-def config(config):
-    config.train.learning_rate = 1e-2
-    config.train.global_batch = 4
-    config.train.steps = 20
-    config.train.log_every_steps = 1
-    config.train.validate_every_steps = 10
-    config.train.checkpoint_every_steps = 5
-    config.train.steps_per_call = 3
-    return config
+def run(config, data, folder, **options):
+    train(config, data, str(folder), ONE, Options(**options))
 
 
-def batches(data, config, **changes):
-    info = read_info(data)
-    arguments = dict(
-        num_tiles=info["splits"]["train"]["num_tiles"],
-        global_batch=config.train.global_batch,
-        shuffle_tiles=50,
-        seed=config.seed,
-    )
-    return input_pipeline.training_batches(
-        input_pipeline.shard_paths(info, data, "train"),
-        input_pipeline.geometry_of(info),
-        **(arguments | changes),
-    )
+@pytest.fixture(scope="session")
+def series(metrics):
+    """What must be the same of two runs: all but the speed."""
+
+    def of(folder):
+        lines = metrics(folder)
+        for line in lines:
+            del line["images_per_s"]
+        return lines
+
+    return of
 
 
-def keys(dataset, count):
-    return [batch["key"].numpy().tolist() for batch in dataset.take(count)]
-
-
-def test_order_is_a_function_of_seed_epoch_and_step(data, config):
-    per_epoch = -(-490 // 4)
-    first = keys(batches(data, config), 3 * per_epoch)
-    assert keys(batches(data, config), 3 * per_epoch) == first
-    for start in (1, 100, per_epoch, 2 * per_epoch + 7):
-        resumed = keys(batches(data, config, start_step=start), 20)
-        assert resumed == first[start : start + 20]
-    assert keys(batches(data, config, seed=2), 20) != first[:20]
-
-
-def test_every_epoch_has_each_tile_once_in_another_order(data, config):
-    flat = sum(keys(batches(data, config), 245), [])
-    epochs = flat[:490], flat[490:980]
-    assert sorted(epochs[0]) == sorted(epochs[1]) and len(set(epochs[0])) == 490
-    assert epochs[0] != epochs[1]
-
-
-def test_neighbours_in_a_batch_come_from_different_frames(data, config):
-    batch = keys(batches(data, config, global_batch=16, shuffle_tiles=256), 1)[0]
-    assert len({key.split(b"/")[2] for key in batch}) > 2
-
-
-def losses_of(chosen, data, config, steps=20):
-    info = read_info(data)
-    with chosen.scope():
-        state = State(config, "float32")
-    iterator = iter(chosen.experimental_distribute_dataset(batches(data, config)))
-    run = make_steps(
-        state,
-        chosen,
-        input_pipeline.geometry_of(info),
-        [1.0, 2.0],
-        config.train.global_batch,
-    )
-    losses = [run(iterator, tf.constant(n)).numpy() for n in (1, steps - 1)]
-    return np.concatenate(losses), [v.numpy() for v in state.network.weights]
-
-
-@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
-def test_two_replicas_give_one_devices_losses(data, config, optimizer):
-    config.train.optimizer = optimizer
-    config.train.learning_rate = 1e-3
-    config.model.dropout = 0.5  # the masks agree too
-    one, _ = losses_of(tf.distribute.OneDeviceStrategy("/cpu:0"), data, config)
-    mirrored = tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"])
-    assert mirrored.num_replicas_in_sync == 2
-    two, _ = losses_of(mirrored, data, config)
-    assert one[-1] != one[0]
-    np.testing.assert_allclose(two, one, rtol=1e-5)
-
-
-def metrics(folder) -> list[dict]:
-    lines = (folder / workdir.METRICS_NAME).read_text().splitlines()
-    return [json.loads(line) for line in lines]
-
-
-def series(folder):
-    return [(m["step"], m["loss"], m["learning_rate"]) for m in metrics(folder)]
-
-
-def weights_of(folder):
-    reader = tf.train.load_checkpoint(str(folder / workdir.CHECKPOINTS))
+def weights_of(folder, step):
+    inside = folder / workdir.CHECKPOINTS / checkpoints.name_of(step)
+    reader = tf.train.load_checkpoint(str(inside / checkpoints.STATE))
+    names = reader.get_variable_to_shape_map()
     return {
         name: reader.get_tensor(name)
-        for name in reader.get_variable_to_shape_map()
-        if "network" in name or "optimizer" in name
+        for name in names
+        if any(part in name for part in ("network", "optimizer", "averaged", "step"))
     }
 
 
-def test_train_stop_resume_is_the_uninterrupted_run(data, config, tmp_path):
-    config.model.dropout = 0.3
-    whole, halves = tmp_path / "whole", tmp_path / "halves"
-    train(config, data, str(whole))
-
-    class Killed(Exception):
-        pass
-
-    def kill(*arguments, **named):
-        raise Killed
-
-    from trainer import train as module
-
-    # Dies at step 10's validation: after the checkpoint at 5, in the middle of things.
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module.Validator, "__call__", kill)
-        with pytest.raises(Killed):
-            train(config, data, str(halves))
-    assert len(metrics(halves)) == 9
-    train(config, data, str(halves))
-    assert series(halves) == series(whole)
-    first, second = weights_of(whole), weights_of(halves)
+def assert_same_weights(one, other, step):
+    first, second = weights_of(one, step), weights_of(other, step)
     assert first.keys() == second.keys() and len(first) > 20
     for name, value in first.items():
         np.testing.assert_array_equal(second[name], value, err_msg=name)
 
 
-def test_it_learns_and_leaves_every_artefact(data, config, tmp_path):
+class Killed(Exception):
+    """Stands for a process that is gone."""
+
+
+def kill(*arguments, **named):
+    raise Killed
+
+
+def test_train_stop_resume_is_the_uninterrupted_run(
+    shards_folder, train_config, tmp_path, series
+):
+    """With everything that has a state, and lines that a checkpoint cuts in two."""
+    config = train_config
+    config.model.dropout = 0.3
+    config.train.update(
+        {"optimizer": "adam", "learning_rate": 1e-3, "ema": 0.9, "schedule": "cosine"}
+    )
+    config.train.update({"clip_norm": 1.0, "accumulate": 2, "log_every_steps": 4})
+    config.train.augment.flip = True
+    whole, halves = tmp_path / "whole", tmp_path / "halves"
+    run(config, shards_folder, whole)
+    # Dies at step 10's validation: after the checkpoint at 5, in the middle of things.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("trainer.validate.Validator.__call__", kill)
+        with pytest.raises(Killed):
+            run(config, shards_folder, halves)
+    assert checkpoints.complete_steps(str(halves / "checkpoints")) == [5]
+    run(config, shards_folder, halves)
+    assert series(halves) == series(whole)
+    assert [line["step"] for line in series(whole)] == [4, 8, 10, 12, 16, 20]
+    assert_same_weights(whole, halves, 20)
+
+
+@pytest.mark.parametrize("xla", ["on", "off"])
+def test_the_same_run_twice_is_the_same(
+    shards_folder, train_config, tmp_path, series, xla
+):
+    train_config.train.xla = xla
+    train_config.train.steps = 6
+    for name in "ab":
+        run(train_config, shards_folder, tmp_path / name)
+    assert series(tmp_path / "a") == series(tmp_path / "b")
+    assert_same_weights(tmp_path / "a", tmp_path / "b", 6)
+
+
+def test_compiled_steps_are_the_others_within_rounding(
+    shards_folder, train_config, tmp_path, metrics
+):
+    losses = {}
+    train_config.train.steps = 6
+    for xla in ("on", "off"):
+        train_config.train.xla = xla
+        run(train_config, shards_folder, tmp_path / xla)
+        losses[xla] = [line["loss"] for line in metrics(tmp_path / xla)]
+    np.testing.assert_allclose(losses["on"], losses["off"], rtol=1e-5)
+
+
+def test_it_learns_and_leaves_every_artefact(
+    shards_folder, train_config, tmp_path, metrics
+):
+    config = train_config
+    config.train.optimizer = "adam"
     config.train.steps = 120
     config.train.global_batch = 16
     config.train.learning_rate = 5e-3
     config.train.log_every_steps = 20
     config.train.validate_every_steps = 60
     config.train.checkpoint_every_steps = 40
+    config.train.keep_checkpoints = 1
     config.model.width = 8
-    train(config, data, str(tmp_path))
+    run(config, shards_folder, tmp_path)
     lines = metrics(tmp_path)
     assert [line["step"] for line in lines] == [20, 40, 60, 80, 100, 120]
     assert lines[-1]["loss"] < 0.7 * lines[0]["loss"]
     for line in lines:
-        assert {"step", "loss", "learning_rate", "images_per_s"} <= line.keys()
-        validated = line["step"] in (60, 120)
-        assert ("val_mean_iou" in line) == validated
+        needed = {"step", "loss", "learning_rate", "gradient_norm", "images_per_s"}
+        assert needed <= line.keys()
+        assert ("val_mean_iou" in line) == (line["step"] in (60, 120))
     assert lines[-1]["val_mean_iou"] > 0.65
     saved = json.loads((tmp_path / "config.json").read_text())
     assert saved["train"]["steps"] == 120
-    assert (tmp_path / "checkpoints/ckpt-120.index").exists()
-    assert list((tmp_path / "logs").glob("events.out.tfevents.*"))
-    assert pictures_in(tmp_path / "logs") > 0
+    # The newest; the best is one of the two that were validated.
+    best = max((60, 120), key=lambda s: lines[s // 20 - 1]["val_mean_iou"])
+    kept = checkpoints.complete_steps(str(tmp_path / "checkpoints"))
+    assert kept == sorted({best, 120})
+    network, step = restore_network(str(tmp_path), config)
+    assert step == best and network.count_params() > 1000
 
 
-def pictures_in(logs) -> int:
-    count = 0
+def pictures_in(logs) -> dict[str, int]:
+    """How many pictures each tag has."""
+    tags: dict[str, int] = {}
     for path in logs.glob("events*"):
         for record in tf.data.TFRecordDataset(str(path)):
             event = tf.compat.v1.Event.FromString(record.numpy())
-            count += sum("truth" in value.tag for value in event.summary.value)
-    return count
+            for value in event.summary.value:
+                if "input, truth" in value.tag:
+                    tags[value.tag] = tags.get(value.tag, 0) + 1
+    return tags
 
 
-def test_another_config_in_the_same_workdir_is_refused(data, config, tmp_path):
-    config.train.steps = 1
-    train(config, data, str(tmp_path))
-    config.train.learning_rate = 1e-4
-    with pytest.raises(UserError, match="train.learning_rate: 0.01 there, 0.0001 here"):
-        train(config, data, str(tmp_path))
+def test_tensorboard_has_scalars_and_the_same_frame_each_time(
+    shards_folder, train_config, tmp_path
+):
+    run(train_config, shards_folder, tmp_path)
+    frame = read_info(shards_folder)["splits"]["validation"]["frames"][0]
+    # Validated at steps 10 and 20.
+    assert pictures_in(tmp_path / "logs") == {
+        f"input, truth, probability, error/{frame}": 2
+    }
+    tags = set()
+    for path in (tmp_path / "logs").glob("events*"):
+        for record in tf.data.TFRecordDataset(str(path)):
+            event = tf.compat.v1.Event.FromString(record.numpy())
+            tags |= {value.tag for value in event.summary.value}
+    for name in ("loss", "learning_rate", "gradient_norm", "images_per_s"):
+        assert name in tags
+    assert {"val_mean_iou", "val_cross_entropy", "val_iou_1"} <= tags
 
 
-def test_nan_stops_and_names_the_step(data, config, tmp_path):
-    config.train.learning_rate = 1e38
-    config.train.optimizer = "sgd"
-    with pytest.raises(UserError, match=r"the loss is (nan|inf) at step \d+, learning"):
-        train(config, data, str(tmp_path))
+def test_accumulation_is_the_whole_batch(
+    shards_folder, train_config, tmp_path, metrics
+):
+    losses = {}
+    train_config.model.dropout = 0.5
+    for parts in (1, 2, 4):
+        train_config.train.accumulate = parts
+        run(train_config, shards_folder, tmp_path / str(parts))
+        losses[parts] = [line["loss"] for line in metrics(tmp_path / str(parts))]
+    np.testing.assert_allclose(losses[2], losses[1], rtol=1e-5)
+    np.testing.assert_allclose(losses[4], losses[1], rtol=1e-5)
 
 
-def test_mismatch_of_data_and_model_names_both_numbers(data, config):
-    config.model.depth, config.data.tile_size = 3, 92
+def test_the_average_of_weights_is_the_one_by_hand(
+    shards_folder, train_config, tmp_path
+):
+    config = train_config
+    config.train.update({"ema": 0.6, "checkpoint_every_steps": 1, "steps": 5})
+    config.train.keep_checkpoints = 9
+    run(config, shards_folder, tmp_path)
+
+    def values(step, name):
+        network = build_model(config.model, seed=9)
+        inside = str(tmp_path / "checkpoints")
+        checkpoints.restore(tf.train.Checkpoint(**{name: network}), inside, step)
+        return network.get_weights()
+
+    average = values(1, "averaged")
+    for step in range(2, 6):
+        weights = values(step, "network")
+        before = step - 1  # steps made before this one
+        kept = min(0.6, (1 + before) / (10 + before))
+        average = [
+            kept * a + (1 - kept) * w for a, w in zip(average, weights, strict=True)
+        ]
+        for ours, theirs in zip(average, values(step, "averaged"), strict=True):
+            np.testing.assert_allclose(theirs, ours, rtol=1e-5, atol=1e-7)
+    # What is exported is the average, which has left the weights behind.
+    exported = restore_network(str(tmp_path), config, "5")[0].get_weights()
+    for ours, theirs in zip(average, exported, strict=True):
+        np.testing.assert_allclose(theirs, ours, rtol=1e-5, atol=1e-7)
+    assert np.abs(exported[0] - weights[0]).max() > 1e-4
+
+
+def test_clipping_bounds_the_step(shards_folder, train_config, tmp_path, metrics):
+    """With plain SGD the first step's length is learning rate times norm."""
+    moved = {}
+    train_config.train.update(
+        {"momentum": 0.0, "steps": 1, "checkpoint_every_steps": 1}
+    )
+    for clip in (0.0, 0.01):
+        train_config.train.clip_norm = clip
+        folder = tmp_path / str(clip)
+        run(train_config, shards_folder, folder)
+        start = build_model(train_config.model, seed=train_config.seed).get_weights()
+        end = restore_network(str(folder), train_config)[0].get_weights()
+        moved[clip] = np.sqrt(
+            sum(((a - b) ** 2).sum() for a, b in zip(start, end, strict=True))
+        )
+        norm = metrics(folder)[0]["gradient_norm"]  # before it is clipped
+        expected = 1e-2 * (min(norm, clip) if clip else norm)
+        assert moved[clip] == pytest.approx(expected, rel=1e-3)
+    assert moved[0.0] > 3 * moved[0.01]
+
+
+def test_weight_decay_shrinks_kernels_and_no_biases(
+    shards_folder, train_config, tmp_path
+):
+    ends = {}
+    train_config.train.update({"steps": 1, "checkpoint_every_steps": 1})
+    train_config.train.momentum = 0.0
+    for decay in (0.0, 0.5):
+        train_config.train.weight_decay = decay
+        run(train_config, shards_folder, tmp_path / str(decay))
+        network, _ = restore_network(str(tmp_path / str(decay)), train_config)
+        ends[decay] = {w.path: w.numpy() for w in network.weights}
+    for weight in build_model(train_config.model, seed=train_config.seed).weights:
+        name, start = weight.path, weight.numpy()
+        shrunk = ends[0.0][name] - ends[0.5][name]
+        if name.endswith("bias"):
+            np.testing.assert_array_equal(shrunk, 0)
+        else:
+            np.testing.assert_allclose(shrunk, 1e-2 * 0.5 * start, atol=1e-6)
+
+
+def test_early_stopping_and_its_resume(
+    shards_folder, train_config, tmp_path, capsys, monkeypatch
+):
+    """Scores that never get better end it, and the same command starts nothing."""
+    train_config.train.update({"patience": 2, "validate_every_steps": 2})
+    monkeypatch.setattr(loop.Loop, "_judge", _never_better)
+    run(train_config, shards_folder, tmp_path)
+    assert "stopped early after step 6: no better mean_iou" in capsys.readouterr().out
+    monkeypatch.setattr(loop.Loop, "_make", kill)
+    run(train_config, shards_folder, tmp_path)
+    assert "stopped early after step 6" in capsys.readouterr().out
+
+
+def _never_better(self, validation):
+    first = self.progress.best is None
+    score = 0.5 if first else 0.4
+    return self.progress.judge(score, self.step, higher=True)
+
+
+def test_progress_knows_the_best():
+    progress = Progress()
+    scores = [(0.5, True), (0.4, False), (None, False), (0.6, True), (0.6, False)]
+    for step, (score, best) in enumerate(scores):
+        assert progress.judge(score, step, higher=True) == best
+    assert (progress.best, progress.best_step, progress.since_best) == (0.6, 3, 1)
+    assert progress.judge(0.1, 9, higher=False)
+
+
+def test_another_config_in_the_same_workdir_is_refused(
+    shards_folder, train_config, tmp_path
+):
+    train_config.train.steps = 1
+    run(train_config, shards_folder, tmp_path)
+    train_config.train.learning_rate = 1e-4
+    train_config.seed = 7
     with pytest.raises(UserError) as caught:
-        check_fit(read_info(data), config)
+        run(train_config, shards_folder, tmp_path)
+    problems = caught.value.problems
+    assert "config.seed: 1 there, 7 here" in problems[0]
+    assert "train.learning_rate: 0.01 there, 0.0001 here" in problems[1]
+
+
+def test_a_run_is_extended_and_nothing_else(
+    shards_folder, train_config, tmp_path, metrics, capsys
+):
+    config = train_config.copy_and_resolve_references()
+    config.train.steps = 8
+    run(config, shards_folder, tmp_path)
+    longer = train_config.copy_and_resolve_references()
+    longer.train.steps = 12
+    with pytest.raises(UserError, match="train.steps: 8 there, 12 here"):
+        run(longer, shards_folder, tmp_path)
+    for _ in range(2):  # the same command twice: the second finds it done
+        run(config, shards_folder, tmp_path, extend_steps=12)
+    assert [line["step"] for line in metrics(tmp_path)] == list(range(1, 13))
+    assert workdir.read_config(str(tmp_path)).train.steps == 12
+    with pytest.raises(UserError, match="only grow"):
+        run(config, shards_folder, tmp_path, extend_steps=10)
+    config.train.momentum = 0.5
+    with pytest.raises(UserError, match="train.momentum"):
+        run(config, shards_folder, tmp_path, extend_steps=16)
+    # A constant rate's longer run is the one that was long from the start.
+    run(longer, shards_folder, tmp_path / "whole")
+    assert_same_weights(tmp_path, tmp_path / "whole", 12)
+
+
+def test_nan_names_step_rate_norm_and_tiles(shards_folder, train_config, tmp_path):
+    train_config.train.learning_rate = 1e38
+    with pytest.raises(UserError) as caught:
+        run(train_config, shards_folder, tmp_path)
+    [line] = caught.value.problems
+    for words in (r"the loss is (nan|inf) at step \d+,", r"learning rate 1e\+38"):
+        assert tf.strings.regex_full_match(line, f".*{words}.*")
+    assert "gradient norm" in line
+    step = int(line.split("at step ")[1].split(",")[0])
+    keys = build(train_config, shards_folder, ONE, Access()).keys_of(step - 1)
+    assert len(keys) == 4 and all(key in line for key in keys)
+    assert not checkpoints.complete_steps(str(tmp_path / "checkpoints"))
+
+
+def test_mismatch_of_data_and_model_names_both_numbers(shards_folder, train_config):
+    train_config.model.depth, train_config.data.tile_size = 3, 92
+    with pytest.raises(UserError) as caught:
+        check_fit(read_info(shards_folder), train_config)
     lines = caught.value.problems
     assert "config.data.tile_size: 60 there, 92 here" in lines[0]
     assert "config.model.depth: 2 there, 3 here" in lines[1]
 
 
-def test_config_that_reads_other_truth_or_splits_is_refused(data, config):
-    config.data.split.test = 0.51
-    config.data.labels = "both"
-    config.seed = 9  # of initial weights and order: several runs on one data set
+def test_config_that_reads_other_truth_or_splits_is_refused(
+    shards_folder, train_config
+):
+    train_config.data.split.test = 0.51
+    train_config.data.labels = "both"
+    train_config.seed = 9  # of initial weights and order: several runs on one data set
     with pytest.raises(UserError) as caught:
-        check_fit(read_info(data), config)
+        check_fit(read_info(shards_folder), train_config)
     named = [line.split(":")[0] for line in caught.value.problems]
     assert named == ["config.data.labels", "config.data.split.test"]
 
 
-def test_failed_start_claims_no_workdir(data, config, tmp_path):
+def test_failed_start_claims_no_workdir(shards_folder, train_config, tmp_path):
     for change in (dict(width=0), dict(dropout=1.0)):
-        wrong = config.copy_and_resolve_references()
+        wrong = train_config.copy_and_resolve_references()
         wrong.model.update(change)
         with pytest.raises(UserError):
-            train(wrong, data, str(tmp_path / "run"))
+            run(wrong, shards_folder, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
-def test_workdir_where_checkpoints_would_be_lost_is_refused(data, config, tmp_path):
+def test_workdir_where_checkpoints_would_be_lost_is_refused(
+    shards_folder, train_config, tmp_path
+):
     with pytest.raises(UserError, match="finds no checkpoints"):
-        train(config, data, str(tmp_path / "run [1]"))
+        run(train_config, shards_folder, tmp_path / "run [1]")
 
 
-def test_bad_train_settings_are_all_named(config):
-    config.train.optimizer = "lion"
-    config.train.global_batch = 0
-    config.train.precision = "float8"
+def test_two_trainers_in_one_workdir(shards_folder, train_config, tmp_path):
+    from preprocess import files
+
+    with files.exclusive(str(tmp_path / "run")):
+        with pytest.raises(UserError, match="another job is writing there"):
+            run(train_config, shards_folder, tmp_path / "run")
+
+
+def test_bad_train_settings_are_all_named(train_config):
+    train_config.train.optimizer = "lion"
+    train_config.train.global_batch = 0
+    train_config.train.precision = "float8"
+    train_config.train.ema = 1.0
+    train_config.train.augment.contrast = -1.0
     with pytest.raises(UserError) as caught:
-        check_train_config(config)
-    assert len(caught.value.problems) == 3
+        check_train_config(train_config)
+    assert len(caught.value.problems) == 5
+    train_config.train.update({"optimizer": "adamw", "global_batch": 1, "ema": 0.0})
+    train_config.train.precision = "auto"
+    train_config.train.augment.contrast = 0.0
+    with pytest.raises(UserError, match="weight_decay is adam"):
+        check_train_config(train_config)
 
 
-def test_missing_info_and_missing_shard_are_named(data, config, tmp_path):
-    shutil.copytree(data, tmp_path / "data")
-    (tmp_path / "data/train-00001-of-00002.tfrecord").unlink()
-    with pytest.raises(UserError, match="train-00001-of-00002.tfrecord: missing"):
-        train(config, str(tmp_path / "data"), str(tmp_path / "run"))
-    (tmp_path / "data/dataset_info.json").unlink()
-    with pytest.raises(UserError, match="dataset_info.json: missing"):
-        train(config, str(tmp_path / "data"), str(tmp_path / "run"))
-
-
-def test_batch_that_does_not_divide_is_refused(data, config, tmp_path, monkeypatch):
-    two = tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"])
-    monkeypatch.setattr("trainer.train.make_strategy", lambda: two)
-    config.train.global_batch = 3
-    with pytest.raises(
-        UserError, match="global_batch=3 is not divisible by 2 replicas"
-    ):
-        train(config, data, str(tmp_path))
-
-
-def test_validation_counts_every_tile_once(data, config):
-    info = read_info(data)
-    geometry = input_pipeline.geometry_of(info)
-    paths = input_pipeline.shard_paths(info, data, "validation")
-    tiles = input_pipeline.validation_batches(paths, geometry, batch=4)
-
-    def network(image, training):
-        """Says background everywhere."""
-        inside = image[:, 20:-20, 20:-20, 0] * 0
-        return tf.stack([inside + 1, inside], axis=-1)
-
-    scores, pictures = Validator(network, tiles, geometry)()
-    background, cells = info["splits"]["validation"]["class_pixels"]
-    assert scores["pixel_error"] == pytest.approx(cells / (background + cells))
-    assert pictures.shape == (4, 20, 80, 3)
-
-
-def test_precision_names():
-    assert strategy.resolve_precision("auto") == "float32"  # no GPU in tests
-    assert strategy.resolve_precision("mixed_float16") == "mixed_float16"
-    with pytest.raises(ValueError, match="float8"):
-        strategy.resolve_precision("float8")
+def test_batch_that_does_not_divide_is_refused_with_both_numbers(train_config):
+    train_config.train.global_batch = 6
+    check_batch(train_config.train, 3)
+    with pytest.raises(UserError, match="global_batch=6 is not divisible by 4 repl"):
+        check_batch(train_config.train, 4)
+    train_config.train.accumulate = 2
+    with pytest.raises(UserError, match="2 replicas times .*accumulate=2; .*4 or 8"):
+        check_batch(train_config.train, 2)
 
 
 @pytest.mark.parametrize("precision", ["mixed_float16", "mixed_bfloat16"])
-def test_mixed_precision_trains_close_to_float32(data, config, tmp_path, precision):
-    config.train.steps, config.train.learning_rate = 5, 1e-3
-    train(config, data, str(tmp_path / "float32"))
-    config.train.precision = precision
-    train(config, data, str(tmp_path / precision))
-    exact = [line["loss"] for line in metrics(tmp_path / "float32")]
-    mixed = [line["loss"] for line in metrics(tmp_path / precision)]
-    np.testing.assert_allclose(mixed, exact, rtol=0.1)
+def test_mixed_precision_trains_close_to_float32(
+    shards_folder, train_config, tmp_path, precision, metrics
+):
+    train_config.train.steps, train_config.train.learning_rate = 5, 1e-3
+    train_config.train.loss = "cross_entropy+dice"
+    run(train_config, shards_folder, tmp_path / "float32")
+    train_config.train.precision = precision
+    run(train_config, shards_folder, tmp_path / precision)
+    exact, mixed = metrics(tmp_path / "float32"), metrics(tmp_path / precision)
+    for name, tolerance in (("loss", 0.1), ("gradient_norm", 0.2)):
+        np.testing.assert_allclose(
+            [line[name] for line in mixed],
+            [line[name] for line in exact],
+            rtol=tolerance,
+        )
+
+
+# --- The command in a process of its own, killed -------------------------------------
+
+
+def command(shards_folder, folder, *more):
+    return [
+        sys.executable,
+        "-m",
+        "trainer.main",
+        "train",
+        "--config=configs/synthetic.py:smoke",
+        *TINY_DATA,
+        f"--data={shards_folder}",
+        f"--workdir={folder}",
+        "--config.train.steps=60",
+        "--config.train.checkpoint_every_steps=7",
+        "--config.train.validate_every_steps=30",
+        "--config.model.dropout=0.3",
+        *more,
+    ]
+
+
+def lines_in(folder) -> int:
+    path = folder / "metrics.jsonl"
+    return len(path.read_bytes().splitlines()) if path.exists() else 0
+
+
+def until(process, condition):
+    """Waits for a process to get somewhere; it must not end before."""
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+@pytest.mark.slow
+def test_kill_9_and_sigterm_change_nothing(shards_folder, tmp_path, series):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    quiet = dict(cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(command(shards_folder, whole), **quiet)
+    assert done.returncode == 0, done.stderr
+    for number, lines in ((signal.SIGKILL, 10), (signal.SIGKILL, 25)):
+        process = subprocess.Popen(command(shards_folder, killed), cwd=ROOT)
+        until(process, lambda lines=lines: lines_in(killed) >= lines)
+        process.send_signal(number)
+        assert process.wait() == -number
+    process = subprocess.Popen(
+        command(shards_folder, killed), cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    until(process, lambda: lines_in(killed) >= 40)
+    process.send_signal(signal.SIGTERM)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert "SIGTERM signal: saved after step" in said.splitlines()[-1]
+    stopped = int(said.split("saved after step ")[1].split(";")[0])
+    assert stopped in checkpoints.complete_steps(str(killed / "checkpoints"))
+    done = subprocess.run(command(shards_folder, killed), **quiet)
+    assert done.returncode == 0 and f"going on after step {stopped}" in done.stdout
+    assert series(killed) == series(whole)
+    assert len(series(whole)) == 60
+    assert_same_weights(whole, killed, 60)
+    assert not list(killed.rglob(".unfinished*"))
+
+
+def test_ctrl_c_saves_and_exits_130(shards_folder, tmp_path):
+    folder = tmp_path / "run"
+    process = subprocess.Popen(
+        command(shards_folder, folder, "--config.train.steps=100000"),
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    until(process, lambda: lines_in(folder) >= 3)
+    os.kill(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130 and "run it again to go on" in said
+    newest = checkpoints.newest_whole(str(folder / "checkpoints"))
+    assert newest is not None and newest.step >= lines_in(folder)
