@@ -6,7 +6,6 @@ import pathlib
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -14,7 +13,7 @@ import tensorflow as tf
 
 from preprocess.errors import UserError
 from preprocess.shards import read_info
-from tests.conftest import TINY_DATA
+from tests.conftest import TINY_DATA, until
 from trainer import checkpoints, workdir
 from trainer import train as loop
 from trainer.build import build
@@ -461,15 +460,6 @@ def command(shards_folder, folder, *more):
 def lines_in(folder) -> int:
     path = folder / "metrics.jsonl"
     return len(path.read_bytes().splitlines()) if path.exists() else 0
-
-
-def until(process, condition):
-    """Waits for a process to get somewhere; it must not end before."""
-    deadline = time.monotonic() + 120
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
 
 
 @pytest.mark.slow

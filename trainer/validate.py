@@ -59,7 +59,7 @@ class Validator:
 
         @tf.function(reduce_retracing=True)
         def segment_all(images):
-            return strategy.run(segment, args=(images,))
+            return strategy.run(lambda image: segment(image), args=(images,))
 
         self.segment_all = segment_all
 

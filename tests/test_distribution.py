@@ -1,0 +1,229 @@
+"""Replicas and workers give one device's losses; what each says of itself."""
+
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from preprocess.errors import UserError
+from tests.conftest import TINY_DATA, until
+from trainer import checkpoints, strategy
+from trainer.train import train
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def mirrored():
+    devices = tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"])
+    assert devices.num_replicas_in_sync == 2
+    return devices
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+def test_two_replicas_give_one_devices_losses(
+    shards_folder, train_config, tmp_path, metrics, optimizer
+):
+    """With dropout, clipping, decay, an average, parts: all of them agree too."""
+    config = train_config
+    config.train.update({"optimizer": optimizer, "learning_rate": 1e-3, "ema": 0.9})
+    config.train.update({"clip_norm": 0.5, "weight_decay": 0.01, "accumulate": 2})
+    config.model.dropout = 0.5
+    config.train.augment.flip = True
+    one = tf.distribute.OneDeviceStrategy("/cpu:0")
+    found = {}
+    for name, devices in (("one", one), ("two", mirrored())):
+        train(config, shards_folder, str(tmp_path / name), devices)
+        found[name] = metrics(tmp_path / name)
+    assert len(found["one"]) == 20
+    assert found["one"][-1]["loss"] != found["one"][0]["loss"]
+    for name in ("loss", "gradient_norm"):
+        np.testing.assert_allclose(
+            [line[name] for line in found["two"]],
+            [line[name] for line in found["one"]],
+            rtol=1e-5,
+        )
+    for name in ("val_mean_iou", "val_cross_entropy"):
+        one, two = (found[key][-1][name] for key in ("one", "two"))
+        assert two == pytest.approx(one, rel=1e-4)
+
+
+def test_compiled_replicas_too(shards_folder, train_config, tmp_path, metrics):
+    losses = {}
+    train_config.train.xla = "on"
+    train_config.model.dropout = 0.5
+    one = tf.distribute.OneDeviceStrategy("/cpu:0")
+    for name, devices in (("one", one), ("two", mirrored())):
+        train(train_config, shards_folder, str(tmp_path / name), devices)
+        losses[name] = [line["loss"] for line in metrics(tmp_path / name)]
+    np.testing.assert_allclose(losses["two"], losses["one"], rtol=1e-5)
+
+
+def test_overflow_on_one_replica_leaves_all_weights(
+    shards_folder, train_config, tmp_path, monkeypatch
+):
+    """Half precision: an infinite gradient of one replica must stop the update of all.
+
+    Keras' own loss scaling looks at each replica's gradients before they are summed.
+    """
+    from trainer import step
+
+    config = train_config
+    config.train.update({"precision": "mixed_float16", "steps": 1})
+    real = step.make_gradients
+
+    def overflowing(*arguments, **named):
+        gradients_of = real(*arguments, **named)
+
+        def wrapped(batch, seeds):
+            loss, gradients = gradients_of(batch, seeds)
+            second = tf.equal(seeds[0] % step.MOST_TILES, 2)  # the second replica's
+            huge = tf.where(second, np.inf, 0.0)
+            return loss, [gradients[0] + huge, *gradients[1:]]
+
+        return wrapped
+
+    monkeypatch.setattr(step, "make_gradients", overflowing)
+    train(config, shards_folder, str(tmp_path), mirrored())
+    from trainer.model import build_model
+    from trainer.restore import restore_network
+
+    start = build_model(config.model, seed=config.seed).get_weights()
+    end = restore_network(str(tmp_path), config)[0].get_weights()
+    for before, after in zip(start, end, strict=True):
+        np.testing.assert_array_equal(before, after)
+
+
+def free_port() -> int:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return server.getsockname()[1]
+
+
+def start_workers(number, shards_folder, folder, *more):
+    """The command in so many processes of a cluster on loopback."""
+    hosts = [f"127.0.0.1:{free_port()}" for _ in range(number)]
+    processes = []
+    for index in range(number):
+        cluster = {
+            "cluster": {"worker": hosts},
+            "task": {"type": "worker", "index": index},
+        }
+        processes.append(
+            subprocess.Popen(
+                command(shards_folder, folder, *more),
+                cwd=ROOT,
+                env={**os.environ, "TF_CONFIG": json.dumps(cluster)},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+    return processes
+
+
+def command(shards_folder, folder, *more):
+    return [
+        sys.executable,
+        "-m",
+        "trainer.main",
+        "train",
+        "--config=configs/synthetic.py:smoke",
+        *TINY_DATA,
+        f"--data={shards_folder}",
+        f"--workdir={folder}",
+        "--config.train.global_batch=4",
+        "--config.train.steps=20",
+        "--config.train.checkpoint_every_steps=8",
+        "--config.train.validate_every_steps=10",
+        "--config.train.clip_norm=1.0",
+        "--config.model.dropout=0.3",
+        *more,
+    ]
+
+
+@pytest.mark.slow
+def test_two_processes_and_split_device_give_one_devices_losses(
+    shards_folder, tmp_path, metrics
+):
+    """TF_CONFIG on loopback, --devices=2, and neither: the same loss series.
+
+    The workers stop at a SIGTERM to the one that is not the chief, and go on.
+    """
+    quiet = dict(cwd=ROOT, capture_output=True, text=True)
+    for name, more in (("one", ()), ("split", ("--devices=2",))):
+        done = subprocess.run(command(shards_folder, tmp_path / name, *more), **quiet)
+        assert done.returncode == 0, done.stderr
+        replicas = {"one": "1 CPU replica,", "split": "2 CPU replicas,"}[name]
+        assert replicas in done.stdout
+    workers = start_workers(2, shards_folder, tmp_path / "workers")
+    lines = tmp_path / "workers/metrics.jsonl"
+    until(workers[0], lambda: lines.exists() and len(lines.read_bytes()) > 300)
+    workers[1].send_signal(signal.SIGTERM)
+    said = [worker.communicate(timeout=200) for worker in workers]
+    assert [w.returncode for w in workers] == [0, 0], said
+    assert "another's signal: saved after step" in said[0][0]
+    assert "SIGTERM signal: saved after step" in said[1][0]
+    workers = start_workers(2, shards_folder, tmp_path / "workers")
+    said = [worker.communicate(timeout=200) for worker in workers]
+    assert [w.returncode for w in workers] == [0, 0], said
+    assert "worker 0 of 2 (the chief)" in said[0][0]
+    assert "going on after step" in said[0][0]
+    for stdout, _ in said:
+        assert "data sharded by file: this worker reads 1 of 2 shards" in stdout
+    assert "validation mean_iou" in said[0][1]
+    assert "validation" not in said[1][1]  # only the chief talks
+    one = metrics(tmp_path / "one")
+    for name in ("split", "workers"):
+        other = metrics(tmp_path / name)
+        assert [line["step"] for line in other] == [line["step"] for line in one]
+        for key in ("loss", "gradient_norm"):
+            np.testing.assert_allclose(
+                [line[key] for line in other],
+                [line[key] for line in one],
+                rtol=1e-5,
+                err_msg=f"{name} {key}",
+            )
+        last = other[-1]["val_mean_iou"], one[-1]["val_mean_iou"]
+        assert last[0] == pytest.approx(last[1], rel=1e-4)
+    steps = checkpoints.complete_steps(str(tmp_path / "workers/checkpoints"))
+    assert steps[-1] == 20
+
+
+# --- What a cluster is ---------------------------------------------------------------
+
+
+def config_of(task, **cluster):
+    return {"TF_CONFIG": json.dumps({"cluster": cluster, "task": task})}
+
+
+def test_clusters_of_vertex_kubernetes_and_slurm():
+    workers = {"worker": ["a:1", "b:1"]}
+    read = strategy.read_cluster
+    assert read({}) == read({"TF_CONFIG": ""}) == (0, 1)
+    assert read(config_of({"type": "worker", "index": 1}, **workers)) == (1, 2)
+    chief = {"chief": ["c:1"], **workers}
+    assert read(config_of({"type": "chief", "index": 0}, **chief)) == (0, 3)
+    assert read(config_of({"type": "worker", "index": "1"}, **chief)) == (2, 3)
+    assert read(config_of({"type": "chief", "index": 0}, chief=["c:1"])) == (0, 1)
+    assert read({"TF_CONFIG": '{"cluster": {}, "task": {}}'}) == (0, 1)
+    for broken in ("{", "[]", '{"cluster": 3, "task": {"index": "x"}}'):
+        with pytest.raises(UserError, match="TF_CONFIG cannot be read"):
+            read({"TF_CONFIG": broken})
+    with pytest.raises(UserError, match="task evaluator 0"):
+        read(config_of({"type": "evaluator", "index": 0}, **chief))
+
+
+def test_precision_by_capability():
+    assert strategy.resolve_precision("auto") == "float32"  # no GPU in tests
+    assert strategy.resolve_precision("mixed_float16") == "mixed_float16"
+    assert strategy.precision_for([(8, 0), (9, 0)]) == "mixed_bfloat16"
+    assert strategy.precision_for([(7, 0)]) == "mixed_float16"
+    assert strategy.precision_for([(6, 1), (8, 0)]) == "float32"
+    assert strategy.resolve_xla("auto") and not strategy.resolve_xla("off")
