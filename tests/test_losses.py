@@ -5,7 +5,12 @@ import pytest
 import tensorflow as tf
 
 from preprocess.records import UNLABELLED
-from trainer.losses import class_weights, weighted_cross_entropy
+from trainer.losses import (
+    class_weights,
+    soft_dice_loss,
+    tile_losses,
+    weighted_cross_entropy,
+)
 from trainer.metrics import confusion_matrix, pixel_scores
 
 RNG = np.random.default_rng(0)
@@ -42,6 +47,47 @@ def test_huge_logits_stay_finite():
     logits = LOGITS * 1e4
     loss = weighted_cross_entropy(logits, LABEL, BORDER, tf.constant(WEIGHTS))
     assert np.isfinite(loss).all()
+
+
+def test_dice_by_hand():
+    expected = np.zeros(2)
+    for b in range(2):
+        known = LABEL[b] != UNLABELLED
+        p = np.exp(LOGITS[b].astype(np.float64))
+        p = (p / p.sum(-1, keepdims=True))[known]
+        truth = LABEL[b][known]
+        dice = [
+            (2 * p[truth == k, k].sum() + 1) / (p[:, k].sum() + (truth == k).sum() + 1)
+            for k in range(3)
+        ]
+        expected[b] = 1 - np.mean(dice)
+    np.testing.assert_allclose(soft_dice_loss(LOGITS, LABEL), expected, rtol=1e-5)
+
+
+def test_dice_is_safe_in_half_precision_and_without_labels():
+    """A tile of the paper's size: 150,000 pixels are more than float16 can count."""
+    logits = tf.Variable(tf.fill([1, 388, 388, 2], tf.constant(60000.0, tf.float16)))
+    label = np.zeros((1, 388, 388), np.int32)
+    for labels in (label, label + 1, np.full_like(label, UNLABELLED)):
+        with tf.GradientTape() as tape:
+            loss = soft_dice_loss(logits, labels)
+        assert np.isfinite(loss).all() and 0 <= float(loss[0]) <= 1
+        assert np.isfinite(tape.gradient(loss, logits)).all()
+    assert float(soft_dice_loss(logits, np.full_like(label, UNLABELLED))[0]) == 0
+
+
+def test_perfect_prediction_has_no_dice_loss():
+    label = np.array([[[0, 1], [1, 1]]], np.int32)
+    logits = tf.one_hot(label, 3) * 100.0
+    assert float(soft_dice_loss(logits, label)[0]) == pytest.approx(0, abs=1e-6)
+
+
+def test_the_sum_is_the_sum():
+    parts = [
+        tile_losses(kind, LOGITS, LABEL, BORDER, tf.constant(WEIGHTS))
+        for kind in ("cross_entropy", "dice", "cross_entropy+dice")
+    ]
+    np.testing.assert_allclose(parts[0] + parts[1], parts[2], rtol=1e-6)
 
 
 def test_balanced_weights_give_each_class_the_same_say():

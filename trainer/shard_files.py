@@ -119,13 +119,11 @@ def bring_near(
     if access.on_bad_record == "skip":
         near = [_without_damage(shard, geometry, access.scratch) for shard in near]
     if access.cache:
-        mine = [shard.path.startswith(access.scratch) for shard in near]
-        far = [shard for shard, local in zip(near, mine, strict=True) if not local]
-        copies = iter(_copies(far, access.cache))
-        near = [
-            shard if local else shard._replace(path=next(copies))
-            for shard, local in zip(near, mine, strict=True)
-        ]
+        there = {shard.path for shard in shards}  # others are copies already
+        far = [shard for shard in near if shard.path in there]
+        pairs = zip(far, _copies(far, access.cache), strict=True)
+        copies = {shard.path: copy for shard, copy in pairs}
+        near = [s._replace(path=copies.get(s.path, s.path)) for s in near]
     return near
 
 
