@@ -6,7 +6,7 @@ from keras import layers
 
 from preprocess import tiling
 from trainer.dropout import TileDropout, TileSeeds
-from trainer.pooling import MaxPool2x2
+from trainer.layers import MaxPool2x2, UpConvolution2x2
 
 
 def build_model(
@@ -87,11 +87,8 @@ class _Builder:
 
     def up_convolution(self, x, up: int, filters: int):
         # The authors' published network has a ReLU here, as after every convolution.
-        return layers.Conv2DTranspose(
+        return UpConvolution2x2(
             filters,
-            2,
-            strides=2,
-            activation="relu",
             kernel_initializer=self._he(500 + up),
             name=f"upsampling{up}",
             dtype=self.precision,

@@ -1,4 +1,7 @@
-"""2 x 2 max pooling whose gradient is plain arithmetic."""
+"""The two layers whose stock kernels are slow on a processor, as plain arithmetic.
+
+`benchmarks/against_torch.py --ablate` measures what each gains.
+"""
 
 import keras
 import tensorflow as tf
@@ -48,3 +51,26 @@ class MaxPool2x2(keras.layers.Layer):
     def compute_output_shape(self, input_shape):
         batch, height, width, channels = input_shape
         return (batch, height and height // 2, width and width // 2, channels)
+
+
+class UpConvolution2x2(keras.layers.Conv2DTranspose):
+    """Conv2DTranspose of 2 x 2, stride 2, with ReLU, as one matrix product.
+
+    Outputs do not overlap: each input pixel makes its own 2 x 2 block. As a transposed
+    convolution XLA would first spread the input over four times the pixels, zeros
+    between.
+    """
+
+    def __init__(self, filters: int, **named):
+        super().__init__(filters, 2, strides=2, activation="relu", **named)
+
+    def call(self, image_BHWC):
+        kernel = tf.convert_to_tensor(self.kernel)  # [2, 2, filters, C]
+        matrix = tf.reshape(tf.transpose(kernel, [3, 0, 1, 2]), [-1, 4 * self.filters])
+        shape = tf.shape(image_BHWC)
+        pixels = tf.reshape(image_BHWC, [-1, image_BHWC.shape[3]])
+        rows = [shape[0], shape[1], shape[2], 2, 2 * self.filters]
+        blocks = tf.reshape(tf.matmul(pixels, matrix), rows)
+        blocks = tf.transpose(blocks, [0, 1, 3, 2, 4])
+        size = [shape[0], 2 * shape[1], 2 * shape[2], self.filters]
+        return tf.nn.relu(tf.reshape(blocks, size) + self.bias)
