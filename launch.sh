@@ -34,6 +34,9 @@ usage: ./launch.sh COMMAND [--flag=value ...]        (COMMAND --help lists its f
               ./launch.sh export --workdir=runs/u373/train --output=runs/u373/export
   predict     a SavedModel over a folder of images: masks and overlays
               ./launch.sh predict --model=runs/u373/export --input=DIR/01 --output=OUT
+  benchmark   measures: train, input, against_torch, tiles, beam or memory
+              ./launch.sh benchmark --what=train --config=configs/phc_u373.py:cpu \
+                --data=runs/u373/data
   summary     the network's layers
               ./launch.sh summary --config=configs/phc_u373.py
   lock        new exact versions in requirements/*.lock (needs uv)
@@ -153,6 +156,19 @@ demo() {
   cat $out/scores.txt
 }
 
+benchmark() {
+  local what=""
+  if [[ ${1:-} == --what=* ]]; then
+    what=${1#--what=}
+    shift
+  fi
+  if [[ -z $what || $what == */* || ! -f "$root/benchmarks/$what.py" ]]; then
+    say "benchmark --what=WHAT ..., one of:" "$(cd "$root/benchmarks" && echo *.py)"
+    exit 2
+  fi
+  exec "$python" "$root/benchmarks/$what.py" "$@"
+}
+
 run_tests() {
   cd "$root"
   say "ruff"
@@ -180,6 +196,7 @@ case "$command" in
   verify) setup; exec "$python" -m preprocess.verify "$@" ;;
   preview) setup; exec "$python" -m preprocess.preview "$@" ;;
   preprocess) setup; exec "$python" -m preprocess.main "$@" ;;
+  benchmark) setup; benchmark "$@" ;;
   train | evaluate | export | predict | summary)
     setup
     exec "$python" -m trainer.main "$command" "$@"

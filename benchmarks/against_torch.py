@@ -208,9 +208,10 @@ def main() -> None:
             for own, other in zip(seconds[name], seconds["PyTorch"], strict=True)
         ]
         middle = statistics.median(seconds[name])
+        images = given.batch / middle
         print(
-            f"{name:>28}: {middle:7.3f} s a step, "
-            f"{given.batch / middle:5.2f} images/s, {statistics.median(ratios):.2f} of PyTorch's time "
+            f"{name:>28}: {middle:7.3f} s a step, {images:5.2f} images/s, "
+            f"{statistics.median(ratios):.2f} of PyTorch's time "
             f"({min(ratios):.2f} to {max(ratios):.2f})"
         )
 

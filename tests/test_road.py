@@ -279,7 +279,7 @@ def launch(*arguments):
 
 def test_launcher_lists_every_mode_with_an_example():
     modes = "demo test setup draw preprocess verify train evaluate export".split()
-    modes += ["predict", "summary", "lock"]
+    modes += ["predict", "benchmark", "summary", "lock"]
     shown = [launch(), launch("-h"), launch("--help"), launch("traim")]
     assert [done.returncode for done in shown] == [0, 0, 0, 2]
     for done in shown:

@@ -23,22 +23,27 @@ def change(
       seed: the config's.
     """
     drawn = tf.random.stateless_uniform(
-        [6], tf.stack([tf.cast(seed, tf.int64), number]), alg="philox"
+        [5], tf.stack([tf.cast(seed, tf.int64), number]), alg="philox"
     )
-    arrays = [tile["image"], tile["label"][..., None], tile["weight"][..., None]]
-    # The label lies in the middle of the image, so both turn alike.
-    if augment.flip:
-        arrays = [
-            tf.cond(drawn[0] < 0.5, lambda a=a: a[::-1], lambda a=a: a) for a in arrays
-        ]
-        arrays = [
-            tf.cond(drawn[1] < 0.5, lambda a=a: a[:, ::-1], lambda a=a: a)
-            for a in arrays
-        ]
-    if augment.quarter_turns:
-        quarters = tf.cast(drawn[2] * 4, tf.int32)
-        arrays = [tf.image.rot90(a, quarters) for a in arrays]
-    image, label, weight = arrays
+    # Every flip and turn of the square is a transposition, or none, then mirroring.
+    quarters = (
+        tf.cast(4 * drawn[0], tf.int32) if augment.quarter_turns else tf.constant(0)
+    )
+    rows, columns = tf.unstack(drawn[1:3] < 0.5 if augment.flip else [False, False])
+    rows = tf.math.logical_xor(rows, tf.logical_and(quarters > 0, quarters < 3))
+    columns = tf.math.logical_xor(columns, quarters >= 2)
+    odd = tf.equal(quarters % 2, 1)
+
+    def turned(array):
+        """The label lies in the middle of the image, so both turn alike."""
+        # Flat where it can be: of one channel TensorFlow mirrors each pixel by itself.
+        made = array[..., 0] if array.shape[2:] == [1] else array
+        axes = [1, 0, *range(2, made.shape.rank)]
+        made = tf.cond(odd, lambda: tf.transpose(made, axes), lambda: made)
+        made = tf.cond(rows, lambda: tf.reverse(made, [0]), lambda: made)
+        made = tf.cond(columns, lambda: tf.reverse(made, [1]), lambda: made)
+        return tf.reshape(made, array.shape)
+
     # (x - mean) / std * contrast + brightness is another mean and deviation: no pixel
     # is touched.
     contrast = tf.exp((2 * drawn[3] - 1) * augment.contrast)
@@ -46,9 +51,7 @@ def change(
     std = tile["std"] / contrast
     return {
         **tile,
-        "image": tf.ensure_shape(image, tile["image"].shape),
-        "label": tf.ensure_shape(label[..., 0], tile["label"].shape),
-        "weight": tf.ensure_shape(weight[..., 0], tile["weight"].shape),
+        **{name: turned(tile[name]) for name in ("image", "label", "weight")},
         "mean": tile["mean"] - brightness * std,
         "std": std,
     }

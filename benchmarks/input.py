@@ -1,0 +1,190 @@
+"""Tiles a second and core that the trainer's input pipeline gives, by encoding.
+
+    ./launch.sh benchmark --what=input --data=DIR   (a folder that preprocess made)
+
+Everything included: read, checksums, parse, decode, flips and quarter turns, batches of
+8. The process keeps to one core. First the pipeline as the trainer runs it, on the
+shards as they lie; then the same tiles written in other encodings and read by the same
+steps, each round all of them in turn. Medians, by processor time.
+"""
+
+import argparse
+import os
+import pathlib
+import statistics
+import sys
+import tempfile
+import time
+import zlib
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+import ml_collections
+import tensorflow as tf
+
+from preprocess.images import encode_png
+from preprocess.shards import read_info, read_tiles
+from trainer import input_pipeline, light_augment
+from trainer.reading_order import deal_lanes
+from trainer.shard_files import find_shards
+
+BATCH = 8
+# How image, then label and weight, are stored.
+ENCODINGS = [
+    ("raw", "png"),
+    ("png", "png"),
+    ("zlib", "png"),
+    ("raw", "raw"),
+    ("raw", "zlib"),
+    ("zlib", "zlib"),
+]
+
+
+def encode(array, encoding: str, flat: bool) -> bytes:
+    if encoding == "png":
+        return encode_png(array, flat=True) if flat else encode_png(array)
+    raw = array.tobytes()
+    return zlib.compress(raw, 1) if encoding == "zlib" else raw
+
+
+def decode(content, encoding: str, shape):
+    if encoding == "png":
+        return tf.reshape(tf.io.decode_png(content, shape[-1]), shape)
+    if encoding == "zlib":
+        content = tf.io.decode_compressed(content, "ZLIB")
+    return tf.reshape(tf.io.decode_raw(content, tf.uint8), shape)
+
+
+def write(path: str, tiles, image: str, target: str, step: float) -> float:
+    """A TFRecord of the tiles in an encoding; bytes a tile."""
+    with tf.io.TFRecordWriter(path) as writer:
+        for tile in tiles:
+            weight = (tile.weight / step).round().astype("uint8")
+            content = {
+                "image": encode(tile.image, image, False),
+                "label": encode(tile.label, target, True),
+                "weight": encode(weight, target, True),
+                "key": tile.key.encode(),
+            }
+            feature = {
+                name: tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
+                for name, value in content.items()
+            }
+            for name in ("mean", "std"):
+                values = getattr(tile, name).tolist()
+                feature[name] = tf.train.Feature(
+                    float_list=tf.train.FloatList(value=values)
+                )
+            example = tf.train.Example(features=tf.train.Features(feature=feature))
+            writer.write(example.SerializeToString())
+    return os.path.getsize(path) / len(tiles)
+
+
+def parse(record, image: str, target: str, geometry) -> dict[str, tf.Tensor]:
+    """What `input_pipeline.parse_tile` does, with the encodings as given."""
+    strings = {
+        name: tf.io.FixedLenFeature([], tf.string)
+        for name in ("image", "label", "weight", "key")
+    }
+    floats = {
+        name: tf.io.FixedLenFeature([geometry.channels], tf.float32)
+        for name in ("mean", "std")
+    }
+    found = tf.io.parse_single_example(record, strings | floats)
+    size, output = geometry.tile_size, geometry.output_size
+    sides = [output, output, 1]
+    return {
+        "image": decode(found["image"], image, [size, size, geometry.channels]),
+        "label": decode(found["label"], target, sides)[..., 0],
+        "weight": decode(found["weight"], target, sides)[..., 0],
+        "mean": found["mean"],
+        "std": found["std"],
+    }
+
+
+def all_changes() -> ml_collections.ConfigDict:
+    return ml_collections.ConfigDict(
+        {"flip": True, "quarter_turns": True, "contrast": 0.2, "brightness": 0.2}
+    )
+
+
+def stream(path: str, image: str, target: str, geometry) -> tf.data.Dataset:
+    """The trainer's steps on one file."""
+
+    def made(number, record):
+        tile = parse(record, image, target, geometry)
+        return light_augment.change(tile, number, augment=all_changes(), seed=1)
+
+    records = tf.data.TFRecordDataset(path).repeat().shuffle(64, seed=1)
+    return (
+        records.enumerate()
+        .map(made, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        .batch(BATCH, drop_remainder=True)
+        .prefetch(tf.data.AUTOTUNE)
+    )
+
+
+def tiles_per_cpu_second(batches, number: int) -> float:
+    """By processor time, which what else the machine does leaves alone."""
+    for _ in range(3):
+        next(batches)
+    started = time.process_time()
+    for _ in range(-(-number // BATCH)):
+        next(batches)
+    return -(-number // BATCH) * BATCH / (time.process_time() - started)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", required=True, help="folder that preprocess made")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--tiles", type=int, default=400, help="of each, in a round")
+    given = parser.parse_args()
+    if hasattr(os, "sched_setaffinity"):  # before TensorFlow counts the cores
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    info = read_info(given.data)
+    geometry = input_pipeline.geometry_of(info)
+    if geometry.bits != 8:
+        parser.error("--data: compares encodings of 8 bits; give such a data set")
+    shards = find_shards(info, given.data, "train")
+    tiles = [
+        t for shard in shards[:2] for t in read_tiles(shard.path, info["geometry"])
+    ]
+    trainers = input_pipeline.training_batches(
+        deal_lanes(shards, BATCH),
+        geometry,
+        global_batch=BATCH,
+        shuffle_tiles=256,
+        seed=1,
+        augment=all_changes(),
+    )
+    sizes = {
+        "trainer": sum(s.entry["bytes"] for s in shards) / sum(s[1] for s in shards)
+    }
+    with tempfile.TemporaryDirectory() as scratch:
+        streams = {"trainer": iter(trainers)}
+        for image, target in ENCODINGS:
+            name = f"image {image}, targets {target}"
+            path = os.path.join(scratch, name)
+            sizes[name] = write(path, tiles, image, target, geometry.weight_step)
+            streams[name] = iter(stream(path, image, target, geometry))
+        rates: dict[str, list[float]] = {name: [] for name in streams}
+        for _ in range(given.rounds):
+            for name, batches in streams.items():
+                rates[name].append(tiles_per_cpu_second(batches, given.tiles))
+    print(
+        f"{geometry.tile_size} px, one core, "
+        f"{given.rounds} rounds of {given.tiles} tiles"
+    )
+    print(f"{'':>26}  {'tiles/s':>8}  {'ms a tile':>9}  {'kB a tile':>9}")
+    for name, found in rates.items():
+        rate = statistics.median(found)
+        print(f"{name:>26}  {rate:8.0f}  {1000 / rate:9.2f}  {sizes[name] / 1000:9.1f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+"""What training costs: images/s, share of the device's peak, time waiting for input.
+
+    ./launch.sh benchmark --what=train --config=configs/dic_hela.py:cpu --data=DIR
+
+On the shards and devices that training would take. Some steps on the stream and as
+many on one repeated batch take turns; what the stream's are slower by is the waiting.
+Peak is a product of two matrices of 4096 x 4096 (2048 on a processor) in the training's
+precision on one device, times the replicas. Prints a table, then the same as JSON.
+"""
+
+import json
+import os
+import pathlib
+import statistics
+import sys
+import tempfile
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
+os.environ["TF_ENABLE_ONEDNN_OPTS"] = os.environ.get("TF_ENABLE_ONEDNN_OPTS", "1")
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
+
+import tensorflow as tf
+from absl import flags
+
+from preprocess import cli
+from preprocess.errors import UserError
+from trainer import strategy
+from trainer.build import Built, build
+from trainer.flops import training_flops
+from trainer.shard_files import Access
+
+
+def peak_flops(precision: str) -> float:
+    """FLOP/s of a large matrix product on the first device, the best of seven."""
+    gpu = bool(tf.config.list_logical_devices("GPU"))
+    size = 4096 if gpu else 2048
+    with tf.device("/gpu:0" if gpu else "/cpu:0"):
+        matrix = tf.cast(tf.random.normal([size, size]), precision.split("_")[-1])
+
+    @tf.function
+    def product():
+        return tf.reduce_sum(tf.cast(tf.matmul(matrix, matrix), tf.float32))
+
+    float(product())
+    seconds = []
+    for _ in range(7):
+        started = time.perf_counter()
+        float(product())
+        seconds.append(time.perf_counter() - started)
+    return 2 * size**3 / min(seconds)
+
+
+def repeated(run: Built):
+    """One batch on the devices, without end."""
+    size = run.config.train.global_batch
+
+    def of_worker(context: tf.distribute.InputContext) -> tf.data.Dataset:
+        batches = run.batches(0, batch=context.get_per_replica_batch_size(size))
+        return batches.take(1).cache().repeat()
+
+    return iter(run.devices.distribute_datasets_from_function(of_worker))
+
+
+def measure(run: Built, rounds: int, steps: int) -> dict[str, float]:
+    """Times rounds of steps on both kinds of batches, in turns."""
+    no = tf.constant(False)
+    sources = {"stream": run.iterator(0), "repeated": repeated(run)}
+    seconds: dict[str, list[float]] = {name: [] for name in sources}
+    for index in range(rounds + 1):
+        for name, batches in sources.items():
+            started = time.perf_counter()
+            made = run.run_steps(batches, tf.constant(steps), no)
+            made.losses.numpy()
+            if index:  # the first builds and compiles
+                seconds[name].append((time.perf_counter() - started) / steps)
+    step = statistics.median(seconds["stream"])
+    waits = [
+        (a - b) / b for a, b in zip(seconds["stream"], seconds["repeated"], strict=True)
+    ]
+    batch = run.config.train.global_batch
+    flops = training_flops(run.config.model, run.config.data.tile_size) * batch / step
+    peak = peak_flops(run.precision) * run.devices.num_replicas_in_sync
+    return {
+        "step_s": step,
+        "images_per_s": batch / step,
+        "gflop_per_s": flops / 1e9,
+        "peak_gflop_per_s": peak / 1e9,
+        "share_of_peak": flops / peak,
+        "repeated_batch_step_s": statistics.median(seconds["repeated"]),
+        "waiting_share": statistics.median(waits),
+    }
+
+
+def table(result: dict[str, float]) -> str:
+    """For people."""
+    units = {
+        "step_s": ("step", "{:.4f} s"),
+        "images_per_s": ("images", "{:.2f} a second"),
+        "gflop_per_s": ("convolutions", "{:,.1f} GFLOP/s"),
+        "peak_gflop_per_s": ("matrix product", "{:,.1f} GFLOP/s"),
+        "share_of_peak": ("share of it", "{:.1%}"),
+        "repeated_batch_step_s": ("step on one batch", "{:.4f} s"),
+        "waiting_share": ("waiting for input", "{:+.2%} of a step"),
+    }
+    return "\n".join(
+        f"{name:>18}  {shape.format(result[key])}"
+        for key, (name, shape) in units.items()
+    )
+
+
+def _define(values: flags.FlagValues) -> None:
+    flags.DEFINE_string("data", None, "folder that preprocess made", flag_values=values)
+    flags.DEFINE_integer("rounds", 7, "medians are over so many", flag_values=values)
+    flags.DEFINE_integer("steps", 4, "of each kind in a round", flag_values=values)
+    flags.DEFINE_integer("devices", 0, "as in train", flag_values=values)
+    flags.DEFINE_string("json", "", "also writes the JSON here", flag_values=values)
+
+
+def _run(values: flags.FlagValues, _: list[str]) -> None:
+    if values.rounds < 1 or values.steps < 1:
+        raise UserError("--rounds and --steps must be above 0")
+    devices = strategy.start(values.devices)
+    with tempfile.TemporaryDirectory() as scratch:
+        access = Access(scratch=scratch)
+        run = build(cli.config_of(values), values.data, devices, access)
+        print(run.describe())
+        result = measure(run, values.rounds, values.steps)
+    print(table(result))
+    text = json.dumps(result)
+    print(text)
+    if values.json:
+        pathlib.Path(values.json).write_text(text + "\n")
+
+
+COMMAND = cli.Command(
+    name="benchmark --what=train",
+    summary=__doc__.split("\n\n", 1)[0] + "\n\n" + __doc__.split("\n\n")[2].strip(),
+    define=_define,
+    run=_run,
+    required=("data",),
+    takes_config=True,
+)
+
+if __name__ == "__main__":
+    sys.exit(cli.main(COMMAND))
