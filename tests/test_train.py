@@ -70,10 +70,14 @@ def kill(*arguments, **named):
     raise Killed
 
 
+@pytest.mark.parametrize("minutes, resumed", [(0.0, 5), (1e-9, 8)])
 def test_train_stop_resume_is_the_uninterrupted_run(
-    shards_folder, train_config, tmp_path, series
+    shards_folder, train_config, tmp_path, series, minutes, resumed
 ):
-    """With everything that has a state, and lines that a checkpoint cuts in two."""
+    """With everything that has a state, and lines that a checkpoint cuts in two.
+
+    By minutes, a checkpoint comes after each call: steps 3, 4, 5, 8, ...
+    """
     config = train_config
     config.model.dropout = 0.3
     config.train.update(
@@ -81,6 +85,7 @@ def test_train_stop_resume_is_the_uninterrupted_run(
     )
     config.train.update({"clip_norm": 1.0, "accumulate": 2, "log_every_steps": 4})
     config.train.augment.flip = True
+    config.train.checkpoint_every_minutes = minutes
     whole, halves = tmp_path / "whole", tmp_path / "halves"
     run(config, shards_folder, whole)
     # Dies at step 10's validation: after the checkpoint at 5, in the middle of things.
@@ -88,7 +93,7 @@ def test_train_stop_resume_is_the_uninterrupted_run(
         patch.setattr("trainer.validate.Validator.__call__", kill)
         with pytest.raises(Killed):
             run(config, shards_folder, halves)
-    assert checkpoints.complete_steps(str(halves / "checkpoints")) == [5]
+    assert checkpoints.complete_steps(str(halves / "checkpoints"))[-1] == resumed
     run(config, shards_folder, halves)
     assert series(halves) == series(whole)
     assert [line["step"] for line in series(whole)] == [4, 8, 10, 12, 16, 20]
