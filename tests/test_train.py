@@ -352,6 +352,29 @@ def test_nan_names_step_rate_norm_and_tiles(shards_folder, train_config, tmp_pat
     assert not checkpoints.complete_steps(str(tmp_path / "checkpoints"))
 
 
+def test_gradient_that_is_not_finite_stops_at_its_own_step(
+    shards_folder, train_config, tmp_path, monkeypatch
+):
+    """A step later the loss would say it, of other tiles."""
+    from trainer import step
+
+    real = step.make_gradients
+
+    def broken(*arguments, **named):
+        gradients_of = real(*arguments, **named)
+
+        def wrapped(batch, seeds):
+            loss, gradients = gradients_of(batch, seeds)
+            third = tf.equal(seeds[0] // step.MOST_TILES, 2)
+            return loss, [g + tf.where(third, np.nan, 0.0) for g in gradients]
+
+        return wrapped
+
+    monkeypatch.setattr(step, "make_gradients", broken)
+    with pytest.raises(UserError, match=r"the loss is 0\.\d+ at step 3, .* norm nan"):
+        run(train_config, shards_folder, tmp_path)
+
+
 def test_mismatch_of_data_and_model_names_both_numbers(shards_folder, train_config):
     train_config.model.depth, train_config.data.tile_size = 3, 92
     with pytest.raises(UserError) as caught:

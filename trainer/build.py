@@ -6,6 +6,7 @@ import ml_collections
 import tensorflow as tf
 
 from preprocess.check import check_data_config
+from preprocess.errors import UserError
 from preprocess.shards import read_info
 from trainer import input_pipeline, strategy, whole_frames
 from trainer.check import check_batch, check_fit, check_train_config
@@ -170,7 +171,11 @@ def _lanes(config, info, data, cluster, access) -> list[list[Shard]]:
         bring_near([s for i in own for s in lanes[i]], info["geometry"], access)
     )
     for i in own:
-        lanes[i] = [next(near) for _ in lanes[i]]
+        lanes[i] = [shard for shard in (next(near) for _ in lanes[i]) if shard.records]
+        if not lanes[i]:
+            raise UserError(
+                f"{data}: a lane of the training shards has no whole record"
+            )
     return lanes
 
 

@@ -178,6 +178,8 @@ def chosen(folder: str, which: str) -> About:
         step = newest.progress["best_step"]
         if step is None:
             return newest  # nothing was validated
+        if step not in complete_steps(folder):
+            return newest  # it went with a damaged newer one
     elif which.isdigit():
         step = int(which)
     else:

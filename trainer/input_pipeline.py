@@ -14,6 +14,7 @@ from trainer.reading_order import MOST_LANES, Part, Shard, part_of
 
 READ_AT_ONCE = 4  # shards of a lane; their records are shuffled among themselves
 READ_BYTES = 2**20  # read ahead in each file
+READ_RECORDS = 4  # read ahead in each lane
 
 
 class Geometry(NamedTuple):
@@ -147,7 +148,7 @@ def _worker_records(
     ]
     if len(datasets) > 1:
         # Each lane reads ahead by itself while another's turn it is.
-        datasets = [dataset.prefetch(each) for dataset in datasets]
+        datasets = [dataset.prefetch(each + READ_RECORDS) for dataset in datasets]
         turns = tf.data.Dataset.range(len(datasets)).flat_map(
             lambda lane: tf.data.Dataset.from_tensors(lane).repeat(each)
         )

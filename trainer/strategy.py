@@ -74,7 +74,9 @@ def start(devices: int = 0) -> tf.distribute.Strategy:
       UserError: a device can't be split so.
     """
     logical = split_first_device(devices) if devices else []
-    if read_cluster().size > 1:
+    worker, size = read_cluster()
+    if size > 1:
+        print(f"worker {worker} of {size}: waiting for the others", flush=True)
         return tf.distribute.MultiWorkerMirroredStrategy()
     if len(logical) > 1:
         return tf.distribute.MirroredStrategy(logical)

@@ -316,8 +316,10 @@ class Loop:
         checkpoints.prune(self.saved, keep, self.progress.best_step)
 
     def _stop_on_nan(self, losses: list[float], norms: list[float]) -> None:
-        for index, loss in enumerate(losses):
-            if math.isfinite(loss):
+        # In float16 infinite gradients are usual: the loss scale then goes down.
+        scaled = self.built.precision == "mixed_float16"
+        for index, (loss, norm) in enumerate(zip(losses, norms, strict=True)):
+            if math.isfinite(loss) and (scaled or math.isfinite(norm)):
                 continue
             keys = self.built.keys_of(self.step + index)
             shown = ", ".join(keys[:KEYS_SHOWN])
@@ -325,7 +327,7 @@ class Loop:
             raise UserError(
                 f"the loss is {loss} at step {self.step + index + 1}, learning rate "
                 f"{float(self.schedule(self.step + index)):.3g}, gradient norm "
-                f"{norms[index]:.3g} (the step before: "
+                f"{norm:.3g} (the step before: "
                 f"{self._norm_before(norms, index)}), tiles {shown}{more}; lower "
                 "config.train.learning_rate or set config.train.clip_norm, and train "
                 "into another --workdir"

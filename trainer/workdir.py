@@ -48,14 +48,14 @@ def claim(
     for name, mine in content.items():
         path = files.join(workdir, name)
         there = _read_json(path) if files.exists(path) else None
-        if there and name == CONFIG_NAME and extend:
-            there = _extended(path, there, mine["train"]["steps"])
-        if there == mine and not extend:
-            continue
-        if there and (changed := differences(there, mine, name.removesuffix(".json"))):
+        allowed = there
+        if there is not None and extend and name == CONFIG_NAME:
+            allowed = _extended(path, there, mine["train"]["steps"])
+        changed = differences(allowed or mine, mine, name.removesuffix(".json"))
+        if changed:
             advice = "give another --workdir, or remove this one to start afresh"
             raise UserError([f"{path}: {line}; {advice}" for line in changed[:20]])
-        if write:
+        if write and there != mine:
             files.write_bytes(path, as_json(mine))
 
 
@@ -107,7 +107,7 @@ def trim_metrics(workdir: str, step: int) -> None:
         try:
             if json.loads(line)["step"] > step:
                 break
-        except ValueError:
+        except (ValueError, TypeError, KeyError):
             break
         kept.append(line)
     files.write_bytes(path, b"".join(kept))
