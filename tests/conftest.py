@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import pathlib
+import sys
 import time
 
 os.environ["TF_ENABLE_ONEDNN_OPTS"] = "1"
@@ -28,6 +29,21 @@ tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0],
     [tf.config.LogicalDeviceConfiguration()] * 2,
 )
+
+
+def train_command(shards_folder, folder, *more) -> list[str]:
+    """The train command on the shards of `shards_folder`, as a process is given it."""
+    return [
+        sys.executable,
+        "-m",
+        "trainer.main",
+        "train",
+        f"--config={ROOT}/configs/synthetic.py:smoke",
+        *TINY_DATA,
+        f"--data={shards_folder}",
+        f"--workdir={folder}",
+        *more,
+    ]
 
 
 def until(process, condition):

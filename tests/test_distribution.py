@@ -6,14 +6,13 @@ import pathlib
 import signal
 import socket
 import subprocess
-import sys
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from preprocess.errors import UserError
-from tests.conftest import TINY_DATA, until
+from tests.conftest import train_command, until
 from trainer import checkpoints, strategy
 from trainer.train import train
 
@@ -129,15 +128,9 @@ def start_workers(number, shards_folder, folder, *more):
 
 
 def command(shards_folder, folder, *more):
-    return [
-        sys.executable,
-        "-m",
-        "trainer.main",
-        "train",
-        "--config=configs/synthetic.py:smoke",
-        *TINY_DATA,
-        f"--data={shards_folder}",
-        f"--workdir={folder}",
+    return train_command(
+        shards_folder,
+        folder,
         "--config.train.global_batch=4",
         "--config.train.steps=20",
         "--config.train.checkpoint_every_steps=8",
@@ -145,7 +138,7 @@ def command(shards_folder, folder, *more):
         "--config.train.clip_norm=1.0",
         "--config.model.dropout=0.3",
         *more,
-    ]
+    )
 
 
 @pytest.mark.slow

@@ -5,7 +5,6 @@ import os
 import pathlib
 import signal
 import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -13,7 +12,7 @@ import tensorflow as tf
 
 from preprocess.errors import UserError
 from preprocess.shards import read_info
-from tests.conftest import TINY_DATA, until
+from tests.conftest import train_command, until
 from trainer import checkpoints, workdir
 from trainer import train as loop
 from trainer.build import build
@@ -468,21 +467,15 @@ def test_mixed_precision_trains_close_to_float32(
 
 
 def command(shards_folder, folder, *more):
-    return [
-        sys.executable,
-        "-m",
-        "trainer.main",
-        "train",
-        "--config=configs/synthetic.py:smoke",
-        *TINY_DATA,
-        f"--data={shards_folder}",
-        f"--workdir={folder}",
+    return train_command(
+        shards_folder,
+        folder,
         "--config.train.steps=60",
         "--config.train.checkpoint_every_steps=7",
         "--config.train.validate_every_steps=30",
         "--config.model.dropout=0.3",
         *more,
-    ]
+    )
 
 
 def lines_in(folder) -> int:
