@@ -12,7 +12,8 @@ from preprocess.records import BYTES_FEATURES, FLOAT_FEATURES
 from trainer import light_augment
 from trainer.reading_order import MOST_LANES, Part, Shard, part_of
 
-READ_AT_ONCE = 4  # shards of a lane; their records are shuffled among themselves
+READ_AT_ONCE = 16  # shards over all lanes, whose records are shuffled together
+LEAST_AT_ONCE = 4  # of each lane
 READ_BYTES = 2**20  # read ahead in each file
 READ_RECORDS = 4  # read ahead in each lane
 
@@ -66,7 +67,13 @@ def parse_tile(record: tf.Tensor, geometry: Geometry) -> dict[str, tf.Tensor]:
 
 
 def _lane_records(
-    shards: list[Shard], *, lane: int, start: int, seed: int, buffer: int
+    shards: list[Shard],
+    *,
+    lane: int,
+    start: int,
+    seed: int,
+    buffer: int,
+    together: int,
 ) -> tf.data.Dataset:
     """A lane's records from number `start` on, without end.
 
@@ -74,7 +81,7 @@ def _lane_records(
     neighbours come from different frames, and shuffled among themselves; then the next
     ones. So starting in the middle leaves out whole files unread, however many.
     """
-    together = min(READ_AT_ONCE, len(shards))
+    together = min(together, len(shards))
     epoch, within = divmod(start, sum(shard.records for shard in shards))
     lane_seed = tf.constant(seed * MOST_LANES + lane, tf.int64)
     missing = -len(shards) % together
@@ -143,6 +150,7 @@ def _worker_records(
             start=start_step * each,
             seed=seed,
             buffer=max(1, shuffle_tiles // len(lanes)),
+            together=max(LEAST_AT_ONCE, READ_AT_ONCE // len(lanes)),
         )
         for lane in part.lanes
     ]

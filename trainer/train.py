@@ -206,10 +206,12 @@ class Loop:
                     "goes on"
                 )
         if self.step < self.train.steps:
+            best = self.progress.best
+            than = f" than {best:.4f}" if best is not None else ""
             return (
                 f"stopped early after step {self.step}: no better "
-                f"{self.train.best_metric} than {self.progress.best:.4f} (step "
-                f"{self.progress.best_step}) in {self.train.patience} validations"
+                f"{self.train.best_metric}{than} (step {self.progress.best_step}) in "
+                f"{self.train.patience} validations"
             )
         return self.saved
 
