@@ -51,9 +51,9 @@ def keys(dataset, count):
     return [batch["key"].numpy().tolist() for batch in dataset.take(count)]
 
 
-@pytest.mark.parametrize("batch", [1, 3, 4, 5])
+@pytest.mark.parametrize("batch", [1, 4])
 def test_order_is_a_function_of_seed_epoch_and_step(info, many_shards, batch):
-    steps = 3 * 490 // batch
+    steps = 5 * 490 // (2 * batch)
     first = keys(batches(info, many_shards, batch), steps)
     assert keys(batches(info, many_shards, batch), steps) == first
     for start in (1, 100 // batch, steps // 3, 2 * steps // 3 + 7):
@@ -62,7 +62,7 @@ def test_order_is_a_function_of_seed_epoch_and_step(info, many_shards, batch):
     assert keys(batches(info, many_shards, batch, seed=2), 20) != first[:20]
 
 
-@pytest.mark.parametrize("batch, lanes", [(1, 1), (4, 4), (6, 6)])
+@pytest.mark.parametrize("batch, lanes", [(1, 1), (6, 6)])
 def test_every_epoch_of_a_lane_has_each_tile_once(info, many_shards, batch, lanes):
     dealt = deal_lanes(many_shards, batch)
     assert len(dealt) == lanes
@@ -83,7 +83,7 @@ def test_neighbours_in_a_batch_come_from_different_frames(info, many_shards):
     assert len({key.split(b"/")[2] for key in batch}) > 2
 
 
-@pytest.mark.parametrize("batch, workers", [(4, 2), (12, 3), (6, 3), (2, 2), (15, 5)])
+@pytest.mark.parametrize("batch, workers", [(4, 2), (6, 3), (15, 5)])
 def test_workers_read_the_parts_of_one_devices_batches(
     info, many_shards, batch, workers
 ):
