@@ -16,6 +16,7 @@ from preprocess.records import (
     read_records,
 )
 
+INFO_PARTS = ("config", "geometry", "normalization", "splits", "sources", "skipped")
 INFO_NAME = "dataset_info.json"  # written last: where it is, the data set is complete
 
 
@@ -165,6 +166,9 @@ def read_info(folder: str) -> dict[str, Any]:
     try:
         info = json.loads(files.read_bytes(path))
         version = info["schema_version"]
+        missing = [name for name in INFO_PARTS if name not in info]
+        if version == SCHEMA_VERSION and missing:
+            raise ValueError(f"without {', '.join(missing)}")
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{path}: broken ({error}); preprocess again with --overwrite"

@@ -62,7 +62,19 @@ DAMAGES = {
     "broken": lambda folder: (
         folder / checkpoints.name_of(4) / checkpoints.ABOUT
     ).write_text("{"),
+    "changed since": lambda folder: change_about(
+        folder, '"best_step": 2', '"best_step": 3'
+    ),
+    "changed since it was": lambda folder: change_about(
+        folder, '"step": 4', '"step": 5'
+    ),
 }
+
+
+def change_about(folder, old, new):
+    path = folder / checkpoints.name_of(4) / checkpoints.ABOUT
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
 
 
 @pytest.mark.parametrize("kind", DAMAGES)
@@ -114,6 +126,39 @@ def test_chosen_by_name(saved):
     flip_a_bit(data_of(saved, 2))
     with pytest.raises(UserError, match="step-00000002: damaged"):
         checkpoints.chosen(folder, "best")
+
+
+def test_newer_damaged_ones_take_no_place(
+    shards_folder, train_config, tmp_path, monkeypatch
+):
+    """With one kept: the one saved next must stay, not the damaged newer one."""
+    from trainer import train as loop
+
+    train_config.train.update({"keep_checkpoints": 1, "validate_every_steps": 100})
+    device = tf.distribute.OneDeviceStrategy("/cpu:0")
+    train_config.train.steps = 10
+    folder = tmp_path / "checkpoints"
+    loop.train(train_config, shards_folder, str(tmp_path), device)
+    train_config.train.steps = 20
+    for step in (5, 20):  # kept by another setting, say, and damaged
+        (folder / checkpoints.name_of(step)).mkdir()
+        (folder / checkpoints.name_of(step) / checkpoints.ABOUT).write_text("{}")
+
+    class Stopped(Exception):
+        pass
+
+    def stop(self):
+        if self.step > 12:
+            raise Stopped
+
+    monkeypatch.setattr(loop.Loop, "_profile", lambda self, **_: stop(self))
+    train_config.train.checkpoint_every_steps = 12
+    options = loop.Options(extend_steps=20)
+    (tmp_path / "config.json").unlink()  # for the new period of checkpoints
+    with pytest.raises(Stopped):
+        loop.train(train_config, shards_folder, str(tmp_path), device, options)
+    assert checkpoints.complete_steps(str(folder))[-1] == 12
+    assert checkpoints.newest_whole(str(folder)).step == 12
 
 
 def test_training_goes_on_from_the_one_before(

@@ -109,6 +109,47 @@ def test_a_shard_cut_between_records_is_noticed(data, train_config, tmp_path):
         train(train_config, str(data), str(tmp_path / "run"), ONE)
 
 
+def test_damage_of_a_validation_shard_is_named_too(data, train_config, tmp_path):
+    [path] = data.glob("validation-*")
+    place = offsets(path)[3]
+    flip(path, place + 40)
+    with pytest.raises(UserError) as caught:
+        train(train_config, str(data), str(tmp_path / "run"), ONE)
+    [line] = caught.value.problems
+    assert line.startswith(f"{path}: corrupted record at byte {place}; ")
+
+
+def test_a_dry_run_names_damage(data, train_config):
+    from trainer.build import build
+    from trainer.dry_run import dry_run
+
+    for path in data.glob("train-*"):
+        for place in offsets(path):
+            flip(path, place + 40)
+    with pytest.raises(UserError) as caught:
+        dry_run(build(train_config, str(data), ONE, Access()))
+    assert len(caught.value.problems) == 490
+
+
+def test_skipping_everything_is_refused(data, train_config, tmp_path, capfd):
+    flip(data / SECOND, 3)
+    train_config.train.global_batch = 2  # a lane for each of the two shards
+    options = Options(on_bad_record="skip")
+    with pytest.raises(UserError, match="no whole record is left in a lane"):
+        train(train_config, str(data), str(tmp_path / "run"), ONE, options)
+
+
+def test_other_damage_than_before_is_said(data, train_config, tmp_path, capfd):
+    options, run = Options(on_bad_record="skip"), str(tmp_path / "run")
+    train_config.train.steps = 4
+    train(train_config, str(data), run, ONE, options)
+    flip(data / SECOND, offsets(data / SECOND)[7] + 40)
+    capfd.readouterr()
+    more = options._replace(extend_steps=6)
+    train(train_config, str(data), run, ONE, more)
+    assert "other records are skipped than before" in capfd.readouterr().err
+
+
 def test_missing_shards_are_all_named(data, train_config, tmp_path):
     for path in data.glob("train-*"):
         path.unlink()
@@ -139,10 +180,16 @@ def test_cached_shards_give_the_same_losses(
     assert len(copies) == 3  # the validation split's too
     before = [path.stat().st_mtime_ns for path in copies]
     # From the copies alone, and not copied again.
-    for path in data.glob("train-*"):
+    originals = {path: path.read_bytes() for path in data.glob("train-*")}
+    for path in originals:
         flip(path, 100)
     assert losses("again", cache=folder) == plain
     assert [path.stat().st_mtime_ns for path in copies] == before
+    # A damaged copy is made again.
+    for path, content in originals.items():
+        path.write_bytes(content)
+    flip(copies[0], 100)
+    assert losses("mended", cache=folder) == plain
 
 
 def test_a_cache_takes_no_damaged_shard_and_no_remote_folder(data, tmp_path):

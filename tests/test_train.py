@@ -296,6 +296,7 @@ def test_progress_knows_the_best():
     for step, (score, best) in enumerate(scores):
         assert progress.judge(score, step, higher=True) == best
     assert (progress.best, progress.best_step, progress.since_best) == (0.6, 3, 1)
+    assert not progress.judge(float("nan"), 8, higher=True)
     assert progress.judge(0.1, 9, higher=False)
 
 
@@ -335,6 +336,44 @@ def test_a_run_is_extended_and_nothing_else(
     # A constant rate's longer run is the one that was long from the start.
     run(longer, shards_folder, tmp_path / "whole")
     assert_same_weights(tmp_path, tmp_path / "whole", 12)
+
+
+def test_extending_on_other_data_changes_nothing(shards_folder, train_config, tmp_path):
+    train_config.train.steps = 2
+    run(train_config, shards_folder, tmp_path)
+    info = json.loads((tmp_path / "dataset_info.json").read_text())
+    info["splits"]["train"]["num_tiles"] += 1  # as if the data were others
+    (tmp_path / "dataset_info.json").write_text(json.dumps(info))
+    with pytest.raises(UserError, match="num_tiles"):
+        run(train_config, shards_folder, tmp_path, extend_steps=4)
+    assert workdir.read_config(str(tmp_path)).train.steps == 2
+
+
+def test_another_precision_is_refused(shards_folder, train_config, tmp_path):
+    """auto resolves otherwise on another device."""
+    train_config.train.steps = 2
+    run(train_config, shards_folder, tmp_path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("trainer.strategy.resolve_precision", lambda _: "mixed_bfloat16")
+        with pytest.raises(UserError, match="float32 there, mixed_bfloat16 here"):
+            run(train_config, shards_folder, tmp_path)
+
+
+def test_weights_that_are_not_finite_are_not_saved(
+    shards_folder, train_config, tmp_path
+):
+    """The last step's update, whose loss nobody sees any more."""
+    train_config.train.update({"learning_rate": 1e38, "momentum": 0.0, "steps": 1})
+    train_config.train.best_metric = "cross_entropy"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop.Loop, "_stop_on_nan", lambda *_: None)
+        train_config.train.steps = 4
+        train_config.train.steps_per_call = 4
+        with pytest.raises(UserError, match="are not finite after step 4; nothing"):
+            run(train_config, shards_folder, tmp_path)
+    assert not checkpoints.complete_steps(str(tmp_path / "checkpoints"))
+    for line in (tmp_path / "metrics.jsonl").read_text().splitlines():
+        assert "NaN" not in line and "Infinity" not in line
 
 
 def test_nan_names_step_rate_norm_and_tiles(shards_folder, train_config, tmp_path):
@@ -393,6 +432,30 @@ def test_config_that_reads_other_truth_or_splits_is_refused(
         check_fit(read_info(shards_folder), train_config)
     named = [line.split(":")[0] for line in caught.value.problems]
     assert named == ["config.data.labels", "config.data.split.test"]
+
+
+def test_early_stopping_needs_a_validation_split(
+    shards_folder, train_config, tmp_path, monkeypatch
+):
+    info = read_info(shards_folder)
+    info["splits"]["validation"]["shards"] = []
+    monkeypatch.setattr("trainer.build.read_info", lambda _: info)
+    train_config.train.patience = 3
+    with pytest.raises(UserError, match="no validation split to judge by"):
+        run(train_config, shards_folder, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["config.json", "dataset_info.json"])
+def test_a_workdirs_own_files_are_not_overwritten(
+    shards_folder, train_config, tmp_path, name
+):
+    train_config.train.steps = 1
+    run(train_config, shards_folder, tmp_path)
+    for content in ("{}", "null", "{"):
+        (tmp_path / name).write_text(content)
+        with pytest.raises(UserError):
+            run(train_config, shards_folder, tmp_path)
+        assert (tmp_path / name).read_text() == content
 
 
 def test_failed_start_claims_no_workdir(shards_folder, train_config, tmp_path):

@@ -13,8 +13,8 @@ from trainer.check import check_batch, check_fit, check_train_config
 from trainer.losses import class_weights
 from trainer.reading_order import Shard, deal_lanes, part_of
 from trainer.shard_files import Access, bring_near, damage, find_shards
-from trainer.step import State, make_steps
-from trainer.validate import Validator
+from trainer.step import Made, State, make_steps
+from trainer.validate import Validation, Validator
 
 
 class Built(NamedTuple):
@@ -31,6 +31,7 @@ class Built(NamedTuple):
       lanes: the training shards in the order in which they are read.
       run_steps: see `step.make_steps`.
       validator: None where the data set has no validation split.
+      validation_shards: those that this worker reads.
     """
 
     config: ml_collections.ConfigDict
@@ -43,6 +44,7 @@ class Built(NamedTuple):
     lanes: list[list[Shard]]
     run_steps: Any
     validator: Validator | None
+    validation_shards: list[Shard]
 
     def batches(self, start_step: int, **options) -> tf.data.Dataset:
         """`input_pipeline.training_batches` of this run."""
@@ -77,10 +79,42 @@ class Built(NamedTuple):
         [batch] = self.batches(step, with_keys=True).take(1)
         return [key.decode() for key in batch["key"].numpy().tolist()]
 
-    def damage(self) -> list[str]:
-        """What is wrong with the training shards, a line each."""
-        shards = [shard for lane in self.lanes for shard in lane]
-        return damage(shards, self.info["geometry"])
+    def make(self, iterator, count: int, stop: bool = False) -> Made:
+        """Runs some steps.
+
+        Raises:
+          UserError: a shard is damaged.
+        """
+        try:
+            return self.run_steps(iterator, tf.constant(count), tf.constant(stop))
+        except tf.errors.OpError as error:
+            self._explain([shard for lane in self.lanes for shard in lane], error)
+            raise
+
+    def validate(self, most: int = 0) -> Validation:
+        """Scores whole frames, all or some.
+
+        Raises:
+          UserError: a shard is damaged.
+        """
+        assert self.validator
+        try:
+            return self.validator(most)
+        except ValueError as error:
+            self._explain(self.validation_shards, error)
+            raise
+
+    def _explain(self, shards: list[Shard], error: Exception) -> None:
+        """Says which shard is damaged where, if that is why reading failed."""
+        reading = (
+            tf.errors.DataLossError,
+            tf.errors.InvalidArgumentError,
+            tf.errors.OutOfRangeError,
+            ValueError,
+        )
+        if isinstance(error, reading):
+            if problems := damage(shards, self.info["geometry"]):
+                raise UserError(problems) from error
 
     def describe(self) -> str:
         """Parameters, devices and, with several workers, how the data is shared."""
@@ -143,9 +177,15 @@ def build(
         config.train,
         xla=xla,
     )
-    validator = None
+    validator, validation_shards = None, []
     if info["splits"]["validation"]["shards"]:
-        validator = _validator(config, info, data, devices, cluster, access, state)
+        validation_shards = _validation_shards(info, data, cluster, access)
+        validator = _validator(config, info, devices, validation_shards, state)
+    elif config.train.patience:
+        raise UserError(
+            f"config.train.patience={config.train.patience}: {data} has no validation "
+            "split to judge by"
+        )
     return Built(
         config,
         info,
@@ -157,6 +197,7 @@ def build(
         lanes,
         run_steps,
         validator,
+        validation_shards,
     )
 
 
@@ -174,21 +215,26 @@ def _lanes(config, info, data, cluster, access) -> list[list[Shard]]:
         lanes[i] = [shard for shard in (next(near) for _ in lanes[i]) if shard.records]
         if not lanes[i]:
             raise UserError(
-                f"{data}: a lane of the training shards has no whole record"
+                f"{data}: no whole record is left in a lane of the training shards; "
+                "run preprocess again to mend them"
             )
     return lanes
 
 
-def _validator(config, info, data, devices, cluster, access, state) -> Validator:
+def _validation_shards(info, data, cluster, access) -> list[Shard]:
     whole = access.on_bad_record == "fail"
     shards = find_shards(info, data, "validation", whole=whole)
-    own = bring_near(shards[cluster.worker :: cluster.size], info["geometry"], access)
+    own = shards[cluster.worker :: cluster.size]
+    return bring_near(own, info["geometry"], access)
+
+
+def _validator(config, info, devices, shards, state) -> Validator:
     sizes = whole_frames.frame_sizes(info, "validation")
     chosen = whole_frames.spread(sorted(sizes), config.train.validate_frames)
 
     def frames():
         return whole_frames.read_frames(
-            [shard.path for shard in own],
+            [shard.path for shard in shards],
             info["geometry"],
             {key: sizes[key] for key in chosen},
         )

@@ -1,5 +1,6 @@
 """Whether config and data fit each other, before a device is touched."""
 
+import math
 from typing import Any
 
 import ml_collections
@@ -60,18 +61,20 @@ def check_train_config(config: ml_collections.ConfigDict) -> None:
     problems += [
         f"config.train.{name}={values[name]!r} must be above 0"
         for name in POSITIVE
-        if values[name] <= 0
+        if not 0 < values[name] < math.inf
     ]
     problems += [
         f"config.train.{name}={values[name]!r} must not be negative"
         for name in NOT_NEGATIVE
-        if values[name] < 0
+        if not 0 <= values[name] < math.inf
     ]
     problems += [
         f"config.train.{name}={values[name]!r}: 0 up to below 1"
         for name in SHARES
         if not 0 <= values[name] < 1
     ]
+    if not 0 <= config.seed < 2**31:
+        problems.append(f"config.seed={config.seed}: 0 up to below 2**31")
     if not 0 <= config.model.dropout < 1:
         problems.append(f"config.model.dropout={config.model.dropout}: 0 up to below 1")
     if not 0 <= train.warmup_steps < max(1, train.steps):

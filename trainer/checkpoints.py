@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from preprocess import files
 from preprocess.errors import UserError
-from preprocess.shards import as_json, sha256_of
+from preprocess.shards import as_json, fingerprint, sha256_of
 
 ABOUT = "about.json"
 STATE = "state"
@@ -28,12 +28,19 @@ class About(NamedTuple):
       step: steps made.
       progress: what the loop must know to go on, as JSON.
       sizes, digests: of each file by name.
+      own_digest: of all the above.
     """
 
     step: int
     progress: dict[str, Any]
     sizes: dict[str, int]
     digests: dict[str, str]
+    own_digest: str = ""
+
+    def sealed(self) -> "About":
+        """The same with its own digest."""
+        content = self._replace(own_digest="")._asdict()
+        return self._replace(own_digest=fingerprint(content))
 
 
 def name_of(step: int) -> str:
@@ -66,6 +73,8 @@ def read_about(folder: str, step: int) -> About:
         about = About(**json.loads(files.read_bytes(files.join(inside, ABOUT))))
     except (ValueError, TypeError) as error:
         raise ValueError(f"{ABOUT} is broken: {error}") from None
+    if about != about.sealed() or about.step != step:
+        raise ValueError(f"{ABOUT} has changed since it was written")
     for name, digest in about.digests.items():
         path = files.join(inside, name)
         if not files.exists(path):
@@ -87,7 +96,11 @@ def save(
     remove(folder, step)
     files.remove([] if remote else [written])
     files.make_folder(written)
-    checkpoint.write(files.join(written, STATE))
+    try:
+        checkpoint.write(files.join(written, STATE))
+    except tf.errors.OpError as error:  # a full disk, no permission, a lost bucket
+        reason = " ".join(error.message.split())[:200]
+        raise UserError(f"{written}: checkpoint not written: {reason}") from error
     paths = files.list_files(written)
     about = About(
         step,
@@ -98,7 +111,7 @@ def save(
     if not remote:
         for path in paths:
             _flush(path)
-    files.write_bytes(files.join(written, ABOUT), as_json(about._asdict()))
+    files.write_bytes(files.join(written, ABOUT), as_json(about.sealed()._asdict()))
     if not remote:
         os.replace(written, final)
         _flush(folder)
@@ -126,6 +139,16 @@ def prune(folder: str, keep: int, best: int | None) -> None:
     for step in steps[:-keep]:
         if step != best:
             remove(folder, step)
+
+
+def forget_newer(folder: str, step: int) -> None:
+    """Removes checkpoints of later steps: damaged, since they were not gone back to.
+
+    They would count among those that are kept, in place of whole ones.
+    """
+    for later in complete_steps(folder):
+        if later > step:
+            remove(folder, later)
 
 
 def clear_unfinished(folder: str) -> None:

@@ -38,7 +38,7 @@ def dry_run(run: Built) -> str:
     ]
     validation = 0.0
     if run.validator:
-        validation, found = _timed(lambda: run.validator(1))
+        validation, found = _timed(lambda: run.validate(1))
         scores = ", ".join(
             f"{k} {v:.4f}" for k, v in found.scores.items() if v is not None
         )
@@ -52,7 +52,7 @@ def dry_run(run: Built) -> str:
 
 
 def _step(run: Built, iterator) -> float:
-    made = run.run_steps(iterator, tf.constant(1), tf.constant(False))
+    made = run.make(iterator, 1)
     return float(made.losses[0])
 
 

@@ -47,9 +47,11 @@ class Logbook:
             disable=silent,
         )
 
-    def advance(self, steps: int, *, loss: float, images_per_s: float) -> None:
+    def advance(self, steps: int, *, loss: float, images_per_s: float | None) -> None:
         """Moves the bar."""
-        shown = f"loss {loss:.4f}, {images_per_s:.2f} images/s"
+        shown = f"loss {loss:.4f}"
+        if images_per_s:
+            shown += f", {images_per_s:.2f} images/s"
         self.bar.set_postfix_str(shown, refresh=False)
         self.bar.update(steps)
 

@@ -5,6 +5,7 @@ The only home of their flags; each loads TensorFlow when it runs, not before.
 
 import contextlib
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -94,7 +95,12 @@ def _train(values: flags.FlagValues, _: list[str]) -> None:
         from trainer import strategy
         from trainer.train import Options, built, train
 
+        several = strategy.read_cluster().size > 1
+        devices = None if several else strategy.start(values.devices)
+    if devices is None:  # it waits for the others, and may have to say so
         devices = strategy.start(values.devices)
+        # TensorFlow's runtime takes SIGTERM for itself here.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
     options = Options(
         values.on_bad_record, values.cache, values.extend_steps, profile_steps
     )

@@ -167,7 +167,7 @@ def _copies(shards: Sequence[Shard], cache: str) -> list[str]:
     todo = [
         (shard, copy)
         for shard, copy in zip(shards, copies, strict=True)
-        if not os.path.exists(copy) or os.path.getsize(copy) != shard.entry["bytes"]
+        if not os.path.exists(copy) or sha256_of(copy) != shard.entry["sha256"]
     ]
     wanted = sum(shard.entry["bytes"] for shard, _ in todo)
     free = shutil.disk_usage(folder).free

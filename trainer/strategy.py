@@ -42,6 +42,8 @@ def read_cluster(environment: dict[str, str] | os._Environ = os.environ) -> Clus
     try:
         content: dict[str, Any] = json.loads(text)
         cluster = content.get("cluster") or {}
+        if not all(isinstance(hosts, list) for hosts in cluster.values()):
+            raise ValueError("each kind of task wants a list of hosts")
         tasks = [
             (k, i) for k in ("chief", "worker") for i in range(len(cluster.get(k, ())))
         ]
@@ -73,8 +75,12 @@ def start(devices: int = 0) -> tf.distribute.Strategy:
     Raises:
       UserError: a device can't be split so.
     """
-    logical = split_first_device(devices) if devices else []
     worker, size = read_cluster()
+    if size > 1 and devices:
+        raise UserError(
+            f"--devices splits a lone machine's device, not with {TF_CONFIG}"
+        )
+    logical = split_first_device(devices) if devices else []
     if size > 1:
         print(f"worker {worker} of {size}: waiting for the others", flush=True)
         return tf.distribute.MultiWorkerMirroredStrategy()

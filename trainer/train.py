@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import math
 import signal
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -54,6 +55,8 @@ class Progress:
       losses, norms: of the steps since the last line of metrics.jsonl.
       best, best_step: the best score so far and when.
       since_best: validations since then.
+      unlooked: whether a stop came before what was due at this step.
+      records: of each training shard, less those that were skipped.
     """
 
     losses: list[float] = dataclasses.field(default_factory=list)
@@ -61,13 +64,18 @@ class Progress:
     best: float | None = None
     best_step: int | None = None
     since_best: int = 0
+    unlooked: bool = False
+    records: list[int] = dataclasses.field(default_factory=list)
 
     def judge(self, score: float | None, step: int, *, higher: bool) -> bool:
         """Takes a validation's score in; whether it is the best."""
-        if score is not None and (
-            self.best is None or (score > self.best if higher else score < self.best)
+        found, best = score, self.best
+        if found is not None and not math.isfinite(found):
+            found = None
+        if found is not None and (
+            best is None or (found > best if higher else found < best)
         ):
-            self.best, self.best_step, self.since_best = score, step, 0
+            self.best, self.best_step, self.since_best = found, step, 0
             return True
         self.since_best += 1
         return False
@@ -110,15 +118,43 @@ def train(
     devices = devices or strategy.start()
     if options.extend_steps:
         config.train.steps = options.extend_steps
+    if options.profile_steps and options.profile_steps[0] >= config.train.steps:
+        raise UserError(
+            f"--profile_steps={options.profile_steps[0]},{options.profile_steps[1]}: "
+            f"the run has config.train.steps={config.train.steps}"
+        )
     with contextlib.ExitStack() as stack:
         run = stack.enter_context(built(config, data, devices, options))
         chief = run.cluster.is_chief
         if chief:
             stack.enter_context(files.exclusive(folder))
         extend = bool(options.extend_steps)
-        workdir.claim(folder, config, run.info, write=chief, extend=extend)
+        computed = {"precision": run.precision, "xla": run.xla}
+        workdir.claim(folder, config, run.info, computed, write=chief, extend=extend)
         print(run.describe(), flush=True)
-        Loop(run, folder, options).run()
+        with _ends_of_others(run.cluster):
+            Loop(run, folder, options).run()
+
+
+@contextlib.contextmanager
+def _ends_of_others(cluster: strategy.Cluster) -> Iterator[None]:
+    """Says in a line that another worker has ended, for then nothing can go on."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        gone = (
+            tf.errors.UnavailableError,
+            tf.errors.AbortedError,
+            tf.errors.InternalError,
+            tf.errors.CancelledError,
+            tf.errors.DeadlineExceededError,
+        )
+        if cluster.size == 1 or not isinstance(error, gone):
+            raise
+        raise UserError(
+            f"worker {cluster.worker} of {cluster.size}: another worker has ended, and "
+            "its log says why; start all of them again to go on"
+        ) from error
 
 
 class Loop:
@@ -146,6 +182,7 @@ class Loop:
         if cluster.is_chief:
             checkpoints.clear_unfinished(self.saved)
             about = checkpoints.newest_whole(self.saved)
+            checkpoints.forget_newer(self.saved, about.step if about else 0)
         step = strategy.chiefs(self.built.devices, cluster, about.step if about else 0)
         if not step:
             if cluster.is_chief:
@@ -156,10 +193,20 @@ class Loop:
         status = checkpoints.restore(self.checkpoint, self.saved, step)
         status.assert_consumed()
         self.progress = Progress(**about.progress)
+        if self.progress.records != self._records() and cluster.is_chief:
+            print(
+                "other records are skipped than before: tiles come in another order "
+                "from here",
+                file=sys.stderr,
+                flush=True,
+            )
         if cluster.is_chief:
             workdir.trim_metrics(self.folder, step)
             print(f"going on after step {step}", flush=True)
         return step
+
+    def _records(self) -> list[int]:
+        return [shard.records for lane in self.built.lanes for shard in lane]
 
     def run(self) -> None:
         """Trains to the end, or until asked to stop.
@@ -179,17 +226,21 @@ class Loop:
             self._profile(ended=True)
             self._save()
             strategy.chiefs(self.built.devices, self.built.cluster, 0)  # all wait here
-        if self.asked_to_stop is signal.SIGINT:
+        if self.asked_to_stop is signal.SIGINT and self.progress.unlooked:
             raise KeyboardInterrupt
         print(ended, flush=True)
 
     def _steps(self) -> str:
         """Makes steps; why it made no more."""
+        if self.progress.unlooked:
+            self.progress.unlooked = False
+            self._look()
         iterator = self.built.iterator(self.step) if self._more() else None
         while self._more():
             count = self._until_look()
             self._profile()
-            made = self._make(iterator, count)
+            asked = self.asked_to_stop is not None
+            made = self.built.make(iterator, count, stop=asked)
             losses = made.losses.numpy().tolist()
             norms = made.norms.numpy().tolist()
             self._stop_on_nan(losses, norms)
@@ -198,13 +249,16 @@ class Loop:
             self.progress.losses += losses
             self.progress.norms += norms
             self.book.advance(count, loss=losses[-1], images_per_s=self._speed())
-            self._look()
-            if int(made.stops):
+            alone = self.built.cluster.size == 1  # others would have to know at once
+            if int(made.stops) or (alone and self.asked_to_stop):
+                # Whoever takes the machine away may not wait for a validation.
+                self.progress.unlooked = True
                 name = self.asked_to_stop.name if self.asked_to_stop else "another's"
                 return (
                     f"{name} signal: saved after step {self.step}; the same command "
                     "goes on"
                 )
+            self._look()
         if self.step < self.train.steps:
             best = self.progress.best
             than = f" than {best:.4f}" if best is not None else ""
@@ -218,18 +272,6 @@ class Loop:
     def _more(self) -> bool:
         tired = self.train.patience and self.progress.since_best >= self.train.patience
         return self.step < self.train.steps and not tired
-
-    def _make(self, iterator, count: int):
-        """Runs some steps; says which shard is damaged, if that ends them."""
-        stop = tf.constant(self.asked_to_stop is not None)
-        try:
-            return self.built.run_steps(iterator, tf.constant(count), stop)
-        except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
-            if problems := self.built.damage():
-                raise UserError(problems) from error
-            raise
-        except tf.errors.OutOfRangeError as error:
-            raise UserError(self.built.damage() or [str(error)]) from error
 
     def _until_look(self) -> int:
         """Steps until something is due: a line, validation, checkpoint or the end."""
@@ -266,7 +308,7 @@ class Loop:
         if validate or self._due(train.log_every_steps):
             validation = None
             if validate and self.built.validator:
-                validation = self.built.validator()
+                validation = self.built.validate()
             self._record(validation)
             best = validation is not None and self._judge(validation)
             if best:
@@ -283,8 +325,10 @@ class Loop:
         minutes = self.train.checkpoint_every_minutes
         return minutes > 0 and time.monotonic() - self.saved_at[1] >= 60 * minutes
 
-    def _speed(self) -> float:
-        """Images a second over all replicas since the last line."""
+    def _speed(self) -> float | None:
+        """Images a second over all replicas since the last line, if any were seen."""
+        if not self.seen:
+            return None
         return self.seen * self.train.global_batch / (time.monotonic() - self.since)
 
     def _record(self, validation: Validation | None) -> None:
@@ -294,7 +338,7 @@ class Loop:
             "loss": sum(losses) / len(losses),
             "learning_rate": float(self.schedule(self.step - 1)),
             "gradient_norm": _finite(sum(norms) / len(norms)),
-            "images_per_s": round(self._speed(), 3),
+            "images_per_s": self._speed(),
         }
         self.progress.losses, self.progress.norms = [], []
         self.book.record(line, validation)
@@ -312,10 +356,22 @@ class Loop:
         self.saved_at = (self.step, time.monotonic())
         if not self.built.cluster.is_chief:
             return
+        self._check_weights()
+        self.progress.records = self._records()
         progress = dataclasses.asdict(self.progress)
         checkpoints.save(self.checkpoint, self.saved, self.step, progress)
         keep = self.train.keep_checkpoints
         checkpoints.prune(self.saved, keep, self.progress.best_step)
+
+    def _check_weights(self) -> None:
+        """A checkpoint never holds what can't be gone on from."""
+        for variable in self.built.state.network.trainable_variables:
+            if not bool(tf.reduce_all(tf.math.is_finite(variable))):
+                raise UserError(
+                    f"weights of {variable.path} are not finite after step "
+                    f"{self.step}; nothing was saved; lower config.train.learning_rate "
+                    "and train into another --workdir"
+                )
 
     def _stop_on_nan(self, losses: list[float], norms: list[float]) -> None:
         # In float16 infinite gradients are usual: the loss scale then goes down.
@@ -341,11 +397,12 @@ class Loop:
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
-        """Notes SIGTERM and Ctrl-C, for the loop to save first; a second one kills."""
+        """Notes SIGTERM and Ctrl-C, to save first; a second Ctrl-C kills."""
 
         def note(number, _):
             self.asked_to_stop = signal.Signals(number)
-            signal.signal(number, before[number])
+            if number == signal.SIGINT:
+                signal.signal(number, before[number])
 
         before: dict[int, Any] = {}
         for wanted in (signal.SIGTERM, signal.SIGINT):

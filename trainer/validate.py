@@ -1,6 +1,7 @@
 """Scores and pictures of the validation split's whole frames, during training."""
 
 import itertools
+import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -116,7 +117,9 @@ def named_scores(confusion: np.ndarray, entropy: float) -> dict[str, float | Non
     return {
         "mean_iou": scores["mean_iou"],
         "pixel_error": scores["pixel_error"],
-        "cross_entropy": entropy / labelled if labelled else None,
+        "cross_entropy": (
+            entropy / labelled if labelled and math.isfinite(entropy) else None
+        ),
         **{f"iou_{k}": value for k, value in enumerate(scores["iou"])},
     }
 

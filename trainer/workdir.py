@@ -11,6 +11,7 @@ from preprocess.errors import UserError
 from preprocess.shards import INFO_NAME, as_json, differences
 
 CONFIG_NAME = "config.json"
+COMPUTED_NAME = "computed.json"  # precision and compilation, as resolved
 CHECKPOINTS = "checkpoints"
 LOGS = "logs"
 METRICS_NAME = "metrics.jsonl"
@@ -20,6 +21,7 @@ def claim(
     workdir: str,
     config: ml_collections.ConfigDict,
     info: dict[str, Any],
+    computed: dict[str, Any],
     *,
     write: bool = True,
     extend: bool = False,
@@ -30,6 +32,7 @@ def claim(
       workdir: the folder.
       config: the run's.
       info: the data set's.
+      computed: how the run computes on these devices, which "auto" leaves open.
       write: whether to write at all: the chief alone does.
       extend: whether config.train.steps may be more than there.
 
@@ -44,19 +47,30 @@ def claim(
     content = {
         CONFIG_NAME: json.loads(config.to_json()),
         INFO_NAME: {name: value for name, value in info.items() if name != "times"},
+        COMPUTED_NAME: computed,
     }
+    changed, to_write = [], []
     for name, mine in content.items():
         path = files.join(workdir, name)
         there = _read_json(path) if files.exists(path) else None
-        allowed = there
-        if there is not None and extend and name == CONFIG_NAME:
-            allowed = _extended(path, there, mine["train"]["steps"])
-        changed = differences(allowed or mine, mine, name.removesuffix(".json"))
-        if changed:
-            advice = "give another --workdir, or remove this one to start afresh"
-            raise UserError([f"{path}: {line}; {advice}" for line in changed[:20]])
-        if write and there != mine:
-            files.write_bytes(path, as_json(mine))
+        if there != mine:
+            to_write.append((path, mine))
+        if there is None:
+            continue
+        if extend and name == CONFIG_NAME:
+            there = _extended(path, there, mine["train"]["steps"])
+        for line in differences(there, mine, name.removesuffix(".json")):
+            changed.append(f"{path}: {line}; {_advice(line)}")
+    if changed:
+        raise UserError(changed[:20])
+    for path, mine in to_write if write else []:
+        files.write_bytes(path, as_json(mine))
+
+
+def _advice(line: str) -> str:
+    if line.startswith("config.train.steps: "):
+        return "--extend_steps=N takes the run to N steps in all"
+    return "give another --workdir, or remove this one to start afresh"
 
 
 def _extended(path: str, there: dict[str, Any], steps: int) -> dict[str, Any]:
@@ -65,19 +79,23 @@ def _extended(path: str, there: dict[str, Any], steps: int) -> dict[str, Any]:
     Raises:
       UserError: it has more than that already.
     """
-    if steps < there["train"]["steps"]:
+    train = there.get("train", {})
+    if steps < train.get("steps", 0):
         raise UserError(
-            f"--extend_steps={steps}: {path} has train.steps="
-            f"{there['train']['steps']}; steps are the whole run's and only grow"
+            f"--extend_steps={steps}: {path} has train.steps={train['steps']}; "
+            "steps are the whole run's and only grow"
         )
-    return there | {"train": there["train"] | {"steps": steps}}
+    return there | {"train": train | {"steps": steps}}
 
 
 def _read_json(path: str) -> dict[str, Any]:
     try:
-        return json.loads(files.read_bytes(path))
+        content = json.loads(files.read_bytes(path))
+        if not isinstance(content, dict):
+            raise ValueError("not a JSON object")
     except ValueError as error:
         raise UserError(f"{path}: broken ({error}); is it train's own?") from None
+    return content
 
 
 def read_config(workdir: str) -> ml_collections.ConfigDict:
@@ -105,11 +123,11 @@ def trim_metrics(workdir: str, step: int) -> None:
     kept = []
     for line in files.read_bytes(path).splitlines(keepends=True):
         try:
-            if json.loads(line)["step"] > step:
-                break
+            beyond = json.loads(line)["step"] > step
         except (ValueError, TypeError, KeyError):
-            break
-        kept.append(line)
+            continue
+        if not beyond:
+            kept.append(line)
     files.write_bytes(path, b"".join(kept))
 
 
