@@ -154,7 +154,7 @@ def picture(frame: WholeFrame, probability: np.ndarray) -> np.ndarray:
     unlabelled = frame.label == UNLABELLED
     classes = probability.shape[-1]
     truth = np.where(unlabelled, 128, frame.label / (classes - 1) * 255)
-    foreground = (1 - probability[..., 0]) * 255
+    foreground = np.nan_to_num(1 - probability[..., 0]) * 255
     panels = [np.repeat(p[..., None], 3, axis=-1) for p in (grey, truth, foreground)]
     wrong = (probability.argmax(-1) != frame.label) & ~unlabelled
     error = panels[0] * 0.5
