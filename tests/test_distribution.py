@@ -14,7 +14,7 @@ import tensorflow as tf
 from preprocess.errors import UserError
 from tests.conftest import train_command, until
 from trainer import checkpoints, strategy
-from trainer.train import train
+from trainer.train import _ends_of_others, train
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -187,6 +187,17 @@ def test_two_processes_and_split_device_give_one_devices_losses(
         assert last[0] == pytest.approx(last[1], rel=1e-4)
     steps = checkpoints.complete_steps(str(tmp_path / "workers/checkpoints"))
     assert steps[-1] == 20
+
+
+def test_the_end_of_another_worker_is_one_line():
+    """What TensorFlow raises then; with one worker it stays what it is."""
+    error = tf.errors.UnavailableError(None, None, "heartbeat")
+    with pytest.raises(UserError, match="worker 0 of 2: another worker has ended"):
+        with _ends_of_others(strategy.Cluster(0, 2)):
+            raise error
+    with pytest.raises(tf.errors.UnavailableError):
+        with _ends_of_others(strategy.Cluster(0, 1)):
+            raise error
 
 
 # --- What a cluster is ---------------------------------------------------------------

@@ -89,6 +89,8 @@ def _load_tensorflow() -> None:
 def _train(values: flags.FlagValues, _: list[str]) -> None:
     if values.on_bad_record not in ("fail", "skip"):
         raise UserError(f"--on_bad_record={values.on_bad_record}: fail or skip")
+    if not (values.workdir or values.dry_run):
+        raise UserError("--workdir must be given, or --dry_run; see --help")
     profile_steps = _profile_steps(values.profile_steps)
     config = cli.config_of(values)
     with _starting():
@@ -207,7 +209,7 @@ COMMANDS = {
                 ),
             ),
             _train,
-            required=("data", "workdir"),
+            required=("data",),
             takes_config=True,
         ),
         cli.Command(
