@@ -93,8 +93,10 @@ def save(
     final = files.join(folder, name_of(step))
     remote = files.is_remote(folder)
     written = final if remote else files.join(folder, files.TEMPORARY + name_of(step))
-    remove(folder, step)
-    files.remove([] if remote else [written])
+    if remote:
+        remove(folder, step)
+    else:
+        files.remove([written])
     files.make_folder(written)
     try:
         checkpoint.write(files.join(written, STATE))
@@ -113,6 +115,7 @@ def save(
             _flush(path)
     files.write_bytes(files.join(written, ABOUT), as_json(about.sealed()._asdict()))
     if not remote:
+        remove(folder, step)
         os.replace(written, final)
         _flush(folder)
 

@@ -201,7 +201,7 @@ class Loop:
                 flush=True,
             )
         if cluster.is_chief:
-            workdir.trim_metrics(self.folder, step)
+            workdir.trim_metrics(self.folder, step - self.progress.unlooked)
             print(f"going on after step {step}", flush=True)
         return step
 
@@ -235,6 +235,8 @@ class Loop:
         if self.progress.unlooked:
             self.progress.unlooked = False
             self._look()
+            self.saved_at = (-1, self.saved_at[1])  # the checkpoint doesn't know of it
+            self._save()
         iterator = self.built.iterator(self.step) if self._more() else None
         while self._more():
             count = self._until_look()

@@ -7,7 +7,7 @@ code that users get, with nothing but the data set's shards at hand.
 import concurrent.futures
 import itertools
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -108,8 +108,7 @@ def read_frames(
 def _ahead(frames: Iterator[WholeFrame]) -> Iterator[WholeFrame]:
     """The same items, each made in another thread while its forerunner is used."""
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        take: Callable = lambda: next(frames, None)  # noqa: E731
-        coming = pool.submit(take)
+        coming = pool.submit(next, frames, None)
         while (frame := coming.result()) is not None:
-            coming = pool.submit(take)
+            coming = pool.submit(next, frames, None)
             yield frame
