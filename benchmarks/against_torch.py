@@ -15,11 +15,13 @@ import functools
 import os
 import pathlib
 import statistics
-import subprocess
 import sys
-import time
 
 ROOT = pathlib.Path(__file__).parent.parent
+sys.path[0] = str(ROOT)  # not this folder: its names are no modules
+
+from benchmarks import torch_unet, turns  # noqa: E402
+
 TILE, OUTPUT = 572, 388
 
 # What makes a variant: environment, then what its process changes.
@@ -90,42 +92,12 @@ def tensorflow_step(width: int, batch: int):
 def torch_step(width: int, batch: int):
     """The same in PyTorch, as its users write it."""
     import torch
-    from torch import nn
     from torch.nn import functional
 
     torch.manual_seed(0)
     torch.set_num_threads(os.cpu_count() or 1)
 
-    def two(channels, filters):
-        return nn.Sequential(
-            nn.Conv2d(channels, filters, 3),
-            nn.ReLU(),
-            nn.Conv2d(filters, filters, 3),
-            nn.ReLU(),
-        )
-
-    class UNet(nn.Module):
-        def __init__(self, depth=4):
-            super().__init__()
-            filters = [width * 2**level for level in range(depth + 1)]
-            self.down = nn.ModuleList(map(two, [1, *filters], filters))
-            pairs = list(zip(filters[:0:-1], filters[-2::-1], strict=True))
-            self.up = nn.ModuleList(nn.ConvTranspose2d(a, b, 2, 2) for a, b in pairs)
-            self.join = nn.ModuleList(two(a, b) for a, b in pairs)
-            self.logits = nn.Conv2d(width, 2, 1)
-
-        def forward(self, x):
-            skips = []
-            for level, convolutions in enumerate(self.down):
-                x = convolutions(functional.max_pool2d(x, 2) if level else x)
-                skips.append(x)
-            for up, join, skip in zip(self.up, self.join, skips[-2::-1], strict=True):
-                x = functional.relu(up(x))
-                crop = (skip.shape[-1] - x.shape[-1]) // 2
-                x = join(torch.cat([skip[..., crop:-crop, crop:-crop], x], 1))
-            return self.logits(x)
-
-    network = UNet()
+    network = torch_unet.unet(width)
     optimizer = torch.optim.Adam(network.parameters(), 1e-3)
     image = torch.randn(batch, 1, TILE, TILE)
     label = torch.randint(0, 2, (batch, OUTPUT, OUTPUT))
@@ -143,21 +115,17 @@ def torch_step(width: int, batch: int):
 
 
 def work(variant: str, width: int, batch: int) -> None:
-    """The other process: a step for each line of stdin, its seconds to stdout."""
+    """The other process: a step each turn."""
     make = torch_step if variant == "PyTorch" else tensorflow_step
     step = make(width, batch)
     step(), step()
-    print("ready", flush=True)
-    for _ in sys.stdin:
-        started = time.perf_counter()
-        step()
-        print(time.perf_counter() - started, flush=True)
+    turns.answer(lambda _: step())
 
 
-def start(variant: str, given) -> subprocess.Popen:
+def start(variant: str, given) -> turns.Player:
     """A process that is ready to make steps."""
     python = given.torch_python if variant == "PyTorch" else sys.executable
-    process = subprocess.Popen(
+    return turns.Player(
         [
             python,
             __file__,
@@ -165,15 +133,8 @@ def start(variant: str, given) -> subprocess.Popen:
             f"--width={given.width}",
             f"--batch={given.batch}",
         ],
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2", **VARIANTS[variant]},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
+        {"TF_CPP_MIN_LOG_LEVEL": "2", **VARIANTS[variant]},
     )
-    for line in process.stdout:
-        if line.strip() == "ready":
-            return process
-    raise SystemExit(f"{variant}: its process ended; is PyTorch installed?")
 
 
 def main() -> None:
@@ -191,16 +152,8 @@ def main() -> None:
         work(given.work, given.width, given.batch)
         return
     names = list(VARIANTS) if given.ablate else ["this project", "PyTorch"]
-    processes = {name: start(name, given) for name in names}
-    seconds = {name: [] for name in names}
-    for _ in range(given.rounds):
-        for name, process in processes.items():
-            process.stdin.write("\n")
-            process.stdin.flush()
-            seconds[name].append(float(process.stdout.readline()))
-    for process in processes.values():
-        process.stdin.close()
-        process.wait()
+    players = {name: start(name, given) for name in names}
+    seconds = turns.play(players, rounds=given.rounds)
     print(f"width {given.width}, batch {given.batch}, {given.rounds} steps in turns")
     for name in names:
         ratios = [
@@ -217,5 +170,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.path[0] = str(ROOT)  # not this folder: its names are no modules
     main()

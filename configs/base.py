@@ -55,6 +55,7 @@ def get_config() -> ml_collections.ConfigDict:
     model.depth = 4  # poolings; the border lost is 4 * (3 * 2**depth - 2) px
     model.channels = 1  # of the image: 1 grey, 3 RGB
     model.classes = 2  # background included
+    model.class_names = ()  # for people, one a class, background first; () numbers them
     model.dropout = 0.5  # at the end of the contracting path, share of channels' values
 
     config.train = train = ml_collections.ConfigDict()

@@ -16,5 +16,6 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.data.name = "isbi2012"
     config.data.layout = "isbi"
     config.data.labels = "class"  # the stack itself says: 0 membrane, else interior
+    config.model.class_names = ("membrane", "interior")
     changes = {"cpu": variants.cpu, "smoke": variants.smoke}
     return variants.apply(config, variant, changes)

@@ -16,5 +16,6 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.data.name = "PhC-C2DH-U373"
     config.data.layout = "ctc"
     config.data.labels = "both"
+    config.model.class_names = ("background", "cell")
     changes = {"cpu": variants.cpu, "smoke": variants.smoke}
     return variants.apply(config, variant, changes)

@@ -38,6 +38,11 @@ def check_data_config(config: ml_collections.ConfigDict) -> None:
     ]
     if model.classes > UNLABELLED:
         problems.append(f"config.model.classes={model.classes}: at most {UNLABELLED}")
+    if model.class_names and len(model.class_names) != model.classes:
+        problems.append(
+            f"config.model.class_names: {len(model.class_names)} names where "
+            f"config.model.classes={model.classes}; name all, or give () to number them"
+        )
     if data.border_sigma_px <= 0:
         problems.append(
             f"config.data.border_sigma_px={data.border_sigma_px}: not above 0"

@@ -86,6 +86,25 @@ def glob(pattern: str) -> list[str]:
     return sorted(m.path for m in matches if not m.path.endswith("/"))
 
 
+def updated(pattern: str) -> dict[str, float]:
+    """When each file that matches was last changed, s since 1970, sorted by path."""
+    if not is_remote(pattern):
+        return {path: os.path.getmtime(path) for path in glob(pattern)}
+    matches = _beam().match([pattern])[0].metadata_list
+    return {
+        m.path: m.last_updated_in_seconds or 0.0
+        for m in sorted(matches, key=lambda m: m.path)
+        if not m.path.endswith("/")
+    }
+
+
+def updated_in(folder: str) -> dict[str, float]:
+    """The same of the files directly inside a folder, hidden ones apart."""
+    escaped = folder if is_remote(folder) else local_glob.escape(folder)
+    found = updated(join(escaped, "*"))
+    return {p: time for p, time in found.items() if not basename(p).startswith(".")}
+
+
 def glob_in(folder: str, pattern: str) -> list[str]:
     """Files in a folder whose names match; the folder's own name is no pattern."""
     escaped = folder if is_remote(folder) else local_glob.escape(folder)

@@ -72,18 +72,7 @@ def border_weights(instances: np.ndarray, *, w0: float, sigma_px: float) -> np.n
     """
     reach = reach_px(sigma_px)
     weights = np.zeros(instances.shape, np.float32)
-    near = list(_with_neighbours(instances, reach))
-    if not near:
-        return weights
-    nearest = np.full(instances.shape, np.inf, np.float32)
-    second = np.full(instances.shape, np.inf, np.float32)
-    for identity, (top, left, bottom, right) in near:
-        box = np.s_[top:bottom, left:right]
-        outside = (instances[box] != identity).view(np.uint8)
-        distance = cv2.distanceTransform(outside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-        # The smallest and the second smallest of all seen so far.
-        np.minimum(second[box], np.maximum(nearest[box], distance), out=second[box])
-        np.minimum(nearest[box], distance, out=nearest[box])
+    nearest, second = distances_to_two(instances, reach)
     # Few pixels lie between: the others are not looked at again.
     near_two = np.flatnonzero(second <= reach)
     d1, d2 = (_exact(d.ravel()[near_two]) for d in (nearest, second))
@@ -91,6 +80,32 @@ def border_weights(instances: np.ndarray, *, w0: float, sigma_px: float) -> np.n
     term[(d1 + d2 > reach) | (d1 == 0)] = 0
     weights.ravel()[near_two] = term
     return weights
+
+
+def distances_to_two(
+    instances: np.ndarray, reach: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Distances to the nearest and the second nearest instance, px.
+
+    Right where both are within reach; elsewhere one of them, at least, is larger.
+
+    Args:
+      instances: integer [H, W], 0 is background.
+      reach: px.
+
+    Returns:
+      Two float32 [H, W]; inside an instance the first is 0.
+    """
+    nearest = np.full(instances.shape, np.inf, np.float32)
+    second = np.full(instances.shape, np.inf, np.float32)
+    for identity, (top, left, bottom, right) in _with_neighbours(instances, reach):
+        box = np.s_[top:bottom, left:right]
+        outside = (instances[box] != identity).view(np.uint8)
+        distance = cv2.distanceTransform(outside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+        # The smallest and the second smallest of all seen so far.
+        np.minimum(second[box], np.maximum(nearest[box], distance), out=second[box])
+        np.minimum(nearest[box], distance, out=nearest[box])
+    return nearest, second
 
 
 def _exact(distance: np.ndarray) -> np.ndarray:

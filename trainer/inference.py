@@ -4,11 +4,14 @@ normalise -> mirror-pad -> cut tiles at multiples of 2**depth -> network -> stit
 Shapes: B images, H, W their pixels, C channels, K classes.
 """
 
+from collections.abc import Callable
+
 import tensorflow as tf
 
 from preprocess import tiling
+from trainer.symmetry import SYMMETRIES, Symmetry
 
-DEFAULT_OUTPUT = 516  # px: a 512 x 512 image in one pass
+DEFAULT_OUTPUT = 1028  # px: see docs/inference.md on what tiles cost
 
 
 def mirror_indices(start, stop, size) -> tf.Tensor:
@@ -18,17 +21,33 @@ def mirror_indices(start, stop, size) -> tf.Tensor:
     return tf.minimum(position, period - position)
 
 
+def apply_symmetry(symmetry: Symmetry, image_BHWC: tf.Tensor) -> tf.Tensor:
+    """Images turned or mirrored."""
+    if symmetry.transposed:
+        image_BHWC = tf.transpose(image_BHWC, [0, 2, 1, 3])
+    return tf.reverse(image_BHWC, symmetry.axes) if symmetry.axes else image_BHWC
+
+
+def undo_symmetry(symmetry: Symmetry, image_BHWC: tf.Tensor) -> tf.Tensor:
+    """What `apply_symmetry` has made, as it was."""
+    if symmetry.axes:
+        image_BHWC = tf.reverse(image_BHWC, symmetry.axes)
+    return tf.transpose(image_BHWC, [0, 2, 1, 3]) if symmetry.transposed else image_BHWC
+
+
 class Segmenter(tf.Module):
     """Segments raw images of any size; what is exported as a SavedModel."""
 
     def __init__(
         self,
-        network,
+        network: Callable[[tf.Tensor], tf.Tensor],
         *,
         depth: int,
         classes: int,
         tile: int = 0,
+        tiles_per_step: int = 1,
         normalization: dict[str, list[float]] | None = None,
+        tta: bool = False,
     ):
         """Wraps a network.
 
@@ -37,17 +56,25 @@ class Segmenter(tf.Module):
           depth: its poolings.
           classes: its classes.
           tile: the largest input tile in px, legal at this depth; smaller ones are
-            taken where an image needs no more. 0 takes the one that gives 516 px.
+            taken where an image needs no more. 0 takes the one that gives 1028 px.
+          tiles_per_step: tiles that the network is given at once.
           normalization: `mean` and `std` of each channel, as `dataset_info.json` has
             them; None normalises each image by its own.
+          tta: averages over the eight symmetries of the square (paper, section 4.1:
+            over rotated versions of the image).
+
+        Raises:
+          ValueError: an illegal tile.
         """
         super().__init__(name="segmenter")
         self.network = network
         self.depth = depth
         self.classes = classes
         self.normalization = normalization
-        tile = tile or tiling.legal_input_at_least(DEFAULT_OUTPUT, depth)
-        self.largest_output = tiling.output_size(tile, depth)
+        self.tta = tta
+        self.tiles_per_step = tiles_per_step
+        self.tile = tile or tiling.legal_input_at_least(DEFAULT_OUTPUT, depth)
+        self.largest_output = tiling.output_size(self.tile, depth)
         tiling.inference_grid(1, self.largest_output, depth)  # raises where too small
 
     def __call__(self, image: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -59,15 +86,22 @@ class Segmenter(tf.Module):
         Returns:
           probabilities float32 [B, H, W, K] and classes uint8 [B, H, W].
         """
-        probabilities = self.stitch(self.normalise(image))
-        classes = tf.cast(tf.argmax(probabilities, axis=-1), tf.uint8)
-        return {"probabilities": probabilities, "classes": classes}
+        normal = self.normalise(image)
+        return outcome(self.averaged(normal) if self.tta else self.stitch(normal))
 
     def normalise(self, image_BHWC: tf.Tensor) -> tf.Tensor:
         """Images as the network was trained on them."""
         if not self.normalization:
             return normalise_images(image_BHWC)
         return (image_BHWC - self.normalization["mean"]) / self.normalization["std"]
+
+    def averaged(self, image_BHWC: tf.Tensor) -> tf.Tensor:
+        """Mean probabilities over the eight symmetries, of normalised images."""
+        total = 0.0
+        for symmetry in SYMMETRIES:
+            turned = self.stitch(apply_symmetry(symmetry, image_BHWC))
+            total += undo_symmetry(symmetry, turned)
+        return total / len(SYMMETRIES)
 
     def stitch(self, image_BHWC: tf.Tensor) -> tf.Tensor:
         """Probabilities of normalised images, tile by tile."""
@@ -77,33 +111,53 @@ class Segmenter(tf.Module):
         rows, down = tiling.inference_grid(height, *grid)
         columns, across = tiling.inference_grid(width, *grid)
         around = tiling.border(self.depth) + 4  # see inference_grid on the 4
-        padded = self._mirror(image_BHWC, rows * down, columns * across)
+        pad = tiling.pad(self.depth)
+        total = batch * rows * columns
 
-        def probabilities_of_tile(index):
+        def window(index):
+            """A tile's input, out of the mirrored image that is never made whole."""
             image, place = index // (rows * columns), index % (rows * columns)
-            top, left = place // columns * down, place % columns * across
-            window = padded[image, top : top + down + around]
-            logits = self.network(window[None, :, left : left + across + around])
-            return tf.nn.softmax(tf.cast(logits[0, :down, :across], tf.float32))
+            top, left = place // columns * down - pad, place % columns * across - pad
+            ys = mirror_indices(top, top + down + around, height)
+            xs = mirror_indices(left, left + across + around, width)
+            return tf.gather(tf.gather(image_BHWC[image], ys), xs, axis=1)
 
-        tiles = tf.map_fn(
-            probabilities_of_tile,
-            tf.range(batch * rows * columns),
-            fn_output_signature=tf.TensorSpec([None, None, self.classes], tf.float32),
-            parallel_iterations=1,  # one tile's activations in memory at a time
+        channels = image_BHWC.shape[3]
+        window_spec = tf.TensorSpec([None, None, channels], tf.float32)
+
+        def probabilities_from(first):
+            """Of the tiles of one step, of which the last may have fewer."""
+            indices = tf.range(first, tf.minimum(first + self.tiles_per_step, total))
+            inputs = tf.map_fn(window, indices, fn_output_signature=window_spec)
+            logits = self.network(inputs)[:, :down, :across]
+            return tf.nn.softmax(tf.cast(logits, tf.float32))
+
+        steps = -(-total // self.tiles_per_step)
+        pieces = tf.TensorArray(
+            tf.float32,
+            size=steps,
+            infer_shape=False,
+            element_shape=[None, None, None, self.classes],
+        )
+        _, pieces = tf.while_loop(
+            lambda step, _: step < steps,
+            lambda step, done: (
+                step + 1,
+                done.write(step, probabilities_from(step * self.tiles_per_step)),
+            ),
+            (0, pieces),
+            parallel_iterations=1,  # one step's activations in memory at a time
         )
         split = [batch, rows, columns, down, across, self.classes]
-        ordered = tf.transpose(tf.reshape(tiles, split), [0, 1, 3, 2, 4, 5])
+        ordered = tf.transpose(tf.reshape(pieces.concat(), split), [0, 1, 3, 2, 4, 5])
         whole = [batch, rows * down, columns * across, self.classes]
         return tf.reshape(ordered, whole)[:, :height, :width]
 
-    def _mirror(self, image_BHWC: tf.Tensor, height, width) -> tf.Tensor:
-        """The image with all the mirrored surroundings that its tiles see."""
-        shape = tf.shape(image_BHWC)
-        pad = tiling.pad(self.depth)
-        rows = mirror_indices(-pad, height + pad + 4, shape[1])
-        columns = mirror_indices(-pad, width + pad + 4, shape[2])
-        return tf.gather(tf.gather(image_BHWC, rows, axis=1), columns, axis=2)
+
+def outcome(probabilities: tf.Tensor) -> dict[str, tf.Tensor]:
+    """What every signature gives: probabilities, and the class of the largest."""
+    classes = tf.cast(tf.argmax(probabilities, axis=-1), tf.uint8)
+    return {"probabilities": probabilities, "classes": classes}
 
 
 def normalise_images(image_BHWC: tf.Tensor) -> tf.Tensor:

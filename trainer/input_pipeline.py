@@ -43,27 +43,33 @@ def parse_tile(record: tf.Tensor, geometry: Geometry) -> dict[str, tf.Tensor]:
       image uint8 or uint16 [T, T, C], label uint8 [O, O], weight uint8 [O, O] in steps
       of geometry.weight_step, mean and std float32 [C], key string [].
     """
-    channels, tile, output = geometry.channels, geometry.tile_size, geometry.output_size
+    channels, output = geometry.channels, geometry.output_size
     spec = {name: tf.io.FixedLenFeature([], tf.string) for name in BYTES_FEATURES}
     spec |= {
         name: tf.io.FixedLenFeature([channels], tf.float32) for name in FLOAT_FEATURES
     }
     features = tf.io.parse_single_example(record, spec)
-    dtype = tf.uint16 if geometry.bits == 16 else tf.uint8
-    if geometry.image_encoding == "raw":
-        image = tf.io.decode_raw(features["image"], dtype)
-    else:
-        image = tf.io.decode_png(features["image"], channels, dtype)
     label = tf.io.decode_png(features["label"], 1)
     weight = tf.io.decode_png(features["weight"], 1)
     return {
-        "image": tf.reshape(image, [tile, tile, channels]),
+        "image": decode_pixels(features["image"], geometry),
         "label": tf.reshape(label, [output, output]),
         "weight": tf.reshape(weight, [output, output]),
         "mean": features["mean"],
         "std": features["std"],
         "key": features["key"],
     }
+
+
+def decode_pixels(encoded: tf.Tensor, geometry: Geometry) -> tf.Tensor:
+    """A record's `image`: uint8 or uint16 [T, T, C]."""
+    channels, tile = geometry.channels, geometry.tile_size
+    dtype = tf.uint16 if geometry.bits == 16 else tf.uint8
+    if geometry.image_encoding == "raw":
+        image = tf.io.decode_raw(encoded, dtype)
+    else:
+        image = tf.io.decode_png(encoded, channels, dtype)
+    return tf.reshape(image, [tile, tile, channels])
 
 
 def _lane_records(

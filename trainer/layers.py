@@ -1,7 +1,11 @@
-"""The two layers whose stock kernels are slow on a processor, as plain arithmetic.
+"""Layers written so that TensorFlow's fast kernels fit them.
 
-`benchmarks/against_torch.py --ablate` measures what each gains.
+Training: two whose stock kernels are slow on a processor are plain arithmetic
+(`benchmarks/against_torch.py --ablate` measures what each gains). Inference: see
+`freeze`.
 """
+
+from collections.abc import Callable
 
 import keras
 import tensorflow as tf
@@ -45,12 +49,30 @@ def max_pool_2x2(image_BHWC: tf.Tensor):
 class MaxPool2x2(keras.layers.Layer):
     """`max_pool_2x2` as a layer."""
 
-    def call(self, image_BHWC):
-        return max_pool_2x2(image_BHWC)
+    def call(self, image_BHWC, training=False):
+        if training:
+            return max_pool_2x2(image_BHWC)
+        return tf.nn.max_pool2d(image_BHWC, 2, 2, "VALID")  # faster; no gradient here
 
     def compute_output_shape(self, input_shape):
         batch, height, width, channels = input_shape
         return (batch, height and height // 2, width and width // 2, channels)
+
+
+class Convolution3x3(keras.layers.Conv2D):
+    """A valid 3 x 3 convolution with ReLU.
+
+    Keras adds the bias in four dimensions, which TensorFlow does not fuse with
+    convolution and ReLU once weights are constants.
+    """
+
+    def __init__(self, filters: int, **named):
+        super().__init__(filters, 3, activation="relu", **named)
+
+    def call(self, image_BHWC):
+        kernel, bias = (tf.convert_to_tensor(w) for w in (self.kernel, self.bias))
+        convolved = tf.nn.conv2d(image_BHWC, kernel, 1, "VALID")
+        return tf.nn.relu(tf.nn.bias_add(convolved, bias))
 
 
 class UpConvolution2x2(keras.layers.Conv2DTranspose):
@@ -74,3 +96,29 @@ class UpConvolution2x2(keras.layers.Conv2DTranspose):
         blocks = tf.transpose(blocks, [0, 1, 3, 2, 4])
         size = [shape[0], 2 * shape[1], 2 * shape[2], self.filters]
         return tf.nn.relu(tf.reshape(blocks, size) + self.bias)
+
+
+def freeze(network: keras.Model) -> Callable[[tf.Tensor], tf.Tensor]:
+    """The network with its weights as they are now, as constants of the graph.
+
+    oneDNN lays constant kernels out anew for its own fast convolutions, once; what
+    comes from a variable goes through a matrix product (2.5 times slower on AVX2).
+
+    Args:
+      network: float32 [B, H, W, channels] to logits.
+
+    Returns:
+      A tf.function that does the same and holds no variables.
+    """
+    trainable, rest = (
+        [weight.numpy() for weight in weights]
+        for weights in (network.trainable_variables, network.non_trainable_variables)
+    )
+    image = tf.TensorSpec([None, *network.input_shape[1:]], tf.float32)
+
+    @tf.function(input_signature=[image])
+    def logits(image):
+        constants = [[tf.constant(w) for w in weights] for weights in (trainable, rest)]
+        return network.stateless_call(*constants, image, training=False)[0]
+
+    return logits

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from absl import flags
 
@@ -25,8 +25,8 @@ def _integer(name: str, text: str, default: int = 0):
     return lambda values: flags.DEFINE_integer(name, default, text, flag_values=values)
 
 
-def _boolean(name: str, text: str):
-    return lambda values: flags.DEFINE_boolean(name, False, text, flag_values=values)
+def _boolean(name: str, text: str, default: bool | None = False):
+    return lambda values: flags.DEFINE_boolean(name, default, text, flag_values=values)
 
 
 def _list(name: str, text: str):
@@ -39,6 +39,7 @@ CHECKPOINT = _string(
     "or a step",
     "best",
 )
+PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 WORKDIR = _string("workdir", "folder of the run: checkpoints, logs, metrics")
 
 
@@ -79,11 +80,13 @@ def _starting() -> Iterator[None]:
                     os.write(2, line)
 
 
-def _load_tensorflow() -> None:
+def _load_tensorflow(devices: int = 0) -> None:
+    """Starts TensorFlow; with `devices`, which must be told it before, half-way."""
     with _starting():
         import tensorflow as tf
 
-        tf.config.list_logical_devices("CPU")  # the runtime's start says it again
+        if not devices:
+            tf.config.list_logical_devices("CPU")  # the runtime's start says it again
 
 
 def _train(values: flags.FlagValues, _: list[str]) -> None:
@@ -137,19 +140,65 @@ def _evaluate(values: flags.FlagValues, _: list[str]) -> None:
 
 
 def _export(values: flags.FlagValues, _: list[str]) -> None:
+    destinations = [path for path in (values.output, values.publish) if path]
+    if not destinations:
+        raise UserError("--output or --publish must be given; see --help")
+    _check_choice(values, "precision", PRECISIONS)
     _load_tensorflow()
-    from trainer.export import export
+    from trainer.export.artefact import Options, export
 
-    version = export(values.workdir, values.output, values.tile, values.checkpoint)
-    print(f"{version}/saved_model.pb")
+    options = Options(
+        checkpoint=values.checkpoint,
+        tile=values.tile,
+        tiles_per_step=values.tiles_per_step,
+        memory_mb=values.memory_mb,
+        tta=values.tta,
+        precision=values.precision,
+        onnx=values.onnx,
+    )
+    for version in export(values.workdir, destinations, options):
+        print(f"{version}/saved_model.pb")
 
 
 def _predict(values: flags.FlagValues, _: list[str]) -> None:
-    _load_tensorflow()
-    from trainer.predict import predict
+    from trainer.instances import InstanceRules
+    from trainer.predict.job import predict
+    from trainer.predict.outputs import FORMATS, PROBABILITIES, Choice
+    from trainer.predict.runtimes import RUNTIMES
 
-    count = predict(values.model, values.input, values.output)
-    print(f"{count} images: {values.output}/*_mask.png, *_overlay.png")
+    _check_choice(values, "format", FORMATS)
+    _check_choice(values, "probabilities", PROBABILITIES)
+    _check_choice(values, "runtime", RUNTIMES)
+    for name in ("min_size", "border", "devices"):
+        if (given := getattr(values, name)) < 0:
+            raise UserError(f"--{name}={given} must not be negative")
+    if values.runtime == "tensorflow":
+        _load_tensorflow(values.devices)
+    is_ctc, is_png = values.format == "ctc", values.format == "png"
+    rules = InstanceRules(values.min_size, values.fill_holes, values.border)
+    choice = Choice(
+        values.format,
+        values.probabilities,
+        is_png if values.overlays is None else values.overlays,
+        rules if values.instances or is_ctc else None,
+    )
+    made, before = predict(
+        values.model,
+        values.input,
+        values.output,
+        choice,
+        runtime=values.runtime,
+        tta=values.tta,
+        devices=values.devices,
+        overwrite=values.overwrite,
+    )
+    done = f", {before} were there" if before else ""
+    print(f"{made} images segmented{done}: {values.output}")
+
+
+def _check_choice(values: flags.FlagValues, name: str, known: Sequence[str]) -> None:
+    if values[name].value not in known:
+        raise UserError(f"--{name}={values[name].value}: one of {', '.join(known)}")
 
 
 def _summary(values: flags.FlagValues, _: list[str]) -> None:
@@ -227,26 +276,108 @@ COMMANDS = {
         ),
         cli.Command(
             "export",
-            "Writes OUTPUT/<version>/saved_model.pb: raw images of any size in.",
+            "Writes OUTPUT/<version>/saved_model.pb: raw images of any size in, seams "
+            "exact.\nBeside it, in assets.extra/: config, scores, model card, warm-up "
+            "requests.",
             _flags(
                 WORKDIR,
                 _string("output", "the model's folder; versions lie inside"),
+                _string(
+                    "publish",
+                    "gs://BUCKET/PREFIX or folder that TensorFlow Serving polls: the "
+                    "next version appears there whole, saved_model.pb last; with "
+                    "--output or alone",
+                ),
                 _integer(
-                    "tile", "largest input tile, px; 0 takes the one that gives 516 px"
+                    "tile",
+                    "largest input tile, px; smaller images take smaller ones; 0 takes "
+                    "the one that gives 1028 px (docs/inference.md: what tiles cost)",
+                ),
+                _integer("tiles_per_step", "tiles at once; more fill large GPUs", 1),
+                _integer(
+                    "memory_mb",
+                    "takes the largest tile whose steps need no more memory than this, "
+                    "MB, the image and its probabilities apart; 0 sets no limit",
+                ),
+                _boolean(
+                    "tta",
+                    "averages over the eight turned and mirrored versions of each "
+                    "image, inside the graph: eight times the work",
+                ),
+                _string(
+                    "precision",
+                    "float32, or mixed_bfloat16, mixed_float16 for GPUs that compute "
+                    "in them; outputs are float32 in any case",
+                    "float32",
+                ),
+                _boolean(
+                    "onnx",
+                    "writes assets.extra/tile.onnx too, for predict --runtime=onnx "
+                    "(extra onnx)",
                 ),
                 CHECKPOINT,
             ),
             _export,
-            required=("workdir", "output"),
+            required=("workdir",),
         ),
         cli.Command(
             "predict",
             "Segments images with a SavedModel: NAME_mask.png holds class numbers (0 "
-            "is\nbackground, so it looks black), NAME_overlay.png is for looking at.",
+            "is\nbackground, so it looks black), NAME_overlay.png is for looking at. "
+            "Run again, it\ngoes on with what is not done.",
             _flags(
                 _string("model", "folder that export made, or one version in it"),
-                _string("input", "folder or glob of TIFF, PNG or JPEG images"),
-                _string("output", "folder for masks and overlays"),
+                _string(
+                    "input",
+                    "folder, glob, gs:// prefix or one file: TIFF (stacks by page), "
+                    "PNG, JPEG, 8 or 16 bit",
+                ),
+                _string("output", "folder for what is written"),
+                _string(
+                    "format",
+                    "png: NAME_mask.png of class numbers; ctc: maskNNN.tif of "
+                    "tNNN.tif, uint16 instances, as the Cell Tracking Challenge takes "
+                    "results; isbi: NAME.tif, float32 probability of class 1, a page a "
+                    "page",
+                    "png",
+                ),
+                _string(
+                    "probabilities",
+                    "none; tiff: NAME_probabilities.tif, uint16, 65535 is 1, a page a "
+                    "class; npy: NAME_probabilities.npy, float32 [H, W, classes]",
+                    "none",
+                ),
+                _boolean(
+                    "overlays",
+                    "NAME_overlay.png to look at; by default with --format=png",
+                    None,
+                ),
+                _boolean("instances", "NAME_instances.tif too: cells numbered from 1"),
+                _integer("min_size", "instances of fewer pixels are dropped, px", 20),
+                _boolean("fill_holes", "fills what a single instance encloses", True),
+                _integer(
+                    "border",
+                    "gaps between instances of up to so many px are given back to them",
+                    3,
+                ),
+                _boolean(
+                    "tta",
+                    "averages over the eight turned and mirrored versions of each "
+                    "image: eight times the work",
+                ),
+                _string(
+                    "runtime",
+                    "tensorflow, or onnx: on a processor, of a model exported with "
+                    "--onnx",
+                    "tensorflow",
+                ),
+                _integer(
+                    "devices",
+                    "splits the first GPU, or else the processor, into so many logical "
+                    "devices, to try out how several share the images; 0 takes all "
+                    "GPUs",
+                ),
+                _boolean("overwrite", "segments what is done already again"),
             ),
             _predict,
             required=("model", "input", "output"),

@@ -6,7 +6,7 @@ from keras import layers
 
 from preprocess import tiling
 from trainer.dropout import TileDropout, TileSeeds
-from trainer.layers import MaxPool2x2, UpConvolution2x2
+from trainer.layers import Convolution3x3, MaxPool2x2, UpConvolution2x2
 
 
 def build_model(
@@ -75,10 +75,8 @@ class _Builder:
 
     def two_convolutions(self, x, level: int, filters: int):
         for index in (1, 2):
-            x = layers.Conv2D(
+            x = Convolution3x3(
                 filters,
-                3,
-                activation="relu",
                 kernel_initializer=self._he(10 * level + index),
                 name=f"conv{level}_{index}",
                 dtype=self.precision,

@@ -10,15 +10,19 @@ from trainer.model import build_model
 
 
 def restore_network(
-    folder: str, config: ml_collections.ConfigDict, which: str = "best"
+    folder: str,
+    config: ml_collections.ConfigDict,
+    which: str = "best",
+    precision: str = "float32",
 ) -> tuple[keras.Model, int]:
-    """The network of a checkpoint, in float32; of weights averaged, their average.
+    """The network of a checkpoint; of weights averaged, their average.
 
     Args:
       folder: the work directory.
       config: the run's.
       which: best by config.train.best_metric (newest where nothing was validated),
         newest, or a step.
+      precision: a Keras dtype policy; weights and logits are float32 in all.
 
     Returns:
       The network and the step it was saved at.
@@ -28,7 +32,7 @@ def restore_network(
     """
     inside = files.join(folder, workdir.CHECKPOINTS)
     step = checkpoints.chosen(inside, which).step
-    network = build_model(config.model, seed=config.seed)
+    network = build_model(config.model, precision=precision, seed=config.seed)
     status = checkpoints.restore(tf.train.Checkpoint(averaged=network), inside, step)
     status.assert_existing_objects_matched()
     status.expect_partial()  # the optimiser's state stays behind

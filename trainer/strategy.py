@@ -92,6 +92,18 @@ def start(devices: int = 0) -> tf.distribute.Strategy:
     return tf.distribute.OneDeviceStrategy("/gpu:0" if gpus else "/cpu:0")
 
 
+def device_names(devices: int = 0) -> list[str]:
+    """The devices that share independent work: all GPUs, or else the processor.
+
+    Args:
+      devices: above 0, the logical devices that the first one is split into.
+    """
+    if devices:
+        return split_first_device(devices)
+    gpus = tf.config.list_logical_devices("GPU")
+    return [gpu.name for gpu in gpus] or ["/cpu:0"]
+
+
 def split_first_device(number: int) -> list[str]:
     """Splits the first GPU's memory, or else the processor, into logical devices."""
     if number < 0:

@@ -115,6 +115,20 @@ def read_info(workdir: str) -> dict[str, Any]:
     return _read_json(files.join(workdir, INFO_NAME))
 
 
+def read_metrics(workdir: str) -> list[dict[str, Any]]:
+    """The whole lines of metrics.jsonl; none where there is no such file."""
+    path = files.join(workdir, METRICS_NAME)
+    if not files.exists(path):
+        return []
+    lines = []
+    for line in files.read_bytes(path).splitlines():
+        try:
+            lines.append(json.loads(line))
+        except ValueError:  # cut off by a kill
+            continue
+    return lines
+
+
 def trim_metrics(workdir: str, step: int) -> None:
     """Takes out of metrics.jsonl what lies beyond a step, or was cut off by a kill."""
     path = files.join(workdir, METRICS_NAME)

@@ -1,0 +1,1 @@
+"""A trained run as one artefact: SavedModel, ONNX, model card, published version."""

@@ -1,0 +1,197 @@
+"""What an artefact says of itself: model.json for programs, a card for people."""
+
+import hashlib
+import json
+from importlib import metadata
+from typing import Any
+
+import ml_collections
+
+from preprocess import files
+from preprocess.shards import INFO_NAME
+from trainer import workdir
+from trainer.inference import Segmenter
+
+PACKAGES = ("tensorflow", "tensorflow-cpu", "keras", "numpy", "unet-tfrecords")
+
+
+def class_names(model: ml_collections.ConfigDict) -> list[str]:
+    """Names of the classes, background first.
+
+    >>> class_names(ml_collections.ConfigDict({"classes": 3}))
+    ['background', 'class 1', 'class 2']
+    """
+    given = list(model.get("class_names", ()))
+    return given or ["background", *(f"class {k}" for k in range(1, model.classes))]
+
+
+def describe(
+    folder: str,
+    config: ml_collections.ConfigDict,
+    segmenter: Segmenter,
+    *,
+    step: int,
+    precision: str,
+) -> dict[str, Any]:
+    """What model.json holds.
+
+    Args:
+      folder: the work directory.
+      config: the run's.
+      segmenter: what is exported.
+      step: of the checkpoint.
+      precision: a Keras dtype policy, in which the network computes.
+    """
+    info = files.read_bytes(files.join(folder, INFO_NAME))
+    return {
+        "data": {
+            "name": config.data.name,
+            "dataset_info_sha256": hashlib.sha256(info).hexdigest(),
+            "training_frames": _training_frames(json.loads(info)),
+        },
+        "channels": config.model.channels,
+        "class_names": class_names(config.model),
+        "classes": config.model.classes,
+        "depth": config.model.depth,
+        "width": config.model.width,
+        "normalization": segmenter.normalization,
+        "precision": precision,
+        "scores": _scores(folder, step),
+        "step": step,
+        "tile": segmenter.tile,
+        "tiles_per_step": segmenter.tiles_per_step,
+        "tta": segmenter.tta,
+        "versions": _versions(),
+    }
+
+
+def _training_frames(info: dict[str, Any]) -> int:
+    return sum(source["split"] == "train" for source in info["sources"])
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _scores(folder: str, step: int) -> dict[str, Any]:
+    """Scores that were measured on this very step, by split."""
+    scores = {}
+    for line in workdir.read_metrics(folder):
+        if line["step"] == step:
+            validation = {
+                name.removeprefix("val_"): value
+                for name, value in line.items()
+                if name.startswith("val_")
+            }
+            if validation:
+                scores["validation"] = validation
+    for path in files.glob_in(folder, "evaluation-*.json"):
+        evaluation = json.loads(files.read_bytes(path))
+        if evaluation["step"] == step:
+            split = f"{evaluation['split']}, {evaluation['num_frames']} whole frames"
+            scores[split] = evaluation["scores"]
+    return scores
+
+
+CARD = """# U-Net for {data}
+
+Segments microscopy images into {classes}. The network of Ronneberger et al. 2015
+([arXiv 1505.04597](https://arxiv.org/abs/1505.04597)): depth {depth}, {width} channels
+at the first level, {channels} in. Trained for {step} steps on {frames} frames of {data}
+(`dataset_info.json` {digest}); all settings are in `config.json`.
+
+## Scores
+
+{scores}
+
+They hold for images like those: same microscope, stain, magnification, kind of cell.
+Elsewhere, look at overlays first, and measure on frames of your own.
+
+## Input and output
+
+| signature | takes |
+|---|---|
+{signatures}
+
+Intensities are raw: {normalisation}
+Every signature gives `probabilities` float32 [B, H, W, {number}] and `classes` uint8
+[B, H, W] ({numbered}). Inside, an image is mirrored outwards and goes through the
+network in tiles of at most {tile} px, {tiles_per_step} at once; the result is that of
+the whole image at once, without seams.
+{averaging}The network computes in {precision}.
+
+Made with {versions}.
+"""
+
+
+def card(content: dict[str, Any], signatures: dict[str, list[str]]) -> str:
+    """The model card, Markdown.
+
+    Args:
+      content: of model.json.
+      signatures: input tensors of each, in words.
+    """
+    names = content["class_names"]
+    rows = [f"| `{name}` | {', '.join(takes)} |" for name, takes in signatures.items()]
+    return CARD.format(
+        data=content["data"]["name"] or "own images",
+        classes=", ".join(names),
+        depth=content["depth"],
+        width=content["width"],
+        channels=content["channels"],
+        step=content["step"],
+        frames=content["data"]["training_frames"],
+        digest=content["data"]["dataset_info_sha256"][:16],
+        scores=_score_table(content["scores"], names),
+        signatures="\n".join(rows),
+        normalisation=(
+            "each channel is normalised by the training frames' mean and deviation."
+            if content["normalization"]
+            else "each image's channels are normalised by their own mean and deviation."
+        ),
+        number=content["classes"],
+        numbered=", ".join(f"{k} {name}" for k, name in enumerate(names)),
+        tile=content["tile"],
+        tiles_per_step=content["tiles_per_step"],
+        averaging=(
+            "Probabilities are averaged over the eight symmetries of the square.\n"
+            if content["tta"]
+            else ""
+        ),
+        precision=content["precision"],
+        versions=", ".join(f"{k} {v}" for k, v in content["versions"].items()),
+    )
+
+
+def _score_table(scores: dict[str, Any], names: list[str]) -> str:
+    if not scores:
+        return (
+            "None were measured at this step: run `evaluate`, then export again, and "
+            "they stand here."
+        )
+    lines = [
+        "| frames | mean IoU | pixel error | IoU of each class |",
+        "|---|---|---|---|",
+    ]
+    for split, measured in scores.items():
+        each = measured.get("iou") or [
+            measured.get(f"iou_{k}") for k in range(len(names))
+        ]
+        shown = ", ".join(
+            f"{name} {_number(value)}" for name, value in zip(names, each, strict=True)
+        )
+        lines.append(
+            f"| {split} | {_number(measured['mean_iou'])} | "
+            f"{_number(measured['pixel_error'])} | {shown} |"
+        )
+    return "\n".join(lines)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"

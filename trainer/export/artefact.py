@@ -1,0 +1,154 @@
+"""A run's checkpoint to a SavedModel with all that belongs to it: see `layout`."""
+
+import os
+from typing import Any, NamedTuple
+
+import ml_collections
+import tensorflow as tf
+
+from preprocess import files
+from preprocess.errors import UserError
+from preprocess.shards import as_json
+from trainer import workdir
+from trainer.export import about, layout, onnx, warmup
+from trainer.export.memory import tile_within
+from trainer.export.publish import publish, staging
+from trainer.export.signatures import Served
+from trainer.inference import Segmenter
+from trainer.input_pipeline import Geometry, geometry_of
+from trainer.layers import freeze
+from trainer.restore import restore_network
+
+
+class Options(NamedTuple):
+    """How a model is to be exported.
+
+    Attributes:
+      checkpoint: best, newest or a step.
+      tile: the largest input tile in px; 0 takes the default, or what memory_mb allows.
+      tiles_per_step: tiles that the network is given at once.
+      memory_mb: what tiles may need, in MB; 0 sets no limit.
+      tta: averages over the eight symmetries of the square.
+      precision: a Keras dtype policy.
+      onnx: writes tile.onnx too.
+    """
+
+    checkpoint: str = "best"
+    tile: int = 0
+    tiles_per_step: int = 1
+    memory_mb: int = 0
+    tta: bool = False
+    precision: str = "float32"
+    onnx: bool = False
+
+
+def export(folder: str, destinations: list[str], options: Options) -> list[str]:
+    """Exports a checkpoint of a run.
+
+    Args:
+      folder: the work directory.
+      destinations: folders or gs:// prefixes of the model; versions lie inside.
+      options: how.
+
+    Returns:
+      The new version's folder in each.
+
+    Raises:
+      UserError: no run or no checkpoint there, an illegal tile, too little memory, or
+        nothing can be written there.
+    """
+    config = workdir.read_config(folder)
+    info = workdir.read_info(folder)
+    tile = _chosen_tile(config.model, options)
+    network, step = restore_network(
+        folder, config, options.checkpoint, options.precision
+    )
+    try:
+        segmenter = Segmenter(
+            freeze(network),
+            depth=config.model.depth,
+            classes=config.model.classes,
+            tile=tile,
+            tiles_per_step=options.tiles_per_step,
+            normalization=info["normalization"],
+            tta=options.tta,
+        )
+    except ValueError as error:
+        raise UserError(f"--tile: {error}") from None
+    served = Served(segmenter, geometry_of(info))
+    content = about.describe(
+        folder, config, segmenter, step=step, precision=options.precision
+    )
+    made = []
+    for destination in destinations:
+        with staging(destination) as stage:
+            save(served, stage)
+            write_extras(
+                os.path.join(stage, layout.EXTRA), config, served, content, info
+            )
+            if options.onnx:
+                path = os.path.join(stage, layout.EXTRA, layout.ONNX)
+                onnx.convert(served.functions["tile"], content, path)
+            made.append(publish(stage, destination))
+    return made
+
+
+def _chosen_tile(model: ml_collections.ConfigDict, options: Options) -> int:
+    """--tile, or the largest that --memory_mb allows."""
+    if options.tiles_per_step < 1:
+        raise UserError(f"--tiles_per_step={options.tiles_per_step} must be at least 1")
+    if not options.memory_mb:
+        return options.tile
+    if options.tile:
+        raise UserError("--tile and --memory_mb: give one of them, not both")
+    try:
+        return tile_within(
+            options.memory_mb,
+            width=model.width,
+            depth=model.depth,
+            tiles_per_step=options.tiles_per_step,
+        )
+    except ValueError as error:
+        raise UserError(f"--memory_mb={options.memory_mb}: {error}") from None
+
+
+def save(served: Served, path: str) -> None:
+    """Writes the SavedModel with its signatures."""
+    tf.saved_model.save(served, path, signatures=served.functions)
+
+
+def write_extras(
+    folder: str,
+    config: ml_collections.ConfigDict,
+    served: Served,
+    content: dict[str, Any],
+    info: dict[str, Any],
+) -> None:
+    """Config, model.json, card and warm-up requests."""
+    files.make_folder(folder)
+    takes = {
+        name: [_shown(spec) for spec in function.input_signature]
+        for name, function in served.functions.items()
+    }
+    height, width = _warmup_size(info, served.geometry, content["tile"])
+    written = {
+        layout.CONFIG: as_json(config.to_dict()),
+        layout.ABOUT: as_json(content),
+        layout.CARD: about.card(content, takes).encode(),
+        layout.WARMUP: warmup.warmup_records(height, width, served.geometry.channels),
+    }
+    for name, value in written.items():
+        files.write_bytes(os.path.join(folder, name), value)
+
+
+def _shown(spec: tf.TensorSpec) -> str:
+    axes = ", ".join("any" if size is None else str(size) for size in spec.shape)
+    return f"`{spec.name}` {spec.dtype.name} [{axes}]"
+
+
+def _warmup_size(
+    info: dict[str, Any], geometry: Geometry, tile: int
+) -> tuple[int, int]:
+    """The first frame's height and width in px, at most a tile's."""
+    first = info["sources"][0]
+    return min(first["height"], tile), min(first["width"], tile)

@@ -1,0 +1,216 @@
+"""What is written for each image, and in whose format.
+
+| format | files, in the output folder                                              |
+|--------|--------------------------------------------------------------------------|
+| png    | NAME_mask.png: class numbers; NAME_overlay.png to look at                 |
+| ctc    | maskNNN.tif of tNNN.tif: uint16 instances, as the challenge takes results |
+| isbi   | NAME.tif: float32 pages, probability of class 1, as ISBI 2012 takes it    |
+
+On request besides: NAME_instances.tif, NAME_probabilities.tif (uint16, 65535 is 1, a
+page a class) or NAME_probabilities.npy (float32 [H, W, K]).
+"""
+
+import io
+import re
+import threading
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import tifffile
+
+from preprocess import files
+from preprocess.errors import UserError
+from preprocess.images import encode_png
+from trainer.instances import InstanceRules, instances_of
+from trainer.predict.images import Job
+from trainer.predict.overlay import overlay
+from trainer.predict.runtimes import Segmentation
+
+FORMATS = ("png", "ctc", "isbi")
+PROBABILITIES = ("none", "tiff", "npy")
+_CTC_FRAME = re.compile(r"t(\d{3,})$")
+MOST_INSTANCES = 2**16 - 1  # that uint16 can tell apart
+
+
+class Choice(NamedTuple):
+    """What is to be written.
+
+    Attributes:
+      format: one of FORMATS.
+      probabilities: one of PROBABILITIES.
+      overlays: whether there are pictures to look at.
+      instances: how instances are made, or None where there are none.
+    """
+
+    format: str = "png"
+    probabilities: str = "none"
+    overlays: bool = True
+    instances: InstanceRules | None = None
+
+
+class Result(NamedTuple):
+    """An image with all that was made of it."""
+
+    image: np.ndarray
+    segmentation: Segmentation
+    instances: np.ndarray | None
+
+
+Encode = Callable[[Result], bytes]
+
+
+def encoders(job: Job, choice: Choice) -> dict[str, Encode]:
+    """How each output of an image is made, by file name; stacks apart.
+
+    Raises:
+      UserError: the format can't hold an image of this name.
+    """
+    made: dict[str, Encode] = {}
+    if choice.probabilities == "tiff":
+        made[f"{job.name}_probabilities.tif"] = _probabilities_tiff
+    elif choice.probabilities == "npy":
+        made[f"{job.name}_probabilities.npy"] = _probabilities_npy
+    if choice.overlays:
+        made[f"{job.name}_overlay.png"] = _overlay
+    if choice.format == "ctc":
+        made[_ctc_name(job)] = _instances
+    elif choice.instances:
+        made[f"{job.name}_instances.tif"] = _instances
+    if choice.format == "png":
+        made[f"{job.name}_mask.png"] = _mask
+    return made
+
+
+def stack_name(job: Job, choice: Choice) -> str | None:
+    """The stack that an image becomes a page of, if the format has stacks."""
+    return f"{job.stack}.tif" if choice.format == "isbi" else None
+
+
+def result_of(image: np.ndarray, segmentation: Segmentation, choice: Choice) -> Result:
+    """Adds instances, where they are wanted."""
+    rules = choice.instances
+    instances = instances_of(segmentation.classes, rules) if rules else None
+    return Result(image, segmentation, instances)
+
+
+def _ctc_name(job: Job) -> str:
+    """
+    >>> from preprocess.images import Page
+    >>> _ctc_name(Job(Page("01/t012.tif"), "t012", "t012", 1, 0.0))
+    'mask012.tif'
+    """
+    match = _CTC_FRAME.match(job.name)
+    if not match or job.pages > 1:
+        raise UserError(
+            f"{job.page}: the challenge's frames are tNNN.tif of one page; rename it, "
+            "or take --format=png --instances"
+        )
+    return f"mask{match[1]}.tif"
+
+
+def _mask(result: Result) -> bytes:
+    return encode_png(result.segmentation.classes, flat=True)
+
+
+def _overlay(result: Result) -> bytes:
+    return encode_png(
+        overlay(result.image, result.segmentation.classes, result.instances)
+    )
+
+
+def _instances(result: Result) -> bytes:
+    assert result.instances is not None
+    number = int(result.instances.max())
+    if number > MOST_INSTANCES:
+        raise UserError(
+            f"has {number} instances, where 16 bits hold {MOST_INSTANCES}; "
+            "a larger --min_size leaves out specks"
+        )
+    return _tiff(result.instances.astype(np.uint16))
+
+
+def _probabilities_tiff(result: Result) -> bytes:
+    scaled = np.rint(result.segmentation.probabilities * 65535).astype(np.uint16)
+    return _tiff(np.moveaxis(scaled, -1, 0))
+
+
+def _probabilities_npy(result: Result) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, result.segmentation.probabilities)
+    return buffer.getvalue()
+
+
+def _tiff(pages: np.ndarray) -> bytes:
+    """A lossless TIFF of one page, or of several."""
+    buffer = io.BytesIO()
+    tifffile.imwrite(
+        buffer,
+        pages,
+        photometric="minisblack",
+        compression="lzw",  # the challenge's own
+        predictor=False,
+        metadata=None,
+    )
+    return buffer.getvalue()
+
+
+class _Stack:
+    """One stack, written page by page beside its name, renamed when whole."""
+
+    def __init__(self, path: str, pages: int):
+        self.path = path
+        self.pages = pages
+        self.waiting: dict[int, np.ndarray] = {}
+        self.next = 0
+        self.file = files.open_atomic(path)
+        self.writer = tifffile.TiffWriter(self.file.__enter__())
+
+    def add(self, number: int, page: np.ndarray) -> bool:
+        """Whether that was the last one."""
+        self.waiting[number] = page
+        while self.next in self.waiting:
+            ready = self.waiting.pop(self.next)
+            self.writer.write(ready, photometric="minisblack", metadata=None)
+            self.next += 1
+        if self.next < self.pages:
+            return False
+        self.writer.close()
+        self.file.__exit__(None, None, None)
+        return True
+
+    def give_up(self) -> str:
+        error = UserError(f"{self.path}: not written, for want of page {self.next}")
+        try:
+            self.file.__exit__(UserError, error, None)
+        except UserError:
+            pass
+        return str(error)
+
+
+class Stacks:
+    """Stacks that are being written: pages come in any order, and are put in theirs."""
+
+    def __init__(self, folder: str):
+        self.folder = folder
+        self.lock = threading.Lock()
+        self.open: dict[str, _Stack] = {}
+
+    def add(self, name: str, job: Job, result: Result) -> None:
+        """One page; the file appears with its last one."""
+        page = result.segmentation.probabilities[..., 1]
+        with self.lock:
+            stack = self.open.get(name)
+            if stack is None:
+                stack = self.open[name] = _Stack(
+                    files.join(self.folder, name), job.pages
+                )
+            if stack.add(job.page.number, page):
+                del self.open[name]
+
+    def close(self) -> list[str]:
+        """Gives up stacks that lack a page; returns a line for each."""
+        with self.lock:
+            lines = [stack.give_up() for stack in self.open.values()]
+            self.open.clear()
+        return lines
