@@ -126,6 +126,7 @@ lock() {
   for kind in cpu gpu; do
     uv pip compile "$root/pyproject.toml" --extra "$kind" --extra test --universal \
       --python-version 3.10 --no-annotate --generate-hashes --quiet --upgrade \
+      --override "$root/requirements/$kind.override" \
       --custom-compile-command "./launch.sh lock" -o "$root/requirements/$kind.lock"
   done
 }

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import cv2
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -11,19 +12,27 @@ from configs import base
 from preprocess import tiling
 from preprocess.statistics import moments
 from trainer import inference
-from trainer.export import save
+from trainer.export.artefact import save
+from trainer.export.signatures import Served
 from trainer.inference import Segmenter
+from trainer.input_pipeline import Geometry
+from trainer.layers import freeze
 from trainer.model import build_model
 
 # At depth 4, among them the sets' own sizes, thin, tiny and prime ones.
 SIZES = [(512, 512), (520, 696), (97, 1031), (40, 33), (1, 1), (1, 300), (613, 389)]
 
 
-def network_of(depth=4, channels=1, classes=2, width=4):
+def network_of(depth=4, channels=1, classes=2, width=4, precision="float32"):
     model = base.get_config().model
     changes = dict(depth=depth, channels=channels, classes=classes, width=width)
     model.update(changes | {"dropout": 0.0})
-    return build_model(model, seed=7)
+    network = build_model(model, seed=7, precision=precision)
+    rng = np.random.default_rng(7)
+    for weight in network.weights:
+        if len(weight.shape) == 1:
+            weight.assign(rng.normal(scale=0.1, size=weight.shape))
+    return network
 
 
 def random_image(height, width, channels=1, batch=1):
@@ -33,23 +42,29 @@ def random_image(height, width, channels=1, batch=1):
 
 
 def one_shot(network, depth, image):
-    """The whole mirrored image through the network at once."""
-    height, width = image.shape[1:3]
+    """The whole mirrored image, normalised in float64, through the network at once."""
+    exact = image.astype(np.float64)
+    mean, std = exact.mean((1, 2), keepdims=True), exact.std((1, 2), keepdims=True)
+    normal = ((exact - mean) / np.where(std > 0, std, 1)).astype(np.float32)
+    return one_shot_raw(network, depth, normal)
+
+
+def one_shot_raw(network, depth, normal):
+    height, width = normal.shape[1:3]
     pad = tiling.pad(depth)
     extent = []
     for size in (height, width):
         legal = tiling.legal_input_at_least(size, depth)
         extent.append(tiling.mirror_indices(-pad, legal - pad, size))
-    exact = image.astype(np.float64)
-    mean, std = exact.mean((1, 2), keepdims=True), exact.std((1, 2), keepdims=True)
-    normal = ((exact - mean) / np.where(std > 0, std, 1)).astype(np.float32)
     mirrored = normal[:, extent[0][:, None], extent[1][None, :]]
     return tf.nn.softmax(network(mirrored)).numpy()[:, :height, :width]
 
 
-def assert_stitches_exactly(depth, tile, image, network):
+def assert_stitches_exactly(depth, tile, image, network, **settings):
     classes = network.output_shape[-1]
-    segmenter = Segmenter(network, depth=depth, classes=classes, tile=tile)
+    segmenter = Segmenter(
+        freeze(network), depth=depth, classes=classes, tile=tile, **settings
+    )
     result = tf.function(segmenter)(tf.constant(image))
     expected = one_shot(network, depth, image)
     assert result["probabilities"].shape == (*image.shape[:3], classes)
@@ -146,16 +161,25 @@ assert not ours, ours
 """
 
 
-def test_saved_model_reloads_without_any_of_our_code(tmp_path):
-    segmenter = Segmenter(network_of(), depth=4, classes=2)
-    save(segmenter, 1, str(tmp_path / "model"))
+def served(depth=4, channels=1, precision="float32", **settings):
+    network = network_of(depth, channels, precision=precision)
+    segmenter = Segmenter(freeze(network), depth=depth, classes=2, **settings)
+    tile = tiling.legal_input_at_least(40, depth)
+    output = tiling.output_size(tile, depth)
+    return Served(segmenter, Geometry(tile, output, depth, channels, 2, 8, "png", 1.0))
+
+
+@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
+def test_saved_model_reloads_without_any_of_our_code(tmp_path, precision):
+    model = served(precision=precision)
+    save(model, str(tmp_path / "model"))
     images = {f"image{i}": random_image(*size) for i, size in enumerate(SIZES[1:5])}
     np.savez(tmp_path / "images.npz", **images)
     arguments = [tmp_path / "model", tmp_path / "images.npz", tmp_path]
     command = [sys.executable, "-c", OUTSIDER, *map(str, arguments)]
     subprocess.run(command, cwd=tmp_path, check=True)
     for name, image in images.items():
-        ours = segmenter(tf.constant(image))
+        ours = model.functions["serving_default"](tf.constant(image))
         with np.load(tmp_path / f"{name}.npz") as theirs:
             assert theirs["probabilities"].dtype == np.float32
             difference = np.abs(theirs["probabilities"] - ours["probabilities"])
@@ -164,8 +188,119 @@ def test_saved_model_reloads_without_any_of_our_code(tmp_path):
 
 
 def test_other_sizes_do_not_retrace(tmp_path):
-    segmenter = Segmenter(network_of(2), depth=2, classes=2)
-    save(segmenter, 1, str(tmp_path))
+    save(served(2), str(tmp_path))
     segment = tf.saved_model.load(str(tmp_path)).signatures["serving_default"]
     for size in ((30, 40), (77, 20), (200, 300)):
         assert segment(image=random_image(*size))["classes"].shape == (1, *size)
+
+
+@pytest.mark.parametrize("case", range(12))
+def test_stitched_equals_one_shot_whatever_the_image(case):
+    """Sizes from 1 to 1500 px, thin ones too; depth, channels, tiles, batch drawn."""
+    rng = np.random.default_rng(case)
+    height, width = np.exp(rng.uniform(0, np.log(1500), 2)).round().astype(int)
+    depth, channels = int(rng.integers(1, 5)), int(rng.integers(1, 5))
+    classes, batch = int(rng.integers(2, 5)), int(rng.integers(1, 3))
+    least = 2**depth + 4
+    output = int(rng.integers(least, least + max(height, width) // 2 + 40))
+    network = network_of(depth, channels, classes, width=2)
+    assert_stitches_exactly(
+        depth,
+        tiling.legal_input_at_least(output, depth),
+        random_image(height, width, channels, batch),
+        network,
+        tiles_per_step=int(rng.integers(1, 4)),
+    )
+
+
+def test_largest_image_of_the_property():
+    assert_stitches_exactly(4, 572, random_image(1500, 1500), network_of(width=2))
+
+
+def test_mixed_precision_stitches_within_its_rounding():
+    network = network_of(precision="mixed_bfloat16")
+    image = random_image(300, 420)
+    settings = dict(depth=4, classes=2)
+    tiled = Segmenter(freeze(network), tile=284, **settings)(tf.constant(image))
+    assert tiled["probabilities"].dtype == tf.float32
+    assert np.abs(tiled["probabilities"] - one_shot(network, 4, image)).max() < 2**-6
+    exact = one_shot(network_of(), 4, image)
+    assert np.abs(tiled["probabilities"] - exact).max() > 1e-5  # it was bfloat16
+
+
+def test_frozen_network_is_the_network():
+    network = network_of(3, channels=2)
+    tile = tf.constant(random_image(108, 124, channels=2)) / 300
+    np.testing.assert_allclose(freeze(network)(tile), network(tile), atol=1e-5)
+    before = freeze(network)(tile)
+    frozen = freeze(network)
+    for weight in network.weights:
+        weight.assign(tf.zeros_like(weight))
+    np.testing.assert_array_equal(frozen(tile), before)
+
+
+SQUARE = [(turns, mirrored) for turns in range(4) for mirrored in (False, True)]
+
+
+def turn(image, turns, mirrored):
+    image = np.flip(image, 2) if mirrored else image
+    return np.rot90(image, turns, (1, 2)).copy()
+
+
+def turn_back(image, turns, mirrored):
+    image = np.rot90(image, -turns, (1, 2))
+    return np.flip(image, 2) if mirrored else image
+
+
+def test_tta_is_the_mean_over_the_eight_symmetries():
+    network = network_of(2)
+    image = random_image(70, 45)
+    settings = dict(depth=2, classes=2, tile=84)
+    plain, averaged = (Segmenter(network, tta=tta, **settings) for tta in (False, True))
+    by_hand = np.mean(
+        [
+            turn_back(plain(turn(image, *way))["probabilities"].numpy(), *way)
+            for way in SQUARE
+        ],
+        axis=0,
+    )
+    found = averaged(tf.constant(image))
+    np.testing.assert_allclose(found["probabilities"], by_hand, atol=1e-5)
+    assert np.abs(plain(image)["probabilities"] - by_hand).max() > 1e-4
+    # So that a turned image gives the turned result.
+    turned = averaged(turn(image, 1, True))["probabilities"].numpy()
+    np.testing.assert_allclose(turn_back(turned, 1, True), by_hand, atol=1e-5)
+
+
+def roughness(probabilities, at):
+    """Mean squared step from one column to the next, at some columns."""
+    steps = np.diff(probabilities[..., 1], axis=2) ** 2
+    return steps[:, :, [x - 1 for x in at]].mean()
+
+
+@pytest.mark.parametrize("way", [(0, False), (1, False), (2, True)])
+def test_no_seam_in_the_variance_along_tile_borders(way):
+    """Across tile borders a smooth image, however turned, varies as it does across
+    other columns of the pooling grid."""
+    depth, size, stride = 3, 240, 24
+    network = freeze(network_of(depth))
+    noise = np.random.default_rng(0).normal(size=(20, 20, 4)).astype(np.float32)
+    smooth = cv2.resize(noise, (size, size), interpolation=cv2.INTER_CUBIC)
+    image = turn(smooth.transpose(2, 0, 1)[..., None], *way)
+    tile = tiling.legal_input_at_least(stride + 4, depth)
+    segmenter = Segmenter(network, depth=depth, classes=2, tile=tile)
+    grid = [x for x in range(8, size, 8) if x % stride]
+    borders = range(stride, size, stride)
+    ours = segmenter.stitch(tf.constant(image)).numpy()
+    assert roughness(ours, borders) == pytest.approx(roughness(ours, grid), rel=0.1)
+    # What the measure sees where each tile is an image of its own.
+    segment = tf.function(segmenter)
+    blocks = [
+        segment(tf.constant(image[:, top : top + stride, left : left + stride]))
+        for top in range(0, size, stride)
+        for left in range(0, size, stride)
+    ]
+    split = [size // stride, size // stride, len(image), stride, stride, 2]
+    apart = np.stack([block["probabilities"] for block in blocks]).reshape(split)
+    apart = apart.transpose(2, 0, 3, 1, 4, 5).reshape(ours.shape)
+    assert roughness(apart, borders) > 1.5 * roughness(apart, grid)

@@ -163,8 +163,9 @@ def outcome(probabilities: tf.Tensor) -> dict[str, tf.Tensor]:
 def normalise_images(image_BHWC: tf.Tensor) -> tf.Tensor:
     """Each image's channels to mean 0 and deviation 1; a constant channel to 0."""
     # From the first pixel's value: exact for constant images, and for small contrasts
-    # on a large offset, where float32's mean of the raw values is not.
+    # on a large offset, where float32's values are not. The sums are float64: those of
+    # float32 over a frame are off by some 1e-5 of the deviation.
     shifted = image_BHWC - image_BHWC[:, :1, :1]
-    mean, variance = tf.nn.moments(shifted, axes=[1, 2], keepdims=True)
-    std = tf.sqrt(variance)
+    mean, variance = tf.nn.moments(tf.cast(shifted, tf.float64), [1, 2], keepdims=True)
+    mean, std = tf.cast(mean, tf.float32), tf.cast(tf.sqrt(variance), tf.float32)
     return (shifted - mean) / tf.where(std > 0, std, tf.ones_like(std))
