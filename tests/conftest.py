@@ -108,6 +108,23 @@ def shards_folder(cells, tmp_path_factory) -> str:
     return str(folder)
 
 
+@pytest.fixture(scope="session")
+def trained(shards_folder, tmp_path_factory) -> pathlib.Path:
+    """The work directory of a short training on `shards_folder`, validated."""
+    from preprocess.cli import main
+    from trainer.main import COMMANDS
+
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    _, _, _, _, *arguments = train_command(
+        shards_folder,
+        folder,
+        "--config.train.steps=4",
+        "--config.train.validate_every_steps=2",
+    )
+    assert main(COMMANDS["train"], arguments) == 0
+    return folder
+
+
 @pytest.fixture
 def train_config(config):
     """20 steps of 4 tiles, something due every few."""

@@ -1,0 +1,290 @@
+"""The artefact: what its signatures give, what it carries, what tiles cost."""
+
+import hashlib
+import io
+import itertools
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+from tensorflow_serving.apis import prediction_log_pb2
+
+from configs import base
+from preprocess import shards
+from preprocess.check import check_data_config
+from preprocess.cli import main
+from preprocess.errors import UserError
+from preprocess.images import Page, encode_png, read_image
+from preprocess.records import read_records
+from trainer.export import layout, memory
+from trainer.export.signatures import decode_image
+from trainer.input_pipeline import geometry_of
+from trainer.main import COMMANDS
+from trainer.predict import runtimes
+
+
+def export(*arguments) -> int:
+    return main(COMMANDS["export"], [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def version(trained, tmp_path_factory):
+    """A version of a trained model, with ONNX, two tiles at once, small tiles."""
+    output = tmp_path_factory.mktemp("exported") / "model"
+    given = f"--workdir={trained}", f"--output={output}"
+    assert export(*given, "--onnx", "--tile=76", "--tiles_per_step=2") == 0
+    return output / "1"
+
+
+@pytest.fixture(scope="module")
+def model(version):
+    return tf.saved_model.load(str(version))
+
+
+@pytest.fixture(scope="module")
+def image():
+    """An image of noise, uint8 [70, 50, 1]."""
+    return np.random.default_rng(0).integers(0, 256, (70, 50, 1), np.uint8)
+
+
+def test_every_signature_gives_float32_probabilities_and_classes(model, image):
+    names = "serving_default image_tta image_bytes tile tf_example"
+    assert set(model.signatures) == set(names.split())
+    for signature in model.signatures.values():
+        outputs = signature.structured_outputs
+        assert set(outputs) == {"probabilities", "classes"}
+        assert outputs["probabilities"].dtype == tf.float32
+        assert outputs["classes"].dtype == tf.uint8
+
+
+def encoded_jpeg(image):
+    buffer = io.BytesIO()
+    Image.fromarray(image[..., 0]).save(buffer, "jpeg", quality=90)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["png", "png16", "jpeg"])
+def test_image_bytes_are_read_as_predict_reads_them(model, image, tmp_path, kind):
+    encoded = {
+        "png": encode_png(image),
+        "png16": encode_png(image.astype(np.uint16) * 250 + 7),
+        "jpeg": encoded_jpeg(image),
+    }[kind]
+    path = tmp_path / f"image.{kind.rstrip('16')}"
+    path.write_bytes(encoded)
+    read = read_image(Page(str(path)), 1).astype(np.float32)
+    expected = model.signatures["serving_default"](image=tf.constant(read[None]))
+    found = model.signatures["image_bytes"](image_bytes=tf.constant([encoded] * 2))
+    for result in found["probabilities"].numpy():
+        np.testing.assert_allclose(result, expected["probabilities"][0], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "channels, mode",
+    [
+        (1, "L"),
+        (1, "grey as RGB"),
+        (1, "LA"),
+        (1, "I;16"),
+        (1, "1"),
+        (3, "RGB"),
+        (3, "RGBA"),
+        (3, "P"),
+        (4, "RGBA"),
+    ],
+)
+def test_decoding_is_that_of_read_image(tmp_path, channels, mode):
+    rng = np.random.default_rng(1)
+    grey = Image.fromarray(rng.integers(0, 256, (20, 30), np.uint8))
+    rgba = Image.fromarray(rng.integers(0, 256, (20, 30, 4), np.uint8))
+    if mode == "grey as RGB":
+        picture = Image.merge("RGB", [grey] * 3)
+    elif mode == "I;16":
+        deep = rng.integers(0, 65536, (20, 30), np.uint16)
+        picture = Image.fromarray(deep)
+    else:
+        picture = (grey if mode in ("L", "LA", "1") else rgba).convert(mode)
+    path = tmp_path / "image.png"
+    picture.save(path)
+    expected = read_image(Page(str(path)), channels)
+    found = tf.function(decode_image)(tf.constant(path.read_bytes()), channels)
+    np.testing.assert_array_equal(found, expected.astype(np.float32))
+
+
+def test_what_has_other_channels_or_is_no_image_is_refused():
+    colours = np.random.default_rng(0).integers(0, 256, (9, 9, 3), np.uint8)
+    decode = tf.function(decode_image)
+    with pytest.raises(
+        tf.errors.InvalidArgumentError, match="where this model takes 1"
+    ):
+        decode(tf.constant(encode_png(colours)), 1)
+    with pytest.raises(
+        tf.errors.InvalidArgumentError, match="where this model takes 3"
+    ):
+        decode(tf.constant(encode_png(colours[..., :1])), 3)
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        decode(tf.constant(b"GIF89a"), 1)
+
+
+def test_records_and_tiles_and_whole_images_agree(model, shards_folder):
+    """The same pixels by three signatures: our record, its tile, and a whole image."""
+    info = shards.read_info(shards_folder)
+    geometry = geometry_of(info)
+    path = shards.shard_files(shards_folder)[0]
+    with open(path, "rb") as file:
+        records = list(read_records(file))[:3]
+    parsed = list(itertools.islice(shards.read_tiles(path, info["geometry"]), 3))
+    by_record = model.signatures["tf_example"](examples=tf.constant(records))
+    by_tile = model.signatures["tile"](
+        tile=tf.constant(np.stack([p.image for p in parsed]), tf.float32),
+        mean=tf.constant(np.stack([p.mean for p in parsed])),
+        std=tf.constant(np.stack([p.std for p in parsed])),
+    )
+    assert by_record["classes"].shape == (3, *[geometry.output_size] * 2)
+    np.testing.assert_allclose(
+        by_record["probabilities"], by_tile["probabilities"], atol=1e-6
+    )
+
+
+def test_a_tile_by_hand_is_a_part_of_the_whole_image(model, image):
+    whole = model.signatures["serving_default"](
+        image=tf.constant(image[None], tf.float32)
+    )
+    # Depth 2 loses 20 px on each side; origins are multiples of 4.
+    tile = image[:64, :48].astype(np.float32)
+    part = model.signatures["tile"](
+        tile=tf.constant(tile[None]),
+        mean=tf.constant(image.mean((0, 1), dtype=np.float64)[None], tf.float32),
+        std=tf.constant(image.std((0, 1), dtype=np.float64)[None], tf.float32),
+    )
+    np.testing.assert_allclose(
+        part["probabilities"][0], whole["probabilities"][0, 20:44, 20:28], atol=1e-5
+    )
+
+
+def test_an_illegal_tile_is_refused(model):
+    one = tf.ones([1, 1])
+    with pytest.raises(tf.errors.InvalidArgumentError, match="edge is not legal"):
+        model.signatures["tile"](tile=tf.zeros([1, 62, 60, 1]), mean=one, std=one)
+
+
+def test_what_the_artefact_carries(version, trained):
+    extra = version / layout.EXTRA
+    about = json.loads((extra / layout.ABOUT).read_text())
+    assert about["class_names"] == ["background", "cell"]
+    assert (about["tile"], about["tiles_per_step"]) == (76, 2)
+    info = (trained / shards.INFO_NAME).read_bytes()
+    assert about["data"]["dataset_info_sha256"] == hashlib.sha256(info).hexdigest()
+    config = json.loads((extra / layout.CONFIG).read_text())
+    assert config["model"]["depth"] == 2
+    lines = [
+        json.loads(x) for x in (trained / "metrics.jsonl").read_text().splitlines()
+    ]
+    [line] = [x for x in lines if x["step"] == about["step"] and "val_mean_iou" in x]
+    assert about["scores"]["validation"]["mean_iou"] == line["val_mean_iou"]
+    card = (extra / layout.CARD).read_text()
+    assert f"{line['val_mean_iou']:.4f}" in card and "`image_bytes`" in card
+
+
+def test_warm_up_requests_are_servings_own_and_run(version, model):
+    with open(version / layout.EXTRA / layout.WARMUP, "rb") as file:
+        logs = [
+            prediction_log_pb2.PredictionLog.FromString(record)
+            for record in read_records(file)
+        ]
+    requests = [log.predict_log.request for log in logs]
+    called = [request.model_spec.signature_name for request in requests]
+    assert called == ["serving_default", "image_bytes"]
+    for request in requests:
+        inputs = {k: tf.constant(tf.make_ndarray(v)) for k, v in request.inputs.items()}
+        result = model.signatures[request.model_spec.signature_name](**inputs)
+        assert result["classes"].shape == (
+            1,
+            76,
+            76,
+        )  # the frames' 128 px, at most a tile
+
+
+def test_onnx_equals_tensorflow(version, image):
+    by_onnx, [by_tf] = (
+        runtimes.load(str(version), runtime="onnx")[0],
+        runtimes.load(str(version), runtime="tensorflow"),
+    )
+    deep = image.astype(np.uint16) * 200 + 11
+    for picture in (image, deep, image[:1, :1], image[:, :7], deep[:33]):
+        theirs, ours = by_onnx.segment(picture), by_tf.segment(picture)
+        np.testing.assert_allclose(theirs.probabilities, ours.probabilities, atol=1e-5)
+        assert (theirs.classes == ours.classes).mean() > 0.999
+    for runtime in ("onnx", "tensorflow"):
+        [averaging] = runtimes.load(str(version), runtime=runtime, tta=True)
+        result = averaging.segment(image).probabilities
+        if runtime == "onnx":
+            first = result
+    np.testing.assert_allclose(first, result, atol=1e-5)
+    assert np.abs(first - by_tf.segment(image).probabilities).max() > 1e-5
+
+
+def test_tta_at_export_is_every_whole_images_default(trained, version, tmp_path, image):
+    given = f"--workdir={trained}", f"--output={tmp_path}/m", "--tta"
+    assert export(*given) == 0
+    averaged = tf.saved_model.load(f"{tmp_path}/m/1").signatures["serving_default"]
+    asked = tf.saved_model.load(str(version)).signatures["image_tta"]
+    batch = tf.constant(image[None], tf.float32)
+    np.testing.assert_allclose(
+        averaged(image=batch)["probabilities"],
+        asked(image=batch)["probabilities"],
+        atol=1e-5,
+    )
+
+
+def test_precision_changes_numbers_a_little_and_no_dtype(
+    trained, model, tmp_path, image
+):
+    given = f"--workdir={trained}", f"--output={tmp_path}/m"
+    assert export(*given, "--precision=mixed_bfloat16") == 0
+    half = tf.saved_model.load(f"{tmp_path}/m/1").signatures["serving_default"]
+    batch = tf.constant(image[None], tf.float32)
+    found = half(image=batch)["probabilities"]
+    full = model.signatures["serving_default"](image=batch)["probabilities"]
+    assert found.dtype == tf.float32
+    assert 1e-6 < np.abs(found - full).max() < 0.05
+
+
+@pytest.mark.parametrize("budget", [200, 500, 5000])
+@pytest.mark.parametrize("width, depth", [(16, 4), (64, 4), (8, 3)])
+def test_memory_budget_gives_the_largest_tile_within(budget, width, depth):
+    def needs(size):
+        return memory.bytes_of_step(size, width=width, tiles_per_step=1)
+
+    tile = memory.tile_within(budget, width=width, depth=depth)
+    assert needs(tile) <= budget * 10**6 < needs(tile + 2**depth)
+
+
+MISTAKES = [
+    (["--tile=61"], "61 px is not legal"),
+    (["--tile=76", "--memory_mb=500"], "not both"),
+    (["--memory_mb=-1"], "the smallest tile at depth 2"),
+    (["--tiles_per_step=0"], "at least 1"),
+    (["--precision=float16"], "one of float32"),
+    (["--checkpoint=77"], "77"),
+]
+
+
+@pytest.mark.parametrize("more, message", MISTAKES)
+def test_mistakes_are_one_line_and_leave_nothing(
+    trained, tmp_path, capfd, more, message
+):
+    given = f"--workdir={trained}", f"--output={tmp_path}/m"
+    assert export(*given, *more) == 2
+    [line] = capfd.readouterr().err.splitlines()
+    assert line.startswith("export: ") and message in line
+    assert not (tmp_path / "m").exists()
+
+
+def test_class_names_must_be_as_many_as_classes():
+    config = base.get_config()
+    config.model.class_names = ("background", "cell", "more")
+    with pytest.raises(UserError, match="3 names where"):
+        check_data_config(config)

@@ -1,0 +1,220 @@
+"""New versions appear whole, each under its own number, on a disk and in a bucket."""
+
+import base64
+import json
+import multiprocessing
+import os
+import pathlib
+import threading
+
+import google_crc32c
+import pytest
+from google.cloud import storage
+
+from preprocess.cli import main
+from preprocess.errors import UserError
+from tests import buckets
+from trainer.export import publish
+from trainer.main import COMMANDS
+
+
+@pytest.fixture
+def front(monkeypatch):
+    with buckets.bucket() as found:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", found.address)
+        monkeypatch.setenv("GOOGLE_CLOUD_PROJECT", "test")
+        yield found
+
+
+def make_model(folder, mark=b"model", parts=3) -> None:
+    """Files laid out like a SavedModel's."""
+    content = {f"variables/part-{i}": os.urandom(1000 + i) for i in range(parts)}
+    content |= {"saved_model.pb": mark, "assets.extra/model.json": b"{}"}
+    for name, value in content.items():
+        path = pathlib.Path(folder) / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(value)
+
+
+def publish_once(destination, mark=b"model") -> str:
+    with publish.staging(destination) as stage:
+        make_model(stage, mark)
+        return publish.publish(stage, destination)
+
+
+def names_in_bucket(prefix="") -> list[str]:
+    blobs = storage.Client().list_blobs(buckets.BUCKET, prefix=prefix)
+    return sorted(blob.name for blob in blobs)
+
+
+def test_versions_count_on(tmp_path):
+    (tmp_path / "m/7").mkdir(parents=True)
+    (tmp_path / "m/notes").mkdir()
+    destination = str(tmp_path / "m")
+    assert publish_once(destination).endswith("m/8")
+    assert publish_once(destination).endswith("m/9")
+    assert sorted(os.listdir(destination)) == ["7", "8", "9", "notes"]
+
+
+def _publish_many(destination, mark, number):
+    for _ in range(number):
+        publish_once(destination, mark)
+
+
+def test_publishers_at_once_on_one_disk_get_numbers_of_their_own(tmp_path):
+    destination = str(tmp_path / "m")
+    os.mkdir(destination)
+    fork = multiprocessing.get_context("spawn")
+    processes = [
+        fork.Process(target=_publish_many, args=(destination, mark, 15))
+        for mark in (b"a", b"b", b"c")
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    assert sorted(map(int, os.listdir(destination))) == list(range(1, 46))
+    marks = [
+        (tmp_path / f"m/{number}/saved_model.pb").read_bytes()
+        for number in range(1, 46)
+    ]
+    assert sorted(marks) == [b"a"] * 15 + [b"b"] * 15 + [b"c"] * 15
+
+
+def test_what_fails_while_it_is_built_leaves_nothing(tmp_path):
+    with pytest.raises(RuntimeError):
+        with publish.staging(str(tmp_path / "m")) as stage:
+            make_model(stage)
+            raise RuntimeError
+    assert os.listdir(tmp_path / "m") == []
+
+
+def test_the_graph_comes_last(front):
+    destination = f"gs://{buckets.BUCKET}/models/unet"
+    assert publish_once(destination) == f"{destination}/1"
+    uploaded = [r.path for r in front.seen if r.method in ("POST", "PUT")]
+    inside = [path for path in uploaded if "models/unet/1/" in path]
+    assert inside[-1] == "models/unet/1/saved_model.pb" and len(inside) == 5
+    assert uploaded[0] == "models/unet/.claims/1"
+    # All that came before was compared before the graph was sent.
+    last = max(i for i, r in enumerate(front.seen) if r.path.endswith("saved_model.pb"))
+    assert [r for r in front.seen[:last] if r.method == "GET"][-1].path.startswith(
+        f"/storage/v1/b/{buckets.BUCKET}/o?"
+    )
+
+
+def test_what_lies_in_the_bucket_is_what_was_built(front):
+    destination = f"gs://{buckets.BUCKET}"
+    with publish.staging(destination) as stage:
+        make_model(stage)
+        built = {
+            os.path.relpath(os.path.join(place, name), stage): pathlib.Path(
+                place, name
+            ).read_bytes()
+            for place, _, names in os.walk(stage)
+            for name in names
+        }
+        publish.publish(stage, destination)
+    assert not os.path.exists(stage)
+    bucket = storage.Client().bucket(buckets.BUCKET)
+    found = {
+        name.removeprefix("1/"): bucket.blob(name).download_as_bytes()
+        for name in names_in_bucket("1/")
+    }
+    assert found == built
+
+
+def test_two_publishers_at_once_get_two_versions(front):
+    """Both list an empty bucket before either has claimed a number."""
+    destination = f"gs://{buckets.BUCKET}/unet"
+    both = threading.Barrier(2)
+    names_in = publish._names_in
+
+    def names_when_both_are_there(*arguments):
+        found = names_in(*arguments)
+        if arguments[1].endswith(".claims/"):
+            both.wait(30)
+        return found
+
+    results = []
+
+    def one(mark):
+        results.append((mark, publish_once(destination, mark)))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(publish, "_names_in", names_when_both_are_there)
+        threads = [threading.Thread(target=one, args=(mark,)) for mark in (b"a", b"b")]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert sorted(version for _, version in results) == [
+        f"{destination}/1",
+        f"{destination}/2",
+    ]
+    assert any(r.status == 412 for r in front.seen)  # the front did refuse one
+    bucket = storage.Client().bucket(buckets.BUCKET)
+    for mark, version in results:
+        name = version.removeprefix(f"gs://{buckets.BUCKET}/") + "/saved_model.pb"
+        assert bucket.blob(name).download_as_bytes() == mark
+
+
+def test_damage_on_the_way_is_noticed_and_nothing_stays(front):
+    def tamper(name, body):
+        return body[:-60] + b"x" * 20 + body[-40:] if "part-1" in name else body
+
+    front.tamper = tamper
+    with pytest.raises(UserError, match="part-1: is not what was uploaded"):
+        publish_once(f"gs://{buckets.BUCKET}/unet")
+    assert names_in_bucket("unet/1/") == []
+    front.tamper = lambda name, body: body
+    assert publish_once(f"gs://{buckets.BUCKET}/unet").endswith("/2")
+
+
+def test_checksums_are_googles(tmp_path):
+    (tmp_path / "file").write_bytes(b"123456789")
+    expected = google_crc32c.value(b"123456789").to_bytes(4, "big")
+    assert (
+        publish._crc32c(str(tmp_path / "file")) == base64.b64encode(expected).decode()
+    )
+    assert expected.hex() == "e3069283"  # the check value of CRC-32C
+
+
+def test_a_bucket_that_is_not_there_is_one_line(front, trained, capfd):
+    given = f"--workdir={trained}", "--publish=gs://no-such-bucket/unet"
+    assert main(COMMANDS["export"], list(given)) == 2
+    line = capfd.readouterr().err.splitlines()[-1]
+    assert line.startswith("export: gs://no-such-bucket/unet: not published")
+
+
+def test_export_publishes_to_a_bucket_and_keeps_a_copy(front, trained, tmp_path, capfd):
+    given = f"--workdir={trained}", f"--output={tmp_path}/m"
+    publishing = f"--publish=gs://{buckets.BUCKET}/unet"
+    assert main(COMMANDS["export"], [*given, publishing]) == 0
+    printed = capfd.readouterr().out.splitlines()
+    assert printed == [
+        f"{tmp_path}/m/1/saved_model.pb",
+        f"gs://{buckets.BUCKET}/unet/1/saved_model.pb",
+    ]
+    names = {name.removeprefix("unet/1/") for name in names_in_bucket("unet/1/")}
+    local = {
+        str(path.relative_to(tmp_path / "m/1"))
+        for path in (tmp_path / "m/1").rglob("*")
+        if path.is_file()
+    }
+    assert names == local
+    bucket = storage.Client().bucket(buckets.BUCKET)
+    about = bucket.blob("unet/1/assets.extra/model.json").download_as_bytes()
+    assert json.loads(about)["depth"] == 2
+
+
+def test_other_stores_are_refused(trained, capfd):
+    given = f"--workdir={trained}", "--publish=s3://bucket/unet"
+    assert main(COMMANDS["export"], list(given)) == 2
+    assert "gs:// or a folder" in capfd.readouterr().err
+
+
+def test_a_destination_must_be_given(trained, capfd):
+    assert main(COMMANDS["export"], [f"--workdir={trained}"]) == 2
+    assert "--output or --publish" in capfd.readouterr().err
