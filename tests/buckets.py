@@ -7,7 +7,6 @@ says of objects that must not exist, one request at a time, as Google's servers 
 import contextlib
 import http.client
 import http.server
-import json
 import threading
 import urllib.parse
 from collections.abc import Callable, Iterator
@@ -36,7 +35,9 @@ class Front(http.server.ThreadingHTTPServer):
         self.emulator = emulator
         self.lock = threading.Lock()
         self.seen: list[Request] = []
-        self.tamper: Callable[[str, bytes], bytes] = lambda path, body: body
+        # What befalls an object's bytes on their way, and what is told of objects.
+        self.tamper: Callable[[str, bytes], bytes] = lambda name, body: body
+        self.retell: Callable[[str, bytes], bytes] = lambda path, content: content
 
     @property
     def address(self) -> str:
@@ -74,6 +75,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 body = self.server.tamper(name, body)
                 answer = self.server.ask(self.command, self.path, headers, body)
             status, answered, content = answer
+            content = self.server.retell(self.path, content)
             self.server.seen.append(Request(self.command, name or self.path, status))
         self.send_response(status)
         for key, value in answered:

@@ -165,11 +165,31 @@ def test_damage_on_the_way_is_noticed_and_nothing_stays(front):
         return body[:-60] + b"x" * 20 + body[-40:] if "part-1" in name else body
 
     front.tamper = tamper
-    with pytest.raises(UserError, match="part-1: is not what was uploaded"):
+    with pytest.raises(UserError, match="not published"):
         publish_once(f"gs://{buckets.BUCKET}/unet")
     assert names_in_bucket("unet/1/") == []
     front.tamper = lambda name, body: body
     assert publish_once(f"gs://{buckets.BUCKET}/unet").endswith("/2")
+
+
+def test_what_arrived_otherwise_is_noticed_and_nothing_stays(front):
+    """A checksum in the bucket that is not the file's."""
+
+    def retell(path, content):
+        if "prefix=unet%2F1%2F" not in path or "delimiter" in path:
+            return content
+        listing = json.loads(content)
+        for item in listing.get("items", []):
+            if item["name"].endswith("part-1"):
+                item["crc32c"] = "AAAAAA=="
+        return json.dumps(listing).encode()
+
+    front.retell = retell
+    with pytest.raises(UserError, match="part-1: is not what was uploaded"):
+        publish_once(f"gs://{buckets.BUCKET}/unet")
+    front.retell = lambda path, content: content
+    assert names_in_bucket("unet/1/") == []
+    assert not any(r.path.endswith("saved_model.pb") for r in front.seen)
 
 
 def test_checksums_are_googles(tmp_path):

@@ -79,6 +79,8 @@ def _image_files(source: str) -> dict[str, float]:
 
 def _jobs_of(path: str, stem: str, updated: float) -> list[Job]:
     pages = count_pages(path)
+    if not pages:
+        raise UserError(f"{path}: holds no image; replace the file or take it out")
     names = [stem] if pages == 1 else [f"{stem}-z{z:03d}" for z in range(pages)]
     return [
         Job(Page(path, z), name, stem, pages, updated) for z, name in enumerate(names)

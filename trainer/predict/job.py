@@ -103,9 +103,8 @@ def _outputs_of(
 
 def _record(version: str, choice: Choice, runtime: str, tta: bool) -> dict[str, Any]:
     """What outputs hang on, the images apart."""
-    inside = (layout.EXTRA, layout.ONNX) if runtime == "onnx" else (layout.GRAPH,)
     content = {
-        "model_sha256": sha256_of(files.join(version, *inside)),
+        "model_sha256": sha256_of(runtimes.model_file(version, runtime)),
         "runtime": runtime,
         "tta": tta,
         **choice._asdict(),

@@ -36,6 +36,20 @@ class Runtime(Protocol):
         """Segments one image, raw intensities [H, W, C]."""
 
 
+def model_file(version: str, runtime: str) -> str:
+    """The file that holds a version's network for a runtime.
+
+    Raises:
+      UserError: it was not exported.
+    """
+    if runtime == "tensorflow":
+        return files.join(version, layout.GRAPH)
+    path = files.join(version, layout.EXTRA, layout.ONNX)
+    if not files.exists(path):
+        raise UserError(f"{path}: missing; export with --onnx")
+    return path
+
+
 def load(
     version: str, *, runtime: str, tta: bool = False, devices: int = 0
 ) -> list[Runtime]:
@@ -52,8 +66,7 @@ def load(
     """
     about = layout.read_about(version)
     if runtime == "onnx":
-        path = files.join(version, layout.EXTRA, layout.ONNX)
-        return [OnnxRuntime(path, about, tta=tta)]
+        return [OnnxRuntime(model_file(version, runtime), about, tta=tta)]
     from trainer import strategy
 
     names = strategy.device_names(devices)
@@ -111,8 +124,6 @@ class OnnxRuntime:
                 f"--runtime=onnx needs onnxruntime ({error}): "
                 "pip install 'unet-tfrecords[onnx]'"
             ) from error
-        if not files.exists(path):
-            raise UserError(f"{path}: missing; export with --onnx")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = len(os.sched_getaffinity(0))
         try:
