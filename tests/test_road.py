@@ -132,7 +132,7 @@ def test_drawn_cells(run, capsys):
     assert versions == ["1", "2"]
     extra = run / "export/2/assets.extra"
     assert json.loads((extra / "config.json").read_text())["model"]["depth"] == 3
-    assert (extra / "dataset_info.json").exists()
+    assert (extra / "model_card.md").exists()
 
 
 def test_evaluate_prints_what_the_json_holds(run, cells, capsys):
