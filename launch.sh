@@ -30,11 +30,11 @@ usage: ./launch.sh COMMAND [--flag=value ...]        (COMMAND --help lists its f
                 --data=runs/u373/data --workdir=runs/u373/train
   evaluate    scores on whole frames never trained on
               ./launch.sh evaluate --workdir=runs/u373/train --input=DIR
-  export      a SavedModel for raw images of any size
+  export      a SavedModel for raw images of any size; --publish to where a server polls
               ./launch.sh export --workdir=runs/u373/train --output=runs/u373/export
-  predict     a SavedModel over a folder of images: masks and overlays
+  predict     a SavedModel over images: masks, overlays, instances, probabilities
               ./launch.sh predict --model=runs/u373/export --input=DIR/01 --output=OUT
-  benchmark   measures: train, input, against_torch, tiles, beam or memory
+  benchmark   measures: train, input, against_torch, inference, start, tiles or beam
               ./launch.sh benchmark --what=train --config=configs/phc_u373.py:cpu \
                 --data=runs/u373/data
   summary     the network's layers

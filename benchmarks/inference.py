@@ -27,7 +27,7 @@ sys.path[0] = str(ROOT)  # not this folder: its names are no modules
 
 import numpy as np  # noqa: E402
 
-from benchmarks import torch_unet, turns  # noqa: E402
+from benchmarks.sides import torch_unet, turns  # noqa: E402
 from preprocess import tiling  # noqa: E402
 
 DEPTH = 4

@@ -15,6 +15,7 @@ from preprocess.sources import Frame, check_frame, find_frames
 from preprocess.splits import SPLITS, assign_splits
 from trainer import workdir
 from trainer.inference import Segmenter
+from trainer.layers import freeze
 from trainer.metrics import confusion_matrix, pixel_scores
 from trainer.restore import restore_network
 
@@ -59,7 +60,11 @@ def check_unseen(frames: list[Frame], info: dict[str, Any]) -> None:
 
 
 def evaluate(
-    folder: str, source: str, split: str, checkpoint: str = "best"
+    folder: str,
+    source: str,
+    split: str,
+    checkpoint: str = "best",
+    tta: bool = False,
 ) -> dict[str, Any]:
     """Scores a run on a split and writes evaluation-SPLIT.json into its directory.
 
@@ -68,6 +73,7 @@ def evaluate(
       source: the data set's folder, as given to preprocess.
       split: train, validation or test.
       checkpoint: best, newest or a step.
+      tta: averages over the eight symmetries of the square.
 
     Returns:
       What was written.
@@ -82,10 +88,11 @@ def evaluate(
     network, step = restore_network(folder, config, checkpoint)
     model = config.model
     segmenter = Segmenter(
-        network,
+        freeze(network),
         depth=model.depth,
         classes=model.classes,
         normalization=info["normalization"],
+        tta=tta,
     )
     shape = [None, None, None, model.channels]
     segment = tf.function(
@@ -104,6 +111,7 @@ def evaluate(
     result = {
         "split": split,
         "step": step,
+        "tta": tta,
         "num_frames": len(frames),
         "scores": pixel_scores(whole),
         "frames": per_frame,
@@ -117,7 +125,7 @@ def table(result: dict[str, Any]) -> str:
     scores = result["scores"]
     lines = [
         f"{result['split']} split, {result['num_frames']} whole frames, "
-        f"step {result['step']}",
+        f"step {result['step']}{', averaged over symmetries' if result['tta'] else ''}",
         f"{'class':>12}  {'IoU':>7}  {'Dice':>7}",
     ]
     for k, (iou, dice) in enumerate(zip(scores["iou"], scores["dice"], strict=True)):

@@ -40,6 +40,11 @@ CHECKPOINT = _string(
     "best",
 )
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
+TTA = _boolean(
+    "tta",
+    "averages over the eight turned and mirrored versions of each image, inside the "
+    "graph: eight times the work",
+)
 WORKDIR = _string("workdir", "folder of the run: checkpoints, logs, metrics")
 
 
@@ -134,9 +139,14 @@ def _evaluate(values: flags.FlagValues, _: list[str]) -> None:
     _load_tensorflow()
     from trainer.evaluate import evaluate, table
 
-    print(
-        table(evaluate(values.workdir, values.input, values.split, values.checkpoint))
+    result = evaluate(
+        values.workdir,
+        values.input,
+        values.split,
+        checkpoint=values.checkpoint,
+        tta=values.tta,
     )
+    print(table(result))
 
 
 def _export(values: flags.FlagValues, _: list[str]) -> None:
@@ -269,6 +279,7 @@ COMMANDS = {
                 WORKDIR,
                 _string("input", "the data set's folder, as given to preprocess"),
                 _string("split", "train, validation or test", "test"),
+                TTA,
                 CHECKPOINT,
             ),
             _evaluate,
@@ -299,11 +310,7 @@ COMMANDS = {
                     "takes the largest tile whose steps need no more memory than this, "
                     "MB, the image and its probabilities apart; 0 sets no limit",
                 ),
-                _boolean(
-                    "tta",
-                    "averages over the eight turned and mirrored versions of each "
-                    "image, inside the graph: eight times the work",
-                ),
+                TTA,
                 _string(
                     "precision",
                     "float32, or mixed_bfloat16, mixed_float16 for GPUs that compute "
@@ -360,11 +367,7 @@ COMMANDS = {
                     "gaps between instances of up to so many px are given back to them",
                     3,
                 ),
-                _boolean(
-                    "tta",
-                    "averages over the eight turned and mirrored versions of each "
-                    "image: eight times the work",
-                ),
+                TTA,
                 _string(
                     "runtime",
                     "tensorflow, or onnx: on a processor, of a model exported with "

@@ -56,7 +56,7 @@ def describe(
         "width": config.model.width,
         "normalization": segmenter.normalization,
         "precision": precision,
-        "scores": _scores(folder, step),
+        "scores": _scores(folder, step, segmenter.tta),
         "step": step,
         "tile": segmenter.tile,
         "tiles_per_step": segmenter.tiles_per_step,
@@ -79,11 +79,11 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _scores(folder: str, step: int) -> dict[str, Any]:
+def _scores(folder: str, step: int, tta: bool) -> dict[str, Any]:
     """Scores that were measured on this very step, by split."""
     scores = {}
     for line in workdir.read_metrics(folder):
-        if line["step"] == step:
+        if line["step"] == step and not tta:
             validation = {
                 name.removeprefix("val_"): value
                 for name, value in line.items()
@@ -93,7 +93,7 @@ def _scores(folder: str, step: int) -> dict[str, Any]:
                 scores["validation"] = validation
     for path in files.glob_in(folder, "evaluation-*.json"):
         evaluation = json.loads(files.read_bytes(path))
-        if evaluation["step"] == step:
+        if (evaluation["step"], evaluation.get("tta", False)) == (step, tta):
             split = f"{evaluation['split']}, {evaluation['num_frames']} whole frames"
             scores[split] = evaluation["scores"]
     return scores
