@@ -34,7 +34,7 @@ usage: ./launch.sh COMMAND [--flag=value ...]        (COMMAND --help lists its f
               ./launch.sh export --workdir=runs/u373/train --output=runs/u373/export
   predict     a SavedModel over images: masks, overlays, instances, probabilities
               ./launch.sh predict --model=runs/u373/export --input=DIR/01 --output=OUT
-  benchmark   measures: train, input, against_torch, inference, start, tiles or beam
+  benchmark   measures: train, input, against_torch, inference, start, tiles, beam, memory
               ./launch.sh benchmark --what=train --config=configs/phc_u373.py:cpu \
                 --data=runs/u373/data
   summary     the network's layers
