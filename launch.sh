@@ -182,7 +182,9 @@ run_tests() {
     shift
     set -- -m "not slow" "$@"
   fi
-  "$python" -m pytest "$@"
+  # Whole files to each of two processes: fixtures are shared within a file. More would
+  # take turns at the same cores, which TensorFlow fills by itself.
+  "$python" -m pytest -n 2 --dist loadfile "$@"
 }
 
 command=${1:-help}

@@ -169,9 +169,11 @@ def served(depth=4, channels=1, precision="float32", **settings):
     return Served(segmenter, Geometry(tile, output, depth, channels, 2, 8, "png", 1.0))
 
 
-@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
-def test_saved_model_reloads_without_any_of_our_code(tmp_path, precision):
-    model = served(precision=precision)
+@pytest.mark.parametrize(
+    "depth, precision", [(4, "float32"), (2, "mixed_bfloat16")]
+)
+def test_saved_model_reloads_without_any_of_our_code(tmp_path, depth, precision):
+    model = served(depth, precision=precision)
     save(model, str(tmp_path / "model"))
     images = {f"image{i}": random_image(*size) for i, size in enumerate(SIZES[1:5])}
     np.savez(tmp_path / "images.npz", **images)
@@ -282,18 +284,18 @@ def roughness(probabilities, at):
 def test_no_seam_in_the_variance_along_tile_borders(way):
     """Across tile borders a smooth image, however turned, varies as it does across
     other columns of the pooling grid."""
-    depth, size, stride = 3, 240, 24
+    depth, size, stride = 3, 192, 24
     network = freeze(network_of(depth))
-    noise = np.random.default_rng(0).normal(size=(20, 20, 4)).astype(np.float32)
+    noise = np.random.default_rng(0).normal(size=(16, 16, 12)).astype(np.float32)
     smooth = cv2.resize(noise, (size, size), interpolation=cv2.INTER_CUBIC)
     image = turn(smooth.transpose(2, 0, 1)[..., None], *way)
     tile = tiling.legal_input_at_least(stride + 4, depth)
     segmenter = Segmenter(network, depth=depth, classes=2, tile=tile)
     grid = [x for x in range(8, size, 8) if x % stride]
     borders = range(stride, size, stride)
-    ours = segmenter.stitch(tf.constant(image)).numpy()
-    assert roughness(ours, borders) == pytest.approx(roughness(ours, grid), rel=0.1)
-    # What the measure sees where each tile is an image of its own.
+    ours = tf.function(segmenter.stitch)(tf.constant(image)).numpy()
+    assert roughness(ours, borders) == pytest.approx(roughness(ours, grid), rel=0.15)
+    # A margin of noise; what the measure sees where each tile is an image of its own.
     segment = tf.function(segmenter)
     blocks = [
         segment(tf.constant(image[:, top : top + stride, left : left + stride]))

@@ -3,9 +3,9 @@
 from preprocess import tiling
 
 # Arrays of the first level's channels and the tile's size that live at once on the way
-# up, where most is needed: the skip, its cropped copy, what comes from below, and the
-# two laid together. Measured with `benchmarks/inference.py --tiles`, docs/inference.md.
-ARRAYS = 5
+# up, where most is needed: the skip, its cropped copy, what comes from below, the two
+# laid together, and a convolution's result. Measured: 4 to 6 (docs/inference.md).
+ARRAYS = 6
 BYTES = 4  # of a float32
 
 
@@ -34,7 +34,7 @@ def tile_within(
       ValueError: not even the smallest fits, naming what it needs.
 
     >>> tile_within(500, width=16, depth=4)
-    1244
+    1132
     """
     step = 2**depth
     # The smallest whose output gives a whole stride of pixels.
