@@ -9,6 +9,7 @@ import fcntl
 import glob as local_glob
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Iterator
 from typing import IO
@@ -229,6 +230,21 @@ def exclusive(folder: str) -> Iterator[None]:
                 os.remove(path)
             with contextlib.suppress(OSError):
                 os.rmdir(folder)  # where nothing was written, nothing is left
+
+
+def remove_unfinished(folder: str, *, older_s: float = 0) -> None:
+    """Removes what killed writers left in a local folder.
+
+    Args:
+      folder: where no other writer is at work, or none for so long:
+      older_s: only what was not touched for so many seconds.
+    """
+    if is_remote(folder) or not os.path.isdir(folder):
+        return
+    for entry in list(os.scandir(folder)):
+        if entry.name.startswith(TEMPORARY):
+            if time.time() - entry.stat().st_mtime >= older_s:
+                remove([entry.path])
 
 
 def write_bytes(path: str, content: bytes) -> None:

@@ -85,6 +85,12 @@ def count_pages(path: str) -> int:
     if not _is_tiff(path):
         return 1
     with tifffile.TiffFile(_readable(path)) as tiff:
+        told = (tiff.imagej_metadata or {}).get("images", 1) if tiff.is_imagej else 1
+        if len(tiff.pages) == 1 and told > 1:
+            raise UserError(
+                f"{path}: {told} images behind one header, as ImageJ saves over 4 GB; "
+                "save it as a TIFF of single pages, or in parts"
+            )
         return len(tiff.pages)
 
 

@@ -5,7 +5,8 @@
     python serving/client.py --image=t000.png --grpc=localhost:8500
 
 By REST it needs numpy and pillow; by gRPC also grpcio and tensorflow-serving-api. TIFFs
-can't travel as they are: save them as PNG, 16 bit is fine.
+can't travel as they are: save them as PNG, 16 bit is fine. REST sends all probabilities
+as text, some 40 bytes a pixel: for large images take gRPC.
 """
 
 import argparse
@@ -36,8 +37,13 @@ def ask_rest(server: str, model: str, image: bytes, timeout: float) -> np.ndarra
         json.dumps(content).encode(),
         {"Content-Type": "application/json"},
     )
-    with urllib.request.urlopen(request, timeout=timeout) as response:
-        return np.array(json.load(response)["outputs"]["classes"][0], np.uint8)
+    try:
+        with urllib.request.urlopen(request, timeout=timeout) as response:
+            return np.array(json.load(response)["outputs"]["classes"][0], np.uint8)
+    except urllib.error.HTTPError as error:
+        sys.exit(f"{server}: {error} {error.read().decode()[:300]}")
+    except OSError as error:  # refused, or silent
+        sys.exit(f"{server}: {error}; is TensorFlow Serving there?")
 
 
 def ask_grpc(server: str, model: str, image: bytes, timeout: float) -> np.ndarray:
@@ -59,7 +65,10 @@ def ask_grpc(server: str, model: str, image: bytes, timeout: float) -> np.ndarra
     options = [("grpc.max_receive_message_length", MOST_BYTES)]
     with grpc.insecure_channel(server, options) as channel:
         stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
-        answer = stub.Predict(request, timeout=timeout).outputs["classes"]
+        try:
+            answer = stub.Predict(request, timeout=timeout).outputs["classes"]
+        except grpc.RpcError as error:
+            sys.exit(f"{server}: {error.code().name}: {error.details()[:300]}")
     height, width = (dim.size for dim in answer.tensor_shape.dim[1:])
     if answer.tensor_content:
         return np.frombuffer(answer.tensor_content, np.uint8).reshape(height, width)
@@ -68,6 +77,8 @@ def ask_grpc(server: str, model: str, image: bytes, timeout: float) -> np.ndarra
 
 def overlay(image: Image.Image, classes: np.ndarray) -> Image.Image:
     """The image, stretched to its range, with classes tinted and outlined."""
+    if image.mode not in ("L", "I;16", "I"):
+        image = image.convert("L" if image.mode in ("1", "LA") else "RGB")
     pixels = np.asarray(image, np.float32)
     low, high = np.percentile(pixels, (0.5, 99.5))
     grey = np.clip((pixels - low) / max(high - low, 1e-6) * 255, 0, 255)
@@ -100,19 +111,18 @@ def main() -> None:
     parser.add_argument("--show", action="store_true", help="opens the picture")
     parser.add_argument("--timeout", type=float, default=60, help="s to wait")
     given = parser.parse_args()
-    encoded = pathlib.Path(given.image).read_bytes()
+    try:
+        encoded = pathlib.Path(given.image).read_bytes()
+        image = Image.open(given.image)
+    except OSError as error:
+        sys.exit(f"{given.image}: {error}")
     if given.grpc:
         classes = ask_grpc(given.grpc, given.model, encoded, given.timeout)
     else:
-        try:
-            classes = ask_rest(given.server, given.model, encoded, given.timeout)
-        except urllib.error.HTTPError as error:
-            sys.exit(f"{given.server}: {error} {error.read().decode()[:300]}")
-        except urllib.error.URLError as error:
-            sys.exit(f"{given.server}: {error.reason}; is TensorFlow Serving there?")
+        classes = ask_rest(given.server, given.model, encoded, given.timeout)
     if given.mask:
         Image.fromarray(classes).save(given.mask)
-    picture = overlay(Image.open(given.image), classes)
+    picture = overlay(image, classes)
     picture.save(given.output)
     shares = np.bincount(classes.ravel()) / classes.size
     named = ", ".join(f"class {k}: {share:.1%}" for k, share in enumerate(shares))

@@ -239,6 +239,21 @@ def test_tta_at_export_is_every_whole_images_default(trained, version, tmp_path,
     )
 
 
+def test_weights_as_variables_give_the_same(trained, model, tmp_path, image):
+    given = f"--workdir={trained}", f"--output={tmp_path}/m", "--weights=variables"
+    assert export(*given) == 0
+    data = next((tmp_path / "m/1/variables").glob("variables.data*"))
+    assert data.stat().st_size > 20_000
+    other = tf.saved_model.load(f"{tmp_path}/m/1")
+    batch = tf.constant(image[None], tf.float32)
+    for name in ("serving_default", "image_tta"):
+        np.testing.assert_allclose(
+            other.signatures[name](image=batch)["probabilities"],
+            model.signatures[name](image=batch)["probabilities"],
+            atol=1e-5,
+        )
+
+
 def test_precision_changes_numbers_a_little_and_no_dtype(
     trained, model, tmp_path, image
 ):
@@ -267,6 +282,8 @@ MISTAKES = [
     (["--tile=76", "--memory_mb=500"], "not both"),
     (["--memory_mb=-1"], "the smallest tile at depth 2"),
     (["--tiles_per_step=0"], "at least 1"),
+    (["--onnx", "--precision=mixed_bfloat16"], "--onnx needs --precision=float32"),
+    (["--weights=none"], "one of auto, constants, variables"),
     (["--precision=float16"], "one of float32"),
     (["--checkpoint=77"], "77"),
 ]

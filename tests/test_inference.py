@@ -169,9 +169,7 @@ def served(depth=4, channels=1, precision="float32", **settings):
     return Served(segmenter, Geometry(tile, output, depth, channels, 2, 8, "png", 1.0))
 
 
-@pytest.mark.parametrize(
-    "depth, precision", [(4, "float32"), (2, "mixed_bfloat16")]
-)
+@pytest.mark.parametrize("depth, precision", [(4, "float32"), (2, "mixed_bfloat16")])
 def test_saved_model_reloads_without_any_of_our_code(tmp_path, depth, precision):
     model = served(depth, precision=precision)
     save(model, str(tmp_path / "model"))

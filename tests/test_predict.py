@@ -1,5 +1,6 @@
 """predict: formats, stacks, reruns, broken files, several devices."""
 
+import errno
 import json
 import os
 import shutil
@@ -136,7 +137,9 @@ def test_a_stack_that_lacks_a_page_is_not_written(
 
     monkeypatch.setattr(predict_job, "read_image", broken)
     assert predict(em / "train-volume.tif", "--format=isbi") == 2
-    assert "for want of page 2" in capfd.readouterr().err
+    said = capfd.readouterr().err
+    assert "train-volume.tif: not written, for want of" in said
+    assert "train-volume.tif (page 2): cannot be read" in said
     assert os.listdir(tmp_path / "out") == ["predict.json"]
     monkeypatch.setattr(predict_job, "read_image", read_image)
     assert predict(em / "train-volume.tif", "--format=isbi") == 0
@@ -297,7 +300,131 @@ def test_the_pipeline_stops_where_nobody_listens():
     assert len(read) < 20
 
 
+def test_outputs_that_would_overwrite_each_other_are_told_of(predict, tmp_path, capfd):
+    (tmp_path / "in").mkdir()
+    noise = np.random.default_rng(0).integers(0, 256, (2, 30, 30), np.uint8)
+    tifffile.imwrite(tmp_path / "in/a.tif", noise, photometric="minisblack")
+    tifffile.imwrite(tmp_path / "in/a-z001.tif", noise[0])
+    assert predict(tmp_path / "in") == 2
+    assert "its outputs would overwrite those of" in capfd.readouterr().err
+    assert len(list((tmp_path / "out").glob("*_mask.png"))) == 2
+
+
+def test_many_images_behind_one_header_are_refused(predict, tmp_path, capfd):
+    noise = np.random.default_rng(0).integers(0, 256, (6, 30, 30), np.uint8)
+    tifffile.imwrite(tmp_path / "a.tif", noise, imagej=True, truncate=True)
+    assert predict(tmp_path / "a.tif") == 2
+    assert "a.tif: 6 images behind one header" in capfd.readouterr().err
+    tifffile.imwrite(tmp_path / "b.tif", noise, imagej=True)
+    assert predict(tmp_path / "b.tif") == 0
+    assert len(list((tmp_path / "out").glob("*_mask.png"))) == 6
+
+
+def test_an_error_in_writing_one_image_stops_no_other(
+    predict, images, tmp_path, monkeypatch, capfd
+):
+    write_bytes = predict_job.files.write_bytes
+
+    def failing(number):
+        def write(path, content):
+            if "t003" in path:
+                raise OSError(number, os.strerror(number), path)
+            write_bytes(path, content)
+
+        return write
+
+    monkeypatch.setattr(predict_job.files, "write_bytes", failing(errno.ENAMETOOLONG))
+    assert predict(images) == 2
+    assert "t003.tif: OSError" in capfd.readouterr().err
+    assert len(list((tmp_path / "out").glob("*_mask.png"))) == 7
+    monkeypatch.setattr(predict_job.files, "write_bytes", failing(errno.ENOSPC))
+    assert predict(images) == 2
+    line = capfd.readouterr().err.splitlines()[-1]
+    assert line.startswith("predict: ") and "No space left" in line
+
+
+def test_an_overwrite_that_is_stopped_leaves_no_old_outputs(
+    predict, images, tmp_path, monkeypatch
+):
+    assert predict(images) == 0
+    read_image = predict_job.read_image
+
+    def stopping(page, channels):
+        if "t004" in page.path:
+            raise KeyboardInterrupt
+        return read_image(page, channels)
+
+    monkeypatch.setattr(predict_job, "read_image", stopping)
+    assert predict(images, "--overwrite", "--tta") == 130
+    monkeypatch.setattr(predict_job, "read_image", read_image)
+    record = json.loads((tmp_path / "out/predict.json").read_text())
+    assert record["tta"] and len(list((tmp_path / "out").glob("*_mask.png"))) < 8
+    assert predict(images, "--tta") == 0
+    assert predict(images, "--tta", output="afresh") == 0
+    for index in range(8):
+        name = f"t{index:03d}_mask.png"
+        ours, afresh = (tmp_path / folder / name for folder in ("out", "afresh"))
+        assert ours.read_bytes() == afresh.read_bytes()
+
+
+def test_two_at_once_in_one_folder_are_refused(predict, images, tmp_path, capfd):
+    with predict_job.files.exclusive(str(tmp_path / "out")):
+        assert predict(images) == 2
+    assert "another job is writing there" in capfd.readouterr().err
+
+
+def test_what_a_killed_run_left_is_removed(predict, images, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/.unfinished-1234-t000_mask.png").write_text("half")
+    assert predict(images) == 0
+    assert not list((tmp_path / "out").glob(".unfinished*"))
+
+
+@pytest.fixture(scope="module")
+def by_data_set(trained, tmp_path_factory):
+    """A model that normalises by its data set, exported with ONNX."""
+    folder = tmp_path_factory.mktemp("by data set")
+    shutil.copytree(trained, folder / "run")
+    info = json.loads((folder / "run/dataset_info.json").read_text())
+    info["normalization"] = {"mean": [90.0], "std": [25.0]}
+    (folder / "run/dataset_info.json").write_text(json.dumps(info))
+    given = [f"--workdir={folder}/run", f"--output={folder}/model", "--onnx"]
+    assert main(COMMANDS["export"], [*given, "--weights=variables"]) == 0
+    return folder / "model"
+
+
+@pytest.mark.parametrize("runtime", ["tensorflow", "onnx"])
+def test_normalisation_by_the_data_set_in_both_runtimes(
+    by_data_set, model, images, tmp_path, runtime
+):
+    given = f"--model={by_data_set}", f"--input={images / 't000.tif'}"
+    more = f"--runtime={runtime}", "--probabilities=npy", f"--output={tmp_path}/o"
+    assert main(COMMANDS["predict"], [*given, *more]) == 0
+    found = np.load(tmp_path / "o/t000_probabilities.npy")
+    # By hand: the same weights on (image - 90) / 25, through the other model's `tile`.
+    image = tifffile.imread(images / "t000.tif").astype(np.float32)
+    tile = tf.saved_model.load(str(model / "1")).signatures["tile"]
+    part = tile(
+        tile=tf.constant(image[None, :64, :60, None]),
+        mean=tf.constant([[90.0]]),
+        std=tf.constant([[25.0]]),
+    )["probabilities"][0]
+    np.testing.assert_allclose(found[20:44, 20:40], part, atol=1e-5)
+
+
+def test_spread_intensities_have_no_place_in_a_data_sets_scale(
+    by_data_set, predict, images, tmp_path, capfd
+):
+    image = tifffile.imread(images / "t000.tif")
+    tifffile.imwrite(tmp_path / "f.tif", image.astype(np.float32))
+    given = f"--model={by_data_set}", f"--input={tmp_path / 'f.tif'}"
+    assert main(COMMANDS["predict"], [*given, f"--output={tmp_path}/o"]) == 2
+    assert "f.tif: neither 8 nor 16 bit unsigned" in capfd.readouterr().err
+    assert predict(tmp_path / "f.tif") == 0  # normalised by its own
+
+
 MISTAKES = [
+    (["--runtime=onnx", "--devices=2"], "--devices is TensorFlow's"),
     (["--format=tiff"], "one of png, ctc, isbi"),
     (["--probabilities=png"], "one of none, tiff, npy"),
     (["--runtime=torch"], "one of tensorflow, onnx"),

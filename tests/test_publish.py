@@ -229,6 +229,39 @@ def test_export_publishes_to_a_bucket_and_keeps_a_copy(front, trained, tmp_path,
     assert json.loads(about)["depth"] == 2
 
 
+@pytest.mark.parametrize("name", ["gs://", "gs:///unet", "gs://MODELS_/x"])
+def test_what_is_no_bucket_is_one_line(name, trained, capfd):
+    assert main(COMMANDS["export"], [f"--workdir={trained}", f"--publish={name}"]) == 2
+    [line] = capfd.readouterr().err.splitlines()
+    assert line.startswith(f"export: {name}: gs://BUCKET/PREFIX is needed")
+
+
+def test_a_failed_publisher_removes_nothing_of_others(front):
+    bucket = storage.Client().bucket(buckets.BUCKET)
+    claim = publish._claim
+
+    def claim_then_another_writes(*arguments):
+        number = claim(*arguments)
+        bucket.blob("unet/1/saved_model.pb").upload_from_string(b"another's")
+        return number
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(publish, "_claim", claim_then_another_writes)
+        with pytest.raises(UserError, match="saved_model.pb: is not what was uploaded"):
+            publish_once(f"gs://{buckets.BUCKET}/unet")
+    assert names_in_bucket("unet/1/") == ["unet/1/saved_model.pb"]
+
+
+def test_stages_of_killed_exports_go_after_a_day(tmp_path):
+    for name, age in (("old", 2 * 24 * 3600), ("new", 60)):
+        folder = tmp_path / f"m/.unfinished-{name}"
+        folder.mkdir(parents=True)
+        then = folder.stat().st_mtime - age
+        os.utime(folder, (then, then))
+    publish_once(str(tmp_path / "m"))
+    assert sorted(os.listdir(tmp_path / "m")) == [".unfinished-new", "1"]
+
+
 def test_other_stores_are_refused(trained, capfd):
     given = f"--workdir={trained}", "--publish=s3://bucket/unet"
     assert main(COMMANDS["export"], list(given)) == 2

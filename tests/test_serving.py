@@ -160,6 +160,10 @@ def test_a_refusal_and_a_silence_are_one_line(servers, tmp_path):
     assert done.returncode == 1 and "where this model takes 1" in done.stderr
     done = client(f"--image={path}", "--server=http://127.0.0.1:9", output)
     assert done.returncode == 1 and "is TensorFlow Serving there" in done.stderr
+    done = client(f"--image={path}", "--grpc=127.0.0.1:9", output, "--timeout=5")
+    assert done.returncode == 1 and "127.0.0.1:9: UNAVAILABLE" in done.stderr
+    done = client(f"--image={tmp_path}/none.png", f"--server={servers[0]}", output)
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
     assert not list(tmp_path.glob("o*"))
 
 

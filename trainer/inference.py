@@ -4,6 +4,7 @@ normalise -> mirror-pad -> cut tiles at multiples of 2**depth -> network -> stit
 Shapes: B images, H, W their pixels, C channels, K classes.
 """
 
+import functools
 from collections.abc import Callable
 
 import tensorflow as tf
@@ -97,10 +98,30 @@ class Segmenter(tf.Module):
 
     def averaged(self, image_BHWC: tf.Tensor) -> tf.Tensor:
         """Mean probabilities over the eight symmetries, of normalised images."""
-        total = 0.0
-        for symmetry in SYMMETRIES:
-            turned = self.stitch(apply_symmetry(symmetry, image_BHWC))
-            total += undo_symmetry(symmetry, turned)
+        shape = tf.concat([tf.shape(image_BHWC)[:3], [self.classes]], 0)
+
+        def add_one(number, total):
+            def each(change, images):
+                return tf.switch_case(
+                    number,
+                    [functools.partial(change, way, images) for way in SYMMETRIES],
+                )
+
+            turned = tf.ensure_shape(each(apply_symmetry, image_BHWC), loose)
+            total += each(undo_symmetry, self.stitch(turned))
+            return number + 1, tf.ensure_shape(total, sums)
+
+        # A loop, so that the network stands in the graph once and not eight times.
+        loose = [None, None, None, image_BHWC.shape[3]]
+        sums = [None, None, None, self.classes]
+        total = tf.ensure_shape(tf.zeros(shape), sums)
+        _, total = tf.while_loop(
+            lambda number, _: number < len(SYMMETRIES),
+            add_one,
+            (0, total),
+            shape_invariants=(tf.TensorShape([]), tf.TensorShape(sums)),
+            parallel_iterations=1,
+        )
         return total / len(SYMMETRIES)
 
     def stitch(self, image_BHWC: tf.Tensor) -> tf.Tensor:

@@ -98,6 +98,18 @@ class UpConvolution2x2(keras.layers.Conv2DTranspose):
         return tf.nn.relu(tf.reshape(blocks, size) + self.bias)
 
 
+def with_variables(network: keras.Model) -> Callable[[tf.Tensor], tf.Tensor]:
+    """The network as a tf.function that reads its variables.
+
+    Args:
+      network: float32 [B, H, W, channels] to logits.
+    """
+    image = tf.TensorSpec([None, *network.input_shape[1:]], tf.float32)
+    return tf.function(
+        lambda image: network(image, training=False), input_signature=[image]
+    )
+
+
 def freeze(network: keras.Model) -> Callable[[tf.Tensor], tf.Tensor]:
     """The network with its weights as they are now, as constants of the graph.
 

@@ -32,6 +32,7 @@ def describe(
     *,
     step: int,
     precision: str,
+    normalization: dict[str, list[float]] | None,
 ) -> dict[str, Any]:
     """What model.json holds.
 
@@ -41,6 +42,7 @@ def describe(
       segmenter: what is exported.
       step: of the checkpoint.
       precision: a Keras dtype policy, in which the network computes.
+      normalization: as `dataset_info.json` has it.
     """
     info = files.read_bytes(files.join(folder, INFO_NAME))
     return {
@@ -54,7 +56,7 @@ def describe(
         "classes": config.model.classes,
         "depth": config.model.depth,
         "width": config.model.width,
-        "normalization": segmenter.normalization,
+        "normalization": normalization,
         "precision": precision,
         "scores": _scores(folder, step, segmenter.tta),
         "step": step,

@@ -3,6 +3,7 @@
 import os
 from typing import Any, NamedTuple
 
+import keras
 import ml_collections
 import tensorflow as tf
 
@@ -12,12 +13,18 @@ from preprocess.shards import as_json
 from trainer import workdir
 from trainer.export import about, layout, onnx, warmup
 from trainer.export.memory import tile_within
-from trainer.export.publish import publish, staging
+from trainer.export.publish import check, publish, staging
 from trainer.export.signatures import Served
 from trainer.inference import Segmenter
 from trainer.input_pipeline import Geometry, geometry_of
-from trainer.layers import freeze
+from trainer.layers import freeze, with_variables
 from trainer.restore import restore_network
+
+# Constants are 2.5 times as fast on processors (see layers.freeze), but TensorFlow
+# copies them into all of a model's functions: loaded and called once, the paper's
+# network took 28 times its weights, and with variables 2 times.
+WEIGHTS = ("auto", "constants", "variables")
+MOST_CONSTANT_BYTES = 40 * 10**6
 
 
 class Options(NamedTuple):
@@ -30,6 +37,7 @@ class Options(NamedTuple):
       memory_mb: what tiles may need, in MB; 0 sets no limit.
       tta: averages over the eight symmetries of the square.
       precision: a Keras dtype policy.
+      weights: constants, variables, or auto: by their size; see WEIGHTS.
       onnx: writes tile.onnx too.
     """
 
@@ -39,6 +47,7 @@ class Options(NamedTuple):
     memory_mb: int = 0
     tta: bool = False
     precision: str = "float32"
+    weights: str = "auto"
     onnx: bool = False
 
 
@@ -57,15 +66,18 @@ def export(folder: str, destinations: list[str], options: Options) -> list[str]:
       UserError: no run or no checkpoint there, an illegal tile, too little memory, or
         nothing can be written there.
     """
+    for destination in destinations:
+        check(destination)
     config = workdir.read_config(folder)
     info = workdir.read_info(folder)
     tile = _chosen_tile(config.model, options)
     network, step = restore_network(
         folder, config, options.checkpoint, options.precision
     )
+    constant = _as_constants(network, options.weights)
     try:
         segmenter = Segmenter(
-            freeze(network),
+            freeze(network) if constant else with_variables(network),
             depth=config.model.depth,
             classes=config.model.classes,
             tile=tile,
@@ -75,9 +87,15 @@ def export(folder: str, destinations: list[str], options: Options) -> list[str]:
         )
     except ValueError as error:
         raise UserError(f"--tile: {error}") from None
-    served = Served(segmenter, geometry_of(info))
+    variables = [] if constant else [weight.value for weight in network.weights]
+    served = Served(segmenter, geometry_of(info), variables)
     content = about.describe(
-        folder, config, segmenter, step=step, precision=options.precision
+        folder,
+        config,
+        segmenter,
+        step=step,
+        precision=options.precision,
+        normalization=info["normalization"],
     )
     made = []
     for destination in destinations:
@@ -93,8 +111,17 @@ def export(folder: str, destinations: list[str], options: Options) -> list[str]:
     return made
 
 
+def _as_constants(network: keras.Model, weights: str) -> bool:
+    """Whether weights become constants of the graph."""
+    if weights == "auto":
+        return 4 * network.count_params() <= MOST_CONSTANT_BYTES
+    return weights == "constants"
+
+
 def _chosen_tile(model: ml_collections.ConfigDict, options: Options) -> int:
     """--tile, or the largest that --memory_mb allows."""
+    if options.onnx and options.precision != "float32":
+        raise UserError("--onnx needs --precision=float32: onnxruntime takes no other")
     if options.tiles_per_step < 1:
         raise UserError(f"--tiles_per_step={options.tiles_per_step} must be at least 1")
     if not options.memory_mb:
@@ -114,7 +141,11 @@ def _chosen_tile(model: ml_collections.ConfigDict, options: Options) -> int:
 
 def save(served: Served, path: str) -> None:
     """Writes the SavedModel with its signatures."""
-    tf.saved_model.save(served, path, signatures=served.functions)
+    try:
+        tf.saved_model.save(served, path, signatures=served.functions)
+    except tf.errors.OpError as error:  # a full disk
+        reason = " ".join(error.message.split())[:200]
+        raise UserError(f"{path}: not written: {reason}") from error
 
 
 def write_extras(

@@ -1,6 +1,6 @@
 """Where things lie in an artefact; read without TensorFlow.
 
-MODEL/VERSION/saved_model.pb, variables/   the signatures, weights as constants
+MODEL/VERSION/saved_model.pb, variables/   the signatures and the weights
               assets.extra/                what TensorFlow Serving passes over:
                 config.json                the run's
                 model.json                 what programs must know: see `about`
@@ -16,6 +16,7 @@ from preprocess import files
 from preprocess.errors import UserError
 
 GRAPH = "saved_model.pb"
+VARIABLES = "variables"
 EXTRA = "assets.extra"
 CONFIG = "config.json"
 ABOUT = "model.json"

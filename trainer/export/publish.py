@@ -11,6 +11,7 @@ import base64
 import contextlib
 import errno
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -27,6 +28,7 @@ from trainer.export.layout import GRAPH
 CLAIMS = ".claims"  # no number, so that servers pass it over
 MOST_TRIES = 1000  # version numbers taken by others since the folder was listed
 UPLOADS_AT_ONCE = 8
+ABANDONED_S = 24 * 3600  # after which a stage counts as left by a killed export
 TAKEN = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
 
 
@@ -42,6 +44,7 @@ def staging(destination: str) -> Iterator[str]:
         folder = tempfile.mkdtemp(prefix="unet-export-")
     else:
         files.make_folder(destination)
+        files.remove_unfinished(destination, older_s=ABANDONED_S)
         folder = os.path.join(destination, files.TEMPORARY + uuid.uuid4().hex[:8])
         os.mkdir(folder)
     try:
@@ -100,32 +103,60 @@ def _flush(folder: str) -> None:
 
 
 def _upload(folder: str, destination: str) -> str:
-    from google.api_core.exceptions import GoogleAPIError
-    from google.auth.exceptions import GoogleAuthError
-    from google.cloud import storage
-    from requests.exceptions import RequestException
-
-    bucket_name, _, prefix = destination.removeprefix("gs://").partition("/")
-    prefix = prefix.strip("/") + "/" if prefix.strip("/") else ""
     paths = _relative_paths(folder)
-    try:
-        bucket = storage.Client().bucket(bucket_name)
+    bucket, prefix = _bucket_and_prefix(destination)
+    with _explained(destination):
         number = _claim(bucket, prefix)
         inside = f"{prefix}{number}/"
         print(
-            f"uploading {len(paths)} files to gs://{bucket_name}/{inside}",
+            f"uploading {len(paths)} files to gs://{bucket.name}/{inside}",
             file=sys.stderr,
         )
         try:
             for group in ([p for p in paths if p != GRAPH], [GRAPH]):
                 _upload_group(bucket, folder, inside, group)
         except BaseException:
-            _remove(bucket, inside)
+            _remove(bucket, folder, inside, paths)
             raise
+    return f"gs://{bucket.name}/{inside.rstrip('/')}"
+
+
+@contextlib.contextmanager
+def _explained(destination: str) -> Iterator[None]:
+    """Turns what Google's libraries raise into one line."""
+    from google.api_core.exceptions import GoogleAPIError
+    from google.auth.exceptions import GoogleAuthError
+    from requests.exceptions import RequestException
+
+    try:
+        yield
     except (GoogleAPIError, GoogleAuthError, RequestException, OSError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"{destination}: not published: {reason}") from error
-    return f"gs://{bucket_name}/{inside.rstrip('/')}"
+
+
+def _bucket_and_prefix(destination: str) -> tuple[Any, str]:
+    """A bucket, and where in it versions lie: "" or ending in a slash."""
+    from google.cloud import storage
+
+    name, _, inside = destination.removeprefix("gs://").partition("/")
+    if not re.fullmatch(r"[a-z0-9][-_.a-z0-9]{1,220}[a-z0-9]", name):
+        raise UserError(f"{destination}: gs://BUCKET/PREFIX is needed, not {name!r}")
+    with _explained(destination):
+        bucket = storage.Client().bucket(name)
+    return bucket, inside.strip("/") + "/" if inside.strip("/") else ""
+
+
+def check(destination: str) -> None:
+    """Finds out whether a bucket answers, before a model is built for it.
+
+    Raises:
+      UserError: no such bucket, or no right to look into it.
+    """
+    if destination.startswith("gs://"):
+        bucket, prefix = _bucket_and_prefix(destination)
+        with _explained(destination):
+            _names_in(bucket, prefix)
 
 
 def _relative_paths(folder: str) -> list[str]:
@@ -194,8 +225,13 @@ def _crc32c(path: str) -> str:
     return base64.b64encode(checksum.digest()).decode()
 
 
-def _remove(bucket: Any, inside: str) -> None:
-    """What was uploaded of a version that will not be whole; its number stays used."""
+def _remove(bucket: Any, folder: str, inside: str, paths: list[str]) -> None:
+    """What was uploaded of a version that will not be whole; its number stays used.
+
+    Only what is ours by its bytes: anything else there is not ours to remove.
+    """
     with contextlib.suppress(Exception):  # the first failure is the one to tell of
-        for blob in bucket.list_blobs(prefix=inside):
-            blob.delete()
+        for path in paths:
+            blob = bucket.get_blob(inside + path)
+            if blob and blob.crc32c == _crc32c(os.path.join(folder, path)):
+                blob.delete(if_generation_match=blob.generation)

@@ -13,6 +13,7 @@ Each gives `probabilities` float32 [B, ., ., K] and `classes` uint8 [B, ., .]. A
 that normalises by its data set knows mean and deviation: `tile` then takes neither.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -27,15 +28,22 @@ BYTES_CHANNELS = (1, 3, 4)  # what PNG and JPEG can hold
 class Served(tf.Module):
     """A segmenter with all its signatures."""
 
-    def __init__(self, segmenter: Segmenter, geometry: Geometry):
+    def __init__(
+        self,
+        segmenter: Segmenter,
+        geometry: Geometry,
+        variables: Sequence[tf.Variable] = (),
+    ):
         """Wraps a segmenter.
 
         Args:
-          segmenter: over a network without variables, as `layers.freeze` makes it.
+          segmenter: over a network, as a tf.function.
           geometry: of the records that the network learned from.
+          variables: what that function reads; none where it holds constants.
         """
         super().__init__(name="served")
         self.geometry = geometry
+        self.weights = list(variables)
         channels = geometry.channels
         image = tf.TensorSpec([None, None, None, channels], tf.float32, name="image")
         whole = segment_images(segmenter, segmenter.tta, image)
@@ -135,14 +143,12 @@ def tile_function(segmenter: Segmenter, channels: int):
     """Legal tiles, for who tiles by himself."""
     tile = tf.TensorSpec([None, None, None, channels], tf.float32, name="tile")
     if segmenter.normalization:
-        known = {
-            name: tf.constant([segmenter.normalization[name]], tf.float32)
-            for name in ("mean", "std")
-        }
+        known = [list(segmenter.normalization[name]) for name in ("mean", "std")]
 
         @tf.function(input_signature=[tile])
         def of_tile(tile):
-            return _tile_outcome(segmenter, tile, known["mean"], known["std"])
+            mean, std = (tf.constant([values], tf.float32) for values in known)
+            return _tile_outcome(segmenter, tile, mean, std)
 
         return of_tile
     mean, std = (

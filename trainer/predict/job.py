@@ -1,15 +1,17 @@
 """The whole of `predict`: reads, segments and writes in a pipeline, and goes on."""
 
 import contextlib
+import errno
 import json
 import sys
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
 from preprocess import files
 from preprocess.errors import UserError
-from preprocess.images import read_image
+from preprocess.images import is_spread, read_image
 from preprocess.shards import as_json, differences, sha256_of
 from trainer.export import layout
 from trainer.predict import runtimes
@@ -24,6 +26,7 @@ from trainer.predict.outputs import (
 )
 from trainer.predict.pipeline import Pipeline
 
+FATAL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 RECORD_NAME = "predict.json"  # which model made what lies here, and how
 
 
@@ -57,54 +60,91 @@ def predict(
       UserError: no model or no images, or outputs of another model there; or, after
         all others have been segmented, images that can't be read.
     """
-    version = layout.newest_version(model)
-    jobs, problems = find_jobs(source, output)
-    names, more = _outputs_of(jobs, choice)
-    problems += more
-    jobs = [job for job in jobs if job in names]
-    about = layout.read_about(version)
-    record = _record(version, choice, runtime, tta or about.get("tta", False))
-    there = files.updated_in(output)
-    _check_record(output, record, overwrite)
-    todo = [job for job in jobs if overwrite or not _is_done(job, names, output, there)]
-    if todo:
-        segmenters = runtimes.load(version, runtime=runtime, tta=tta, devices=devices)
-        files.write_bytes(files.join(output, RECORD_NAME), as_json(record))
-        stacks = Stacks(output)
-        pipeline = Pipeline(
-            todo,
-            read=lambda job: read_image(job.page, about["channels"]),
-            workers=[segmenter.segment for segmenter in segmenters],
-            write=lambda job, image, made: _write(
-                job, result_of(image, made, choice), choice, output, stacks
-            ),
-        )
-        problems += _run(pipeline, skipped=len(jobs) - len(todo))
-        problems += stacks.close()
-    if problems:
-        raise UserError(problems)
-    return len(todo), len(jobs) - len(todo)
+    with files.exclusive(output):
+        files.remove_unfinished(output)
+        version = layout.newest_version(model)
+        about = layout.read_about(version)
+        jobs, problems = find_jobs(source, output)
+        names, more = _outputs_of(jobs, choice, output)
+        problems += more
+        record = _record(version, choice, runtime, tta or about.get("tta", False))
+        there = files.updated_in(output)
+        _check_record(output, record, overwrite)
+        todo = [
+            job for job in names if overwrite or not _is_done(names[job], job, there)
+        ]
+        if todo:
+            loaded = runtimes.load(version, runtime=runtime, tta=tta, devices=devices)
+            if overwrite:
+                # Or a stopped run would leave another model's outputs as its own.
+                made = {path for job in todo for path in names[job]}
+                files.remove([path for path in made if path in there])
+            files.write_bytes(files.join(output, RECORD_NAME), as_json(record))
+            done = len(names) - len(todo)
+            problems += _segment_all(todo, loaded, about, choice, output, done)
+        if problems:
+            raise UserError(problems)
+        return len(todo), len(names) - len(todo)
+
+
+def _segment_all(
+    todo: list[Job],
+    loaded: list[runtimes.Runtime],
+    about: dict[str, Any],
+    choice: Choice,
+    output: str,
+    done: int,
+) -> list[str]:
+    """Takes images through the pipeline; a line for each that could not be made."""
+    stacks = Stacks(output)
+    pipeline = Pipeline(
+        todo,
+        read=lambda job: _read(job, about),
+        workers=[runtime.segment for runtime in loaded],
+        write=lambda job, image, made: _write(
+            job, result_of(image, made, choice), choice, output, stacks
+        ),
+    )
+    try:
+        problems = _run(pipeline, stacks, done)
+    finally:
+        unfinished = stacks.close(choice)
+    return problems + unfinished
 
 
 def _outputs_of(
-    jobs: list[Job], choice: Choice
+    jobs: list[Job], choice: Choice, output: str
 ) -> tuple[dict[Job, list[str]], list[str]]:
-    """Names of each image's outputs, and a line for each that can have none."""
+    """Paths of each image's outputs, and a line for each that can have none."""
     names: dict[Job, list[str]] = {}
+    owners: dict[str, Job] = {}
     problems: list[str] = []
     for job in jobs:
         try:
             stack = stack_name(job, choice)
-            names[job] = [*encoders(job, choice), *([stack] if stack else [])]
+            own = [*encoders(job, choice), *([stack] if stack else [])]
+            own = [files.join(output, name) for name in own]
         except UserError as error:
             problems += error.problems
+            continue
+        others = [owners[name] for name in own if name in owners]
+        if any(other.page.path != job.page.path for other in others):
+            problems.append(
+                f"{job.page}: its outputs would overwrite those of {others[0].page}; "
+                "rename one of them"
+            )
+            continue
+        owners |= dict.fromkeys(own, job)
+        names[job] = own
     return names, problems
 
 
 def _record(version: str, choice: Choice, runtime: str, tta: bool) -> dict[str, Any]:
     """What outputs hang on, the images apart."""
     content = {
-        "model_sha256": sha256_of(runtimes.model_file(version, runtime)),
+        "model_sha256": [
+            sha256_of(path) for path in runtimes.model_files(version, runtime)
+        ],
         "runtime": runtime,
         "tta": tta,
         **choice._asdict(),
@@ -129,12 +169,20 @@ def _check_record(output: str, record: dict[str, Any], overwrite: bool) -> None:
         )
 
 
-def _is_done(
-    job: Job, names: dict[Job, list[str]], output: str, there: dict[str, float]
-) -> bool:
+def _is_done(paths: list[str], job: Job, there: dict[str, float]) -> bool:
     """Whether all outputs are there and the image has not changed since."""
-    times = [there.get(files.join(output, name)) for name in names[job]]
+    times = [there.get(path) for path in paths]
     return all(time is not None and time >= job.updated for time in times)
+
+
+def _read(job: Job, about: dict[str, Any]) -> np.ndarray:
+    """Reads an image whose intensities mean what they meant in training."""
+    if about["normalization"] and is_spread(job.page):
+        raise UserError(
+            f"{job.page}: neither 8 nor 16 bit unsigned, where this model takes the "
+            "training frames' mean and deviation for its intensities; convert it"
+        )
+    return read_image(job.page, about["channels"])
 
 
 def _write(
@@ -146,7 +194,7 @@ def _write(
         stacks.add(stack, job, result)
 
 
-def _run(pipeline: Pipeline, skipped: int) -> list[str]:
+def _run(pipeline: Pipeline, stacks: Stacks, skipped: int) -> list[str]:
     """Runs a pipeline of jobs under a progress bar.
 
     Returns:
@@ -160,16 +208,28 @@ def _run(pipeline: Pipeline, skipped: int) -> list[str]:
         tqdm(total=total, initial=skipped, unit="image", file=sys.stderr) as bar,
     ):
         for job, error in running:
-            if isinstance(error, UserError):
-                problems += _named(job, error)
-            elif error is not None:
-                raise error
+            if _stops_all(error):
+                reason = f"{job.page}: {error}; stopped here"
+                raise UserError([*problems, reason]) from error
+            if error is not None and not isinstance(error, Exception):
+                raise error  # Ctrl-C in a thread
+            if error is not None:
+                problems += _lines_of(job, error)
+                stacks.abandon(job)
             bar.update()
     return problems
 
 
-def _named(job: Job, error: UserError) -> list[str]:
+def _stops_all(error: BaseException | None) -> bool:
+    """Whether the next image would fare no better: a full or read-only disk."""
+    return isinstance(error, OSError) and error.errno in FATAL
+
+
+def _lines_of(job: Job, error: BaseException) -> list[str]:
     """The lines of an error, each with its image."""
+    if not isinstance(error, UserError):
+        text = " ".join(str(error).split())[:200]
+        return [f"{job.page}: {type(error).__name__}: {text}"]
     return [
         line if line.startswith(job.page.path) else f"{job.page}: {line}"
         for line in error.problems

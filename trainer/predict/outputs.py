@@ -10,6 +10,7 @@ On request besides: NAME_instances.tif, NAME_probabilities.tif (uint16, 65535 is
 page a class) or NAME_probabilities.npy (float32 [H, W, K]).
 """
 
+import contextlib
 import io
 import re
 import threading
@@ -30,6 +31,7 @@ from trainer.predict.runtimes import Segmentation
 FORMATS = ("png", "ctc", "isbi")
 PROBABILITIES = ("none", "tiff", "npy")
 _CTC_FRAME = re.compile(r"t(\d{3,})$")
+LARGEST_TIFF = 2**32 - 2**25  # bytes; above, offsets need 64 bits (BigTIFF)
 MOST_INSTANCES = 2**16 - 1  # that uint16 can tell apart
 
 
@@ -158,13 +160,15 @@ def _tiff(pages: np.ndarray) -> bytes:
 class _Stack:
     """One stack, written page by page beside its name, renamed when whole."""
 
-    def __init__(self, path: str, pages: int):
+    def __init__(self, path: str, pages: int, page_bytes: int):
         self.path = path
         self.pages = pages
         self.waiting: dict[int, np.ndarray] = {}
         self.next = 0
-        self.file = files.open_atomic(path)
-        self.writer = tifffile.TiffWriter(self.file.__enter__())
+        self.files = contextlib.ExitStack()
+        file = self.files.enter_context(files.open_atomic(path))
+        large = pages * page_bytes > LARGEST_TIFF
+        self.writer = tifffile.TiffWriter(file, bigtiff=large)
 
     def add(self, number: int, page: np.ndarray) -> bool:
         """Whether that was the last one."""
@@ -176,16 +180,17 @@ class _Stack:
         if self.next < self.pages:
             return False
         self.writer.close()
-        self.file.__exit__(None, None, None)
+        self.files.close()
         return True
 
-    def give_up(self) -> str:
-        error = UserError(f"{self.path}: not written, for want of page {self.next}")
-        try:
-            self.file.__exit__(UserError, error, None)
-        except UserError:
-            pass
-        return str(error)
+    def give_up(self) -> None:
+        """Leaves nothing of it."""
+        with contextlib.suppress(_GivenUp), self.files:
+            raise _GivenUp
+
+
+class _GivenUp(Exception):
+    """Tells `open_atomic` that what was written is not to appear."""
 
 
 class Stacks:
@@ -195,22 +200,36 @@ class Stacks:
         self.folder = folder
         self.lock = threading.Lock()
         self.open: dict[str, _Stack] = {}
+        self.abandoned: dict[str, Job] = {}
 
     def add(self, name: str, job: Job, result: Result) -> None:
         """One page; the file appears with its last one."""
-        page = result.segmentation.probabilities[..., 1]
+        page = np.ascontiguousarray(result.segmentation.probabilities[..., 1])
         with self.lock:
+            if job.stack in self.abandoned:
+                return
             stack = self.open.get(name)
             if stack is None:
-                stack = self.open[name] = _Stack(
-                    files.join(self.folder, name), job.pages
-                )
+                path = files.join(self.folder, name)
+                stack = self.open[name] = _Stack(path, job.pages, page.nbytes)
             if stack.add(job.page.number, page):
                 del self.open[name]
 
-    def close(self) -> list[str]:
-        """Gives up stacks that lack a page; returns a line for each."""
+    def abandon(self, job: Job) -> None:
+        """A page will not come: its stack is given up, pages that wait forgotten."""
         with self.lock:
-            lines = [stack.give_up() for stack in self.open.values()]
+            self.abandoned.setdefault(job.stack, job)
+            for name in [name for name in self.open if name == f"{job.stack}.tif"]:
+                self.open.pop(name).give_up()
+
+    def close(self, choice: Choice) -> list[str]:
+        """Gives up stacks that lack a page; returns a line for each abandoned one."""
+        with self.lock:
+            for stack in self.open.values():
+                stack.give_up()
             self.open.clear()
-        return lines
+        return [
+            f"{files.join(self.folder, name)}: not written, for want of {job.page}"
+            for job in self.abandoned.values()
+            if (name := stack_name(job, choice))
+        ]

@@ -78,6 +78,8 @@ class Pipeline:
     def _work(self, worker: Callable[[Any], Any], writers: ThreadPoolExecutor) -> None:
         while (next_one := self.coming.get()) is not None:
             item, reading = next_one
+            if self.stop.is_set():
+                continue
             try:
                 content = reading.result()
                 result = worker(content)

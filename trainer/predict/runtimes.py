@@ -36,18 +36,19 @@ class Runtime(Protocol):
         """Segments one image, raw intensities [H, W, C]."""
 
 
-def model_file(version: str, runtime: str) -> str:
-    """The file that holds a version's network for a runtime.
+def model_files(version: str, runtime: str) -> list[str]:
+    """The files that hold a version's network for a runtime.
 
     Raises:
       UserError: it was not exported.
     """
     if runtime == "tensorflow":
-        return files.join(version, layout.GRAPH)
+        variables = files.list_files(files.join(version, layout.VARIABLES))
+        return [files.join(version, layout.GRAPH), *variables]
     path = files.join(version, layout.EXTRA, layout.ONNX)
     if not files.exists(path):
         raise UserError(f"{path}: missing; export with --onnx")
-    return path
+    return [path]
 
 
 def load(
@@ -66,7 +67,8 @@ def load(
     """
     about = layout.read_about(version)
     if runtime == "onnx":
-        return [OnnxRuntime(model_file(version, runtime), about, tta=tta)]
+        [path] = model_files(version, runtime)
+        return [OnnxRuntime(path, about, tta=tta)]
     from trainer import strategy
 
     names = strategy.device_names(devices)
@@ -148,7 +150,7 @@ class OnnxRuntime:
         """Segments one image, raw intensities [H, W, C]."""
         image = image.astype(np.float32)
         # From the first pixel's value, as `inference.normalise_images` does.
-        origin = image[0, 0]
+        origin = image[0, 0].copy()
         image -= origin
         mean = image.mean((0, 1), dtype=np.float64)
         std = image.std((0, 1), dtype=np.float64)
