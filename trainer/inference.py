@@ -118,7 +118,7 @@ class Segmenter(tf.Module):
         _, total = tf.while_loop(
             lambda number, _: number < len(SYMMETRIES),
             add_one,
-            (0, total),
+            (tf.constant(0), total),
             shape_invariants=(tf.TensorShape([]), tf.TensorShape(sums)),
             parallel_iterations=1,
         )
