@@ -324,7 +324,7 @@ COMMANDS = {
                 _string(
                     "weights",
                     "constants: of the graph, 2.5 times as fast on a processor; "
-                    "variables: less memory, as fast on a GPU; auto: constants up to "
+                    "variables: far less memory; auto: constants up to "
                     "40 MB of weights",
                     "auto",
                 ),
