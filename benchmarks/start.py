@@ -35,7 +35,7 @@ def work(given) -> None:
     from trainer.export import layout
     from trainer.predict import job, runtimes
 
-    marks["our modules, NumPy, OpenCV, scikit-image"] = seconds_since_start()
+    marks["our modules, NumPy, OpenCV"] = seconds_since_start()
     if given.work == "tensorflow":
         main._load_tensorflow()
         marks["TensorFlow"] = seconds_since_start()
