@@ -39,6 +39,9 @@ class Front(http.server.ThreadingHTTPServer):
         self.tamper: Callable[[str, bytes], bytes] = lambda name, body: body
         self.retell: Callable[[str, bytes], bytes] = lambda path, content: content
 
+    def handle_error(self, *_) -> None:
+        """A client that hung up is no news."""
+
     @property
     def address(self) -> str:
         return f"http://127.0.0.1:{self.server_address[1]}"

@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tifffile
+from google.cloud import storage
 
 from preprocess.cli import main
+from tests import buckets
 from trainer.main import COMMANDS
 from trainer.predict import job as predict_job
 from trainer.predict.pipeline import Pipeline
@@ -218,6 +220,34 @@ def test_onnx_that_was_not_exported_is_said(model, images, tmp_path, capfd):
     assert main(COMMANDS["predict"], [*given, "--runtime=onnx"]) == 2
     assert "tile.onnx: missing; export with --onnx" in capfd.readouterr().err
     assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.slow
+def test_from_one_bucket_prefix_to_another(model, images, predict, tmp_path):
+    """In a process of its own: Beam keeps the store's address for good."""
+    environment = {
+        **os.environ,
+        "GOOGLE_CLOUD_PROJECT": "test",
+        "NO_GCE_CHECK": "true",  # or it looks for credentials for half a minute
+    }
+    command = [sys.executable, "-m", "trainer.main", "predict", f"--model={model}"]
+    where = f"gs://{buckets.BUCKET}"
+    command += [f"--input={where}/in/", f"--output={where}/out", "--runtime=onnx"]
+    with buckets.bucket() as front, pytest.MonkeyPatch.context() as patch:
+        environment["STORAGE_EMULATOR_HOST"] = front.address
+        patch.setenv("STORAGE_EMULATOR_HOST", front.address)
+        bucket = storage.Client(project="test").bucket(buckets.BUCKET)
+        for path in images.glob("t00[0-2].tif"):
+            bucket.blob(f"in/{path.name}").upload_from_filename(path)
+        done = subprocess.run(command, env=environment, capture_output=True)
+        assert done.returncode == 0, done.stderr.decode()
+        found = {
+            name: bucket.blob(f"out/{name}").download_as_bytes()
+            for name in ("t000_mask.png", "t001_mask.png", "t002_mask.png")
+        }
+    assert predict(images, "--runtime=onnx") == 0
+    for name, content in found.items():
+        assert content == (tmp_path / "out" / name).read_bytes()
 
 
 @pytest.mark.slow
