@@ -1,5 +1,6 @@
 """Stitched equals one-shot, on any size; the SavedModel gives the trainer's numbers."""
 
+import pathlib
 import subprocess
 import sys
 
@@ -18,6 +19,8 @@ from trainer.inference import Segmenter
 from trainer.input_pipeline import Geometry
 from trainer.layers import freeze
 from trainer.model import build_model
+
+ROOT = pathlib.Path(__file__).parent.parent
 
 # At depth 4, among them the sets' own sizes, thin, tiny and prime ones.
 SIZES = [(512, 512), (520, 696), (97, 1031), (40, 33), (1, 1), (1, 300), (613, 389)]
@@ -304,3 +307,44 @@ def test_no_seam_in_the_variance_along_tile_borders(way):
     apart = np.stack([block["probabilities"] for block in blocks]).reshape(split)
     apart = apart.transpose(2, 0, 3, 1, 4, 5).reshape(ours.shape)
     assert roughness(apart, borders) > 1.5 * roughness(apart, grid)
+
+
+PEAK = """
+import sys
+import numpy as np
+import tensorflow as tf
+from tests.test_inference import network_of
+from trainer.export import memory
+from trainer.inference import Segmenter
+from trainer.layers import freeze
+
+def resident_mb(name):
+    with open("/proc/self/status") as file:
+        return next(int(x.split()[1]) / 1000 for x in file if x.startswith(name))
+
+budget = int(sys.argv[1])
+tile = memory.tile_within(budget, width=16, depth=4)
+segmenter = Segmenter(freeze(network_of(width=16)), depth=4, classes=2, tile=tile)
+image = tf.TensorSpec([None, None, None, 1], tf.float32)
+segment = tf.function(segmenter, input_signature=[image])
+segment(tf.zeros([1, 64, 64, 1]))
+noise = np.random.default_rng(0).normal(size=(1, 2048, 2048, 1))
+frame = tf.constant(noise, tf.float32)
+before = resident_mb("VmRSS")
+with open("/proc/self/clear_refs", "w") as file:
+    file.write("5")
+segment(frame)
+print(resident_mb("VmHWM") - before)
+"""
+
+
+@pytest.mark.slow
+def test_memory_stays_within_its_budget():
+    """Beside it, 36 bytes a pixel for the image and its probabilities, as docs say."""
+    found = {}
+    for budget in (150, 1000):
+        command = [sys.executable, "-c", PEAK, str(budget)]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+        found[budget] = float(done.stdout.splitlines()[-1])
+        assert found[budget] < budget + 36 * 2048**2 / 10**6
+    assert found[1000] > found[150] + 150  # and a larger budget is made use of
