@@ -87,8 +87,12 @@ class Segmenter(tf.Module):
         Returns:
           probabilities float32 [B, H, W, K] and classes uint8 [B, H, W].
         """
+        return self.segment(image, self.tta)
+
+    def segment(self, image: tf.Tensor, tta: bool) -> dict[str, tf.Tensor]:
+        """The same, averaged over the symmetries or not."""
         normal = self.normalise(image)
-        return outcome(self.averaged(normal) if self.tta else self.stitch(normal))
+        return outcome(self.averaged(normal) if tta else self.stitch(normal))
 
     def normalise(self, image_BHWC: tf.Tensor) -> tf.Tensor:
         """Images as the network was trained on them."""

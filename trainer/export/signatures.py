@@ -13,6 +13,7 @@ Each gives `probabilities` float32 [B, ., ., K] and `classes` uint8 [B, ., .]. A
 that normalises by its data set knows mean and deviation: `tile` then takes neither.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -46,8 +47,10 @@ class Served(tf.Module):
         self.weights = list(variables)
         channels = geometry.channels
         image = tf.TensorSpec([None, None, None, channels], tf.float32, name="image")
-        whole = segment_images(segmenter, segmenter.tta, image)
-        averaged = whole if segmenter.tta else segment_images(segmenter, True, image)
+        whole, averaged = (
+            tf.function(functools.partial(segmenter.segment, tta=tta), [image])
+            for tta in (segmenter.tta, True)
+        )
         self.functions: dict[str, Any] = {
             "serving_default": whole,
             "image_tta": averaged,
@@ -56,17 +59,6 @@ class Served(tf.Module):
         }
         if channels in BYTES_CHANNELS:
             self.functions["image_bytes"] = bytes_function(whole, channels)
-
-
-def segment_images(segmenter: Segmenter, tta: bool, image: tf.TensorSpec):
-    """Whole images by tiles, averaged over symmetries or not."""
-    stitch = segmenter.averaged if tta else segmenter.stitch
-
-    @tf.function(input_signature=[image])
-    def segment(image):
-        return outcome(stitch(segmenter.normalise(image)))
-
-    return segment
 
 
 def bytes_function(segment, channels: int):
