@@ -38,7 +38,7 @@ def check_data_config(config: ml_collections.ConfigDict) -> None:
     ]
     if model.classes > UNLABELLED:
         problems.append(f"config.model.classes={model.classes}: at most {UNLABELLED}")
-    if model.class_names and len(model.class_names) != model.classes:
+    elif model.class_names and len(model.class_names) != model.classes:
         problems.append(
             f"config.model.class_names: {len(model.class_names)} names where "
             f"config.model.classes={model.classes}; name all, or give () to number them"
