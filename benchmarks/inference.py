@@ -45,7 +45,7 @@ def frame_of(size: tuple[int, int]) -> np.ndarray:
     return np.random.default_rng(0).normal(128, 30, size).astype(np.float32)
 
 
-def our_model(folder: str, width: int, tile: int, tiles_per_step: int, as_onnx: bool):
+def our_model(given, *, as_onnx: bool):
     """Exports a network with drawn weights and loads it again."""
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     from configs import base
@@ -53,12 +53,12 @@ def our_model(folder: str, width: int, tile: int, tiles_per_step: int, as_onnx: 
     from trainer.export.signatures import Served
     from trainer.inference import Segmenter
     from trainer.input_pipeline import Geometry
-    from trainer.layers import freeze
+    from trainer.layers import freeze, with_variables
     from trainer.model import build_model
     from trainer.predict import runtimes
 
     model = base.get_config().model
-    model.update({"width": width, "depth": DEPTH, "dropout": 0.0})
+    model.update({"width": given.width, "depth": DEPTH, "dropout": 0.0})
     network = build_model(model, seed=1)
     rng = np.random.default_rng(1)
     for weight in network.weights:
@@ -70,24 +70,26 @@ def our_model(folder: str, width: int, tile: int, tiles_per_step: int, as_onnx: 
         for name in ("kernel", "bias")
         if hasattr(layer, name)
     }
-    np.savez(os.path.join(folder, WEIGHTS), **weights)
+    np.savez(os.path.join(given.folder, WEIGHTS), **weights)
+    constant = artefact.as_constants(network, given.weights)
     segmenter = Segmenter(
-        freeze(network),
+        freeze(network) if constant else with_variables(network),
         depth=DEPTH,
         classes=2,
-        tile=tile,
-        tiles_per_step=tiles_per_step,
+        tile=given.tile,
+        tiles_per_step=given.tiles_per_step,
     )
     geometry = Geometry(572, 388, DEPTH, 1, 2, 8, "raw", 1.0)
-    served = Served(segmenter, geometry)
+    variables = [] if constant else [weight.value for weight in network.weights]
+    served = Served(segmenter, geometry, variables)
     about = {"depth": DEPTH, "classes": 2, "channels": 1, "tile": segmenter.tile}
     about |= {"normalization": None, "tta": False}
     if as_onnx:
-        path = os.path.join(folder, layout.ONNX)
+        path = os.path.join(given.folder, layout.ONNX)
         onnx.convert(served.functions["tile"], about, path)
         runtime = runtimes.OnnxRuntime(path, about)
     else:
-        path = os.path.join(folder, "model")
+        path = os.path.join(given.folder, "model")
         artefact.save(served, path)
         runtime = runtimes.TensorFlowRuntime(path, about)
     return lambda frame: runtime.segment(frame[..., None]).probabilities[..., 1]
@@ -157,10 +159,7 @@ def resident_mb(name: str) -> int:
 def work(given) -> None:
     """The other process: a frame each turn."""
     if given.work in (OURS, ONNX):
-        onnx = given.work == ONNX
-        model = our_model(
-            given.folder, given.width, given.tile, given.tiles_per_step, onnx
-        )
+        model = our_model(given, as_onnx=given.work == ONNX)
     elif given.work == MONAI:
         model = monai_windows(given.width)
     else:
@@ -189,6 +188,7 @@ def start(name: str, given, folder: str, tile: int = 0, per_step: int = 1):
             __file__,
             f"--work={name}",
             f"--width={given.width}",
+            f"--weights={given.weights}",
             f"--folder={folder}",
             f"--tile={tile}",
             f"--tiles_per_step={per_step}",
@@ -206,7 +206,8 @@ def compare(given, folder: str) -> None:
         if abs(means[name] - means[OURS]) > 1e-5:
             raise SystemExit(f"{name} computes something else: {means}")
     print(f"width {given.width}; medians of {given.rounds} frames each, in turns")
-    for size in FRAMES:
+    sizes = [tuple(map(int, frame.split("x"))) for frame in given.frames]
+    for size in sizes:
         # The first of a size is not counted: it allocates, and plans its kernels.
         rounds = given.rounds + 1 if size[0] < 1000 else max(2, given.rounds // 2)
         told = {name: [player.turn(size)] for name, player in players.items()}
@@ -256,6 +257,13 @@ def main() -> None:
     parser.add_argument(
         "--rounds", type=int, default=7, help="frames of each, in turns"
     )
+    parser.add_argument(
+        "--frames",
+        nargs="+",
+        default=[f"{height}x{width}" for height, width in FRAMES],
+        help="sizes, as 512x512",
+    )
+    parser.add_argument("--weights", default="auto", help="as export's")
     parser.add_argument("--tiles", action="store_true", help="tile sizes, us alone")
     parser.add_argument(
         "--torch_python", default=sys.executable, help="a Python with PyTorch and MONAI"

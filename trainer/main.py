@@ -325,7 +325,7 @@ COMMANDS = {
                     "weights",
                     "constants: of the graph, 2.5 times as fast on a processor; "
                     "variables: far less memory; auto: constants up to "
-                    "40 MB of weights",
+                    "200 MB of weights",
                     "auto",
                 ),
                 _boolean(

@@ -20,11 +20,11 @@ from trainer.input_pipeline import Geometry, geometry_of
 from trainer.layers import freeze, with_variables
 from trainer.restore import restore_network
 
-# Constants are 2.5 times as fast on processors (see layers.freeze), but TensorFlow
-# copies them into all of a model's functions: loaded and called once, the paper's
-# network took 28 times its weights, and with variables 2 times.
+# Constants are much faster on processors (see layers.freeze), but TensorFlow copies
+# them into all of a model's functions: loaded and called once, the paper's network
+# took 28 times its weights (3.5 GB), and with variables 2 times.
 WEIGHTS = ("auto", "constants", "variables")
-MOST_CONSTANT_BYTES = 40 * 10**6
+MOST_CONSTANT_BYTES = 200 * 10**6
 
 
 class Options(NamedTuple):
@@ -74,7 +74,7 @@ def export(folder: str, destinations: list[str], options: Options) -> list[str]:
     network, step = restore_network(
         folder, config, options.checkpoint, options.precision
     )
-    constant = _as_constants(network, options.weights)
+    constant = as_constants(network, options.weights)
     try:
         segmenter = Segmenter(
             freeze(network) if constant else with_variables(network),
@@ -111,7 +111,7 @@ def export(folder: str, destinations: list[str], options: Options) -> list[str]:
     return made
 
 
-def _as_constants(network: keras.Model, weights: str) -> bool:
+def as_constants(network: keras.Model, weights: str) -> bool:
     """Whether weights become constants of the graph."""
     if weights == "auto":
         return 4 * network.count_params() <= MOST_CONSTANT_BYTES
