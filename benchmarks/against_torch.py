@@ -20,7 +20,7 @@ import sys
 ROOT = pathlib.Path(__file__).parent.parent
 sys.path[0] = str(ROOT)  # not this folder: its names are no modules
 
-from benchmarks.sides import torch_unet, turns  # noqa: E402
+from benchmarks.sides import torch_unet, turns  # noqa: E402  sys.path first
 
 TILE, OUTPUT = 572, 388
 

@@ -26,10 +26,10 @@ import time
 ROOT = pathlib.Path(__file__).parent.parent
 sys.path[0] = str(ROOT)  # not this folder: its names are no modules
 
-import numpy as np  # noqa: E402
+import numpy as np  # noqa: E402  sys.path first
 
-from benchmarks.sides import torch_unet, turns  # noqa: E402
-from preprocess import tiling  # noqa: E402
+from benchmarks.sides import torch_unet, turns  # noqa: E402  sys.path first
+from preprocess import tiling  # noqa: E402  sys.path first
 
 DEPTH = 4
 FRAMES = ((512, 512), (520, 696), (4096, 4096))

@@ -234,11 +234,6 @@ def _decode_palette(path: str) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(files.read_bytes(path))))
 
 
-def write_png(path: str, image: np.ndarray) -> None:
-    """Writes uint8 or uint16 [H, W] or RGB [H, W, 3], whole or not at all."""
-    files.write_bytes(path, encode_png(image))
-
-
 def _swap_red_and_blue(image: np.ndarray) -> np.ndarray:
     """RGB(A) to OpenCV's BGR(A) and back; one channel as it is."""
     if image.ndim == 2 or image.shape[2] == 1:

@@ -40,6 +40,7 @@ CHECKPOINT = _string(
     "best",
 )
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
+WEIGHTS = ("auto", "constants", "variables")
 TTA = _boolean(
     "tta",
     "averages over the eight turned and mirrored versions of each image, inside the "
@@ -154,7 +155,7 @@ def _export(values: flags.FlagValues, _: list[str]) -> None:
     if not destinations:
         raise UserError("--output or --publish must be given; see --help")
     _check_choice(values, "precision", PRECISIONS)
-    _check_choice(values, "weights", ("auto", "constants", "variables"))
+    _check_choice(values, "weights", WEIGHTS)
     _load_tensorflow()
     from trainer.export.artefact import Options, export
 
@@ -323,7 +324,7 @@ COMMANDS = {
                 ),
                 _string(
                     "weights",
-                    "constants: of the graph, 2.5 times as fast on a processor; "
+                    "constants: of the graph, far faster on a processor; "
                     "variables: far less memory; auto: constants up to "
                     "200 MB of weights",
                     "auto",

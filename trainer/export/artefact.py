@@ -23,7 +23,6 @@ from trainer.restore import restore_network
 # Constants are much faster on processors (see layers.freeze), but TensorFlow copies
 # them into all of a model's functions: loaded and called once, the paper's network
 # took 28 times its weights (3.5 GB), and with variables 2 times.
-WEIGHTS = ("auto", "constants", "variables")
 MOST_CONSTANT_BYTES = 200 * 10**6
 
 
@@ -37,7 +36,7 @@ class Options(NamedTuple):
       memory_mb: what tiles may need, in MB; 0 sets no limit.
       tta: averages over the eight symmetries of the square.
       precision: a Keras dtype policy.
-      weights: constants, variables, or auto: by their size; see WEIGHTS.
+      weights: constants, variables, or auto: by their size.
       onnx: writes tile.onnx too.
     """
 
