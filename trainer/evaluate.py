@@ -1,9 +1,14 @@
 """Scores on the whole frames of a split, through the code that is exported."""
 
+import csv
 import functools
+import io
+import json
 import sys
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
+import ml_collections
 import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
@@ -11,13 +16,32 @@ from tqdm import tqdm
 from preprocess import files
 from preprocess.errors import UserError
 from preprocess.shards import as_json, sha256_of
-from preprocess.sources import Frame, check_frame, find_frames
+from preprocess.sources import (
+    Frame,
+    Objects,
+    Truth,
+    check_frame,
+    find_frames,
+    read_objects,
+)
 from preprocess.splits import SPLITS, assign_splits
-from trainer import workdir
+from trainer import pictures, workdir
 from trainer.inference import Segmenter
 from trainer.layers import freeze
-from trainer.metrics import confusion_matrix, pixel_scores
+from trainer.report import page
 from trainer.restore import restore_network
+from trainer.scores import calibration
+from trainer.scores.bootstrap import intervals
+from trainer.scores.frame import (
+    Measured,
+    as_content,
+    from_content,
+    headline,
+    measure,
+    pooled,
+)
+
+SHOWN = 3  # best frames, and as many worst ones, whose pictures the report shows
 
 
 def frames_of_split(
@@ -59,32 +83,47 @@ def check_unseen(frames: list[Frame], info: dict[str, Any]) -> None:
         )
 
 
-def evaluate(
-    folder: str,
-    source: str,
-    split: str,
-    checkpoint: str = "best",
-    tta: bool = False,
-) -> dict[str, Any]:
-    """Scores a run on a split and writes evaluation-SPLIT.json into its directory.
+class Scored(NamedTuple):
+    """A frame with all that it is scored by."""
 
-    Args:
-      folder: the work directory.
-      source: the data set's folder, as given to preprocess.
-      split: train, validation or test.
-      checkpoint: best, newest or a step.
-      tta: averages over the eight symmetries of the square.
+    frame: Frame
+    image: np.ndarray
+    truth: Truth
+    objects: Objects
 
-    Returns:
-      What was written.
+
+def read_scored(frame: Frame, config: ml_collections.ConfigDict) -> Scored:
+    """Reads a frame, its truth and its objects."""
+    model = config.model
+    image, truth = check_frame(
+        frame, config.data, channels=model.channels, classes=model.classes
+    )
+    return Scored(frame, image, truth, read_objects(frame, truth))
+
+
+class Run(NamedTuple):
+    """A trained run, ready to segment.
+
+    Attributes:
+      config, info: the run's and its data set's.
+      step: of the checkpoint.
+      probabilities: raw image [H, W, C] to float32 [H, W, K].
     """
-    if split not in SPLITS:
-        raise UserError(f"--split={split} is none of {', '.join(SPLITS)}")
-    config = workdir.read_config(folder)
-    info = workdir.read_info(folder)
-    frames = frames_of_split(config, source, split, info)
-    if split != "train":
-        check_unseen(frames, info)
+
+    config: ml_collections.ConfigDict
+    info: dict[str, Any]
+    step: int
+    probabilities: Callable[[np.ndarray], np.ndarray]
+
+    @property
+    def partition(self) -> bool:
+        """Whether frames are partitions of the plane: see `scores.frame.measure`."""
+        return self.config.data.layout == "isbi"
+
+
+def load_run(folder: str, checkpoint: str, tta: bool) -> Run:
+    """Restores a run's network as one that segments whole images."""
+    config, info = workdir.read_config(folder), workdir.read_info(folder)
     network, step = restore_network(folder, config, checkpoint)
     model = config.model
     segmenter = Segmenter(
@@ -98,42 +137,136 @@ def evaluate(
     segment = tf.function(
         segmenter, input_signature=[tf.TensorSpec(shape, tf.float32, name="image")]
     )
-    whole = np.zeros((model.classes, model.classes), np.int64)
-    per_frame = {}
+
+    def probabilities(image: np.ndarray) -> np.ndarray:
+        return segment(tf.constant(image[None], tf.float32))["probabilities"][0].numpy()
+
+    return Run(config, info, step, probabilities)
+
+
+def evaluate(
+    folder: str,
+    source: str,
+    split: str,
+    checkpoint: str = "best",
+    tta: bool = False,
+) -> dict[str, Any]:
+    """Scores a run on a split, writes what it found and renews the report.
+
+    In the work directory: evaluation-SPLIT.json, the scores; -objects.csv, a row an
+    object; -frames.jsonl, the sums that scores of several runs are pooled from;
+    report.html.
+
+    Args:
+      folder: the work directory.
+      source: the data set's folder, as given to preprocess.
+      split: train, validation or test.
+      checkpoint: best, newest or a step.
+      tta: averages over the eight symmetries of the square.
+
+    Returns:
+      What evaluation-SPLIT.json holds.
+    """
+    if split not in SPLITS:
+        raise UserError(f"--split={split} is none of {', '.join(SPLITS)}")
+    config, info = workdir.read_config(folder), workdir.read_info(folder)
+    frames = frames_of_split(config, source, split, info)
+    if split != "train":
+        check_unseen(frames, info)
+    rules = workdir.read_rules(folder)
+    run = load_run(folder, checkpoint, tta)
+    measured = []
+    gallery = pictures.Gallery(SHOWN)
     for frame in tqdm(frames, unit="frame", file=sys.stderr):
-        image, truth = check_frame(
-            frame, config.data, channels=model.channels, classes=model.classes
+        scored = read_scored(frame, config)
+        probabilities = run.probabilities(scored.image)
+        found = measure(
+            frame.key,
+            scored.truth,
+            scored.objects,
+            probabilities,
+            rules,
+            partition=run.partition,
         )
-        predicted = segment(tf.constant(image[None], tf.float32))["classes"][0].numpy()
-        confusion = confusion_matrix(truth.classes, predicted, model.classes)
-        per_frame[frame.key] = pixel_scores(confusion)
-        whole += confusion
-    result = {
-        "split": split,
-        "step": step,
-        "tta": tta,
-        "num_frames": len(frames),
-        "scores": pixel_scores(whole),
-        "frames": per_frame,
-    }
-    files.write_bytes(files.join(folder, f"evaluation-{split}.json"), as_json(result))
+        measured.append(found)
+        gallery.add(
+            frame.key,
+            headline(pooled([found]))[1],
+            functools.partial(
+                pictures.panels,
+                scored.image,
+                scored.truth,
+                probabilities,
+                rules,
+                partition=run.partition,
+            ),
+        )
+    about = {"split": split, "step": run.step, "tta": tta, "rules": rules._asdict()}
+    result = about | summary(measured)
+    gallery.write(folder, split)
+    write(folder, split, result, measured)
+    page.write(folder)
     return result
 
 
+def summary(measured: Sequence[Measured]) -> dict[str, Any]:
+    """Scores of frames together and one by one, with their intervals and curves."""
+    scores = pooled(measured)
+    counts = np.sum([frame.histogram for frame in measured], axis=0)
+    precision, recall = calibration.precision_recall(counts)
+    return {
+        "num_frames": len(measured),
+        "headline": headline(scores)[0],
+        "scores": scores,
+        "intervals": intervals(measured, pooled),
+        "frames": {frame.key: pooled([frame]) for frame in measured},
+        "precision_recall": np.stack([precision, recall], 1).round(5).tolist(),
+    }
+
+
+def write(
+    folder: str, split: str, result: dict[str, Any], measured: Sequence[Measured]
+) -> None:
+    """Writes an evaluation's three files; the one that readers look for comes last."""
+    base = files.join(folder, f"evaluation-{split}")
+    lines = [json.dumps(as_content(frame)) for frame in measured]
+    files.write_bytes(f"{base}-frames.jsonl", "".join(f"{x}\n" for x in lines).encode())
+    if any(frame.every is not None for frame in measured):
+        files.write_bytes(f"{base}-objects.csv", _object_table(measured).encode())
+    files.write_bytes(f"{base}.json", as_json(result))
+
+
+def read_measured(folder: str, split: str) -> list[Measured]:
+    """The frames of an evaluation."""
+    path = files.join(folder, f"evaluation-{split}-frames.jsonl")
+    lines = files.read_bytes(path).splitlines()
+    return [from_content(json.loads(line)) for line in lines]
+
+
+def _object_table(measured: Sequence[Measured]) -> str:
+    """A row an object of the truth; gold where the frame has any, else all there is."""
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(
+        ("frame", "truth", "label", "size_px", "jaccard", "found_as", "fate")
+    )
+    for frame in measured:
+        kind = "all" if frame.exact is None else "exact"
+        for found in (frame.every if frame.exact is None else frame.exact) or ():
+            rows.writerow((frame.key, kind, *found))
+    return text.getvalue()
+
+
 def table(result: dict[str, Any]) -> str:
-    """The scores for people to read."""
-    scores = result["scores"]
+    """The scores for people to read, each with its 95 % interval over frames."""
     lines = [
         f"{result['split']} split, {result['num_frames']} whole frames, "
-        f"step {result['step']}{', averaged over symmetries' if result['tta'] else ''}",
-        f"{'class':>12}  {'IoU':>7}  {'Dice':>7}",
+        f"step {result['step']}{', averaged over symmetries' if result['tta'] else ''}"
     ]
-    for k, (iou, dice) in enumerate(zip(scores["iou"], scores["dice"], strict=True)):
-        lines.append(f"{k:>12}  {_number(iou)}  {_number(dice)}")
-    lines.append(f"{'mean IoU':>12}  {_number(scores['mean_iou'])}")
-    lines.append(f"{'pixel error':>12}  {_number(scores['pixel_error'])}")
+    for name, value in result["scores"].items():
+        if value is None:
+            continue
+        interval = result["intervals"][name]
+        between = f"   {interval[0]:.4f} to {interval[1]:.4f}" if interval else ""
+        lines.append(f"{name:>20}  {value:8.4f}{between}")
     return "\n".join(lines)
-
-
-def _number(value: float | None) -> str:
-    return f"{value:7.4f}" if value is not None else "      -"

@@ -1,40 +1,105 @@
-"""Classes to instances: which pixels are one cell."""
+"""Probabilities to classes and instances: which pixels are one cell."""
 
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 
+from preprocess.errors import UserError
 from preprocess.sources.base import connected_instances
 from preprocess.weights import distances_to_two
 
 
 class InstanceRules(NamedTuple):
-    """How instances are made of classes.
+    """How classes and instances are made of probabilities; `evaluate --tune` finds it.
 
     Attributes:
+      threshold: probability of foreground above which a pixel is foreground; with
+        several classes, the odds that the most probable of them must have against
+        background.
+      core_threshold: where above `threshold`, each instance grows from a core of pixels
+        more probable than this, along falling probability: cells that touch by a bridge
+        of doubt come apart. A piece without a core goes.
+      split_px: cores are parted where a bridge between two bulges is narrower than
+        both by so many px (each half-width): peaks of the distance transform. 0 parts
+        nothing.
       min_size_px: instances of fewer pixels are dropped.
       fill_holes: whether background that a single instance encloses becomes part of it.
       border_px: gaps between two instances of up to so many px are given back to them,
         each pixel to the nearer one: in training, background was drawn there.
     """
 
+    threshold: float = 0.5
+    core_threshold: float = 0.0
+    split_px: float = 0.0
     min_size_px: int = 20
     fill_holes: bool = True
     border_px: int = 3
 
 
-def instances_of(classes: np.ndarray, rules: InstanceRules) -> np.ndarray:
-    """Connected pixels of one class, numbered 1, 2, ... in reading order.
+def check_rules(rules: InstanceRules) -> list[str]:
+    """What is wrong with rules, a line each."""
+    problems = [
+        f"{name}={value} must be from 0 to below 1"
+        for name in ("threshold", "core_threshold")
+        if not 0 <= (value := getattr(rules, name)) < 1
+    ]
+    problems += [
+        f"{name}={value} must not be negative"
+        for name in ("split_px", "min_size_px", "border_px")
+        if (value := getattr(rules, name)) < 0
+    ]
+    return problems
+
+
+def rules_from(content: dict, where: str) -> InstanceRules:
+    """Rules as they stand in a JSON file.
+
+    Raises:
+      UserError: unknown or impossible ones.
+    """
+    try:
+        rules = InstanceRules(**content)
+        problems = check_rules(rules)
+    except TypeError as error:
+        problems = [str(error)]
+    if problems:
+        raise UserError([f"{where}: {problem}" for problem in problems])
+    return rules
+
+
+def classes_of(probabilities: np.ndarray, threshold: float = 0.5) -> np.ndarray:
+    """The class of each pixel.
 
     Args:
-      classes: uint8 [H, W], 0 is background.
-      rules: what is cleaned up.
+      probabilities: float32 [H, W, K], background first.
+      threshold: see `InstanceRules`; at 0.5 it is the most probable class.
+
+    Returns:
+      uint8 [H, W].
+    """
+    if probabilities.shape[-1] == 2:  # exact at any threshold
+        return (probabilities[..., 1] > threshold).view(np.uint8)
+    best = probabilities[..., 1:].argmax(-1).astype(np.uint8) + 1
+    most = probabilities[..., 1:].max(-1)
+    return np.where(most * (1 - threshold) > probabilities[..., 0] * threshold, best, 0)
+
+
+def instances_of(probabilities: np.ndarray, rules: InstanceRules) -> np.ndarray:
+    """Connected pixels of one class, numbered 1, 2, ... without gaps.
+
+    Args:
+      probabilities: float32 [H, W, K], background first.
+      rules: what is parted, cleaned up and given back.
 
     Returns:
       int32 [H, W], 0 is background.
     """
-    found = connected_instances(classes).astype(np.int32)
+    classes = classes_of(probabilities, rules.threshold)
+    if rules.core_threshold > rules.threshold or rules.split_px:
+        found = _grown_from_cores(classes, 1 - probabilities[..., 0], rules)
+    else:
+        found = connected_instances(classes).astype(np.int32)
     if rules.min_size_px > 1:
         found = _drop_small(found, rules.min_size_px)
     if rules.fill_holes:
@@ -42,6 +107,42 @@ def instances_of(classes: np.ndarray, rules: InstanceRules) -> np.ndarray:
     if rules.border_px:
         found = _give_back_borders(found, rules.border_px)
     return _numbered_without_gaps(found)
+
+
+def _grown_from_cores(
+    classes: np.ndarray, foreground: np.ndarray, rules: InstanceRules
+) -> np.ndarray:
+    """Instances as watersheds around cores, class by class."""
+    from skimage import segmentation
+
+    grown = np.zeros(classes.shape, np.int32)
+    for value in np.unique(classes[classes > 0]):
+        mask = classes == value
+        cores = mask & (foreground > rules.core_threshold)
+        if rules.split_px:
+            seeds, height = _bulges(cores, rules.split_px)
+        else:
+            seeds = connected_instances(cores.view(np.uint8)).astype(np.int32)
+            seeds, height = _drop_small(seeds, rules.min_size_px), foreground
+        found = segmentation.watershed(-height, seeds, mask=mask, connectivity=1)
+        grown += np.where(found > 0, found + grown.max(), 0)
+    return grown
+
+
+def _bulges(mask: np.ndarray, least_px: float) -> tuple[np.ndarray, np.ndarray]:
+    """Peaks of the distance to a mask's edge, and that distance.
+
+    Args:
+      mask: bool [H, W].
+      least_px: how far down it must go between two peaks.
+    """
+    from skimage import measure, morphology
+
+    depth = cv2.distanceTransform(
+        mask.view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE
+    )
+    peaks = morphology.h_maxima(depth, least_px)
+    return measure.label(peaks, connectivity=2).astype(np.int32), depth
 
 
 def _fill_holes(instances: np.ndarray) -> np.ndarray:

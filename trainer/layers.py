@@ -66,11 +66,40 @@ class Convolution3x3(keras.layers.Conv2D):
     convolution and ReLU once weights are constants.
     """
 
-    def __init__(self, filters: int, **named):
+    def __init__(self, filters: int, *, standardized: bool = False, **named):
+        """Makes the layer.
+
+        Args:
+          filters: channels out.
+          standardized: whether each filter is used with mean 0 and deviation
+            gain / sqrt(N), N incoming nodes and the gain learned (Brock et al. 2021,
+            arXiv 2101.08692, eq. 1): signals keep their scale at every depth, with
+            nothing that hangs on batch or tile.
+          **named: of `keras.layers.Conv2D`.
+        """
         super().__init__(filters, 3, activation="relu", **named)
+        self.standardized = standardized
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        if self.standardized:
+            # sqrt(2): a ReLU lets half of the power through.
+            root = keras.initializers.Constant(2**0.5)
+            shape = (self.filters,)
+            self.gain = self.add_weight(name="gain", shape=shape, initializer=root)
+
+    def _standardized(self, kernel: tf.Tensor) -> tf.Tensor:
+        """The kernel [3, 3, C, filters] as it is used, in float32."""
+        kernel = tf.cast(kernel, tf.float32)
+        mean, variance = tf.nn.moments(kernel, [0, 1, 2], keepdims=True)
+        nodes = 9 * kernel.shape[2]
+        scale = tf.cast(tf.convert_to_tensor(self.gain), tf.float32)
+        return (kernel - mean) * tf.math.rsqrt(variance * nodes + 1e-6) * scale
 
     def call(self, image_BHWC):
         kernel, bias = (tf.convert_to_tensor(w) for w in (self.kernel, self.bias))
+        if self.standardized:
+            kernel = tf.cast(self._standardized(kernel), image_BHWC.dtype)
         convolved = tf.nn.conv2d(image_BHWC, kernel, 1, "VALID")
         return tf.nn.relu(tf.nn.bias_add(convolved, bias))
 

@@ -140,6 +140,13 @@ def _evaluate(values: flags.FlagValues, _: list[str]) -> None:
     _load_tensorflow()
     from trainer.evaluate import evaluate, table
 
+    if values.tune:
+        from trainer.tune import tune
+
+        if values["split"].present:
+            raise UserError("--tune is on the validation split; leave --split out")
+        print(tune(values.workdir, values.input, values.checkpoint, values.tta).table())
+        return
     result = evaluate(
         values.workdir,
         values.input,
@@ -284,6 +291,12 @@ COMMANDS = {
                 WORKDIR,
                 _string("input", "the data set's folder, as given to preprocess"),
                 _string("split", "train, validation or test", "test"),
+                _boolean(
+                    "tune",
+                    "finds threshold, parting of touching cells, smallest size, holes "
+                    "and borders on the validation frames, and keeps them for evaluate, "
+                    "export and predict in WORKDIR/postprocessing.json",
+                ),
                 TTA,
                 CHECKPOINT,
             ),

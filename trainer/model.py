@@ -36,7 +36,12 @@ def build_model(
     """
     if size is not None:
         tiling.output_size(size, model.depth)
-    build = _Builder(precision, seed, tile_seeds or TileSeeds())
+    build = _Builder(
+        precision,
+        seed,
+        tile_seeds or TileSeeds(),
+        standardized=model.get("standardized_kernels", False),
+    )
     bottom = model.depth + 1
     x = inputs = keras.Input((size, size, model.channels), name="image")
     skips = []
@@ -64,7 +69,10 @@ def build_model(
 class _Builder:
     """Makes the network's layers, each with its name, precision and own seed."""
 
-    def __init__(self, precision: str, seed: int, tile_seeds: TileSeeds):
+    def __init__(
+        self, precision: str, seed: int, tile_seeds: TileSeeds, *, standardized: bool
+    ):
+        self.standardized = standardized
         self.precision = precision
         self.seed = seed
         self.tile_seeds = tile_seeds
@@ -77,6 +85,7 @@ class _Builder:
         for index in (1, 2):
             x = Convolution3x3(
                 filters,
+                standardized=self.standardized,
                 kernel_initializer=self._he(10 * level + index),
                 name=f"conv{level}_{index}",
                 dtype=self.precision,

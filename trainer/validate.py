@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import ml_collections
@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from preprocess.records import UNLABELLED
 from trainer.inference import Segmenter
-from trainer.metrics import confusion_matrix, pixel_scores
+from trainer.scores.pixels import confusion_matrix, pixel_scores
 from trainer.whole_frames import WholeFrame
 
 PICTURES = 4  # frames shown in TensorBoard, always the same ones
@@ -112,15 +112,14 @@ class Validator:
 
 def named_scores(confusion: np.ndarray, entropy: float) -> dict[str, float | None]:
     """Scores by the names under which they are logged."""
-    scores: dict[str, Any] = pixel_scores(confusion)
+    scores = pixel_scores(confusion)
     labelled = int(confusion.sum())
+    known = labelled and math.isfinite(entropy)
     return {
         "mean_iou": scores["mean_iou"],
         "pixel_error": scores["pixel_error"],
-        "cross_entropy": (
-            entropy / labelled if labelled and math.isfinite(entropy) else None
-        ),
-        **{f"iou_{k}": value for k, value in enumerate(scores["iou"])},
+        "cross_entropy": entropy / labelled if known else None,
+        **{name: value for name, value in scores.items() if name.startswith("iou_")},
     }
 
 

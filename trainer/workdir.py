@@ -1,5 +1,6 @@
 """A work directory: which files a run keeps, and reading them back."""
 
+import csv
 import json
 from typing import Any
 
@@ -9,12 +10,15 @@ import tensorflow as tf
 from preprocess import files
 from preprocess.errors import UserError
 from preprocess.shards import INFO_NAME, as_json, differences
+from trainer.instances import InstanceRules, rules_from
 
 CONFIG_NAME = "config.json"
 COMPUTED_NAME = "computed.json"  # precision and compilation, as resolved
 CHECKPOINTS = "checkpoints"
 LOGS = "logs"
 METRICS_NAME = "metrics.jsonl"
+ABOUT_NAME = "about.json"  # how the run was started: for people, compared with nothing
+RULES_NAME = "postprocessing.json"  # found by evaluate --tune
 
 
 def claim(
@@ -113,6 +117,45 @@ def read_config(workdir: str) -> ml_collections.ConfigDict:
 def read_info(workdir: str) -> dict[str, Any]:
     """What `dataset_info.json` said of the data that the run learns from."""
     return _read_json(files.join(workdir, INFO_NAME))
+
+
+def write_about(workdir: str, about: dict[str, Any]) -> None:
+    """Notes how a run was started, unless that stands there already."""
+    path = files.join(workdir, ABOUT_NAME)
+    if not files.exists(path):
+        files.write_bytes(path, as_json(about))
+
+
+def read_about(workdir: str) -> dict[str, Any]:
+    """How a run was started: command, versions, device; empty where nothing says so."""
+    path = files.join(workdir, ABOUT_NAME)
+    return _read_json(path) if files.exists(path) else {}
+
+
+def read_objects(workdir: str, split: str) -> list[dict[str, str]]:
+    """The rows of an evaluation's table of objects; none where there is none."""
+    path = files.join(workdir, f"evaluation-{split}-objects.csv")
+    if not files.exists(path):
+        return []
+    return list(csv.DictReader(files.read_bytes(path).decode().splitlines()))
+
+
+def read_rules(workdir: str) -> InstanceRules:
+    """How classes and instances are made of probabilities: as tuned, or the defaults."""
+    path = files.join(workdir, RULES_NAME)
+    return rules_from(read_rules_file(workdir).get("rules", {}), path)
+
+
+def read_rules_file(workdir: str) -> dict[str, Any]:
+    """The rules with how they were found; empty where nothing was tuned."""
+    path = files.join(workdir, RULES_NAME)
+    return _read_json(path) if files.exists(path) else {}
+
+
+def write_rules(workdir: str, rules: InstanceRules, found: dict[str, Any]) -> None:
+    """Keeps rules, and how they were found, for evaluate, export and predict."""
+    content = {"rules": rules._asdict(), **found}
+    files.write_bytes(files.join(workdir, RULES_NAME), as_json(content))
 
 
 def read_metrics(workdir: str) -> list[dict[str, Any]]:

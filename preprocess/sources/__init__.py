@@ -1,7 +1,7 @@
 """Data sets as they lie on disk: one module per layout.
 
-Each has `find`, which frames there are; `truth`, what is known of one; and `WANTS`, the
-files that it looks for. A new layout is a new module and a line in `LAYOUTS`.
+Each has `find`, which frames there are; `truth`, what is known of one; `objects`, what of
+that scores of objects are taken from; and `WANTS`, the files that it looks for. A new layout is a new module and a line in `LAYOUTS`.
 """
 
 import os
@@ -15,10 +15,10 @@ from preprocess.errors import UserError
 from preprocess.images import count_pages, is_spread, read_image
 from preprocess.records import UNLABELLED
 from preprocess.sources import ctc, folder, isbi
-from preprocess.sources.base import Found, Frame, Truth, size_text
+from preprocess.sources.base import Found, Frame, Objects, Truth, size_text
 from preprocess.statistics import count_values
 
-__all__ = ["Found", "Frame", "Truth"]
+__all__ = ["Found", "Frame", "Objects", "Truth"]
 
 LAYOUTS: dict[str, ModuleType] = {"isbi": isbi, "ctc": ctc, "folder": folder}
 
@@ -97,6 +97,19 @@ def read_truth(frame: Frame, data: ml_collections.ConfigDict, classes: int) -> T
             f"0 to {classes - 1}; set --config.model.classes or mend the mask"
         )
     return truth
+
+
+def read_objects(frame: Frame, truth: Truth) -> Objects:
+    """What scores of objects are taken from.
+
+    Args:
+      frame: one that `check_frame` has passed.
+      truth: as that gave it.
+
+    Raises:
+      UserError: markers that can't be read.
+    """
+    return LAYOUTS[frame.layout].objects(frame, truth)
 
 
 def check_frame(

@@ -73,6 +73,18 @@ class Truth(NamedTuple):
     classes: np.ndarray
 
 
+class Objects(NamedTuple):
+    """What scores of objects are taken from; None where the truth has no such thing.
+
+    Attributes:
+      exact: integer [H, W], objects whose outline counts; it need not have all of them.
+      markers: integer [H, W], all objects there are; their outline counts for nothing.
+    """
+
+    exact: np.ndarray | None
+    markers: np.ndarray | None
+
+
 def size_text(image: np.ndarray) -> str:
     """Height and width for people.
 

@@ -21,7 +21,14 @@ from preprocess import files
 from preprocess.errors import UserError
 from preprocess.images import Page, count_pages, read_labels
 from preprocess.records import UNLABELLED
-from preprocess.sources.base import Found, Frame, Truth, narrowed, size_text
+from preprocess.sources.base import (
+    Found,
+    Frame,
+    Objects,
+    Truth,
+    narrowed,
+    size_text,
+)
 from preprocess.statistics import count_values
 from preprocess.weights import bounding_boxes
 
@@ -227,6 +234,14 @@ def truth(frame: Frame, data: ml_collections.ConfigDict) -> Truth:
     classes = (instances > 0).view(np.uint8)
     classes[unlabelled_surroundings(instances, markers)] = UNLABELLED
     return Truth(narrowed(instances), classes)
+
+
+def objects(frame: Frame, truth: Truth) -> Objects:
+    """Gold outlines alone, and markers, as the challenge's own SEG and DET."""
+    exact, markers = (
+        read_labels(page) if page else None for page in (frame.label, frame.markers)
+    )
+    return Objects(exact, markers)
 
 
 def add_missing_instances(first: np.ndarray, second: np.ndarray) -> np.ndarray:

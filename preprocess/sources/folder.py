@@ -9,7 +9,13 @@ from preprocess import files
 from preprocess.errors import UserError
 from preprocess.images import Page, count_pages, is_image, is_lossy, read_labels
 from preprocess.records import UNLABELLED
-from preprocess.sources.base import Found, Frame, Truth, connected_instances
+from preprocess.sources.base import (
+    Found,
+    Frame,
+    Objects,
+    Truth,
+    connected_instances,
+)
 
 WANTS = "images/NAME.* and masks/NAME.*"
 
@@ -93,3 +99,8 @@ def truth(frame: Frame, data: ml_collections.ConfigDict) -> Truth:
     classes = (labels > 0).view(np.uint8) if binary else labels.astype(np.uint8)
     del labels  # a large frame's memory is needed for what follows
     return Truth(connected_instances(classes), classes)
+
+
+def objects(frame: Frame, truth: Truth) -> Objects:
+    """All instances of the mask, as outlines and as markers."""
+    return Objects(truth.instances, truth.instances)

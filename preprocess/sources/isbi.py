@@ -10,7 +10,13 @@ import numpy as np
 from preprocess import files
 from preprocess.errors import UserError
 from preprocess.images import Page, count_pages, read_labels
-from preprocess.sources.base import Found, Frame, Truth, connected_instances
+from preprocess.sources.base import (
+    Found,
+    Frame,
+    Objects,
+    Truth,
+    connected_instances,
+)
 
 WANTS = "train-volume.tif and train-labels.tif"
 
@@ -39,3 +45,8 @@ def truth(frame: Frame, data: ml_collections.ConfigDict) -> Truth:
     assert frame.label is not None
     classes = (read_labels(frame.label) > 0).view(np.uint8)
     return Truth(connected_instances(classes), classes)
+
+
+def objects(frame: Frame, truth: Truth) -> Objects:
+    """None: cells that fill the plane are scored as a partition of it."""
+    return Objects(None, None)

@@ -24,16 +24,28 @@ def overlay(
       uint8 RGB [H, W, 3].
     """
     shown = classes if instances is None else instances
-    seen = image if image.shape[2] == 3 else image[..., :1]
-    low, high = np.percentile(seen, (0.5, 99.5))
-    grey = np.clip((seen - low) / max(high - low, 1e-6) * 255, 0, 255)
-    picture = np.broadcast_to(grey, (*image.shape[:2], 3)).astype(np.uint8)
+    picture = np.broadcast_to(grey_levels(image), (*image.shape[:2], 3))
+    picture = picture.astype(np.uint8)
     tint = COLOURS[(shown.astype(int) - 1) % len(COLOURS)]
     inside = (shown > 0)[..., None]
     picture = np.where(inside, picture * 0.7 + tint * 0.3, picture).astype(np.uint8)
     outline = _outline(shown)
     picture[outline] = tint[outline]
     return picture
+
+
+def grey_levels(image: np.ndarray) -> np.ndarray:
+    """Intensities stretched for the eye.
+
+    Args:
+      image: uint8 or uint16 [H, W, C]; of other than 3 channels the first is shown.
+
+    Returns:
+      Floats from 0 to 255, [H, W, 1] or [H, W, 3].
+    """
+    seen = image if image.shape[2] == 3 else image[..., :1]
+    low, high = np.percentile(seen, (0.5, 99.5))
+    return np.clip((seen - low) / max(high - low, 1e-6) * 255, 0, 255)
 
 
 def _outline(shown: np.ndarray) -> np.ndarray:

@@ -1,7 +1,5 @@
 """Pixel scores from a confusion matrix, in NumPy."""
 
-from typing import Any
-
 import numpy as np
 
 from preprocess.records import UNLABELLED
@@ -24,28 +22,36 @@ def confusion_matrix(
     return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
 
 
-def _ratio(part: np.ndarray, whole: np.ndarray) -> list[float | None]:
-    """None where a class neither occurs nor is predicted: there is nothing to score."""
-    pairs = zip(part.tolist(), whole.tolist(), strict=True)
-    return [a / b if b else None for a, b in pairs]
-
-
-def pixel_scores(confusion: np.ndarray) -> dict[str, Any]:
+def pixel_scores(confusion: np.ndarray) -> dict[str, float | None]:
     """Scores of a confusion matrix.
 
     Returns:
-      `iou` and `dice` per class (None for a class that never occurs), `mean_iou` over
-      the classes that do, and `pixel_error`, the share of labelled pixels that are
-      wrong (None where none is labelled).
+      `mean_iou` over the classes that occur; `pixel_error`, the share of labelled
+      pixels that are wrong; and `iou_K`, `dice_K`, `precision_K`, `recall_K` of each
+      class K. None where there is nothing to score: a class that neither occurs nor is
+      predicted, a precision of nothing predicted.
     """
     right = np.diag(confusion)
     true, predicted = confusion.sum(axis=1), confusion.sum(axis=0)
-    iou = _ratio(right, true + predicted - right)
-    scored = [value for value in iou if value is not None]
+    each = {
+        "iou": _ratios(right, true + predicted - right),
+        "dice": _ratios(2 * right, true + predicted),
+        "precision": _ratios(right, predicted),
+        "recall": _ratios(right, true),
+    }
+    scored = [value for value in each["iou"] if value is not None]
     total = int(confusion.sum())
     return {
-        "iou": iou,
-        "dice": _ratio(2 * right, true + predicted),
         "mean_iou": sum(scored) / len(scored) if scored else None,
         "pixel_error": 1 - int(right.sum()) / total if total else None,
+        **{
+            f"{name}_{k}": value
+            for name, values in each.items()
+            for k, value in enumerate(values)
+        },
     }
+
+
+def _ratios(part: np.ndarray, whole: np.ndarray) -> list[float | None]:
+    pairs = zip(part.tolist(), whole.tolist(), strict=True)
+    return [a / b if b else None for a, b in pairs]

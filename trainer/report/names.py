@@ -1,0 +1,48 @@
+"""What scores are called before people, and which way they are good."""
+
+import re
+
+_WORDS = {
+    "mean_iou": "mean IoU over classes",
+    "pixel_error": "pixel error",
+    "best_pixel_error": "pixel error, best threshold",
+    "surface_px": "mean surface distance, px",
+    "hausdorff_px": "Hausdorff distance, px",
+    "calibration_error": "calibration error",
+    "seg": "SEG, gold truth",
+    "seg_all": "SEG, all truth",
+    "det": "DET",
+    "op_csb": "OP_CSB, mean of SEG and DET",
+    "ap": "average precision, Jaccard 0.5 to 0.95",
+    "ap_50": "average precision, Jaccard 0.5",
+    "ap_75": "average precision, Jaccard 0.75",
+    "v_rand": "V_rand, thinned borders",
+    "v_rand_split": "V_rand, split part",
+    "v_rand_merge": "V_rand, merge part",
+    "v_info": "V_info, thinned borders",
+    "v_info_split": "V_info, split part",
+    "v_info_merge": "V_info, merge part",
+    "rand_error": "Rand error, borders as they are",
+    "warping_error": "warping error",
+}
+_OF_CLASS = {"iou": "IoU", "dice": "Dice", "precision": "precision", "recall": "recall"}
+
+
+def title(name: str, classes: list[str]) -> str:
+    """A score's name for people.
+
+    >>> title("dice_1", ["background", "cell"])
+    'Dice, cell'
+    """
+    match = re.fullmatch(r"(iou|dice|precision|recall)_(\d+)", name)
+    if match and int(match[2]) < len(classes):
+        return f"{_OF_CLASS[match[1]]}, {classes[int(match[2])]}"
+    return _WORDS.get(name, name)
+
+
+def lower_is_better(name: str) -> bool:
+    """
+    >>> lower_is_better("rand_error"), lower_is_better("seg")
+    (True, False)
+    """
+    return name.endswith(("_error", "_px"))

@@ -1,0 +1,49 @@
+"""How far scores hang on which frames there were."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+RESAMPLES = 1000
+SEED = 1  # the same frames give the same intervals
+
+Scores = Mapping[str, float | None]
+
+
+def intervals(
+    frames: Sequence[Any],
+    pooled: Callable[[Sequence[Any]], Scores],
+    *,
+    level: float = 0.95,
+) -> dict[str, tuple[float, float] | None]:
+    """Percentile intervals of pooled scores, over frames drawn with replacement.
+
+    Neighbouring frames of a video are near copies, so that intervals over them are
+    narrower than over frames of other videos; and they say nothing of what another
+    training would have given.
+
+    Args:
+      frames: what each frame was measured to be.
+      pooled: the scores of some frames together.
+      level: share of resamples inside.
+
+    Returns:
+      Low and high by the score's name; None for those that were None in any resample,
+      or where there is a single frame.
+    """
+    rng = np.random.default_rng(SEED)
+    draws = [
+        pooled([frames[i] for i in rng.integers(len(frames), size=len(frames))])
+        for _ in range(RESAMPLES if len(frames) > 1 else 0)
+    ]
+    tails = [50 * (1 - level), 50 * (1 + level)]
+    found: dict[str, tuple[float, float] | None] = {}
+    for name in pooled(frames):
+        values = [draw[name] for draw in draws]
+        if not values or any(value is None for value in values):
+            found[name] = None
+        else:
+            low, high = np.percentile(np.array(values, np.float64), tails).tolist()
+            found[name] = low, high
+    return found

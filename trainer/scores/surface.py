@@ -1,0 +1,50 @@
+"""Distances between the outlines of a class in truth and result, px."""
+
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+
+class Surface(NamedTuple):
+    """Distances from each outline to the other, both ways together.
+
+    Attributes:
+      sum_px: of all distances.
+      count: outline pixels, of both.
+      hausdorff_px: the largest distance.
+    """
+
+    sum_px: float
+    count: int
+    hausdorff_px: float
+
+
+def surface_distances(truth: np.ndarray, result: np.ndarray) -> Surface | None:
+    """Distances between two outlines: pixels of a mask beside one that isn't of it.
+
+    Args:
+      truth, result: bool [H, W].
+
+    Returns:
+      None where one of them is empty: there is no distance then.
+    """
+    outlines = _outline(truth), _outline(result)
+    if not all(outline.any() for outline in outlines):
+        return None
+    first, second = outlines
+    away = np.concatenate([_distance_to(second)[first], _distance_to(first)[second]])
+    return Surface(float(away.sum(dtype=np.float64)), away.size, float(away.max()))
+
+
+def _outline(mask: np.ndarray) -> np.ndarray:
+    """Pixels of a mask with a neighbour by side that isn't; the frame's edge is none."""
+    cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
+    inside = cv2.erode(mask.astype(np.uint8), cross)  # beyond the edge counts as inside
+    return mask & (inside == 0)
+
+
+def _distance_to(mask: np.ndarray) -> np.ndarray:
+    return cv2.distanceTransform(
+        (~mask).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE
+    )
