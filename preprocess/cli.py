@@ -148,6 +148,19 @@ def _help(command: Command, values: flags.FlagValues) -> str:
     return "\n".join(lines)
 
 
+def given_flags(values: flags.FlagValues) -> list[str]:
+    """The flags that were given, as they can be given again."""
+    given = []
+    for name in sorted(values):
+        flag = values[name]
+        if flag.present:
+            value = getattr(
+                flag, "config_filename", flag.value
+            )  # of --config, the file
+            given.append(f"--{name}={value}")
+    return given
+
+
 def config_of(values: flags.FlagValues) -> ml_collections.ConfigDict:
     """The parsed config."""
     return values["config"].value

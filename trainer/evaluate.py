@@ -28,7 +28,7 @@ from preprocess.splits import SPLITS, assign_splits
 from trainer import pictures, workdir
 from trainer.inference import Segmenter
 from trainer.layers import freeze
-from trainer.report import page
+from trainer.report import names, page
 from trainer.restore import restore_network
 from trainer.scores import calibration
 from trainer.scores.bootstrap import intervals
@@ -247,9 +247,7 @@ def _object_table(measured: Sequence[Measured]) -> str:
     """A row an object of the truth; gold where the frame has any, else all there is."""
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(
-        ("frame", "truth", "label", "size_px", "jaccard", "found_as", "fate")
-    )
+    rows.writerow(("frame", "truth", "label", "size_px", "jaccard", "found_as", "fate"))
     for frame in measured:
         kind = "all" if frame.exact is None else "exact"
         for found in (frame.every if frame.exact is None else frame.exact) or ():
@@ -263,7 +261,8 @@ def table(result: dict[str, Any]) -> str:
         f"{result['split']} split, {result['num_frames']} whole frames, "
         f"step {result['step']}{', averaged over symmetries' if result['tta'] else ''}"
     ]
-    for name, value in result["scores"].items():
+    for name in names.in_order(result["scores"]):
+        value = result["scores"][name]
         if value is None:
             continue
         interval = result["intervals"][name]

@@ -49,6 +49,7 @@ class Segmenter(tf.Module):
         tiles_per_step: int = 1,
         normalization: dict[str, list[float]] | None = None,
         tta: bool = False,
+        threshold: float = 0.5,
     ):
         """Wraps a network.
 
@@ -63,6 +64,7 @@ class Segmenter(tf.Module):
             them; None normalises each image by its own.
           tta: averages over the eight symmetries of the square (paper, section 4.1:
             over rotated versions of the image).
+          threshold: for `classes`, see `instances.InstanceRules`.
 
         Raises:
           ValueError: an illegal tile.
@@ -73,6 +75,7 @@ class Segmenter(tf.Module):
         self.classes = classes
         self.normalization = normalization
         self.tta = tta
+        self.threshold = threshold
         self.tiles_per_step = tiles_per_step
         self.tile = tile or tiling.legal_input_at_least(DEFAULT_OUTPUT, depth)
         self.largest_output = tiling.output_size(self.tile, depth)
@@ -92,7 +95,22 @@ class Segmenter(tf.Module):
     def segment(self, image: tf.Tensor, tta: bool) -> dict[str, tf.Tensor]:
         """The same, averaged over the symmetries or not."""
         normal = self.normalise(image)
-        return outcome(self.averaged(normal) if tta else self.stitch(normal))
+        return self.outcome(self.averaged(normal) if tta else self.stitch(normal))
+
+    def outcome(self, probabilities: tf.Tensor) -> dict[str, tf.Tensor]:
+        """What every signature gives: probabilities, and classes by the threshold.
+
+        As `instances.classes_of` does.
+        """
+        foreground = probabilities[..., 1:]
+        if self.classes == 2:
+            classes = tf.cast(foreground[..., 0] > self.threshold, tf.uint8)
+        else:
+            best = tf.cast(tf.argmax(foreground, axis=-1) + 1, tf.uint8)
+            odds = tf.reduce_max(foreground, axis=-1) * (1 - self.threshold)
+            is_foreground = odds > probabilities[..., 0] * self.threshold
+            classes = tf.where(is_foreground, best, tf.zeros_like(best))
+        return {"probabilities": probabilities, "classes": classes}
 
     def normalise(self, image_BHWC: tf.Tensor) -> tf.Tensor:
         """Images as the network was trained on them."""
@@ -177,12 +195,6 @@ class Segmenter(tf.Module):
         ordered = tf.transpose(tf.reshape(pieces.concat(), split), [0, 1, 3, 2, 4, 5])
         whole = [batch, rows * down, columns * across, self.classes]
         return tf.reshape(ordered, whole)[:, :height, :width]
-
-
-def outcome(probabilities: tf.Tensor) -> dict[str, tf.Tensor]:
-    """What every signature gives: probabilities, and the class of the largest."""
-    classes = tf.cast(tf.argmax(probabilities, axis=-1), tf.uint8)
-    return {"probabilities": probabilities, "classes": classes}
 
 
 def normalise_images(image_BHWC: tf.Tensor) -> tf.Tensor:

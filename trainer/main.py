@@ -21,8 +21,12 @@ def _string(name: str, text: str, default: str | None = None):
     return lambda values: flags.DEFINE_string(name, default, text, flag_values=values)
 
 
-def _integer(name: str, text: str, default: int = 0):
+def _integer(name: str, text: str, default: int | None = 0):
     return lambda values: flags.DEFINE_integer(name, default, text, flag_values=values)
+
+
+def _float(name: str, text: str, default: float | None = None):
+    return lambda values: flags.DEFINE_float(name, default, text, flag_values=values)
 
 
 def _boolean(name: str, text: str, default: bool | None = False):
@@ -47,6 +51,29 @@ TTA = _boolean(
     "graph: eight times the work",
 )
 WORKDIR = _string("workdir", "folder of the run: checkpoints, logs, metrics")
+
+
+# Of predict; None leaves the model's own, which `evaluate --tune` has found.
+RULES = (
+    _float("threshold", "probability above which a pixel is foreground; 0 to 1"),
+    _float(
+        "core_threshold",
+        "above --threshold: instances grow from cores more probable than this, so that "
+        "cells part at bridges of doubt",
+    ),
+    _float(
+        "split_px",
+        "parts cells where a bridge is narrower than both sides by so many px "
+        "(half-widths); 0 parts nothing",
+    ),
+    _integer("min_size_px", "instances of fewer pixels are dropped", None),
+    _boolean("fill_holes", "fills what a single instance encloses", None),
+    _integer(
+        "border_px",
+        "gaps between instances of up to so many px are given back to them",
+        None,
+    ),
+)
 
 
 def _flags(*definitions):
@@ -113,7 +140,11 @@ def _train(values: flags.FlagValues, _: list[str]) -> None:
         # TensorFlow's runtime takes SIGTERM for itself here.
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
     options = Options(
-        values.on_bad_record, values.cache, values.extend_steps, profile_steps
+        values.on_bad_record,
+        values.cache,
+        values.extend_steps,
+        profile_steps,
+        tuple(cli.given_flags(values)),
     )
     if values.dry_run:
         from trainer.dry_run import dry_run
@@ -181,7 +212,7 @@ def _export(values: flags.FlagValues, _: list[str]) -> None:
 
 
 def _predict(values: flags.FlagValues, _: list[str]) -> None:
-    from trainer.instances import InstanceRules
+    from trainer.instances import InstanceRules, check_rules
     from trainer.predict.job import predict
     from trainer.predict.outputs import FORMATS, PROBABILITIES, Choice
     from trainer.predict.runtimes import RUNTIMES
@@ -189,20 +220,25 @@ def _predict(values: flags.FlagValues, _: list[str]) -> None:
     _check_choice(values, "format", FORMATS)
     _check_choice(values, "probabilities", PROBABILITIES)
     _check_choice(values, "runtime", RUNTIMES)
-    for name in ("min_size", "border", "devices"):
-        if (given := getattr(values, name)) < 0:
-            raise UserError(f"--{name}={given} must not be negative")
+    if values.devices < 0:
+        raise UserError(f"--devices={values.devices} must not be negative")
+    changes = {
+        name: given
+        for name in InstanceRules._fields
+        if (given := getattr(values, name)) is not None
+    }
+    if problems := check_rules(InstanceRules()._replace(**changes)):
+        raise UserError([f"--{problem}" for problem in problems])
     if values.runtime == "onnx" and values.devices:
         raise UserError("--devices is TensorFlow's; not with --runtime=onnx")
     if values.runtime == "tensorflow":
         _load_tensorflow(values.devices)
-    is_ctc, is_png = values.format == "ctc", values.format == "png"
-    rules = InstanceRules(values.min_size, values.fill_holes, values.border)
+    is_png = values.format == "png"
     choice = Choice(
         values.format,
         values.probabilities,
         is_png if values.overlays is None else values.overlays,
-        rules if values.instances or is_ctc else None,
+        values.instances,
     )
     made, before = predict(
         values.model,
@@ -213,6 +249,7 @@ def _predict(values: flags.FlagValues, _: list[str]) -> None:
         tta=values.tta,
         devices=values.devices,
         overwrite=values.overwrite,
+        rules=changes,
     )
     done = f", {before} were there" if before else ""
     print(f"{made} images segmented{done}: {values.output}")
@@ -293,9 +330,9 @@ COMMANDS = {
                 _string("split", "train, validation or test", "test"),
                 _boolean(
                     "tune",
-                    "finds threshold, parting of touching cells, smallest size, holes "
-                    "and borders on the validation frames, and keeps them for evaluate, "
-                    "export and predict in WORKDIR/postprocessing.json",
+                    "finds threshold, parting of touching cells, smallest size, "
+                    "holes and borders on the validation frames, and keeps them for "
+                    "evaluate, export and predict in WORKDIR/postprocessing.json",
                 ),
                 TTA,
                 CHECKPOINT,
@@ -385,13 +422,7 @@ COMMANDS = {
                     None,
                 ),
                 _boolean("instances", "NAME_instances.tif too: cells numbered from 1"),
-                _integer("min_size", "instances of fewer pixels are dropped, px", 20),
-                _boolean("fill_holes", "fills what a single instance encloses", True),
-                _integer(
-                    "border",
-                    "gaps between instances of up to so many px are given back to them",
-                    3,
-                ),
+                *RULES,
                 TTA,
                 _string(
                     "runtime",

@@ -7,6 +7,7 @@ loss scaling and schedules; TensorFlow the distribution and the checkpoints.
 
 import contextlib
 import dataclasses
+import datetime
 import math
 import signal
 import sys
@@ -22,8 +23,10 @@ from preprocess import files
 from preprocess.errors import UserError
 from trainer import checkpoints, strategy, workdir
 from trainer.build import Built, build
+from trainer.export.about import versions
 from trainer.logbook import Logbook
 from trainer.optimizers import make_schedule
+from trainer.report import page
 from trainer.shard_files import Access
 from trainer.validate import Validation
 
@@ -39,12 +42,14 @@ class Options(NamedTuple):
       cache: "", memory or a folder.
       extend_steps: the run's new number of steps; 0 leaves it.
       profile_steps: the first and last step to profile; () profiles nothing.
+      command: the flags that were given, for the report to say.
     """
 
     on_bad_record: str = "fail"
     cache: str = ""
     extend_steps: int = 0
     profile_steps: tuple[int, ...] = ()
+    command: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass
@@ -131,9 +136,22 @@ def train(
         extend = bool(options.extend_steps)
         computed = {"precision": run.precision, "xla": run.xla}
         workdir.claim(folder, config, run.info, computed, write=chief, extend=extend)
+        if chief:
+            workdir.write_about(folder, _about(run, options))
         print(run.describe(), flush=True)
         with _ends_of_others(run.cluster):
             Loop(run, folder, options).run()
+
+
+def _about(run: Built, options: Options) -> dict[str, Any]:
+    """How the run was started, for the report."""
+    now = datetime.datetime.now(datetime.timezone.utc)
+    return {
+        "command": list(options.command),
+        "device": run.describe().splitlines()[0],
+        "started": now.strftime("%Y-%m-%d %H:%M UTC"),
+        "versions": versions(),
+    }
 
 
 @contextlib.contextmanager
@@ -225,6 +243,8 @@ class Loop:
             ended = self._steps()
             self._profile(ended=True)
             self._save()
+            if self.built.cluster.is_chief:
+                page.write(self.folder)
             strategy.chiefs(self.built.devices, self.built.cluster, 0)  # all wait here
         if self.asked_to_stop is signal.SIGINT and self.progress.unlooked:
             raise KeyboardInterrupt

@@ -65,7 +65,9 @@ class Tuned(NamedTuple):
         return "\n".join(lines)
 
 
-def tune(folder: str, source: str, checkpoint: str = "best", tta: bool = False) -> Tuned:
+def tune(
+    folder: str, source: str, checkpoint: str = "best", tta: bool = False
+) -> Tuned:
     """Finds rules on the validation split and keeps them in the work directory.
 
     Where the truth has objects, SEG by all truth (gold alone labels too few validation
@@ -115,12 +117,13 @@ class _Kept:
 
     def value(self, pool: concurrent.futures.Executor, rules: InstanceRules) -> float:
         """The objective by some rules, over all frames."""
-        one = self._objects if self.has_objects else self._confusion
-        found = list(pool.map(functools.partial(one, rules), self.frames))
         if self.has_objects:
-            scores = object_scores(found)
+            objects = functools.partial(self._objects, rules)
+            scores = object_scores(list(pool.map(objects, self.frames)))
             return ((scores["seg_all"] or 0.0) + (scores["det"] or 0.0)) / 2
-        return pixel_scores(np.sum(found, axis=0))["mean_iou"] or 0.0
+        confusion = functools.partial(self._confusion, rules)
+        total = np.sum(list(pool.map(confusion, self.frames)), axis=0)
+        return pixel_scores(total)["mean_iou"] or 0.0
 
     def _objects(self, rules: InstanceRules, entry: tuple[str, Scored]) -> Measured:
         path, scored = entry

@@ -141,7 +141,7 @@ def read_objects(workdir: str, split: str) -> list[dict[str, str]]:
 
 
 def read_rules(workdir: str) -> InstanceRules:
-    """How classes and instances are made of probabilities: as tuned, or the defaults."""
+    """How classes and instances are made of probabilities: as tuned, or by default."""
     path = files.join(workdir, RULES_NAME)
     return rules_from(read_rules_file(workdir).get("rules", {}), path)
 

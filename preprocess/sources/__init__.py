@@ -1,7 +1,8 @@
 """Data sets as they lie on disk: one module per layout.
 
-Each has `find`, which frames there are; `truth`, what is known of one; `objects`, what of
-that scores of objects are taken from; and `WANTS`, the files that it looks for. A new layout is a new module and a line in `LAYOUTS`.
+Each has `find`, which frames there are; `truth`, what is known of one; `objects`, what
+of that scores of objects are taken from; and `WANTS`, the files that it looks for. A
+new layout is a new module and a line in `LAYOUTS`.
 """
 
 import os

@@ -11,7 +11,9 @@ from preprocess import files
 from preprocess.shards import INFO_NAME
 from trainer import workdir
 from trainer.inference import Segmenter
+from trainer.instances import InstanceRules
 
+OF_OBJECTS = {"seg": "SEG", "det": "DET", "v_rand": "V_rand", "v_info": "V_info"}
 PACKAGES = ("tensorflow", "tensorflow-cpu", "keras", "numpy", "unet-tfrecords")
 
 
@@ -33,6 +35,7 @@ def describe(
     step: int,
     precision: str,
     normalization: dict[str, list[float]] | None,
+    rules: InstanceRules,
 ) -> dict[str, Any]:
     """What model.json holds.
 
@@ -43,6 +46,7 @@ def describe(
       step: of the checkpoint.
       precision: a Keras dtype policy, in which the network computes.
       normalization: as `dataset_info.json` has it.
+      rules: how classes and instances are made of probabilities.
     """
     info = files.read_bytes(files.join(folder, INFO_NAME))
     return {
@@ -57,13 +61,14 @@ def describe(
         "depth": config.model.depth,
         "width": config.model.width,
         "normalization": normalization,
+        "postprocessing": rules._asdict(),
         "precision": precision,
         "scores": _scores(folder, step, segmenter.tta),
         "step": step,
         "tile": segmenter.tile,
         "tiles_per_step": segmenter.tiles_per_step,
         "tta": segmenter.tta,
-        "versions": _versions(),
+        "versions": versions(),
     }
 
 
@@ -71,7 +76,8 @@ def _training_frames(info: dict[str, Any]) -> int:
     return sum(source["split"] == "train" for source in info["sources"])
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Installed versions of what a model hangs on, by package."""
     found = {}
     for name in PACKAGES:
         try:
@@ -126,7 +132,7 @@ Every signature gives `probabilities` float32 [B, H, W, {number}] and `classes` 
 [B, H, W] ({numbered}). Inside, an image is mirrored outwards and goes through the
 network in tiles of at most {tile} px, {tiles_per_step} at once; the result is that of
 the whole image at once, without seams.
-{averaging}The network computes in {precision}.
+{averaging}{postprocessing}The network computes in {precision}.
 
 Made with {versions}.
 """
@@ -166,6 +172,11 @@ def card(content: dict[str, Any], signatures: dict[str, list[str]]) -> str:
             if content["tta"]
             else ""
         ),
+        postprocessing=(
+            f"A pixel is foreground above a probability of "
+            f"{content['postprocessing']['threshold']}; `predict` makes instances by "
+            "the\nrules in `model.json`.\n"
+        ),
         precision=content["precision"],
         versions=", ".join(f"{k} {v}" for k, v in content["versions"].items()),
     )
@@ -178,19 +189,22 @@ def _score_table(scores: dict[str, Any], names: list[str]) -> str:
             "they stand here."
         )
     lines = [
-        "| frames | mean IoU | pixel error | IoU of each class |",
-        "|---|---|---|---|",
+        "| frames | mean IoU | pixel error | IoU of each class | of objects |",
+        "|---|---|---|---|---|",
     ]
     for split, measured in scores.items():
-        each = measured.get("iou") or [
-            measured.get(f"iou_{k}") for k in range(len(names))
-        ]
+        each = [measured.get(f"iou_{k}") for k in range(len(names))]
         shown = ", ".join(
             f"{name} {_number(value)}" for name, value in zip(names, each, strict=True)
         )
+        objects = ", ".join(
+            f"{said} {_number(measured[name])}"
+            for name, said in OF_OBJECTS.items()
+            if measured.get(name) is not None
+        )
         lines.append(
             f"| {split} | {_number(measured['mean_iou'])} | "
-            f"{_number(measured['pixel_error'])} | {shown} |"
+            f"{_number(measured['pixel_error'])} | {shown} | {objects or '-'} |"
         )
     return "\n".join(lines)
 

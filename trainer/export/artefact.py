@@ -69,6 +69,7 @@ def export(folder: str, destinations: list[str], options: Options) -> list[str]:
         check(destination)
     config = workdir.read_config(folder)
     info = workdir.read_info(folder)
+    rules = workdir.read_rules(folder)
     tile = _chosen_tile(config.model, options)
     network, step = restore_network(
         folder, config, options.checkpoint, options.precision
@@ -83,6 +84,7 @@ def export(folder: str, destinations: list[str], options: Options) -> list[str]:
             tiles_per_step=options.tiles_per_step,
             normalization=info["normalization"],
             tta=options.tta,
+            threshold=rules.threshold,
         )
     except ValueError as error:
         raise UserError(f"--tile: {error}") from None
@@ -95,6 +97,7 @@ def export(folder: str, destinations: list[str], options: Options) -> list[str]:
         step=step,
         precision=options.precision,
         normalization=info["normalization"],
+        rules=rules,
     )
     made = []
     for destination in destinations:

@@ -20,7 +20,7 @@ from typing import Any
 import tensorflow as tf
 
 from preprocess import tiling
-from trainer.inference import Segmenter, outcome
+from trainer.inference import Segmenter
 from trainer.input_pipeline import Geometry, decode_pixels
 
 BYTES_CHANNELS = (1, 3, 4)  # what PNG and JPEG can hold
@@ -128,7 +128,7 @@ def _tile_outcome(segmenter: Segmenter, tile_BTTC, mean_BC, std_BC):
     std_BC = tf.where(std_BC > 0, std_BC, tf.ones_like(std_BC))
     normal = (tile_BTTC - mean_BC[:, None, None]) / std_BC[:, None, None]
     logits = segmenter.network(normal)
-    return outcome(tf.nn.softmax(tf.cast(logits, tf.float32)))
+    return segmenter.outcome(tf.nn.softmax(tf.cast(logits, tf.float32)))
 
 
 def tile_function(segmenter: Segmenter, channels: int):

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import json
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from preprocess.errors import UserError
 from preprocess.images import is_spread, read_image
 from preprocess.shards import as_json, differences, sha256_of
 from trainer.export import layout
+from trainer.instances import InstanceRules, rules_from
 from trainer.predict import runtimes
 from trainer.predict.images import Job, find_jobs
 from trainer.predict.outputs import (
@@ -40,6 +42,7 @@ def predict(
     tta: bool = False,
     devices: int = 0,
     overwrite: bool = False,
+    rules: Mapping[str, Any] | None = None,
 ) -> tuple[int, int]:
     """Segments every image that has not been segmented yet.
 
@@ -47,11 +50,12 @@ def predict(
       model: a SavedModel's folder, or the folder of its versions.
       source: a folder or glob of images, or one file.
       output: the folder for what is written.
-      choice: what that is.
+      choice: what that is; its rules are the model's own.
       runtime: tensorflow or onnx.
       tta: averages over the eight symmetries of the square.
       devices: above 0, the first device is split into so many logical ones.
       overwrite: whether what is there is made again.
+      rules: those of `InstanceRules` that are to be other than the model's.
 
     Returns:
       How many images were segmented, and how many had been before.
@@ -64,6 +68,7 @@ def predict(
         files.remove_unfinished(output)
         version = layout.newest_version(model)
         about = layout.read_about(version)
+        choice = choice._replace(rules=_rules(version, about, rules or {}))
         jobs, problems = find_jobs(source, output)
         names, more = _outputs_of(jobs, choice, output)
         problems += more
@@ -139,6 +144,14 @@ def _outputs_of(
     return names, problems
 
 
+def _rules(
+    version: str, about: dict[str, Any], changes: Mapping[str, Any]
+) -> InstanceRules:
+    """The model's rules with some changed."""
+    own = about.get("postprocessing", {})
+    return rules_from({**own, **changes}, files.join(version, layout.EXTRA))
+
+
 def _record(version: str, choice: Choice, runtime: str, tta: bool) -> dict[str, Any]:
     """What outputs hang on, the images apart."""
     content = {
@@ -148,7 +161,7 @@ def _record(version: str, choice: Choice, runtime: str, tta: bool) -> dict[str, 
         "runtime": runtime,
         "tta": tta,
         **choice._asdict(),
-        "instances": choice.instances and choice.instances._asdict(),
+        "rules": choice.rules._asdict(),
     }
     return json.loads(json.dumps(content))
 

@@ -23,10 +23,9 @@ import tifffile
 from preprocess import files
 from preprocess.errors import UserError
 from preprocess.images import encode_png
-from trainer.instances import InstanceRules, instances_of
+from trainer.instances import InstanceRules, classes_of, instances_of
 from trainer.predict.images import Job
 from trainer.predict.overlay import overlay
-from trainer.predict.runtimes import Segmentation
 
 FORMATS = ("png", "ctc", "isbi")
 PROBABILITIES = ("none", "tiff", "npy")
@@ -42,20 +41,23 @@ class Choice(NamedTuple):
       format: one of FORMATS.
       probabilities: one of PROBABILITIES.
       overlays: whether there are pictures to look at.
-      instances: how instances are made, or None where there are none.
+      instances: whether instances are written; the challenge's format always does.
+      rules: how classes and instances are made of probabilities.
     """
 
     format: str = "png"
     probabilities: str = "none"
     overlays: bool = True
-    instances: InstanceRules | None = None
+    instances: bool = False
+    rules: InstanceRules = InstanceRules()
 
 
 class Result(NamedTuple):
     """An image with all that was made of it."""
 
     image: np.ndarray
-    segmentation: Segmentation
+    probabilities: np.ndarray
+    classes: np.ndarray
     instances: np.ndarray | None
 
 
@@ -89,11 +91,12 @@ def stack_name(job: Job, choice: Choice) -> str | None:
     return f"{job.stack}.tif" if choice.format == "isbi" else None
 
 
-def result_of(image: np.ndarray, segmentation: Segmentation, choice: Choice) -> Result:
-    """Adds instances, where they are wanted."""
-    rules = choice.instances
-    instances = instances_of(segmentation.classes, rules) if rules else None
-    return Result(image, segmentation, instances)
+def result_of(image: np.ndarray, probabilities: np.ndarray, choice: Choice) -> Result:
+    """Adds classes, and instances where they are wanted."""
+    classes = classes_of(probabilities, choice.rules.threshold)
+    wanted = choice.instances or choice.format == "ctc"
+    instances = instances_of(probabilities, choice.rules) if wanted else None
+    return Result(image, probabilities, classes, instances)
 
 
 def _ctc_name(job: Job) -> str:
@@ -112,13 +115,11 @@ def _ctc_name(job: Job) -> str:
 
 
 def _mask(result: Result) -> bytes:
-    return encode_png(result.segmentation.classes, flat=True)
+    return encode_png(result.classes, flat=True)
 
 
 def _overlay(result: Result) -> bytes:
-    return encode_png(
-        overlay(result.image, result.segmentation.classes, result.instances)
-    )
+    return encode_png(overlay(result.image, result.classes, result.instances))
 
 
 def _instances(result: Result) -> bytes:
@@ -133,13 +134,13 @@ def _instances(result: Result) -> bytes:
 
 
 def _probabilities_tiff(result: Result) -> bytes:
-    scaled = np.rint(result.segmentation.probabilities * 65535).astype(np.uint16)
+    scaled = np.rint(result.probabilities * 65535).astype(np.uint16)
     return _tiff(np.moveaxis(scaled, -1, 0))
 
 
 def _probabilities_npy(result: Result) -> bytes:
     buffer = io.BytesIO()
-    np.save(buffer, result.segmentation.probabilities)
+    np.save(buffer, result.probabilities)
     return buffer.getvalue()
 
 
@@ -204,7 +205,7 @@ class Stacks:
 
     def add(self, name: str, job: Job, result: Result) -> None:
         """One page; the file appears with its last one."""
-        page = np.ascontiguousarray(result.segmentation.probabilities[..., 1])
+        page = np.ascontiguousarray(result.probabilities[..., 1])
         with self.lock:
             if job.stack in self.abandoned:
                 return

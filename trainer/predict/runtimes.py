@@ -5,7 +5,7 @@ Neither needs the trainer's model code. TensorFlow is loaded only where it is us
 
 import itertools
 import os
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -17,23 +17,11 @@ from trainer.symmetry import SYMMETRIES, Symmetry
 RUNTIMES = ("tensorflow", "onnx")
 
 
-class Segmentation(NamedTuple):
-    """What a model says of an image.
-
-    Attributes:
-      probabilities: float32 [H, W, K].
-      classes: uint8 [H, W], the most probable ones.
-    """
-
-    probabilities: np.ndarray
-    classes: np.ndarray
-
-
 class Runtime(Protocol):
     """A model on one device."""
 
-    def segment(self, image: np.ndarray) -> Segmentation:
-        """Segments one image, raw intensities [H, W, C]."""
+    def segment(self, image: np.ndarray) -> np.ndarray:
+        """Probabilities, float32 [H, W, K], of one image, raw intensities [H, W, C]."""
 
 
 def model_files(version: str, runtime: str) -> list[str]:
@@ -98,8 +86,8 @@ class TensorFlowRuntime:
                 f"{path}: not a SavedModel of export's ({reason})"
             ) from error
 
-    def segment(self, image: np.ndarray) -> Segmentation:
-        """Segments one image, raw intensities [H, W, C]."""
+    def segment(self, image: np.ndarray) -> np.ndarray:
+        """Probabilities, float32 [H, W, K], of one image, raw intensities [H, W, C]."""
         import tensorflow as tf
 
         with tf.device(self.device):
@@ -110,8 +98,7 @@ class TensorFlowRuntime:
                 raise UserError(
                     "needs more memory than there is; export with a smaller --memory_mb"
                 ) from error
-        named = {name: value[0].numpy() for name, value in result.items()}
-        return Segmentation(named["probabilities"], named["classes"])
+        return result["probabilities"][0].numpy()
 
 
 class OnnxRuntime:
@@ -146,8 +133,8 @@ class OnnxRuntime:
         self.largest_output = tiling.output_size(about["tile"], self.depth)
         self.symmetries = SYMMETRIES if tta or about.get("tta") else SYMMETRIES[:1]
 
-    def segment(self, image: np.ndarray) -> Segmentation:
-        """Segments one image, raw intensities [H, W, C]."""
+    def segment(self, image: np.ndarray) -> np.ndarray:
+        """Probabilities, float32 [H, W, K], of one image, raw intensities [H, W, C]."""
         image = image.astype(np.float32)
         # From the first pixel's value, as `inference.normalise_images` does.
         origin = image[0, 0].copy()
@@ -158,8 +145,7 @@ class OnnxRuntime:
         for symmetry in self.symmetries:
             turned = _apply(symmetry, image)
             total += _undo(symmetry, self._stitch(turned, mean, std, origin))
-        total /= len(self.symmetries)
-        return Segmentation(total, total.argmax(-1).astype(np.uint8))
+        return total / len(self.symmetries)
 
     def _stitch(self, image, mean, std, origin) -> np.ndarray:
         """Probabilities of an image from which `origin` was taken, tile by tile."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 Points = Sequence[tuple[float, float]]
 
 # Okabe and Ito: told apart by those who see no red or no green, on white and on black.
-COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9")
+COLOURS = ("#2b8fd8", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9")
 _INK = "#010203"  # stands for the page's text colour
 
 
@@ -39,7 +39,7 @@ class Chart:
         for label, points in series.items():
             if not points:
                 continue
-            xs, ys = zip(*points, strict=True)
+            xs, ys = ([point[axis] for point in points] for axis in (0, 1))
             colour = self._next()
             if smooth and len(ys) > 20:
                 self.axes.plot(xs, ys, color=colour, alpha=0.3, linewidth=1)
@@ -77,21 +77,13 @@ class Chart:
 
         if len(self.axes.get_legend_handles_labels()[1]) > 1:
             self.axes.legend(frameon=False, fontsize=9)
-        ink = {
-            name: _INK
-            for name in (
-                *("text.color", "axes.labelcolor", "axes.edgecolor"),
-                *("xtick.color", "ytick.color", "grid.color"),
-            )
-        }
         for item in self.axes.findobj(Text):
             item.set_color(_INK)
         for spine in self.axes.spines.values():
             spine.set_edgecolor(_INK)
         self.axes.tick_params(colors=_INK)
-        style = {"svg.fonttype": "none", "svg.hashsalt": self.name, **ink}
         text = io.StringIO()
-        with matplotlib.rc_context(style):
+        with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": self.name}):
             self.figure.savefig(
                 text, format="svg", transparent=True, metadata={"Date": None}
             )

@@ -1,14 +1,9 @@
 """What scores are called before people, and which way they are good."""
 
 import re
+from collections.abc import Iterable
 
 _WORDS = {
-    "mean_iou": "mean IoU over classes",
-    "pixel_error": "pixel error",
-    "best_pixel_error": "pixel error, best threshold",
-    "surface_px": "mean surface distance, px",
-    "hausdorff_px": "Hausdorff distance, px",
-    "calibration_error": "calibration error",
     "seg": "SEG, gold truth",
     "seg_all": "SEG, all truth",
     "det": "DET",
@@ -24,8 +19,26 @@ _WORDS = {
     "v_info_merge": "V_info, merge part",
     "rand_error": "Rand error, borders as they are",
     "warping_error": "warping error",
+    "best_pixel_error": "pixel error, best threshold",
+    "pixel_error": "pixel error",
+    "mean_iou": "mean IoU over classes",
+    "surface_px": "mean surface distance, px",
+    "hausdorff_px": "Hausdorff distance, px",
+    "calibration_error": "calibration error",
 }
 _OF_CLASS = {"iou": "IoU", "dice": "Dice", "precision": "precision", "recall": "recall"}
+
+
+def in_order(scores: Iterable[str]) -> list[str]:
+    """Names of scores, those of objects and partitions first, of classes last.
+
+    >>> in_order(["iou_0", "dice_0", "seg", "mean_iou"])
+    ['seg', 'mean_iou', 'dice_0', 'iou_0']
+    """
+    known = list(_WORDS)
+    return sorted(
+        scores, key=lambda n: (known.index(n) if n in known else len(known), n)
+    )
 
 
 def title(name: str, classes: list[str]) -> str:

@@ -52,7 +52,9 @@ def html(folder: str) -> str:
     return template("report.html").render(
         title=f"{config.data.name or 'own images'}: {files.basename(folder)}",
         name=config.data.name or "own images",
-        made=datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        made=datetime.datetime.now(datetime.timezone.utc).strftime(
+            "%Y-%m-%d %H:%M UTC"
+        ),
         config=config,
         settings=sorted(flat(config.to_dict()).items()),
         info=info,
@@ -78,7 +80,9 @@ def template(name: str):
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters["score"] = lambda value: "-" if value is None else f"{value:.4f}"
+    environment.filters["score"] = lambda value: (
+        "-" if value is None else f"{value:.4f}"
+    )
     return environment.get_template(name)
 
 
@@ -94,12 +98,12 @@ def _section(folder: str, result: dict[str, Any], config, classes) -> dict[str, 
     rows = [
         {
             "name": names.title(name, classes),
-            "value": value,
+            "value": result["scores"][name],
             "interval": result["intervals"].get(name),
             "paper": published.scores.get(name) if published else None,
         }
-        for name, value in result["scores"].items()
-        if value is not None
+        for name in names.in_order(result["scores"])
+        if result["scores"][name] is not None
     ]
     headline = result["headline"]
     found = pictures.read(folder, split)
@@ -145,10 +149,10 @@ def _objects_chart(folder: str, split: str) -> dict[str, str] | None:
         "title": "Objects",
         "svg": chart.dots(clouds).svg(f"Jaccard index against size of objects: {said}"),
         "text": (
-            f"Of {len(rows)} objects of the truth: {said}{thinned}. Found: one object of "
-            "the result covers more than half of it. Merged: that one covers another too. "
-            "Split: most of it is covered, by no one for more than half. A row each: "
-            f"evaluation-{split}-objects.csv."
+            f"Of {len(rows)} objects of the truth: {said}{thinned}. Found: one object "
+            "of the result covers more than half of it. Merged: that one covers "
+            "another too. Split: most of it is covered, by no one for more than half. "
+            f"A row each: evaluation-{split}-objects.csv."
         ),
     }
 
@@ -245,7 +249,9 @@ def commands(folder: str, about: dict[str, Any]) -> list[str]:
         if argument.startswith("--config") or argument.startswith("--data=")
     ]
     settings = [a for a in shown if not a.startswith("--data=")]
-    data = next((a.removeprefix("--data=") for a in shown if a.startswith("--data=")), "")
+    data = next(
+        (a.removeprefix("--data=") for a in shown if a.startswith("--data=")), ""
+    )
     made = [
         ["./launch.sh", "preprocess", *settings, "--input=DIR", f"--output={data}"],
         ["./launch.sh", "train", *given],

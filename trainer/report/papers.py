@@ -3,15 +3,15 @@
 from typing import NamedTuple
 
 _CTC = (
-    "The paper's figure is of the challenge's secret test videos, after training on both "
-    "training videos with the full network. Here it is frames of a training video that "
-    "were held out as a block: the same microscope, often the same cells, so expect it "
-    "to be easier; and a handful of gold frames, so look at the interval."
+    "The paper's figure is of the challenge's secret test videos, after training on "
+    "both training videos with the full network. Here it is frames of a training video "
+    "that were held out as a block: the same microscope, often the same cells, so "
+    "expect it to be easier; and a handful of gold frames, so look at the interval."
 )
 _ISBI = (
-    "The paper's figures are of the challenge's secret test stack, after training on all "
-    "30 slices with the full network. Here it is held-out slices of the training stack "
-    "itself, so the figures are comparable with each other and not with the board."
+    "The paper's figures are of the challenge's secret test stack, after training on "
+    "all 30 slices with the full network. Here it is held-out slices of the training "
+    "stack itself, so the figures are comparable with each other, not with the board."
 )
 
 

@@ -29,8 +29,9 @@ def intervals(
       level: share of resamples inside.
 
     Returns:
-      Low and high by the score's name; None for those that were None in any resample,
-      or where there is a single frame.
+      Low and high by the score's name, over the resamples that have it (a few may lack
+      all frames with gold truth); None where more than a tenth have not, or where there
+      is a single frame.
     """
     rng = np.random.default_rng(SEED)
     draws = [
@@ -40,8 +41,8 @@ def intervals(
     tails = [50 * (1 - level), 50 * (1 + level)]
     found: dict[str, tuple[float, float] | None] = {}
     for name in pooled(frames):
-        values = [draw[name] for draw in draws]
-        if not values or any(value is None for value in values):
+        values = [draw[name] for draw in draws if draw[name] is not None]
+        if not values or len(values) < 0.9 * len(draws):
             found[name] = None
         else:
             low, high = np.percentile(np.array(values, np.float64), tails).tolist()

@@ -1,7 +1,7 @@
 """Average precision of instances over Jaccard thresholds.
 
-Without scores of confidence: TP / (TP + FP + FN) at each threshold, as StarDist and
-the Data Science Bowl 2018 report it (Caicedo et al. 2019, doi:10.1038/s41592-019-0612-7).
+Without scores of confidence: TP / (TP + FP + FN) at each threshold, as StarDist and the
+Data Science Bowl 2018 report it (Caicedo et al. 2019, doi:10.1038/s41592-019-0612-7).
 """
 
 import numpy as np

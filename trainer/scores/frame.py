@@ -131,7 +131,7 @@ def _surface_scores(frames: Sequence[Measured]) -> Scores:
     if not known:
         return {"surface_px": None, "hausdorff_px": None}
     return {
-        "surface_px": sum(s.sum_px for s in known) / sum(s.count for s in known),
+        "surface_px": sum(s.sum_px for s in known) / sum(s.pixels for s in known),
         "hausdorff_px": sum(s.hausdorff_px for s in known) / len(known),
     }
 
@@ -141,13 +141,13 @@ def object_scores(frames: Sequence[Measured]) -> Scores:
     exact = [o.jaccard for frame in frames for o in frame.exact or ()]
     every = [o.jaccard for frame in frames for o in frame.every or ()]
     counted = [frame.detection for frame in frames if frame.detection]
-    found = ctc.det(ctc.Detection(*(sum(column) for column in zip(*counted))))
+    columns = zip(*counted, strict=True)
+    found = ctc.det(ctc.Detection(*(sum(column) for column in columns)))
     seg = sum(exact) / len(exact) if exact else None
-    both = seg is not None and found is not None
     return {
         "seg": seg,
         "det": found,
-        "op_csb": (seg + found) / 2 if both else None,
+        "op_csb": None if seg is None or found is None else (seg + found) / 2,
         "seg_all": sum(every) / len(every) if every else None,
     }
 
@@ -175,7 +175,9 @@ def _slice_scores(slices: list[list[isbi.Thresholded]]) -> Scores:
         *("v_info", "v_info_split", "v_info_merge"),
         *("rand_error", "best_pixel_error", "warping_error"),
     )
-    return dict(zip(names, (*rand.tolist(), *info.tolist(), *errors.tolist()), strict=True))
+    return dict(
+        zip(names, (*rand.tolist(), *info.tolist(), *errors.tolist()), strict=True)
+    )
 
 
 HEADLINES = ("op_csb", "v_rand", "mean_iou")

@@ -226,4 +226,6 @@ def _is_simple(ring: list[bool]) -> bool:
     return pieces(True, corners=False) == 1 and pieces(False, corners=True) == 1
 
 
-_SIMPLE = [_is_simple([bool(code >> bit & 1) for bit in range(8)]) for code in range(256)]
+_SIMPLE = [
+    _is_simple([bool(code >> bit & 1) for bit in range(8)]) for code in range(256)
+]

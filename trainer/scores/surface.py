@@ -11,12 +11,12 @@ class Surface(NamedTuple):
 
     Attributes:
       sum_px: of all distances.
-      count: outline pixels, of both.
+      pixels: of both outlines.
       hausdorff_px: the largest distance.
     """
 
     sum_px: float
-    count: int
+    pixels: int
     hausdorff_px: float
 
 
@@ -38,9 +38,10 @@ def surface_distances(truth: np.ndarray, result: np.ndarray) -> Surface | None:
 
 
 def _outline(mask: np.ndarray) -> np.ndarray:
-    """Pixels of a mask with a neighbour by side that isn't; the frame's edge is none."""
+    """Pixels of a mask beside one that isn't of it; the frame's edge is no outline."""
     cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
-    inside = cv2.erode(mask.astype(np.uint8), cross)  # beyond the edge counts as inside
+    # Beyond the frame's edge counts as inside.
+    inside = cv2.erode(mask.astype(np.uint8), cross)
     return mask & (inside == 0)
 
 
