@@ -200,7 +200,7 @@ case "$command" in
   preview) setup; exec "$python" -m preprocess.preview "$@" ;;
   preprocess) setup; exec "$python" -m preprocess.main "$@" ;;
   benchmark) setup; benchmark "$@" ;;
-  train | evaluate | export | predict | summary)
+  train | evaluate | cross_validate | compare | export | predict | summary)
     setup
     exec "$python" -m trainer.main "$command" "$@"
     ;;

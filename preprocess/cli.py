@@ -30,6 +30,7 @@ class Command(NamedTuple):
       required: flags that must be given.
       takes_config: whether it has --config=FILE:variant and --config.KEY=VALUE.
       passes_on: whether arguments left over go to somebody else (Beam's options).
+      takes_arguments: whether arguments without a flag's name mean something to it.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Command(NamedTuple):
     required: tuple[str, ...] = ()
     takes_config: bool = False
     passes_on: bool = False
+    takes_arguments: bool = False
 
 
 def main(command: Command, argv: Sequence[str] | None = None) -> int:
@@ -107,7 +109,7 @@ def parse(
     if missing:
         given = ", ".join(f"--{name}" for name in missing)
         raise UserError(f"{given} must be given; see --help")
-    if rest and not command.passes_on:
+    if rest and not (command.passes_on or command.takes_arguments):
         raise UserError(f"does not take {' '.join(rest)!r}; see --help")
     return values, rest
 

@@ -1,4 +1,4 @@
-"""The trainer's commands: train, evaluate, export, predict, summary.
+"""The trainer's commands, from train to predict.
 
 The only home of their flags; each loads TensorFlow when it runs, not before.
 """
@@ -188,6 +188,36 @@ def _evaluate(values: flags.FlagValues, _: list[str]) -> None:
     print(table(result))
 
 
+def _cross_validate(values: flags.FlagValues, _: list[str]) -> None:
+    config = cli.config_of(values)
+    with _starting():  # its folds are processes of their own
+        from trainer.cross_validate import cross_validate
+        from trainer.evaluate import table
+
+    config_flags = [f for f in cli.given_flags(values) if f.startswith("--config")]
+    result = cross_validate(
+        config,
+        config_flags,
+        values.input,
+        values.workdir,
+        folds=values.folds,
+        tta=values.tta,
+        tune=values.tune,
+    )
+    print(table(result))
+    print(f"report: {values.workdir}/report.html")
+
+
+def _compare(values: flags.FlagValues, folders: list[str]) -> None:
+    with _starting():
+        from trainer.report.compare import compare, table
+
+    rows = compare(folders, values.split, values.output)
+    print(table(rows, folders))
+    if values.output:
+        print(f"page: {values.output}")
+
+
 def _export(values: flags.FlagValues, _: list[str]) -> None:
     destinations = [path for path in (values.output, values.publish) if path]
     if not destinations:
@@ -339,6 +369,38 @@ COMMANDS = {
             ),
             _evaluate,
             required=("workdir", "input"),
+        ),
+        cli.Command(
+            "cross_validate",
+            "Trains and evaluates a run for each block of frames, so that every frame "
+            "is tested\nonce, and reports them together. Goes on where it was stopped.",
+            _flags(
+                _string("input", "the data set's folder, as preprocess takes it"),
+                _string("workdir", "folder for everything: fold-0/data, fold-0/train"),
+                _integer("folds", "blocks that each sequence's frames are cut into", 5),
+                _boolean(
+                    "tune",
+                    "each fold finds its post-processing on its validation block",
+                    True,
+                ),
+                TTA,
+            ),
+            _cross_validate,
+            required=("input", "workdir"),
+            takes_config=True,
+        ),
+        cli.Command(
+            "compare",
+            "One table of several runs' scores, and a page with their curves over each "
+            "other:\ncompare RUN RUN ...",
+            _flags(
+                _string(
+                    "split", "whose evaluations: train, validation or test", "test"
+                ),
+                _string("output", "the page; --output= writes none", "compare.html"),
+            ),
+            _compare,
+            takes_arguments=True,
         ),
         cli.Command(
             "export",

@@ -4,8 +4,10 @@ import datetime
 import hashlib
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import ml_collections
 
 from preprocess import files
 from preprocess.shards import INFO_NAME
@@ -37,6 +39,50 @@ def write(folder: str) -> str | None:
     return path
 
 
+def write_cross_validation(
+    folder: str, config: ml_collections.ConfigDict, result: dict[str, Any]
+) -> str | None:
+    """Writes the report of a cross-validation, as `write` does that of a run.
+
+    Args:
+      folder: of the cross-validation.
+      config: of its trainings.
+      result: their evaluation together.
+    """
+    classes = class_names(config.model)
+    each = result["by_fold"]
+    runs = {
+        f"fold {fold}": workdir.read_metrics(
+            files.join(folder, f"fold-{fold}", "train")
+        )
+        for fold in range(result["folds"])
+    }
+    try:
+        text = template("cross_validation.html").render(
+            title=f"{config.data.name or 'own images'}: {result['folds']} folds",
+            config=config,
+            section=_section(folder, result, config, classes),
+            by_fold=[
+                {
+                    "name": names.title(name, classes),
+                    "values": [scores.get(name) for scores in each],
+                }
+                for name in names.in_order(result["scores"])
+            ],
+            curves=curves(runs),
+            made=_now(),
+        )
+    except ImportError:
+        return None
+    path = files.join(folder, NAME)
+    files.write_bytes(path, text.encode())
+    return path
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+
+
 def html(folder: str) -> str:
     """The page.
 
@@ -52,9 +98,7 @@ def html(folder: str) -> str:
     return template("report.html").render(
         title=f"{config.data.name or 'own images'}: {files.basename(folder)}",
         name=config.data.name or "own images",
-        made=datetime.datetime.now(datetime.timezone.utc).strftime(
-            "%Y-%m-%d %H:%M UTC"
-        ),
+        made=_now(),
         config=config,
         settings=sorted(flat(config.to_dict()).items()),
         info=info,
@@ -192,7 +236,7 @@ def _frames_chart(result: dict[str, Any], classes) -> dict[str, str] | None:
     }
 
 
-def curves(runs: dict[str, Sequence[dict[str, Any]]]) -> list[dict[str, str]]:
+def curves(runs: Mapping[str, Sequence[dict[str, Any]]]) -> list[dict[str, str]]:
     """Loss, validation scores and learning rate of one run or of several.
 
     Args:

@@ -1,0 +1,160 @@
+"""Every frame tested once: a training a fold, scored together.
+
+A fold is a folder that preprocess, train and evaluate fill, each in a process of its
+own: what is finished is not done again, what was stopped goes on.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import ml_collections
+
+from preprocess import files
+from preprocess.errors import UserError
+from preprocess.shards import as_json, differences
+from trainer import workdir
+from trainer.evaluate import read_measured, summary, write
+from trainer.report import page
+
+SETUP_NAME = "cross-validation.json"
+
+
+def cross_validate(
+    config: ml_collections.ConfigDict,
+    flags: Sequence[str],
+    source: str,
+    folder: str,
+    *,
+    folds: int,
+    tta: bool,
+    tune: bool,
+) -> dict[str, Any]:
+    """Trains and scores every fold and writes what they say together.
+
+    Below the folder: fold-0/data and fold-0/train and so on; evaluation-test.json and
+    report.html of all folds together.
+
+    Args:
+      config: the run's; its split is replaced.
+      flags: --config and its overrides, as they were given.
+      source: the data set's folder.
+      folder: where everything is written.
+      folds: contiguous blocks that each sequence is cut into, at least 3.
+      tta: whether scores are averaged over symmetries.
+      tune: whether each fold finds its rules on its own validation block.
+
+    Returns:
+      The evaluation of all folds together.
+
+    Raises:
+      UserError: too few folds, other settings there, or a fold that failed.
+    """
+    if folds < 3:
+        raise UserError(f"--folds={folds}: at least 3, for each trains on all but two")
+    with files.exclusive(folder):
+        _claim(folder, config, folds=folds, tta=tta, tune=tune)
+        measured = []
+        for fold in range(folds):
+            own = files.join(folder, f"fold-{fold}")
+            print(f"fold {fold} of {folds}: {own}", file=sys.stderr, flush=True)
+            _fold(own, flags, source, folds=folds, fold=fold, tta=tta, tune=tune)
+            measured += read_measured(files.join(own, "train"), "test")
+        about = {"split": "test", "step": config.train.steps, "tta": tta}
+        result = {**about, "folds": folds, **summary(measured)}
+        result["by_fold"] = [
+            _scores(files.join(folder, f"fold-{fold}", "train"))
+            for fold in range(folds)
+        ]
+        write(folder, "test", result, measured)
+        page.write_cross_validation(folder, config, result)
+        return result
+
+
+def _claim(folder: str, config: ml_collections.ConfigDict, **settings) -> None:
+    """Makes the folder this cross-validation's own, or finds it again."""
+    path = files.join(folder, SETUP_NAME)
+    mine = {"config": json.loads(config.to_json()), **settings}
+    if not files.exists(path):
+        files.write_bytes(path, as_json(mine))
+    elif lines := differences(json.loads(files.read_bytes(path)), mine, ""):
+        raise UserError(
+            [f"{path}: {line}; give another --workdir" for line in lines[:20]]
+        )
+
+
+def _fold(
+    own: str,
+    flags: Sequence[str],
+    source: str,
+    *,
+    folds: int,
+    fold: int,
+    tta: bool,
+    tune: bool,
+) -> None:
+    data, run = files.join(own, "data"), files.join(own, "train")
+    if files.exists(files.join(run, "evaluation-test.json")):
+        return
+    given = [
+        *flags,
+        "--config.data.split.method=fold",
+        f"--config.data.split.folds={folds}",
+        f"--config.data.split.fold={fold}",
+    ]
+    scored = [f"--workdir={run}", f"--input={source}", *(["--tta"] if tta else [])]
+    rules = files.exists(files.join(run, workdir.RULES_NAME))
+    _run("preprocess.main", *given, f"--input={source}", f"--output={data}")
+    _run("trainer.main", "train", *given, f"--data={data}", f"--workdir={run}")
+    if tune and not rules:
+        _run("trainer.main", "evaluate", *scored, "--tune")
+    _run("trainer.main", "evaluate", *scored)
+
+
+def _run(module: str, *arguments: str) -> None:
+    """One command, in a process of its own, which ends with this one.
+
+    Raises:
+      UserError: it failed; it has said why.
+      KeyboardInterrupt: it was stopped by Ctrl-C.
+    """
+    command = [sys.executable, "-m", module, *arguments]
+    process = subprocess.Popen(command, stdout=sys.stderr, env=_environment())
+    stopped = False
+
+    def stop(*_) -> None:
+        nonlocal stopped
+        stopped = True
+        process.terminate()
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        code = process.wait()
+    except KeyboardInterrupt:  # the child has it too, and saves
+        process.wait()
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        if process.poll() is None:
+            process.kill()
+    if stopped:  # train has saved, and ended as if all were well
+        raise UserError("stopped by SIGTERM; the same command goes on")
+    if code:
+        raise UserError(f"{module} {' '.join(arguments)}: ended with {code}; see above")
+
+
+def _environment() -> dict[str, str]:
+    """This process's, with the project where this one has found it."""
+    here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    paths = [here, os.environ.get("PYTHONPATH", "")]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+
+
+def _scores(run: str) -> dict[str, Any]:
+    return json.loads(files.read_bytes(files.join(run, "evaluation-test.json")))[
+        "scores"
+    ]
