@@ -11,7 +11,7 @@ from trainer.losses import (
     tile_losses,
     weighted_cross_entropy,
 )
-from trainer.metrics import confusion_matrix, pixel_scores
+from trainer.scores.pixels import pixel_scores
 
 RNG = np.random.default_rng(0)
 LOGITS = RNG.normal(size=(2, 7, 9, 3)).astype(np.float32)
@@ -98,18 +98,6 @@ def test_balanced_weights_give_each_class_the_same_say():
     assert sum(shares) == pytest.approx(sum(pixels))
     assert weights[2] == 0
     assert class_weights(pixels, "none") == [1.0] * 4
-
-
-def test_scores_by_hand():
-    truth = np.array([0, 0, 0, 1, 1, UNLABELLED])
-    predicted = np.array([0, 0, 1, 1, 0, 1])
-    confusion = confusion_matrix(truth, predicted, 3)
-    np.testing.assert_array_equal(confusion, [[2, 1, 0], [1, 1, 0], [0, 0, 0]])
-    scores = pixel_scores(confusion)
-    assert scores["iou"] == [2 / 4, 1 / 3, None]
-    assert scores["dice"] == [4 / 6, 2 / 4, None]
-    assert scores["mean_iou"] == pytest.approx((2 / 4 + 1 / 3) / 2)
-    assert scores["pixel_error"] == pytest.approx(2 / 5)
 
 
 def test_scores_of_nothing_are_none():

@@ -158,9 +158,9 @@ def warping_error(truth: np.ndarray, result: np.ndarray) -> float:
 
     Pixels of truth that differ are given the result's value one after another as long
     as no cell or membrane is cut, joined, made or lost by it ("simple" pixels; interior
-    connects by sides, membrane by corners too). Outlines that are merely displaced cost
-    nothing then. Going from the outlines outwards is greedy: it bounds the best warping
-    from above, as the challenge's own does.
+    connects by sides, membrane by corners too). Outlines displaced by less than a
+    membrane's thickness cost nothing then. Going from the outlines outwards is greedy:
+    it bounds the best warping from above.
 
     Args:
       truth, result: bool [H, W].
