@@ -22,9 +22,6 @@ def get_config() -> ml_collections.ConfigDict:
     data.tile_size = 572  # px in; valid convolutions give 388 out at depth 4
     data.num_shards = 16  # at most, per split; several per reading worker are good
     data.augmentations = 20  # units per training frame, the unchanged one included
-    data.gap_px = (
-        0  # cells give up what lies within this of another, px; 0: 1 px between
-    )
     data.border_weight = 10.0  # w0: extra weight between touching cells
     data.border_sigma_px = 5.0  # how wide the border term is, px
     data.normalization = (
@@ -59,9 +56,7 @@ def get_config() -> ml_collections.ConfigDict:
     model.channels = 1  # of the image: 1 grey, 3 RGB
     model.classes = 2  # background included
     model.class_names = ()  # for people, one a class, background first; () numbers them
-    model.standardized_kernels = (
-        False  # of the 3 x 3 convolutions: see trainer/layers.py
-    )
+    model.standardized_kernels = False  # of 3 x 3 convolutions: see trainer/layers.py
     model.dropout = 0.5  # at the end of the contracting path, share of channels' values
 
     config.train = train = ml_collections.ConfigDict()

@@ -26,20 +26,26 @@ def apply(
 
 
 def cpu(config: ml_collections.ConfigDict) -> None:
-    """A narrow network that learns on two cores in minutes."""
-    config.data.augmentations = 8  # as many as minutes of training see
+    """A narrow network that learns on two cores in less than half an hour."""
+    config.data.augmentations = 12  # as many as minutes of training see
     config.data.num_shards = 8
     config.model.width = 16  # a sixteenth of the arithmetic
+    config.model.standardized_kernels = True
     config.model.dropout = 0.0  # a narrow network trained for minutes does not overfit
-    config.train.steps = 600
+    config.train.steps = 1800
     config.train.optimizer = "adam"  # far sooner than plain momentum at so few steps
     config.train.learning_rate = 1e-3
     config.train.warmup_steps = 20
     config.train.schedule = "cosine"
+    config.train.ema = 0.99
     config.train.class_weights = "none"  # IoU counts pixels alike; so does the loss
+    config.train.augment.flip = True
+    config.train.augment.quarter_turns = True
+    config.train.augment.contrast = 0.2
+    config.train.augment.brightness = 0.2
     config.train.steps_per_call = 1  # a step takes a second: look after each
     config.train.log_every_steps = 10
-    config.train.validate_every_steps = 200
+    config.train.validate_every_steps = 300
     config.train.checkpoint_every_steps = 100
 
 
@@ -52,6 +58,7 @@ def smoke(config: ml_collections.ConfigDict) -> None:
     config.train.xla = "off"  # compiling takes longer than four steps
     config.train.steps = 4
     config.train.warmup_steps = 0
+    config.train.ema = 0.0  # would still be the initial weights
     config.train.log_every_steps = 1
     config.train.validate_every_steps = 4
     config.train.checkpoint_every_steps = 2

@@ -20,7 +20,6 @@ def check_data_config(config: ml_collections.ConfigDict) -> None:
             ("data.num_shards", data.num_shards, 1),
             ("data.augmentations", data.augmentations, 1),
             ("data.border_weight", data.border_weight, 0),
-            ("data.gap_px", data.gap_px, 0),
             ("model.depth", model.depth, 1),
             ("model.width", model.width, 1),
             ("model.channels", model.channels, 1),

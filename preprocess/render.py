@@ -15,12 +15,7 @@ from preprocess.plan import Unit, identity_seed
 from preprocess.records import UNLABELLED, Tile
 from preprocess.sources import Frame, Truth, read_frame, read_truth
 from preprocess.statistics import Moments, moments
-from preprocess.weights import (
-    border_weights,
-    margin_px,
-    pixels_near_another,
-    touching_pixels,
-)
+from preprocess.weights import border_weights, margin_px, touching_pixels
 
 WINDOW_PX = 1200  # of output along an axis, unless a single tile has more
 
@@ -106,12 +101,9 @@ class Rendered(NamedTuple):
 def targets(truth: Truth, data: ml_collections.ConfigDict) -> tuple[np.ndarray, ...]:
     """Classes with touching cells parted, and the border weights between them."""
     instances, classes = truth.instances.copy(), truth.classes.copy()
-    given_up = touching_pixels(instances, classes)
-    instances[given_up] = 0
-    if data.gap_px:
-        given_up |= pixels_near_another(instances, data.gap_px)
-        instances[given_up] = 0
-    classes[given_up] = 0
+    touching = touching_pixels(instances, classes)
+    instances[touching] = 0
+    classes[touching] = 0
     weight = border_weights(
         instances, w0=data.border_weight, sigma_px=data.border_sigma_px
     )
@@ -141,8 +133,7 @@ def render(
     height, width = image.shape[:2]
     seen = window.widened(pad)
     # Weights at the window's rim hang on cells beyond it.
-    margin = margin_px(data.border_sigma_px) + data.gap_px
-    known = window.widened(margin).clipped(height, width)
+    known = window.widened(margin_px(data.border_sigma_px)).clipped(height, width)
     if change is None:
         rows = tiling.mirror_indices(*seen.rows, height)
         columns = tiling.mirror_indices(*seen.columns, width)

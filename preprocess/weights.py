@@ -56,20 +56,6 @@ def touching_pixels(instances: np.ndarray, classes: np.ndarray) -> np.ndarray:
     return left_over != instances
 
 
-def pixels_near_another(instances: np.ndarray, distance_px: int) -> np.ndarray:
-    """Pixels of an instance within a distance of another one: a wider gap to learn.
-
-    Args:
-      instances: integer [H, W], 0 is background.
-      distance_px: px, from pixel to pixel; neighbours are 1 apart.
-
-    Returns:
-      bool [H, W].
-    """
-    _, second = distances_to_two(instances, distance_px)
-    return (instances > 0) & (second <= distance_px)
-
-
 def border_weights(instances: np.ndarray, *, w0: float, sigma_px: float) -> np.ndarray:
     """w0 * exp(-(d1 + d2)^2 / (2 sigma^2)) on background, 0 inside cells.
 
