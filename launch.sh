@@ -28,13 +28,19 @@ usage: ./launch.sh COMMAND [--flag=value ...]        (COMMAND --help lists its f
   train       shards to checkpoints, on all GPUs or else the processor
               ./launch.sh train --config=configs/phc_u373.py:cpu \
                 --data=runs/u373/data --workdir=runs/u373/train
-  evaluate    scores on whole frames never trained on
+  evaluate    scores on whole frames never trained on, and report.html; --tune first finds
+              the post-processing on validation frames
               ./launch.sh evaluate --workdir=runs/u373/train --input=DIR
+  cross_validate  a training for each block of frames, scored together
+              ./launch.sh cross_validate --config=configs/phc_u373.py:cpu \
+                --input=DIR --workdir=runs/u373/folds --folds=5
+  compare     scores and curves of runs side by side
+              ./launch.sh compare runs/u373/train runs/other/train
   export      a SavedModel for raw images of any size; --publish to where a server polls
               ./launch.sh export --workdir=runs/u373/train --output=runs/u373/export
   predict     a SavedModel over images: masks, overlays, instances, probabilities
               ./launch.sh predict --model=runs/u373/export --input=DIR/01 --output=OUT
-  benchmark   measures: train, input, against_torch, inference, start, tiles, beam, memory
+  benchmark   measures: train, ablation, input, against_torch, inference, start, tiles, beam, memory
               ./launch.sh benchmark --what=train --config=configs/phc_u373.py:cpu \
                 --data=runs/u373/data
   summary     the network's layers
@@ -141,6 +147,7 @@ demo() {
   say "3/6 train"
   "$python" -m trainer.main train --config=$config --data=$out/data --workdir=$out/train
   say "4/6 evaluate"
+  "$python" -m trainer.main evaluate --workdir=$out/train --input=$out/raw --tune
   "$python" -m trainer.main evaluate --workdir=$out/train --input=$out/raw \
     | tee $out/scores.txt
   say "5/6 export"
@@ -152,6 +159,7 @@ demo() {
   echo
   echo "data         $out/data/dataset_info.json"
   echo "run          $out/train  (TensorBoard: .venv/bin/tensorboard --logdir $out/train)"
+  echo "report       $out/train/report.html"
   echo "model        $model"
   echo "predictions  $out/predictions/*.png"
   cat $out/scores.txt

@@ -58,7 +58,8 @@ def test_evaluate_writes_scores_objects_and_sums(evaluated):
     assert result["headline"] == "op_csb" and len(result["frames"]) == 2
     measured = read_measured(str(evaluated), "test")
     assert pooled(measured) == result["scores"]
-    rows = list(csv.DictReader((evaluated / "evaluation-test-objects.csv").open()))
+    text = (evaluated / "evaluation-test-objects.csv").read_text()
+    rows = list(csv.DictReader(text.splitlines()))
     jaccards = [float(row["jaccard"]) for row in rows]
     assert np.mean(jaccards) == pytest.approx(result["scores"]["seg"])
     assert {row["fate"] for row in rows} <= {"found", "missed", "split", "merged"}
