@@ -5,9 +5,18 @@ import pytest
 from scipy import ndimage
 
 from preprocess.weights import touching_pixels
-from trainer.instances import InstanceRules, instances_of
+from trainer import instances
+from trainer.instances import InstanceRules, classes_of
 
 AS_IT_IS = InstanceRules(min_size_px=0, fill_holes=False, border_px=0)
+
+
+def instances_of(classes: np.ndarray, rules: InstanceRules) -> np.ndarray:
+    """Of classes that the network is sure of."""
+    number = max(2, int(classes.max()) + 1)
+    certain = np.eye(number, dtype=np.float32)[classes]
+    np.testing.assert_array_equal(classes_of(certain), classes)
+    return instances.instances_of(certain, rules)
 
 
 def picture(*rows: str) -> np.ndarray:
@@ -54,7 +63,9 @@ def test_a_hole_between_two_instances_stays():
 
 def test_specks_are_dropped_and_the_rest_numbered_without_gaps():
     classes = picture("1.111", "..111", "1....", ".1111")
-    found = instances_of(classes, InstanceRules(4, False, 0))
+    found = instances_of(
+        classes, InstanceRules(min_size_px=4, fill_holes=False, border_px=0)
+    )
     assert sorted(np.unique(found)) == [0, 1, 2]
     assert (found > 0).sum() == 10
 
@@ -66,7 +77,7 @@ def test_gaps_are_given_back_up_to_a_width(gap, border_px, closed):
     classes = np.zeros((20, 20 + gap), np.uint8)
     classes[2:18, 2:10] = 1
     classes[2:18, 10 + gap : 18 + gap] = 1
-    found = instances_of(classes, InstanceRules(0, False, border_px))
+    found = instances_of(classes, AS_IT_IS._replace(border_px=border_px))
     assert (found[8:12, 2 : 18 + gap] > 0).all() == closed
     # The outer rim is no border between two.
     assert not found[:, :2].any() and not found[:2, :9].any()
@@ -79,8 +90,8 @@ def test_separated_cells_get_their_pixels_back(random_cells):
         truth = random_cells(seed)
         parted = touching_pixels(truth, np.ones_like(truth))
         classes = ((truth > 0) & ~parted).astype(np.uint8)
-        found = instances_of(classes, InstanceRules(0, False, 1))
-        without = instances_of(classes, InstanceRules(0, False, 0))
+        found = instances_of(classes, AS_IT_IS._replace(border_px=1))
+        without = instances_of(classes, AS_IT_IS._replace(border_px=0))
         given = found[parted]
         assert (without[parted] == 0).all()
         assert (given > 0).mean() > 0.9
@@ -88,3 +99,74 @@ def test_separated_cells_get_their_pixels_back(random_cells):
 
 def test_an_empty_frame_has_none():
     assert not instances_of(np.zeros((30, 40), np.uint8), InstanceRules()).any()
+
+
+def two_discs(bridge_px: int) -> np.ndarray:
+    """Foreground probability: discs of radius 15, certain, a bridge of 0.7 between."""
+    y, x = np.mgrid[:60, :100]
+    probability = np.full((60, 100), 0.02, np.float32)
+    low = 30 - bridge_px // 2
+    probability[low : low + bridge_px, 25:75] = 0.7
+    for centre in (30, 70):
+        probability[np.hypot(y - 30, x - centre) < 15] = 0.98
+    return np.stack([1 - probability, probability], -1)
+
+
+@pytest.mark.parametrize(
+    "rules, number",
+    [
+        (AS_IT_IS, 1),
+        (AS_IT_IS._replace(threshold=0.8), 2),  # the bridge is lost
+        (AS_IT_IS._replace(core_threshold=0.9), 2),
+        (AS_IT_IS._replace(split_px=3.0), 2),
+        (AS_IT_IS._replace(split_px=30.0), 1),  # no bulge stands out by so much
+    ],
+)
+def test_cells_with_a_bridge_come_apart(rules, number):
+    probabilities = two_discs(8)
+    found = instances.instances_of(probabilities, rules)
+    assert found.max() == number
+    mask = classes_of(probabilities, rules.threshold) > 0
+    np.testing.assert_array_equal(found > 0, mask)  # nothing is lost on the way
+    if number == 2:
+        left, right = found[30, 30], found[30, 70]
+        assert left != right
+        assert (found[:, :40][mask[:, :40]] == left).all()
+        assert (found[:, 61:][mask[:, 61:]] == right).all()
+
+
+def test_a_piece_without_a_core_goes():
+    probabilities = two_discs(0)
+    probabilities[:, 50:] = [0.4, 0.6]
+    rules = AS_IT_IS._replace(core_threshold=0.9)
+    found = instances.instances_of(probabilities, rules)
+    assert found[30, 30] == 1 and not found[:, 50:].any()
+
+
+def test_classes_that_touch_stay_two_when_grown_from_cores():
+    classes = np.repeat(picture("1122", "1122"), 5, axis=0)
+    found = instances_of(classes, AS_IT_IS._replace(core_threshold=0.9))
+    np.testing.assert_array_equal(found, classes)
+
+
+@pytest.mark.parametrize("number", [2, 4])
+def test_the_usual_threshold_takes_the_most_probable_class(number):
+    rng = np.random.default_rng(0)
+    probabilities = rng.dirichlet(np.ones(number), (40, 50)).astype(np.float32)
+    np.testing.assert_array_equal(classes_of(probabilities), probabilities.argmax(-1))
+    low, high = (classes_of(probabilities, t) > 0 for t in (0.2, 0.8))
+    assert (low >= high).all() and low.sum() > 1.3 * high.sum()
+
+
+@pytest.mark.parametrize("number", [2, 3])
+@pytest.mark.parametrize("threshold", [0.2, 0.5, 0.77])
+def test_the_graph_gives_the_same_classes(number, threshold):
+    import tensorflow as tf
+
+    from trainer.inference import Segmenter
+
+    rng = np.random.default_rng(number)
+    probabilities = rng.dirichlet(np.ones(number), (20, 30)).astype(np.float32)
+    segmenter = Segmenter(lambda x: x, depth=2, classes=number, threshold=threshold)
+    found = segmenter.outcome(tf.constant(probabilities))["classes"].numpy()
+    np.testing.assert_array_equal(found, classes_of(probabilities, threshold))

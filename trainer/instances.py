@@ -132,6 +132,8 @@ def _grown_from_cores(
 def _bulges(mask: np.ndarray, least_px: float) -> tuple[np.ndarray, np.ndarray]:
     """Peaks of the distance to a mask's edge, and that distance.
 
+    A piece too thin to have a peak is one as a whole.
+
     Args:
       mask: bool [H, W].
       least_px: how far down it must go between two peaks.
@@ -141,7 +143,11 @@ def _bulges(mask: np.ndarray, least_px: float) -> tuple[np.ndarray, np.ndarray]:
     depth = cv2.distanceTransform(
         mask.view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE
     )
-    peaks = morphology.h_maxima(depth, least_px)
+    peaks = mask & (morphology.h_maxima(depth, least_px) > 0)
+    pieces = connected_instances(mask.view(np.uint8))
+    has_peak = np.zeros(int(pieces.max()) + 1, bool)
+    has_peak[pieces[peaks]] = True
+    peaks |= mask & ~has_peak[pieces]
     return measure.label(peaks, connectivity=2).astype(np.int32), depth
 
 
