@@ -458,7 +458,7 @@ MISTAKES = [
     (["--format=tiff"], "one of png, ctc, isbi"),
     (["--probabilities=png"], "one of none, tiff, npy"),
     (["--runtime=torch"], "one of tensorflow, onnx"),
-    (["--min_size_px=-1"], "must not be negative"),
+    (["--min_size_px=-1"], "must be a number and not negative"),
     (["--threshold=1.5"], "from 0 to below 1"),
 ]
 

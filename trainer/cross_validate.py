@@ -57,7 +57,7 @@ def cross_validate(
     if folds < 3:
         raise UserError(f"--folds={folds}: at least 3, for each trains on all but two")
     with files.exclusive(folder):
-        _claim(folder, config, folds=folds, tta=tta, tune=tune)
+        _claim(folder, config, input=source, folds=folds, tta=tta, tune=tune)
         measured = []
         for fold in range(folds):
             own = files.join(folder, f"fold-{fold}")
@@ -116,7 +116,7 @@ def _fold(
 
 
 def _run(module: str, *arguments: str) -> None:
-    """One command, in a process of its own, which ends with this one.
+    """One command, in a process of its own, which a SIGTERM to this one stops too.
 
     Raises:
       UserError: it failed; it has said why.

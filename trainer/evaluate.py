@@ -39,6 +39,7 @@ from trainer.scores.frame import (
     headline,
     measure,
     pooled,
+    rank,
 )
 
 SHOWN = 3  # best frames, and as many worst ones, whose pictures the report shows
@@ -175,6 +176,7 @@ def evaluate(
         check_unseen(frames, info)
     rules = workdir.read_rules(folder)
     run = load_run(folder, checkpoint, tta)
+    workdir.warn_of_other_rules(folder, step=run.step, tta=tta)
     measured = []
     gallery = pictures.Gallery(SHOWN)
     for frame in tqdm(frames, unit="frame", file=sys.stderr):
@@ -191,7 +193,7 @@ def evaluate(
         measured.append(found)
         gallery.add(
             frame.key,
-            headline(pooled([found]))[1],
+            rank(pooled([found])),
             functools.partial(
                 pictures.panels,
                 scored.image,

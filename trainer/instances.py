@@ -1,5 +1,6 @@
 """Probabilities to classes and instances: which pixels are one cell."""
 
+import math
 from typing import NamedTuple
 
 import cv2
@@ -19,7 +20,8 @@ class InstanceRules(NamedTuple):
         background.
       core_threshold: where above `threshold`, each instance grows from a core of pixels
         more probable than this, along falling probability: cells that touch by a bridge
-        of doubt come apart. A piece without a core goes.
+        of doubt come apart. Cores below `min_size_px` count where there is no larger
+        one; a piece without any goes.
       split_px: cores are parted where a bridge between two bulges is narrower than
         both by so many px (each half-width): peaks of the distance transform. 0 parts
         nothing.
@@ -45,9 +47,9 @@ def check_rules(rules: InstanceRules) -> list[str]:
         if not 0 <= (value := getattr(rules, name)) < 1
     ]
     problems += [
-        f"{name}={value} must not be negative"
+        f"{name}={value} must be a number and not negative"
         for name in ("split_px", "min_size_px", "border_px")
-        if (value := getattr(rules, name)) < 0
+        if not 0 <= (value := getattr(rules, name)) < math.inf
     ]
     return problems
 
@@ -122,11 +124,33 @@ def _grown_from_cores(
         if rules.split_px:
             seeds, height = _bulges(cores, rules.split_px)
         else:
-            seeds = connected_instances(cores.view(np.uint8)).astype(np.int32)
-            seeds, height = _drop_small(seeds, rules.min_size_px), foreground
+            seeds, height = _large_cores(cores, mask, rules.min_size_px), foreground
         found = segmentation.watershed(-height, seeds, mask=mask, connectivity=1)
         grown += np.where(found > 0, found + grown.max(), 0)
     return grown
+
+
+def _large_cores(cores: np.ndarray, mask: np.ndarray, least_px: int) -> np.ndarray:
+    """Cores of so many pixels; of a piece that has smaller ones alone, the largest.
+
+    Args:
+      cores, mask: bool [H, W], cores within the mask.
+      least_px: or specks of certainty would cut cells up.
+
+    Returns:
+      int32 [H, W].
+    """
+    numbers = connected_instances(cores.view(np.uint8)).astype(np.int32)
+    pieces = connected_instances(mask.view(np.uint8))
+    size = np.bincount(numbers.ravel())
+    size[0] = 0
+    piece_of = np.zeros(len(size), np.int64)
+    piece_of[numbers[cores]] = pieces[cores]
+    largest = np.zeros(int(pieces.max()) + 1, np.int64)
+    np.maximum.at(largest, piece_of, size)
+    kept = (size >= least_px) | (size == largest[piece_of])
+    kept[0] = False
+    return np.where(kept[numbers], numbers, 0)
 
 
 def _bulges(mask: np.ndarray, least_px: float) -> tuple[np.ndarray, np.ndarray]:

@@ -25,7 +25,7 @@ from trainer.evaluate import (
     load_run,
     read_scored,
 )
-from trainer.instances import InstanceRules, classes_of, instances_of
+from trainer.instances import InstanceRules, classes_of
 from trainer.scores.frame import Measured, measure_objects, object_scores
 from trainer.scores.pixels import confusion_matrix, pixel_scores
 
@@ -113,14 +113,19 @@ class _Kept:
 
     @property
     def has_objects(self) -> bool:
-        return any(scored.objects.markers is not None for _, scored in self.frames)
+        return any(
+            scored.objects.markers is not None or scored.objects.exact is not None
+            for _, scored in self.frames
+        )
 
     def value(self, pool: concurrent.futures.Executor, rules: InstanceRules) -> float:
         """The objective by some rules, over all frames."""
         if self.has_objects:
             objects = functools.partial(self._objects, rules)
             scores = object_scores(list(pool.map(objects, self.frames)))
-            return ((scores["seg_all"] or 0.0) + (scores["det"] or 0.0)) / 2
+            both = scores["seg_all"], scores["det"]
+            known = [score for score in both if score is not None]
+            return sum(known) / len(known) if known else 0.0
         confusion = functools.partial(self._confusion, rules)
         total = np.sum(list(pool.map(confusion, self.frames)), axis=0)
         return pixel_scores(total)["mean_iou"] or 0.0
@@ -129,8 +134,7 @@ class _Kept:
         path, scored = entry
         empty = np.zeros(0)
         found = Measured(scored.frame.key, empty, empty, [])
-        instances = instances_of(np.load(path), rules)
-        measure_objects(found, scored.truth, scored.objects, instances)
+        measure_objects(found, scored.truth, scored.objects, np.load(path), rules)
         return found
 
     def _confusion(self, rules: InstanceRules, entry: tuple[str, Scored]) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import sys
 from typing import Any
 
 import ml_collections
@@ -130,6 +131,24 @@ def read_about(workdir: str) -> dict[str, Any]:
     """How a run was started: command, versions, device; empty where nothing says so."""
     path = files.join(workdir, ABOUT_NAME)
     return _read_json(path) if files.exists(path) else {}
+
+
+def read_evaluation(workdir: str, split: str) -> dict[str, Any]:
+    """What `evaluate` found on a split; empty where it has not been there."""
+    path = files.join(workdir, f"evaluation-{split}.json")
+    return _read_json(path) if files.exists(path) else {}
+
+
+def warn_of_other_rules(workdir: str, *, step: int, tta: bool) -> None:
+    """Says on stderr that the rules were found for other probabilities."""
+    found = read_rules_file(workdir)
+    for name, mine in (("step", step), ("tta", tta)):
+        if name in found and found[name] != mine:
+            print(
+                f"{files.join(workdir, RULES_NAME)}: was tuned with {name} "
+                f"{found[name]}, and this is {name} {mine}; evaluate --tune again",
+                file=sys.stderr,
+            )
 
 
 def read_objects(workdir: str, split: str) -> list[dict[str, str]]:

@@ -79,10 +79,12 @@ class Objects(NamedTuple):
     Attributes:
       exact: integer [H, W], objects whose outline counts; it need not have all of them.
       markers: integer [H, W], all objects there are; their outline counts for nothing.
+      ignored: bool [H, W], where nobody looked for objects: none there is too many.
     """
 
     exact: np.ndarray | None
     markers: np.ndarray | None
+    ignored: np.ndarray | None = None
 
 
 def size_text(image: np.ndarray) -> str:

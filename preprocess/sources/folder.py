@@ -103,4 +103,4 @@ def truth(frame: Frame, data: ml_collections.ConfigDict) -> Truth:
 
 def objects(frame: Frame, truth: Truth) -> Objects:
     """All instances of the mask, as outlines and as markers."""
-    return Objects(truth.instances, truth.instances)
+    return Objects(truth.instances, truth.instances, truth.classes == UNLABELLED)

@@ -9,6 +9,7 @@ import ml_collections
 
 from preprocess import files
 from preprocess.shards import INFO_NAME
+from preprocess.splits import SPLITS
 from trainer import workdir
 from trainer.inference import Segmenter
 from trainer.instances import InstanceRules
@@ -63,7 +64,7 @@ def describe(
         "normalization": normalization,
         "postprocessing": rules._asdict(),
         "precision": precision,
-        "scores": _scores(folder, step, segmenter.tta),
+        "scores": _scores(folder, step, segmenter.tta, rules),
         "step": step,
         "tile": segmenter.tile,
         "tiles_per_step": segmenter.tiles_per_step,
@@ -87,8 +88,8 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _scores(folder: str, step: int, tta: bool) -> dict[str, Any]:
-    """Scores that were measured on this very step, by split."""
+def _scores(folder: str, step: int, tta: bool, rules: InstanceRules) -> dict[str, Any]:
+    """Scores that were measured on this very step, by these rules, by split."""
     scores = {}
     for line in workdir.read_metrics(folder):
         if line["step"] == step and not tta:
@@ -99,9 +100,10 @@ def _scores(folder: str, step: int, tta: bool) -> dict[str, Any]:
             }
             if validation:
                 scores["validation"] = validation
-    for path in files.glob_in(folder, "evaluation-*.json"):
-        evaluation = json.loads(files.read_bytes(path))
-        if (evaluation["step"], evaluation.get("tta", False)) == (step, tta):
+    for name in SPLITS:
+        evaluation = workdir.read_evaluation(folder, name)
+        made_by = [evaluation.get(key) for key in ("step", "tta", "rules")]
+        if made_by == [step, tta, rules._asdict()]:
             split = f"{evaluation['split']}, {evaluation['num_frames']} whole frames"
             scores[split] = evaluation["scores"]
     return scores

@@ -74,6 +74,7 @@ def export(folder: str, destinations: list[str], options: Options) -> list[str]:
     network, step = restore_network(
         folder, config, options.checkpoint, options.precision
     )
+    workdir.warn_of_other_rules(folder, step=step, tta=options.tta)
     constant = as_constants(network, options.weights)
     try:
         segmenter = Segmenter(

@@ -45,6 +45,7 @@ class Chart:
                 self.axes.plot(xs, ys, color=colour, alpha=0.3, linewidth=1)
                 ys = smoothed(ys)
             mark = "o" if len(ys) < 20 else None
+            label = _plain(label)
             self.axes.plot(xs, ys, color=colour, label=label, marker=mark, markersize=3)
         return self
 
@@ -53,6 +54,7 @@ class Chart:
         for label, points in series.items():
             mark = "osD^vP"[self.drawn % 6]
             colour = self._next()
+            label = _plain(label)
             if points:
                 xs, ys = zip(*points, strict=True)
                 self.axes.scatter(
@@ -102,6 +104,11 @@ class Chart:
             found,
             count=1,
         )
+
+
+def _plain(label: str) -> str:
+    """A label that matplotlib takes neither for a formula nor for a secret."""
+    return ("\u200b" if label.startswith("_") else "") + label.replace("$", r"\$")
 
 
 def smoothed(values: Sequence[float]) -> list[float]:

@@ -1,6 +1,5 @@
 """Runs side by side: one table of scores and settings, curves over each other."""
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,7 +31,7 @@ def compare(folders: Sequence[str], split: str, output: str) -> list[dict[str, A
     if len(set(folders)) < 2 or len(set(folders)) < len(folders):
         raise UserError("give two or more runs, each once: compare RUN RUN ...")
     configs = [workdir.read_config(folder) for folder in folders]
-    evaluations = [_evaluation(folder, split) for folder in folders]
+    evaluations = [workdir.read_evaluation(folder, split) for folder in folders]
     rows = _rows(evaluations, class_names(configs[0].model))
     if output:
         shown = short_names(folders)
@@ -48,11 +47,6 @@ def compare(folders: Sequence[str], split: str, output: str) -> list[dict[str, A
         )
         files.write_bytes(output, text.encode())
     return rows
-
-
-def _evaluation(folder: str, split: str) -> dict[str, Any]:
-    path = files.join(folder, f"evaluation-{split}.json")
-    return json.loads(files.read_bytes(path)) if files.exists(path) else {}
 
 
 def _rows(
@@ -80,7 +74,7 @@ def _notes(evaluations: Sequence[dict[str, Any]], shown: list[str]) -> list[str]
     ]
     if len({tuple(sorted(e["frames"])) for e in evaluations if e}) > 1:
         notes.append("the runs were evaluated on different frames")
-    if len({e["tta"] for e in evaluations if e}) > 1:
+    if len({e.get("tta", False) for e in evaluations if e}) > 1:
         notes.append("some were averaged over symmetries and some were not")
     return notes
 

@@ -2,9 +2,9 @@
 
 import datetime
 import hashlib
-import json
 import shlex
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ml_collections
@@ -28,13 +28,23 @@ def write(folder: str) -> str | None:
       folder: the work directory.
 
     Returns:
-      Its path; None where the extra `view` is not installed.
+      Its path; None where it could not be made, which stderr then says.
     """
-    try:
-        text = html(folder)
-    except ImportError:
-        return None
+    return _write(folder, lambda: html(folder))
+
+
+def _write(folder: str, make: Callable[[], str]) -> str | None:
+    """A report that can't be made is no reason for a training to fail."""
     path = files.join(folder, NAME)
+    try:
+        text = make()
+    except Exception as error:
+        missing = (
+            "; it needs the extra `view`" if isinstance(error, ImportError) else ""
+        )
+        reason = f"{type(error).__name__}: {error}{missing}"
+        print(f"{path}: not written ({reason})", file=sys.stderr)
+        return None
     files.write_bytes(path, text.encode())
     return path
 
@@ -57,8 +67,9 @@ def write_cross_validation(
         )
         for fold in range(result["folds"])
     }
-    try:
-        text = template("cross_validation.html").render(
+
+    def make() -> str:
+        return template("cross_validation.html").render(
             title=f"{config.data.name or 'own images'}: {result['folds']} folds",
             config=config,
             section=_section(folder, result, config, classes),
@@ -72,11 +83,8 @@ def write_cross_validation(
             curves=curves(runs),
             made=_now(),
         )
-    except ImportError:
-        return None
-    path = files.join(folder, NAME)
-    files.write_bytes(path, text.encode())
-    return path
+
+    return _write(folder, make)
 
 
 def _now() -> str:
@@ -90,7 +98,9 @@ def html(folder: str) -> str:
       ImportError: Jinja2 or matplotlib is missing.
     """
     config, info = workdir.read_config(folder), workdir.read_info(folder)
-    evaluations = [e for split in reversed(SPLITS) for e in _evaluation(folder, split)]
+    found = [workdir.read_evaluation(folder, split) for split in reversed(SPLITS)]
+    # Those of other versions lack what is shown here.
+    evaluations = [e for e in found if {"intervals", "headline"} <= e.keys()]
     classes = class_names(config.model)
     sections = [_section(folder, result, config, classes) for result in evaluations]
     digest = hashlib.sha256(files.read_bytes(files.join(folder, INFO_NAME)))
@@ -109,7 +119,7 @@ def html(folder: str) -> str:
         curves=curves({"": workdir.read_metrics(folder)}),
         rules=workdir.read_rules_file(folder),
         panels=PANELS,
-        commands=commands(folder, about),
+        commands=commands(folder, about, evaluations),
     )
 
 
@@ -128,11 +138,6 @@ def template(name: str):
         "-" if value is None else f"{value:.4f}"
     )
     return environment.get_template(name)
-
-
-def _evaluation(folder: str, split: str) -> list[dict[str, Any]]:
-    path = files.join(folder, f"evaluation-{split}.json")
-    return [json.loads(files.read_bytes(path))] if files.exists(path) else []
 
 
 def _section(folder: str, result: dict[str, Any], config, classes) -> dict[str, Any]:
@@ -183,7 +188,8 @@ def _objects_chart(folder: str, split: str) -> dict[str, str] | None:
         point = int(row["size_px"]), float(row["jaccard"])
         clouds.setdefault(row["fate"], []).append(point)
     clouds = {fate: clouds[fate] for fate in sorted(clouds)}
-    counts = {fate: sum(r["fate"] == fate for r in rows) for fate in clouds}
+    fates = sorted({row["fate"] for row in rows})
+    counts = {fate: sum(row["fate"] == fate for row in rows) for fate in fates}
     said = ", ".join(f"{number} {fate}" for fate, number in counts.items())
     chart = charts.Chart(f"objects-{split}", "size, px", "Jaccard index", height=3.2)
     chart.axes.set_xscale("log")
@@ -282,11 +288,14 @@ def flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def commands(folder: str, about: dict[str, Any]) -> list[str]:
+def commands(
+    folder: str, about: dict[str, Any], evaluations: Sequence[dict[str, Any]]
+) -> list[str]:
     """How to make the run again, as far as it is known."""
     given = about.get("command")
     if not given:
         return []
+    tta = ["--tta"] if any(e["tta"] for e in evaluations) else []
     shown = [
         argument
         for argument in given
@@ -299,7 +308,14 @@ def commands(folder: str, about: dict[str, Any]) -> list[str]:
     made = [
         ["./launch.sh", "preprocess", *settings, "--input=DIR", f"--output={data}"],
         ["./launch.sh", "train", *given],
-        ["./launch.sh", "evaluate", f"--workdir={folder}", "--input=DIR", "--tune"],
-        ["./launch.sh", "evaluate", f"--workdir={folder}", "--input=DIR"],
+        [
+            "./launch.sh",
+            "evaluate",
+            f"--workdir={folder}",
+            "--input=DIR",
+            "--tune",
+            *tta,
+        ],
+        ["./launch.sh", "evaluate", f"--workdir={folder}", "--input=DIR", *tta],
     ]
     return [" ".join(shlex.quote(word) for word in line) for line in made]

@@ -26,17 +26,25 @@ def match_counts(
     Returns:
       int64 [10, 3], for matches by a Jaccard index above 0.5, 0.55, ..., 0.95.
     """
+    result = without_those_in(unlabelled, result)
     table = without_background(overlaps(truth, result))
-    inside = np.bincount(
-        result[unlabelled].astype(np.int64), minlength=int(result.max(initial=0)) + 1
-    )
-    counted = 2 * inside[table.second] <= table.second_px
-    iou = np.where(counted[table.column], table.iou, 0)
     counts = []
     for threshold in THRESHOLDS:
-        true = int((iou > threshold).sum())
-        counts.append((true, int(counted.sum()) - true, len(table.first) - true))
+        true = int((table.iou > threshold).sum())
+        counts.append((true, len(table.second) - true, len(table.first) - true))
     return np.array(counts)
+
+
+def without_those_in(place: np.ndarray, result: np.ndarray) -> np.ndarray:
+    """Objects less those that lie for the most part in some place.
+
+    Args:
+      place: bool [H, W].
+      result: integers [H, W], 0 is background.
+    """
+    all_px = np.bincount(result.ravel().astype(np.int64))
+    inside_px = np.bincount(result[place].astype(np.int64), minlength=len(all_px))
+    return np.where((2 * inside_px > all_px)[result], 0, result)
 
 
 def average_precision(counts: np.ndarray) -> list[float | None]:

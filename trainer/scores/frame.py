@@ -4,6 +4,7 @@ Which scores there are hangs on what the truth holds: `measure` takes what it fi
 """
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -78,27 +79,59 @@ def measure(
             for k in range(1, number)
         ],
     )
-    if partition:
+    if partition and truth.instances.any():
         found.slices = isbi.scores_of_slice(
             truth.instances, truth.classes > 0, foreground
         )
     if objects.exact is None and objects.markers is None:
         return found
-    instances = instances_of(probabilities, rules)
-    measure_objects(found, truth, objects, instances)
-    found.matches = detections.match_counts(truth.instances, instances, ~labelled)
+    measure_objects(found, truth, objects, probabilities, rules)
     return found
 
 
 def measure_objects(
-    found: Measured, truth: Truth, objects: Objects, instances: np.ndarray
+    found: Measured,
+    truth: Truth,
+    objects: Objects,
+    probabilities: np.ndarray,
+    rules: InstanceRules,
 ) -> None:
-    """Adds the Cell Tracking Challenge's measures."""
-    found.every = ctc.seg_objects(truth.instances, instances)
+    """Adds the measures of objects; those of several classes only match their own."""
+    instances = instances_of(probabilities, rules)
+    classes = classes_of(probabilities, rules.threshold)
+    parts = []
+    for k in range(1, probabilities.shape[-1]):
+        if probabilities.shape[-1] == 2:  # gold outlines need not be the truth's own
+            parts.append((truth.instances, objects, instances))
+            continue
+        own, predicted = truth.classes == k, classes == k
+        exact, markers = (
+            None if layer is None else layer * own
+            for layer in (objects.exact, objects.markers)
+        )
+        of_class = Objects(exact, markers, objects.ignored)
+        parts.append((truth.instances * own, of_class, instances * predicted))
+    measured = [_of_class(*part, truth.classes == UNLABELLED) for part in parts]
+    every, exact, detection, matches = zip(*measured, strict=True)
+    found.every = list(itertools.chain.from_iterable(every))
     if objects.exact is not None:
-        found.exact = ctc.seg_objects(objects.exact, instances)
+        found.exact = list(itertools.chain.from_iterable(exact))
     if objects.markers is not None:
-        found.detection = ctc.detection(objects.markers, instances)
+        found.detection = ctc.Detection(*np.sum(detection, axis=0).tolist())
+    found.matches = np.sum(matches, axis=0)
+
+
+def _of_class(every, objects: Objects, instances, unlabelled):
+    """What is counted of one class's objects."""
+    exact = [] if objects.exact is None else ctc.seg_objects(objects.exact, instances)
+    detection = ctc.Detection()
+    if objects.markers is not None:
+        counted = instances
+        if objects.ignored is not None:
+            counted = detections.without_those_in(objects.ignored, instances)
+        detection = ctc.detection(objects.markers, counted)
+    matches = detections.match_counts(every, instances, unlabelled)
+    return ctc.seg_objects(every, instances), exact, detection, matches
 
 
 Scores = dict[str, float | None]
@@ -189,6 +222,18 @@ def headline(scores: Scores) -> tuple[str, float | None]:
         if scores.get(name) is not None:
             return name, scores[name]
     return "mean_iou", None
+
+
+def rank(scores: Scores) -> float | None:
+    """By which one frame is better than another of its data set.
+
+    Not the headline: most frames have no gold truth, and would be compared by another
+    score than those that have it.
+    """
+    seg, det = scores.get("seg_all"), scores.get("det")
+    if seg is not None and det is not None:
+        return (seg + det) / 2
+    return scores.get("v_rand", scores["mean_iou"])
 
 
 def as_content(frame: Measured) -> dict[str, Any]:
