@@ -26,7 +26,14 @@ def apply(
 
 
 def cpu(config: ml_collections.ConfigDict) -> None:
-    """A narrow network that learns on two cores in less than half an hour."""
+    """A narrow network that learns on two cores in less than half an hour.
+
+    What the main changes gained on HeLa's validation block (docs/evaluation.md has all
+    that was tried): standardised kernels, loss of steps 150 to 200 from 0.67 to 0.44;
+    with averaged weights, flips and turns in both, mean IoU of the validation after 600
+    steps 0.85 and without standardised kernels 0.78 after 800. Single gains of the
+    average, of flips and of Adam were not measured apart.
+    """
     config.data.augmentations = 12  # as many as minutes of training see
     config.data.num_shards = 8
     config.model.width = 16  # a sixteenth of the arithmetic
