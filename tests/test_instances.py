@@ -170,3 +170,23 @@ def test_the_graph_gives_the_same_classes(number, threshold):
     segmenter = Segmenter(lambda x: x, depth=2, classes=number, threshold=threshold)
     found = segmenter.outcome(tf.constant(probabilities))["classes"].numpy()
     np.testing.assert_array_equal(found, classes_of(probabilities, threshold))
+
+
+def test_small_cells_outlive_rules_for_large_ones():
+    """A bulge or core too small by the rules is kept where a piece has no other."""
+    y, x = np.mgrid[:80, :120]
+    probability = np.full((80, 120), 0.02, np.float32)
+    probability[np.hypot(y - 40, x - 40) < 30] = 0.98
+    small = np.hypot(y - 40, x - 100) < 8
+    probability[small] = 0.7
+    probability[np.hypot(y - 40, x - 100) < 3] = 0.98
+    probabilities = np.stack([1 - probability, probability], -1)
+    for rules in (
+        AS_IT_IS._replace(split_px=15.0),
+        AS_IT_IS._replace(core_threshold=0.9, min_size_px=100),
+    ):
+        found = instances.instances_of(probabilities, rules)
+        assert found.max() == 2 and (found[small] == found[40, 100]).all()
+    everywhere = np.zeros((20, 20, 2), np.float32) + (0.0, 1.0)
+    found = instances.instances_of(everywhere, AS_IT_IS._replace(split_px=2.0))
+    assert (found == 1).all()

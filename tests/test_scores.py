@@ -27,6 +27,7 @@ from trainer.scores.frame import (
     headline,
     measure,
     pooled,
+    rank,
 )
 from trainer.scores.overlaps import overlaps, without_background
 from trainer.scores.pixels import confusion_matrix, pixel_scores
@@ -495,3 +496,50 @@ def test_a_perfect_partition_scores_perfectly():
     assert scores["warping_error"] == scores["best_pixel_error"] == 0
     assert scores["rand_error"] == pytest.approx(0, abs=1e-9)
     assert "seg" not in scores and headline(scores)[0] == "v_rand"
+
+
+def test_a_cell_taken_for_another_class_is_not_found():
+    instances = block((5, 5, 15, 15), (20, 20, 30, 30))
+    classes = np.select([instances == 1, instances == 2], [1, 2]).astype(np.uint8)
+    objects = Objects(instances, instances)
+
+    def scores_of(predicted):
+        certain = np.eye(3, dtype=np.float32)[predicted]
+        truth = Truth(instances, classes)
+        return pooled([measure("d/a/0", truth, objects, certain, InstanceRules())])
+
+    assert scores_of(classes)["seg"] == scores_of(classes)["det"] == 1
+    swapped = np.where(classes == 1, 2, classes)
+    found = scores_of(swapped)
+    assert found["seg"] == 0.5 and found["ap_50"] == pytest.approx(1 / 3)
+    assert found["det"] == pytest.approx(1 - (10 + 1) / 20)
+
+
+def test_nothing_is_too_many_where_nobody_looked():
+    instances = block((5, 5, 15, 15))
+    classes = (instances > 0).astype(np.uint8)
+    classes[:, 20:] = UNLABELLED
+    predicted = classes == 1
+    predicted[25:35, 25:35] = True
+    certain = np.eye(2, dtype=np.float32)[predicted.astype(int)]
+    for ignored, expected in ((classes == UNLABELLED, 1), (None, 1 - 1 / 10)):
+        objects = Objects(instances, instances, ignored)
+        truth = Truth(instances, classes)
+        found = measure("d/a/0", truth, objects, certain, InstanceRules())
+        assert pooled([found])["det"] == pytest.approx(expected)
+        assert pooled([found])["ap_50"] == 1
+
+
+def test_frames_without_gold_truth_are_ranked_like_the_others(random_cells):
+    scores = [pooled([frame(0, random_cells, gold=gold)]) for gold in (True, False)]
+    assert rank(scores[0]) == rank(scores[1])
+    assert rank(scores[0]) == (scores[0]["seg_all"] + scores[0]["det"]) / 2
+
+
+def test_a_slice_of_nothing_but_membrane_is_passed_over():
+    nothing = np.zeros((40, 40), np.uint8)
+    certain = np.eye(2, dtype=np.float32)[nothing]
+    truth, objects = Truth(nothing, nothing), Objects(None, None)
+    rules = InstanceRules()
+    found = measure("d/s/0", truth, objects, certain, rules, partition=True)
+    assert found.slices is None and pooled([found])["pixel_error"] == 0
