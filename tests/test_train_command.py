@@ -35,10 +35,10 @@ def test_dry_run_says_what_it_costs_and_writes_nothing(
     given = arguments(shards_folder, "--dry_run")
     assert cli.main(COMMANDS["train"], given) == 0
     rows = dict(re.findall(r"^ *(\S[^:]*?)  (\S.*)$", capsys.readouterr().out, re.M))
-    assert rows["parameters"] == "7,402"
+    assert rows["parameters"] == "7,482"  # 80 of them gains of standardised kernels
     assert rows["devices"] == "1 CPU replica, float32"
     assert re.match(r"[\d,]+ MB at most", rows["memory"])
-    # 7,402 weights with Adam's two moments of each, 4 bytes each: below 0.1 MB.
+    # 7,482 weights with Adam's two moments of each, 4 bytes each: below 0.1 MB.
     assert rows["state"].startswith("0 MB")
     assert rows["FLOPs a step"].endswith("GFLOP of convolutions")
     assert "images/s" in rows["second step"] and "mean_iou" in rows["one frame"]
