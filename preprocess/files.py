@@ -242,9 +242,11 @@ def remove_unfinished(folder: str, *, older_s: float = 0) -> None:
     if is_remote(folder) or not os.path.isdir(folder):
         return
     for entry in list(os.scandir(folder)):
-        if entry.name.startswith(TEMPORARY):
-            if time.time() - entry.stat().st_mtime >= older_s:
-                remove([entry.path])
+        # Another writer may be done with its own between our listing and our look.
+        with contextlib.suppress(FileNotFoundError):
+            if entry.name.startswith(TEMPORARY):
+                if time.time() - entry.stat().st_mtime >= older_s:
+                    remove([entry.path])
 
 
 def write_bytes(path: str, content: bytes) -> None:
