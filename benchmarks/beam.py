@@ -22,7 +22,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 from configs import dic_hela
 from preprocess import pipeline as job
 from preprocess.info import gather_facts, inspect
-from preprocess.main import LOCAL_RUNNER
+from preprocess.runners import LOCAL_RUNNER
 from preprocess.shards import INFO_NAME, sha256_of
 from preprocess.splits import SPLITS
 

@@ -1,7 +1,7 @@
 """Paths, local or remote, behind one small set of functions.
 
-Local paths use the operating system alone; anything with a scheme (gs://, s3://) goes
-through Beam's FileSystems, imported only then. A file appears whole or not at all.
+Local paths use the operating system alone, anything with a scheme (gs://, s3://) an
+object store. A file appears whole or not at all.
 """
 
 import contextlib
@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Iterator
 from typing import IO
 
+from preprocess import object_store
 from preprocess.errors import UserError
 
 LOCK_NAME = ".lock"
@@ -27,12 +28,6 @@ def is_remote(path: str) -> bool:
     (True, False)
     """
     return "://" in path
-
-
-def _beam():
-    from apache_beam.io.filesystems import FileSystems
-
-    return FileSystems
 
 
 def join(folder: str, *names: str) -> str:
@@ -53,50 +48,43 @@ def basename(path: str) -> str:
 
 def exists(path: str) -> bool:
     """Whether there is a file (or, locally, a folder) of this name."""
-    if not is_remote(path):
-        return os.path.exists(path)
-    try:
-        return _beam().exists(path)
-    except ValueError as error:
-        scheme = path.split("://")[0]
-        raise UserError(
-            f"{path}: no file system for {scheme}:// here ({error})"
-        ) from error
+    return object_store.exists(path) if is_remote(path) else os.path.exists(path)
 
 
 def size_of(path: str) -> int:
-    """Bytes of a file."""
+    """Bytes of a file.
+
+    Raises:
+      FileNotFoundError: there is none.
+    """
     if not is_remote(path):
         return os.path.getsize(path)
-    return _beam().match([path])[0].metadata_list[0].size_in_bytes
+    found = object_store.match(path)
+    if not found:
+        raise FileNotFoundError(f"{path}: no such object")
+    return found[0].size_in_bytes
 
 
 def sizes_in(folder: str) -> dict[str, int]:
     """Bytes of each file directly inside a folder by path; one request where remote."""
     if not is_remote(folder):
         return {path: os.path.getsize(path) for path in list_files(folder)}
-    matches = _beam().match([join(folder, "*")])[0].metadata_list
-    return {m.path: m.size_in_bytes for m in matches if not m.path.endswith("/")}
+    return {m.path: m.size_in_bytes for m in object_store.match(join(folder, "*"))}
 
 
 def glob(pattern: str) -> list[str]:
     """Files that match a pattern, sorted by name."""
     if not is_remote(pattern):
         return sorted(p for p in local_glob.glob(pattern) if os.path.isfile(p))
-    matches = _beam().match([pattern])[0].metadata_list
-    return sorted(m.path for m in matches if not m.path.endswith("/"))
+    return [found.path for found in object_store.match(pattern)]
 
 
 def updated(pattern: str) -> dict[str, float]:
     """When each file that matches was last changed, s since 1970, sorted by path."""
     if not is_remote(pattern):
         return {path: os.path.getmtime(path) for path in glob(pattern)}
-    matches = _beam().match([pattern])[0].metadata_list
-    return {
-        m.path: m.last_updated_in_seconds or 0.0
-        for m in sorted(matches, key=lambda m: m.path)
-        if not m.path.endswith("/")
-    }
+    matches = object_store.match(pattern)
+    return {m.path: m.last_updated_in_seconds or 0.0 for m in matches}
 
 
 def updated_in(folder: str) -> dict[str, float]:
@@ -124,19 +112,13 @@ def list_folders(folder: str) -> list[str]:
             return []
         return sorted(e.name for e in os.scandir(folder) if e.is_dir())
     prefix = folder.rstrip("/") + "/"
-    matches = _beam().match([prefix + "**"])[0].metadata_list
-    inside = [m.path[len(prefix) :] for m in matches]
+    inside = [m.path[len(prefix) :] for m in object_store.match(prefix + "**")]
     return sorted({path.split("/")[0] for path in inside if "/" in path})
 
 
-def open_read(path: str) -> IO[bytes]:
+def open_read(path: str) -> contextlib.AbstractContextManager[IO[bytes]]:
     """Opens a file for reading, as stored (never decompressed by its name)."""
-    if not is_remote(path):
-        return open(path, "rb")
-    from apache_beam.io.filesystem import CompressionTypes
-
-    uncompressed = CompressionTypes.UNCOMPRESSED
-    return _beam().open(path, compression_type=uncompressed)
+    return object_store.open_read(path) if is_remote(path) else open(path, "rb")
 
 
 def read_bytes(path: str) -> bytes:
@@ -167,8 +149,7 @@ def remove(paths: list[str]) -> None:
         else:
             with contextlib.suppress(FileNotFoundError):
                 os.remove(path)
-    if present := [p for p in remote if exists(p)]:
-        _beam().delete(present)
+    object_store.remove(remote)
 
 
 @contextlib.contextmanager
@@ -176,19 +157,20 @@ def open_atomic(path: str) -> Iterator[IO[bytes]]:
     """A binary file that appears under its name only when the block ends well."""
     folder, name = path[: -len(basename(path))], basename(path)
     temporary = f"{folder}{TEMPORARY}{uuid.uuid4().hex[:8]}-{name}"
-    if is_remote(path):
-        opened = _beam().create(temporary, mime_type="application/octet-stream")
-    else:
+    if not is_remote(path):
         make_folder(folder or ".")
-        opened = open(temporary, "wb")
     try:
-        with opened as file:
+        with (
+            object_store.create(temporary)
+            if is_remote(path)
+            else open(temporary, "wb") as file
+        ):
             yield file
             if not is_remote(path):
                 file.flush()
                 os.fsync(file.fileno())
         if is_remote(path):
-            _beam().rename([temporary], [path])
+            object_store.rename(temporary, path)
         else:
             os.replace(temporary, path)
     except BaseException:
@@ -250,6 +232,6 @@ def remove_unfinished(folder: str, *, older_s: float = 0) -> None:
 
 
 def write_bytes(path: str, content: bytes) -> None:
-    """Writes a whole file at once, atomically."""
-    with open_atomic(path) as file:
+    """Writes a whole file, atomically: a store shows no object before its end."""
+    with object_store.create(path) if is_remote(path) else open_atomic(path) as file:
         file.write(content)

@@ -1,7 +1,9 @@
 """Image files in and out: TIFF by page, PNG and JPEG, 8 and 16 bit."""
 
+import contextlib
 import functools
 import io
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import cv2
@@ -12,6 +14,7 @@ from PIL import Image
 
 from preprocess import files
 from preprocess.errors import UserError
+from preprocess.near import open_near
 from preprocess.statistics import strips
 
 MOST_LABELS = 2**24  # whole numbers that float32 holds exactly: see augment.warp_labels
@@ -51,9 +54,11 @@ def _is_tiff(path: str) -> bool:
     return path.lower().endswith((".tif", ".tiff"))
 
 
-def _readable(path: str):
-    """What tifffile opens: a local path as it is, so that pages are read one by one."""
-    return io.BytesIO(files.read_bytes(path)) if files.is_remote(path) else path
+@contextlib.contextmanager
+def _tiff(path: str) -> Iterator[tifffile.TiffFile]:
+    """A TIFF whose pages are read one by one, remote ones out of a copy."""
+    with open_near(path) as file, tifffile.TiffFile(file) as tiff:
+        yield tiff
 
 
 def _explained(read):
@@ -84,7 +89,7 @@ def count_pages(path: str) -> int:
     """Pages of a file: 1 unless it is a TIFF stack."""
     if not _is_tiff(path):
         return 1
-    with tifffile.TiffFile(_readable(path)) as tiff:
+    with _tiff(path) as tiff:
         told = (tiff.imagej_metadata or {}).get("images", 1) if tiff.is_imagej else 1
         if len(tiff.pages) == 1 and told > 1:
             raise UserError(
@@ -96,17 +101,17 @@ def count_pages(path: str) -> int:
 
 @_explained
 def pixels_of(page: Page) -> int:
-    """Height times width of a local TIFF's page; of any other file, its bytes."""
-    if files.is_remote(page.path) or not _is_tiff(page.path):
+    """Height times width of a TIFF's page; of any other file, its bytes."""
+    if not _is_tiff(page.path):
         return files.size_of(page.path)
-    with tifffile.TiffFile(page.path) as tiff:
+    with _tiff(page.path) as tiff:
         described = tiff.pages[page.number].aspage()
         return described.imagelength * described.imagewidth
 
 
 def _decode(page: Page) -> np.ndarray:
     if _is_tiff(page.path):
-        with tifffile.TiffFile(_readable(page.path)) as tiff:
+        with _tiff(page.path) as tiff:
             if page.number >= len(tiff.pages):
                 raise ValueError(
                     f"it has {len(tiff.pages)} pages, not {page.number + 1}"
@@ -160,7 +165,7 @@ def _has_alpha(page: Page) -> bool:
     """Whether the last of four channels is transparency; a TIFF says so."""
     if not _is_tiff(page.path):
         return True
-    with tifffile.TiffFile(_readable(page.path)) as tiff:
+    with _tiff(page.path) as tiff:
         return any(
             kind in (1, 2) for kind in tiff.pages[page.number].aspage().extrasamples
         )
@@ -171,7 +176,7 @@ def is_spread(page: Page) -> bool:
     """Whether `read_image` spreads the intensities, as it does but for 8 and 16 bit."""
     if not _is_tiff(page.path):
         return False
-    with tifffile.TiffFile(_readable(page.path)) as tiff:
+    with _tiff(page.path) as tiff:
         return tiff.pages[page.number].dtype not in (np.uint8, np.uint16)
 
 

@@ -4,9 +4,7 @@ Every Beam option can follow, such as --runner=DataflowRunner --region=europe-we
 Without one, Beam's local runner uses all cores.
 """
 
-import importlib
 import json
-import logging
 import os
 import re
 import sys
@@ -16,7 +14,7 @@ from typing import Any
 import ml_collections
 from absl import flags
 
-from preprocess import cli, files, progress
+from preprocess import cli, files, progress, runners
 from preprocess.check import check_data_config
 from preprocess.errors import UserError
 from preprocess.info import data_config
@@ -33,10 +31,6 @@ from preprocess.shards import (
 )
 
 JOB_NAME = files.TEMPORARY + "job.json"  # the config of a job that has not ended
-# Plain DirectRunner would first try to download another runner of Beam's (Prism).
-LOCAL_RUNNER = "apache_beam.runners.portability.fn_api_runner.FnApiRunner"
-DASK_RUNNER = "apache_beam.runners.dask.dask_runner.DaskRunner"  # no short name
-DASK_PARTITIONS = 32  # unless --dask_npartitions says how many
 
 
 def _define(values: flags.FlagValues) -> None:
@@ -65,13 +59,14 @@ def preprocess(values: flags.FlagValues, beam_args: list[str]) -> None:
         config.data.on_bad_frame = values.on_bad_frame
     check_data_config(config)
     folder, output = values.input, values.output
+    options = runners.parse_options(beam_args)
+    runners.check_places(options, folder, output)
     if not files.is_remote(folder):
         folder = os.path.abspath(folder)
 
     from preprocess import pipeline as job  # Beam takes a second to import
 
     units = job.plan_dataset(folder, config)
-    options = _beam_options(beam_args)
     with files.exclusive(output):
         complete = _is_complete(
             output, config, units, folder=folder, overwrite=values.overwrite
@@ -179,83 +174,6 @@ def _clear(output: str) -> None:
     files.remove(shard_files(output) + stale)
 
 
-def _beam_options(beam_args: list[str]):
-    """Beam's options; by default its local runner on all cores.
-
-    Raises:
-      UserError: an option that neither this command nor Beam has.
-    """
-    from apache_beam.options import pipeline_options as beam_options
-    from apache_beam.runners.runner import create_runner
-
-    if any("DaskRunner" in argument for argument in beam_args):
-        _load_dask()
-
-    class Parser(beam_options._BeamArgumentParser):
-        def error(self, message):  # instead of pages of usage
-            raise UserError(f"Beam's option: {message}")
-
-    parser = Parser(add_help=False, allow_abbrev=False)
-    for option_class in beam_options.PipelineOptions.__subclasses__():
-        option_class._add_argparse_args(parser)
-    _, unknown = parser.parse_known_args(beam_args)
-    if unknown:
-        raise UserError(
-            f"{' '.join(unknown)}: neither a flag of preprocess nor an option of Beam; "
-            "see --help"
-        )
-    options = beam_options.PipelineOptions(beam_args)
-    standard = options.view_as(beam_options.StandardOptions)
-    if standard.runner in (None, "DirectRunner"):
-        standard.runner = LOCAL_RUNNER
-        if not any(arg.startswith("--direct_") for arg in beam_args):
-            direct = options.view_as(beam_options.DirectOptions)
-            direct.direct_running_mode = "multi_threading"
-            direct.direct_num_workers = os.cpu_count() or 1
-    if standard.runner == "DaskRunner":
-        standard.runner = DASK_RUNNER
-    if standard.runner == DASK_RUNNER:
-        _spread_over_dask(options)
-    try:
-        create_runner(standard.runner)
-    except (ValueError, ImportError, AttributeError) as error:
-        raise UserError(f"--runner={standard.runner}: {error}") from error
-    return options
-
-
-def _load_dask() -> None:
-    """Makes Beam know its Dask runner's options; it loads them only then.
-
-    Raises:
-      UserError: Dask is not installed.
-    """
-    try:
-        importlib.import_module(DASK_RUNNER.rpartition(".")[0])
-        importlib.import_module("dask.distributed")
-    except ImportError as error:
-        raise UserError(
-            f"--runner=DaskRunner: {error}; pip install 'dask[distributed]' here and "
-            "on the workers"
-        ) from error
-
-
-def _spread_over_dask(options) -> None:
-    """Cuts the work into partitions; by default Beam makes one for one worker."""
-    from apache_beam.runners.dask.dask_runner import DaskOptions
-
-    dask = options.view_as(DaskOptions)
-    if not dask.npartitions and not dask.partition_size:
-        dask.npartitions = DASK_PARTITIONS
-
-
-def _parts(options) -> int:
-    """Into how many parts the plan is cut: Dask never makes more partitions later."""
-    given = options.get_all_options()
-    if given["runner"] != DASK_RUNNER:
-        return 1
-    return given["npartitions"] or 1
-
-
 def _run_pipeline(job, options, folder, output, config, units) -> dict[str, int]:
     """Runs the job to its end, with bars; returns Beam's counters.
 
@@ -264,14 +182,13 @@ def _run_pipeline(job, options, folder, output, config, units) -> dict[str, int]
     """
     import apache_beam as beam
 
-    for name in (None, "distributed"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    runners.quieten()
     try:
         pipeline = beam.Pipeline(options=options)
-        job.build(pipeline, folder, output, config, parts=_parts(options))
+        job.build(pipeline, folder, output, config, parts=runners.parts_of(options))
         with progress.Bars(output, len({unit.frame.key for unit in units})):
             result = pipeline.run()
-            result.wait_until_finish()
+            runners.wait_for(result)
     except Exception as error:
         # A worker's exception arrives as text, with the worker's traceback around it.
         lines = re.findall(
@@ -283,16 +200,7 @@ def _run_pipeline(job, options, folder, output, config, units) -> dict[str, int]
         if not lines:
             raise
         raise UserError(lines[:1]) from error
-    return _counters(result)
-
-
-def _counters(result) -> dict[str, int]:
-    """Beam's counters by name; none from a runner that keeps none."""
-    try:
-        found = result.metrics().query()["counters"]
-    except (NotImplementedError, AttributeError):
-        return {}
-    return {c.key.metric.name: c.committed or 0 for c in found}
+    return runners.counters_of(result)
 
 
 def _summarise(output: str, seconds: float, counters: dict[str, int]) -> None:

@@ -18,8 +18,9 @@ from preprocess import pipeline as job
 from preprocess import records, shards, tiling
 from preprocess.cli import main
 from preprocess.images import encode_png
-from preprocess.main import COMMAND, LOCAL_RUNNER
+from preprocess.main import COMMAND
 from preprocess.render import load, tiles_of_unit
+from preprocess.runners import LOCAL_RUNNER
 from preprocess.verify import verify
 
 DRAWN = "--config=configs/synthetic.py:smoke"

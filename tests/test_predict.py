@@ -16,7 +16,7 @@ import tifffile
 from google.cloud import storage
 
 from preprocess.cli import main
-from tests import buckets
+from tests.cloud import gcs
 from trainer.main import COMMANDS
 from trainer.predict import job as predict_job
 from trainer.predict.pipeline import Pipeline
@@ -231,12 +231,12 @@ def test_from_one_bucket_prefix_to_another(model, images, predict, tmp_path):
         "NO_GCE_CHECK": "true",  # or it looks for credentials for half a minute
     }
     command = [sys.executable, "-m", "trainer.main", "predict", f"--model={model}"]
-    where = f"gs://{buckets.BUCKET}"
+    where = f"gs://{gcs.BUCKET}"
     command += [f"--input={where}/in/", f"--output={where}/out", "--runtime=onnx"]
-    with buckets.bucket() as front, pytest.MonkeyPatch.context() as patch:
+    with gcs.bucket() as front, pytest.MonkeyPatch.context() as patch:
         environment["STORAGE_EMULATOR_HOST"] = front.address
         patch.setenv("STORAGE_EMULATOR_HOST", front.address)
-        bucket = storage.Client(project="test").bucket(buckets.BUCKET)
+        bucket = storage.Client(project="test").bucket(gcs.BUCKET)
         for path in images.glob("t00[0-2].tif"):
             bucket.blob(f"in/{path.name}").upload_from_filename(path)
         done = subprocess.run(command, env=environment, capture_output=True)

@@ -13,14 +13,14 @@ from google.cloud import storage
 
 from preprocess.cli import main
 from preprocess.errors import UserError
-from tests import buckets
+from tests.cloud import gcs
 from trainer.export import publish
 from trainer.main import COMMANDS
 
 
 @pytest.fixture
 def front(monkeypatch):
-    with buckets.bucket() as found:
+    with gcs.bucket() as found:
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", found.address)
         monkeypatch.setenv("GOOGLE_CLOUD_PROJECT", "test")
         yield found
@@ -43,7 +43,7 @@ def publish_once(destination, mark=b"model") -> str:
 
 
 def names_in_bucket(prefix="") -> list[str]:
-    blobs = storage.Client().list_blobs(buckets.BUCKET, prefix=prefix)
+    blobs = storage.Client().list_blobs(gcs.BUCKET, prefix=prefix)
     return sorted(blob.name for blob in blobs)
 
 
@@ -91,7 +91,7 @@ def test_what_fails_while_it_is_built_leaves_nothing(tmp_path):
 
 
 def test_the_graph_comes_last(front):
-    destination = f"gs://{buckets.BUCKET}/models/unet"
+    destination = f"gs://{gcs.BUCKET}/models/unet"
     assert publish_once(destination) == f"{destination}/1"
     uploaded = [r.path for r in front.seen if r.method in ("POST", "PUT")]
     inside = [path for path in uploaded if "models/unet/1/" in path]
@@ -100,12 +100,12 @@ def test_the_graph_comes_last(front):
     # All that came before was compared before the graph was sent.
     last = max(i for i, r in enumerate(front.seen) if r.path.endswith("saved_model.pb"))
     assert [r for r in front.seen[:last] if r.method == "GET"][-1].path.startswith(
-        f"/storage/v1/b/{buckets.BUCKET}/o?"
+        f"/storage/v1/b/{gcs.BUCKET}/o?"
     )
 
 
 def test_what_lies_in_the_bucket_is_what_was_built(front):
-    destination = f"gs://{buckets.BUCKET}"
+    destination = f"gs://{gcs.BUCKET}"
     with publish.staging(destination) as stage:
         make_model(stage)
         built = {
@@ -117,7 +117,7 @@ def test_what_lies_in_the_bucket_is_what_was_built(front):
         }
         publish.publish(stage, destination)
     assert not os.path.exists(stage)
-    bucket = storage.Client().bucket(buckets.BUCKET)
+    bucket = storage.Client().bucket(gcs.BUCKET)
     found = {
         name.removeprefix("1/"): bucket.blob(name).download_as_bytes()
         for name in names_in_bucket("1/")
@@ -127,7 +127,7 @@ def test_what_lies_in_the_bucket_is_what_was_built(front):
 
 def test_two_publishers_at_once_get_two_versions(front):
     """Both list an empty bucket before either has claimed a number."""
-    destination = f"gs://{buckets.BUCKET}/unet"
+    destination = f"gs://{gcs.BUCKET}/unet"
     both = threading.Barrier(2)
     names_in = publish._names_in
 
@@ -154,9 +154,9 @@ def test_two_publishers_at_once_get_two_versions(front):
         f"{destination}/2",
     ]
     assert any(r.status == 412 for r in front.seen)  # the front did refuse one
-    bucket = storage.Client().bucket(buckets.BUCKET)
+    bucket = storage.Client().bucket(gcs.BUCKET)
     for mark, version in results:
-        name = version.removeprefix(f"gs://{buckets.BUCKET}/") + "/saved_model.pb"
+        name = version.removeprefix(f"gs://{gcs.BUCKET}/") + "/saved_model.pb"
         assert bucket.blob(name).download_as_bytes() == mark
 
 
@@ -166,10 +166,10 @@ def test_damage_on_the_way_is_noticed_and_nothing_stays(front):
 
     front.tamper = tamper
     with pytest.raises(UserError, match="not published"):
-        publish_once(f"gs://{buckets.BUCKET}/unet")
+        publish_once(f"gs://{gcs.BUCKET}/unet")
     assert names_in_bucket("unet/1/") == []
     front.tamper = lambda name, body: body
-    assert publish_once(f"gs://{buckets.BUCKET}/unet").endswith("/2")
+    assert publish_once(f"gs://{gcs.BUCKET}/unet").endswith("/2")
 
 
 def test_what_arrived_otherwise_is_noticed_and_nothing_stays(front):
@@ -186,7 +186,7 @@ def test_what_arrived_otherwise_is_noticed_and_nothing_stays(front):
 
     front.retell = retell
     with pytest.raises(UserError, match="part-1: is not what was uploaded"):
-        publish_once(f"gs://{buckets.BUCKET}/unet")
+        publish_once(f"gs://{gcs.BUCKET}/unet")
     front.retell = lambda path, content: content
     assert names_in_bucket("unet/1/") == []
     assert not any(r.path.endswith("saved_model.pb") for r in front.seen)
@@ -210,12 +210,12 @@ def test_a_bucket_that_is_not_there_is_one_line(front, trained, capfd):
 
 def test_export_publishes_to_a_bucket_and_keeps_a_copy(front, trained, tmp_path, capfd):
     given = f"--workdir={trained}", f"--output={tmp_path}/m"
-    publishing = f"--publish=gs://{buckets.BUCKET}/unet"
+    publishing = f"--publish=gs://{gcs.BUCKET}/unet"
     assert main(COMMANDS["export"], [*given, publishing]) == 0
     printed = capfd.readouterr().out.splitlines()
     assert printed == [
         f"{tmp_path}/m/1/saved_model.pb",
-        f"gs://{buckets.BUCKET}/unet/1/saved_model.pb",
+        f"gs://{gcs.BUCKET}/unet/1/saved_model.pb",
     ]
     names = {name.removeprefix("unet/1/") for name in names_in_bucket("unet/1/")}
     local = {
@@ -224,7 +224,7 @@ def test_export_publishes_to_a_bucket_and_keeps_a_copy(front, trained, tmp_path,
         if path.is_file()
     }
     assert names == local
-    bucket = storage.Client().bucket(buckets.BUCKET)
+    bucket = storage.Client().bucket(gcs.BUCKET)
     about = bucket.blob("unet/1/assets.extra/model.json").download_as_bytes()
     assert json.loads(about)["depth"] == 2
 
@@ -237,7 +237,7 @@ def test_what_is_no_bucket_is_one_line(name, trained, capfd):
 
 
 def test_a_failed_publisher_removes_nothing_of_others(front):
-    bucket = storage.Client().bucket(buckets.BUCKET)
+    bucket = storage.Client().bucket(gcs.BUCKET)
     claim = publish._claim
 
     def claim_then_another_writes(*arguments):
@@ -248,7 +248,7 @@ def test_a_failed_publisher_removes_nothing_of_others(front):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(publish, "_claim", claim_then_another_writes)
         with pytest.raises(UserError, match="saved_model.pb: is not what was uploaded"):
-            publish_once(f"gs://{buckets.BUCKET}/unet")
+            publish_once(f"gs://{gcs.BUCKET}/unet")
     assert names_in_bucket("unet/1/") == ["unet/1/saved_model.pb"]
 
 

@@ -4,6 +4,7 @@ Only the chief has one; other workers hold their tongue.
 """
 
 import sys
+import time
 from typing import Any
 
 import tensorflow as tf
@@ -13,6 +14,7 @@ from preprocess import files
 from trainer import workdir
 from trainer.validate import Validation
 
+QUEUE, DAY_MS = 1_000_000, 86_400_000  # events are flushed here, not by TensorFlow
 EVERY_S = 1.0  # the bar on a terminal is drawn anew this often at most
 EVERY_S_IN_FILE = 30.0  # and where it is a log that somebody scrolls through
 
@@ -29,13 +31,18 @@ class Logbook:
           step: made already.
           silent: whether this is not the chief.
         """
-        self.folder = folder
         self.silent = silent
         self.writer = (
             tf.summary.create_noop_writer()
             if silent
-            else tf.summary.create_file_writer(files.join(folder, workdir.LOGS))
+            else tf.summary.create_file_writer(
+                files.join(folder, workdir.LOGS), max_queue=QUEUE, flush_millis=DAY_MS
+            )
         )
+        self.metrics = None if silent else workdir.MetricsLog(folder)
+        # To a store each flush writes the whole file anew.
+        self.flush_every_s = workdir.REMOTE_EVERY_S if files.is_remote(folder) else 0
+        self.flushed_at = 0.0
         terminal = sys.stderr.isatty()
         self.bar = tqdm(
             total=steps,
@@ -71,9 +78,9 @@ class Logbook:
                 f"{k} {v:.4f}" for k, v in validation.scores.items() if v is not None
             )
             self.say(f"step {step}: validation {shown}")
-        if self.silent:
+        if not self.metrics:
             return
-        workdir.append_metrics(self.folder, line)
+        self.metrics.add(line)
         with self.writer.as_default(step=step):
             for name, value in line.items():
                 if name != "step" and value is not None:
@@ -81,9 +88,17 @@ class Logbook:
             for key, picture in pictures.items():
                 name = f"input, truth, probability, error/{key}"
                 tf.summary.image(name, picture[None])
-        self.writer.flush()
+        if time.monotonic() - self.flushed_at >= self.flush_every_s:
+            self.writer.flush()
+            self.flushed_at = time.monotonic()
+
+    def keep(self) -> None:
+        """Has every line of metrics.jsonl be there, whatever happens next."""
+        if self.metrics:
+            self.metrics.flush()
 
     def close(self) -> None:
-        """Ends the bar's line and the event file."""
+        """Ends the bar's line and the files."""
+        self.keep()
         self.bar.close()
         self.writer.close()

@@ -381,6 +381,7 @@ class Loop:
         self._check_weights()
         self.progress.records = self._records()
         progress = dataclasses.asdict(self.progress)
+        self.book.keep()
         checkpoints.save(self.checkpoint, self.saved, self.step, progress)
         keep = self.train.keep_checkpoints
         checkpoints.prune(self.saved, keep, self.progress.best_step)

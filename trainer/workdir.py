@@ -3,10 +3,10 @@
 import csv
 import json
 import sys
+import time
 from typing import Any
 
 import ml_collections
-import tensorflow as tf
 
 from preprocess import files
 from preprocess.errors import UserError
@@ -19,6 +19,7 @@ CHECKPOINTS = "checkpoints"
 LOGS = "logs"
 METRICS_NAME = "metrics.jsonl"
 ABOUT_NAME = "about.json"  # how the run was started: for people, compared with nothing
+REMOTE_EVERY_S = 30.0  # between two writings of a file that grows, in an object store
 RULES_NAME = "postprocessing.json"  # found by evaluate --tune
 
 
@@ -207,8 +208,35 @@ def trim_metrics(workdir: str, step: int) -> None:
     files.write_bytes(path, b"".join(kept))
 
 
-def append_metrics(workdir: str, line: dict[str, Any]) -> None:
-    """Adds a line to metrics.jsonl."""
-    path = files.join(workdir, METRICS_NAME)
-    with tf.io.gfile.GFile(path, "a") as file:  # appends to remote files too
-        file.write(json.dumps(line) + "\n")
+class MetricsLog:
+    """metrics.jsonl, opened to add lines to.
+
+    On disk a line is there at once. An object can't grow, and of one object Google
+    Cloud Storage takes a change a second: there the whole is written now and then, and
+    by `flush`.
+    """
+
+    def __init__(self, workdir: str):
+        self.path = files.join(workdir, METRICS_NAME)
+        self.remote = files.is_remote(workdir)
+        self.content, self.written_at, self.changed = b"", 0.0, False
+        if self.remote and files.exists(self.path):
+            self.content = files.read_bytes(self.path)
+
+    def add(self, line: dict[str, Any]) -> None:
+        """Adds a line."""
+        text = (json.dumps(line) + "\n").encode()
+        if not self.remote:
+            with open(self.path, "ab") as file:
+                file.write(text)
+            return
+        self.content += text
+        self.changed = True
+        if time.monotonic() - self.written_at >= REMOTE_EVERY_S:
+            self.flush()
+
+    def flush(self) -> None:
+        """Has all lines be there; before each checkpoint, which goes on from them."""
+        if self.changed:
+            files.write_bytes(self.path, self.content)
+            self.written_at, self.changed = time.monotonic(), False

@@ -1,0 +1,160 @@
+"""Object stores, by scheme: gs://, s3://, az://, through Beam's file systems.
+
+Beam's clients repeat what may pass (429, 503, a broken connection) with growing pauses
+for two minutes. What does not pass becomes one line here that says what to do.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import IO, Any
+
+from preprocess.errors import UserError
+
+LOGIN = {
+    "gs": "`gcloud auth application-default login`, or GOOGLE_APPLICATION_CREDENTIALS="
+    "KEY.json",
+    "s3": "`aws configure`, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+}
+EXTRA = {"gs": "gcp", "s3": "aws", "az": "azure", "azfs": "azure", "hdfs": "hadoop"}
+NO_LOGIN = ("RefreshError", "DefaultCredentialsError", "NoCredentialsError")
+NO_ANSWER = ("RetryError", "ConnectionError", "EndpointConnectionError", "Timeout")
+
+
+def scheme_of(path: str) -> str:
+    """gs, s3, ... of a path that has one."""
+    return path.partition("://")[0]
+
+
+def bucket_of(path: str) -> str:
+    """A path's bucket, scheme included.
+
+    >>> bucket_of("gs://b/sets/HeLa")
+    'gs://b'
+    """
+    return "/".join(path.split("/")[:3])
+
+
+def _systems():
+    # Else Google's client asks for the bucket's own metadata before each request.
+    os.environ.setdefault("DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA", "true")
+    from apache_beam.io.filesystems import FileSystems
+
+    return FileSystems
+
+
+@contextlib.contextmanager
+def explained(path: str) -> Iterator[None]:
+    """Turns what a store's client raises into one line about a path.
+
+    Raises:
+      FileNotFoundError: no such object.
+      UserError: no such bucket, no right, no login, no answer, no client for it here.
+    """
+    try:
+        yield
+    except (UserError, FileNotFoundError):
+        raise
+    except Exception as error:
+        told = _origin(error)
+        if _is_missing(told, path):
+            raise FileNotFoundError(f"{path}: no such object") from error
+        if reason := _reason(told, path):
+            raise UserError(f"{path}: {reason}") from error
+        raise
+
+
+def _origin(error: Any) -> Any:
+    """The first error of a store's client, out of those around it; or a status."""
+    for inner in (getattr(error, "exception_details", None) or {}).values():
+        return _origin(inner)
+    for name in ("cause", "__cause__"):
+        inner = getattr(error, name, None)
+        if isinstance(inner, Exception) and not _status(error):
+            return _origin(inner)
+    return error
+
+
+def _status(error: Any) -> int:
+    """The HTTP status behind an error, 0 where there is none."""
+    for code in (error, getattr(error, "code", 0), getattr(error, "status_code", 0)):
+        if isinstance(code, int) and 400 <= code < 600:
+            return int(code)
+    return 0
+
+
+def _is_missing(told: Any, path: str) -> bool:
+    if _status(told) != 404 or "bucket" in str(told).lower().split(path.lower())[0]:
+        return False
+    return path.rstrip("/") != bucket_of(path)
+
+
+def _reason(told: Any, path: str) -> str:
+    """What is wrong and what mends it; "" where it is nothing of a store's."""
+    scheme, bucket = scheme_of(path), bucket_of(path)
+    status, names = _status(told), {kind.__name__ for kind in type(told).__mro__}
+    if isinstance(told, ValueError) and "filesystem" in str(told).lower():
+        extra = EXTRA.get(scheme)
+        how = f"; pip install 'apache-beam[{extra}]'" if extra else ""
+        return f"no file system for {scheme}:// here{how}"
+    if status == 401 or names & set(NO_LOGIN):
+        return f"not logged in, or expired: {LOGIN.get(scheme, 'log in')}"
+    if status == 403:
+        return (
+            f"access to {bucket} denied: the account wants the right to list, read and "
+            "write objects there"
+        )
+    if status == 404:
+        return f"no bucket {bucket}; make it, or mend the name"
+    if status == 429 or status >= 500 or names & set(NO_ANSWER):
+        said = status or type(told).__name__
+        return f"no good answer for minutes ({said}); run it again later, it goes on"
+    return (
+        f"refused with {status}: {' '.join(str(told).split())[:200]}" if status else ""
+    )
+
+
+def exists(path: str) -> bool:
+    """Whether there is an object of this name."""
+    with explained(path):
+        return _systems().exists(path)
+
+
+def match(pattern: str) -> list[Any]:
+    """Beam's metadata (path, size_in_bytes, ...) of what matches, sorted by path."""
+    with explained(pattern):
+        found = _systems().match([pattern])[0].metadata_list
+    real = (entry for entry in found if not entry.path.endswith("/"))
+    return sorted(real, key=lambda entry: entry.path)
+
+
+@contextlib.contextmanager
+def open_read(path: str) -> Iterator[IO[bytes]]:
+    """An object's bytes as they are stored, never decompressed by its name."""
+    from apache_beam.io.filesystem import CompressionTypes
+
+    stored = CompressionTypes.UNCOMPRESSED
+    with explained(path), _systems().open(path, compression_type=stored) as file:
+        yield file
+
+
+@contextlib.contextmanager
+def create(path: str) -> Iterator[IO[bytes]]:
+    """A new object, there once the block has ended (as far as it got, on an error)."""
+    mime_type = "application/octet-stream"
+    with explained(path), _systems().create(path, mime_type=mime_type) as file:
+        yield file
+
+
+def rename(old: str, new: str) -> None:
+    """Gives an object another name."""
+    with explained(new):
+        _systems().rename([old], [new])
+
+
+def remove(paths: list[str]) -> None:
+    """Removes objects; missing ones are fine."""
+    for path in paths:  # of those that aren't there, some stores complain
+        if exists(path):
+            with explained(path):
+                _systems().delete([path])

@@ -1,0 +1,87 @@
+"""Google's host names led to loopback, for one process and its children.
+
+TensorFlow's own client of gs:// has its hosts built in and speaks TLS only. In a mount
+namespace of its own a process sees a hosts file in which they are this machine; it
+looks that up before anything is sent.
+"""
+
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+from collections.abc import Mapping
+
+import trustme
+
+HOSTS = (
+    "storage.googleapis.com",
+    "www.googleapis.com",
+    "oauth2.googleapis.com",
+    "iamcredentials.googleapis.com",
+)
+ADDRESS = "127.99.7.1"  # loopback too, and nobody else's
+
+RUN = """
+mount --bind "$1" /etc/hosts || exit 96
+for host in {hosts}; do
+  [ "$(getent hosts $host | cut -d' ' -f1)" = {address} ] || exit 97
+done
+shift
+exec "$@"
+"""
+
+
+def missing() -> str:
+    """Why this machine can't, or "" where it can."""
+    if not shutil.which("unshare"):
+        return "no unshare here"
+    trial = ["unshare", "-m", "mount", "--bind", "/etc/hosts", "/etc/hosts"]
+    if subprocess.run(trial, capture_output=True).returncode:
+        return "no mount namespace may be made here"
+    return ""
+
+
+class GoogleHosts:
+    """Hosts file, certificates and a service account, in a folder."""
+
+    def __init__(self, folder: pathlib.Path, front_address: str):
+        self.folder = folder
+        authority = trustme.CA()
+        authority.cert_pem.write_to_path(str(folder / "authority.pem"))
+        certificate = authority.issue_cert(*HOSTS, key_type=trustme.KeyType.RSA)
+        self.certificate = folder / "certificate.pem"
+        certificate.private_key_and_cert_chain_pem.write_to_path(str(self.certificate))
+        own = pathlib.Path("/etc/hosts").read_text()
+        lines = "".join(f"{ADDRESS} {host}\n" for host in HOSTS)
+        (folder / "hosts").write_text(f"{lines}{own}")
+        account = {
+            "type": "service_account",
+            "client_email": "test@test.iam.gserviceaccount.com",
+            "client_id": "1",
+            "project_id": "test",
+            "private_key_id": "1",
+            "private_key": certificate.private_key_pem.bytes().decode(),
+            "token_uri": f"{front_address}/token",
+        }
+        (folder / "account.json").write_text(json.dumps(account))
+        self.environment = {
+            "CURL_CA_BUNDLE": str(folder / "authority.pem"),
+            "REQUESTS_CA_BUNDLE": str(folder / "authority.pem"),
+            "GOOGLE_APPLICATION_CREDENTIALS": str(folder / "account.json"),
+            "GOOGLE_CLOUD_PROJECT": "test",
+            "NO_GCE_CHECK": "true",
+            "STORAGE_EMULATOR_HOST": front_address,
+        }
+
+    def command(self, *command: str) -> list[str]:
+        """A command as it is run where the names lead here."""
+        script = RUN.format(hosts=" ".join(HOSTS), address=ADDRESS)
+        hosts = str(self.folder / "hosts")
+        return ["unshare", "-m", "sh", "-c", script, "sh", hosts, *command]
+
+    def run(self, *command: str, more: Mapping[str, str] | None = None, **named):
+        """Runs a command there to its end."""
+        environment = {**os.environ, **self.environment, **(more or {})}
+        named = {"capture_output": True, "text": True, "timeout": 240, **named}
+        return subprocess.run(self.command(*command), env=environment, **named)
