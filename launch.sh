@@ -135,6 +135,12 @@ lock() {
       --override "$root/requirements/$kind.override" \
       --custom-compile-command "./launch.sh lock" -o "$root/requirements/$kind.lock"
   done
+  # What workers far away install: without TensorFlow, in the versions of here, because
+  # other versions of OpenCV may make other bytes.
+  uv pip compile "$root/pyproject.toml" --universal --python-version 3.10 --no-annotate \
+    --quiet --override "$root/requirements/cpu.override" \
+    --constraint "$root/requirements/cpu.lock" \
+    --custom-compile-command "./launch.sh lock" -o "$root/requirements/worker.txt"
 }
 
 demo() {
