@@ -60,9 +60,11 @@ def main(command: Command, argv: Sequence[str] | None = None) -> int:
             return 0
         command.run(values, rest)
     except UserError as error:
-        return _tell(command, error.problems)
+        _tell(command, error.problems)
+        return error.exit_code
     except OSError as error:  # a full disk, a file in a folder's place, no permission
-        return _tell(command, [_one_line(error)])
+        _tell(command, [_one_line(error)])
+        return UserError.exit_code
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C: no traceback
         print(f"\n{command.name}: interrupted; run it again to go on", file=sys.stderr)
@@ -70,10 +72,9 @@ def main(command: Command, argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _tell(command: Command, problems: Sequence[str]) -> int:
+def _tell(command: Command, problems: Sequence[str]) -> None:
     for line in problems:
         print(f"{command.name}: {line}", file=sys.stderr)
-    return 2
 
 
 def parse(

@@ -9,6 +9,8 @@ class UserError(Exception):
     Each line names the thing, the fact and what to do.
     """
 
+    exit_code = 2
+
     def __init__(self, problems: str | Sequence[str]):
         self.problems = [problems] if isinstance(problems, str) else list(problems)
         super().__init__("\n".join(self.problems))

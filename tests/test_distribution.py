@@ -1,11 +1,13 @@
 """Replicas and workers give one device's losses; what each says of itself."""
 
+import contextlib
 import json
 import os
 import pathlib
 import signal
 import socket
 import subprocess
+import threading
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ import tensorflow as tf
 
 from preprocess.errors import UserError
 from tests.conftest import train_command, until
-from trainer import checkpoints, strategy
+from trainer import checkpoints, rendezvous, strategy
 from trainer.train import _ends_of_others, train
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -219,6 +221,94 @@ def test_two_processes_and_split_device_give_one_devices_losses(
         assert last[0] == pytest.approx(last[1], rel=1e-4)
     steps = checkpoints.complete_steps(str(tmp_path / "workers/checkpoints"))
     assert steps[-1] == 20
+
+
+@pytest.mark.slow
+def test_one_of_three_killed_and_all_started_again(shards_folder, tmp_path, metrics):
+    """Like one worker that nothing has happened to; the others end, and say why."""
+    quiet = dict(cwd=ROOT, capture_output=True, text=True)
+    more = ("--config.train.global_batch=6", "--stopped_exit_code=75")
+    done = subprocess.run(command(shards_folder, tmp_path / "one", *more), **quiet)
+    assert done.returncode == 0, done.stderr
+    workers = start_workers(3, shards_folder, tmp_path / "three", *more)
+    saved = str(tmp_path / "three/checkpoints")
+    until(workers[0], lambda: checkpoints.complete_steps(saved))
+    workers[1].kill()
+    said = [worker.communicate(timeout=200) for worker in workers]
+    assert [w.returncode for w in workers] == [75, -signal.SIGKILL, 75], said
+    for index in (0, 2):
+        last = said[index][1].splitlines()[-1]
+        assert f"worker {index} of 3: another worker has ended" in last
+    workers = start_workers(3, shards_folder, tmp_path / "three", *more)
+    said = [worker.communicate(timeout=200) for worker in workers]
+    assert [w.returncode for w in workers] == [0, 0, 0], said
+    assert "going on after step" in said[0][0]
+    one, three = metrics(tmp_path / "one"), metrics(tmp_path / "three")
+    assert [line["step"] for line in three] == [line["step"] for line in one]
+    np.testing.assert_allclose(
+        [line["loss"] for line in three], [line["loss"] for line in one], rtol=1e-5
+    )
+
+
+@pytest.mark.slow
+def test_a_worker_that_never_comes(shards_folder, tmp_path):
+    """The others give up by themselves, or when told, and name who is missing."""
+    [late, told] = [
+        start_workers(2, shards_folder, tmp_path / name, "--wait_minutes=0.2")
+        for name in ("late", "told")
+    ]
+    for workers in (late, told):
+        workers[1].kill()
+        workers[1].communicate()
+    line = iter(told[0].stdout.readline, "")
+    assert any("waiting for the others" in said for said in line)
+    told[0].send_signal(signal.SIGTERM)
+    told[0].communicate(timeout=5)
+    assert told[0].returncode == -signal.SIGTERM
+    _, said = late[0].communicate(timeout=60)
+    assert late[0].returncode == 75, said
+    assert "0 of 2: waited 0.2 minutes; not there: worker 1 (127.0.0.1:" in said
+
+
+def test_meeting(tmp_path):
+    """Strangers, one who comes back, one who comes late; and a chief who doesn't."""
+    hosts = [f"127.0.0.1:{free_port()}" for _ in range(3)]
+    ended: dict[int, str] = {}
+
+    def come(worker, minutes):
+        try:
+            rendezvous.meet(hosts, worker, minutes)
+            ended[worker] = "met"
+        except UserError as error:
+            ended[worker] = str(error)
+
+    def all_come(workers, minutes, between=lambda: None):
+        threads = [threading.Thread(target=come, args=(w, minutes)) for w in workers]
+        for thread in threads:
+            thread.start()
+            between()
+        for thread in threads:
+            thread.join(20)
+
+    def stranger():
+        for said in (b"GET / HTTP/1.1\r\n\r\n", b"", rendezvous.HELLO % (2, 3)):
+            with contextlib.suppress(OSError):
+                with socket.create_connection(("127.0.0.1", int(hosts[0][10:]))) as one:
+                    one.sendall(said)
+        assert not ended
+
+    all_come([1, 0, 2], 1, stranger)
+    assert ended == {0: "met", 1: "met", 2: "met"}
+    ended.clear()
+    all_come([0, 2], 0.05)
+    for worker in (0, 2):
+        assert (
+            f"{worker} of 3: waited 0.05 minutes; not there: worker 1 ("
+            in ended[worker]
+        )
+    ended.clear()
+    all_come([2], 0.01)
+    assert "not there: worker 0 (" in ended[2]
 
 
 def test_the_end_of_another_worker_is_one_line():

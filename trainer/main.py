@@ -130,12 +130,15 @@ def _train(values: flags.FlagValues, _: list[str]) -> None:
     profile_steps = _profile_steps(values.profile_steps)
     config = cli.config_of(values)
     with _starting():
-        from trainer import strategy
-        from trainer.train import Options, built, train
+        from trainer import rendezvous, strategy
+        from trainer.train import Options, WorkerEnded, built, train
 
         several = strategy.read_cluster().size > 1
         devices = None if several else strategy.start(values.devices)
     if devices is None:  # it waits for the others, and may have to say so
+        worker, size = strategy.read_cluster()
+        print(f"worker {worker} of {size}: waiting for the others", flush=True)
+        rendezvous.meet(strategy.read_hosts(), worker, values.wait_minutes)
         devices = strategy.start(values.devices)
         # TensorFlow's runtime takes SIGTERM for itself here.
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -151,8 +154,14 @@ def _train(values: flags.FlagValues, _: list[str]) -> None:
 
         with built(config, values.data, devices, options) as run:
             print(dry_run(run))
-    else:
-        train(config, values.data, values.workdir, devices, options)
+        return
+    try:
+        ended = train(config, values.data, values.workdir, devices, options)
+    except WorkerEnded as error:
+        error.exit_code = values.stopped_exit_code or error.exit_code
+        raise
+    if not ended:
+        sys.exit(values.stopped_exit_code)
 
 
 def _profile_steps(given: list[str]) -> tuple[int, ...]:
@@ -339,6 +348,18 @@ COMMANDS = {
                     "trains the run in --workdir on to so many steps in all, the only "
                     "change of its config that is allowed; its schedule then is that "
                     "of so many steps",
+                ),
+                _float(
+                    "wait_minutes",
+                    "with TF_CONFIG: gives up, naming the workers that have not come, "
+                    "after so many minutes; 0 waits for ever",
+                    15.0,
+                ),
+                _integer(
+                    "stopped_exit_code",
+                    "exit code where SIGTERM, or the end of another worker, has "
+                    "stopped the run before its end, for schedulers that start it "
+                    "again by the code (75 is customary); 0: 0 and 2",
                 ),
                 _list(
                     "profile_steps",

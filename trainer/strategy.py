@@ -27,6 +27,12 @@ class Cluster(NamedTuple):
         return self.worker == 0
 
 
+def read_hosts(environment: dict[str, str] | os._Environ = os.environ) -> list[str]:
+    """HOST:PORT of all workers that TF_CONFIG tells of, in their order."""
+    cluster = json.loads(environment[TF_CONFIG])["cluster"]
+    return [host for kind in ("chief", "worker") for host in cluster.get(kind, ())]
+
+
 def read_cluster(environment: dict[str, str] | os._Environ = os.environ) -> Cluster:
     """What TF_CONFIG says, as Vertex AI, Kubernetes operators, Slurm wrappers set it.
 
@@ -75,14 +81,13 @@ def start(devices: int = 0) -> tf.distribute.Strategy:
     Raises:
       UserError: a device can't be split so.
     """
-    worker, size = read_cluster()
+    size = read_cluster().size
     if size > 1 and devices:
         raise UserError(
             f"--devices splits a lone machine's device, not with {TF_CONFIG}"
         )
     logical = split_first_device(devices) if devices else []
     if size > 1:
-        print(f"worker {worker} of {size}: waiting for the others", flush=True)
         return tf.distribute.MultiWorkerMirroredStrategy()
     if len(logical) > 1:
         return tf.distribute.MirroredStrategy(logical)

@@ -105,7 +105,7 @@ def train(
     folder: str,
     devices: tf.distribute.Strategy | None = None,
     options: Options = Options(),  # noqa: B008  a constant
-) -> None:
+) -> bool:
     """Trains to the config's last step, going on where an earlier run stopped.
 
     Args:
@@ -115,7 +115,11 @@ def train(
       devices: as `strategy.start` gives them; None starts with all there are.
       options: of this call.
 
+    Returns:
+      Whether it came to its end; not where a SIGTERM has stopped it.
+
     Raises:
+      WorkerEnded: another worker has.
       UserError: data and model don't fit, the loss is not finite any more, a shard is
         damaged, or another run lies there.
       KeyboardInterrupt: on Ctrl-C, after the checkpoint.
@@ -140,7 +144,13 @@ def train(
             workdir.write_about(folder, _about(run, options))
         print(run.describe(), flush=True)
         with _ends_of_others(run.cluster):
-            Loop(run, folder, options).run()
+            loop = Loop(run, folder, options)
+            loop.run()
+    return not loop.progress.unlooked
+
+
+class WorkerEnded(UserError):
+    """Another worker is gone: all of them can be started again, and go on."""
 
 
 def _about(run: Built, options: Options) -> dict[str, Any]:
@@ -169,7 +179,7 @@ def _ends_of_others(cluster: strategy.Cluster) -> Iterator[None]:
         )
         if cluster.size == 1 or not isinstance(error, gone):
             raise
-        raise UserError(
+        raise WorkerEnded(
             f"worker {cluster.worker} of {cluster.size}: another worker has ended, and "
             "its log says why; start all of them again to go on"
         ) from error
