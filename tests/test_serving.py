@@ -27,7 +27,7 @@ from preprocess.cli import main
 from trainer.main import COMMANDS
 
 ROOT = pathlib.Path(__file__).parent.parent
-CLIENT = ROOT / "serving/client.py"
+CLIENT = ROOT / "deploy/serving/client.py"
 
 
 class StandIn(prediction_service_pb2_grpc.PredictionServiceServicer):
@@ -181,7 +181,7 @@ def test_raw_intensities_travel_as_numbers_too(servers, version):
 
 
 def test_the_compose_file_names_what_is_there():
-    text = (ROOT / "serving/compose.yaml").read_text()
+    text = (ROOT / "deploy/serving/compose.yaml").read_text()
     for said in ("MODEL_NAME: unet", "/models/unet:ro", "8500:8500", "8501:8501"):
         assert said in text
     assert 'default="unet"' in CLIENT.read_text()

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Sends a PNG or JPEG to TensorFlow Serving and shows what it sees.
 
-    python serving/client.py --image=t000.png --show
-    python serving/client.py --image=t000.png --grpc=localhost:8500
+    python deploy/serving/client.py --image=t000.png --show
+    python deploy/serving/client.py --image=t000.png --grpc=localhost:8500
 
 By REST it needs numpy and pillow; by gRPC also grpcio and tensorflow-serving-api. TIFFs
 can't travel as they are: save them as PNG, 16 bit is fine. REST sends all probabilities
