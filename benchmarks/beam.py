@@ -38,7 +38,7 @@ def plain_loop(folder: str, output: str, config) -> None:
     inspections = [inspect(frame, config) for frame in frames]
     paths = sorted({page.path for frame in frames for page in frame.pages})
     digests = [(path, sha256_of(path)) for path in paths]
-    facts = gather_facts(inspections, digests, [], config)
+    facts = gather_facts(inspections, digests, [], config, folder=folder)
     by_shard = collections.defaultdict(list)
     for unit in units:
         by_shard[SPLITS.index(unit.frame.split), unit.shard].append(unit)

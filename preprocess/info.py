@@ -94,6 +94,8 @@ def gather_facts(
     digests: list[tuple[str, str]],
     strays: list[str],
     config: ml_collections.ConfigDict,
+    *,
+    folder: str,
 ) -> Facts:
     """Sums up all inspections, independent of their order.
 
@@ -102,6 +104,7 @@ def gather_facts(
       digests: (path, sha256) of all source files.
       strays: what is wrong with files that belong to no frame, a line each.
       config: the whole config.
+      folder: the data set's: where it lies changes no shard.
     """
     good = [found for found in inspections if not found.problems]
     problems = {line for found in inspections for line in found.problems}
@@ -116,7 +119,12 @@ def gather_facts(
         tuple(sorted(problems)),
         frozenset(found.frame.key for found in inspections if found.problems),
         _moments_to_normalise_by(good, config),
-        fingerprint([data_config(config), sorted(digests)]),
+        fingerprint(
+            [
+                data_config(config),
+                sorted((_relative(path, folder), digest) for path, digest in digests),
+            ]
+        ),
     )
 
 

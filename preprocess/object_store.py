@@ -44,8 +44,12 @@ def _systems():
 
 
 @contextlib.contextmanager
-def explained(path: str) -> Iterator[None]:
+def explained(path: str, *, lists: bool = False) -> Iterator[None]:
     """Turns what a store's client raises into one line about a path.
+
+    Args:
+      path: of the object, or what is listed.
+      lists: whether objects are listed: then it is the bucket that isn't there.
 
     Raises:
       FileNotFoundError: no such object.
@@ -57,8 +61,8 @@ def explained(path: str) -> Iterator[None]:
         raise
     except Exception as error:
         told = _origin(error)
-        if _is_missing(told, path):
-            raise FileNotFoundError(f"{path}: no such object") from error
+        if _status(told) == 404 and not lists:
+            raise FileNotFoundError(f"{path}: no such object, or no bucket") from error
         if reason := _reason(told, path):
             raise UserError(f"{path}: {reason}") from error
         raise
@@ -77,16 +81,12 @@ def _origin(error: Any) -> Any:
 
 def _status(error: Any) -> int:
     """The HTTP status behind an error, 0 where there is none."""
-    for code in (error, getattr(error, "code", 0), getattr(error, "status_code", 0)):
+    answer = getattr(error, "response", None)
+    codes = (getattr(place, "status_code", 0) for place in (error, answer))
+    for code in (error, getattr(error, "code", 0), *codes):
         if isinstance(code, int) and 400 <= code < 600:
             return int(code)
     return 0
-
-
-def _is_missing(told: Any, path: str) -> bool:
-    if _status(told) != 404 or "bucket" in str(told).lower().split(path.lower())[0]:
-        return False
-    return path.rstrip("/") != bucket_of(path)
 
 
 def _reason(told: Any, path: str) -> str:
@@ -122,7 +122,7 @@ def exists(path: str) -> bool:
 
 def match(pattern: str) -> list[Any]:
     """Beam's metadata (path, size_in_bytes, ...) of what matches, sorted by path."""
-    with explained(pattern):
+    with explained(pattern, lists=True):
         found = _systems().match([pattern])[0].metadata_list
     real = (entry for entry in found if not entry.path.endswith("/"))
     return sorted(real, key=lambda entry: entry.path)

@@ -102,7 +102,7 @@ def build(
 
 def _facts(_, inspections, digests, folder, output, config) -> Facts:
     strays = look_for_frames(config.data, folder).problems
-    facts = gather_facts(inspections, digests, strays, config)
+    facts = gather_facts(inspections, digests, strays, config, folder=folder)
     if not facts.problems:
         progress.expect(output, TILES, tiles_expected(inspections, config))
     return facts

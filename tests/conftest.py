@@ -153,6 +153,19 @@ def metrics():
 
 
 @pytest.fixture(scope="session")
+def series(metrics):
+    """What must be the same of two runs: all but the speed."""
+
+    def of(folder):
+        lines = metrics(folder)
+        for line in lines:
+            del line["images_per_s"]
+        return lines
+
+    return of
+
+
+@pytest.fixture(scope="session")
 def digests():
     """The sha256 of every file of a data set, the times in its info apart."""
 

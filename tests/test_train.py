@@ -30,19 +30,6 @@ def run(config, data, folder, **options):
     train(config, data, str(folder), ONE, Options(**options))
 
 
-@pytest.fixture(scope="session")
-def series(metrics):
-    """What must be the same of two runs: all but the speed."""
-
-    def of(folder):
-        lines = metrics(folder)
-        for line in lines:
-            del line["images_per_s"]
-        return lines
-
-    return of
-
-
 def weights_of(folder, step):
     inside = folder / workdir.CHECKPOINTS / checkpoints.name_of(step)
     reader = tf.train.load_checkpoint(str(inside / checkpoints.STATE))
