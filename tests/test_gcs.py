@@ -175,6 +175,7 @@ def test_a_stack_is_fetched_once_for_all_its_pages(here, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # s; a dozen starts of TensorFlow
 def test_from_images_to_predictions(front, tmp_path, series, digests):
     """With faults on the way; the same data and losses as on a disk."""
     if why := google_hosts.missing():
