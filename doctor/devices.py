@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from doctor.finding import Finding
 from doctor.packages import AGAIN
 
-# The oldest Linux driver of each CUDA, by NVIDIA's table of minor version compatibility.
+# The oldest Linux driver of each CUDA, by NVIDIA's table of minor versions.
 DRIVERS = {11: (450, 80), 12: (525, 60), 13: (580, 65)}
 QUERY = "name,driver_version,compute_cap,memory.total"
 PROBE_S = 180
@@ -156,8 +156,9 @@ def _nvidia_packages() -> dict[str, tuple[str, str]]:
             except importlib.metadata.PackageNotFoundError:
                 pass
             fits = there and one.specifier.contains(there)
-            found[one.name] = (there if fits else there and f"{there}!"), str(
-                one.specifier
+            found[one.name] = (
+                (there if fits else there and f"{there}!"),
+                str(one.specifier),
             )
     return found
 

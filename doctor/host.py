@@ -76,7 +76,9 @@ def disk(what: str, folder: str, free: float) -> Finding:
 
 def open_files(soft: int, hard: int) -> Finding:
     """Whether a process may open as many files as it will."""
-    names = ["no limit" if n == resource.RLIM_INFINITY else str(n) for n in (soft, hard)]
+    names = [
+        "no limit" if n == resource.RLIM_INFINITY else str(n) for n in (soft, hard)
+    ]
     says = f"{names[0]}, can be raised to {names[1]}"
     if soft == resource.RLIM_INFINITY or soft >= OPEN_FILES:
         return Finding("open files", says)

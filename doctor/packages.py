@@ -1,4 +1,4 @@
-"""What is installed: versions that fit, the checksum in C, what workers far away get."""
+"""What is installed: versions, the checksum in C, what workers far away get."""
 
 import importlib
 import importlib.metadata
@@ -64,7 +64,9 @@ def locked() -> Finding:
     """Whether the versions are those of the lock, that the tests ran with."""
     what, stamp = "lock", pathlib.Path(sys.prefix) / ".complete"
     if not stamp.exists():
-        return Finding(what, f"{sys.prefix} was not made by launch.sh: versions unknown")
+        return Finding(
+            what, f"{sys.prefix} was not made by launch.sh: versions unknown"
+        )
     path = ROOT / "requirements" / f"{stamp.read_text().split()[0]}.lock"
     wrong = []
     for name, version in _pins(path.read_text()).items():
@@ -82,7 +84,9 @@ def locked() -> Finding:
 def _pins(text: str) -> dict[str, set[str]]:
     """Versions by name; several where Pythons or platforms differ."""
     pins: dict[str, set[str]] = {}
-    for name, version in re.findall(r"^([\w.-]+)(?:\[[^]]*\])?==([^\s;\\]+)", text, re.M):
+    for name, version in re.findall(
+        r"^([\w.-]+)(?:\[[^]]*\])?==([^\s;\\]+)", text, re.M
+    ):
         pins.setdefault(name, set()).add(version)
     return pins
 
@@ -100,7 +104,7 @@ def checksum() -> Finding:
 
 
 def staging() -> Finding:
-    """Whether the package that Beam sends to its workers can be built, as it does it."""
+    """Whether the package that Beam sends to its workers can be built."""
     what, cure = "Beam's staging build", "pip install --upgrade setuptools build"
     if not (ROOT / "setup.py").exists():
         return Finding(
@@ -123,5 +127,7 @@ def staging() -> Finding:
         with tarfile.open(made[0]) as archive:
             names = {name.partition("/")[2] for name in archive.getnames()}
         if "preprocess/main.py" not in names:
-            return Finding(what, "preprocess/ is not in it", "git status; git checkout .")
+            return Finding(
+                what, "preprocess/ is not in it", "git status; git checkout ."
+            )
         return Finding(what, f"{made[0].name}, {made[0].stat().st_size / 1e3:.0f} kB")

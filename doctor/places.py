@@ -51,7 +51,9 @@ def writable(folder: str) -> Finding:
     if not files.is_remote(folder):
         if os.access(nearest(folder), os.W_OK | os.X_OK):
             return Finding(what, "can be written")
-        return Finding(what, f"{nearest(folder)} may not be written", "another --output")
+        return Finding(
+            what, f"{nearest(folder)} may not be written", "another --output"
+        )
     path = files.join(folder, f"{files.TEMPORARY}doctor-{uuid.uuid4().hex[:8]}")
     try:
         files.write_bytes(path, b"doctor")
@@ -70,4 +72,7 @@ def _told(error: Exception, folder: str) -> tuple[str, str]:
     """Splits a store's one line into what is wrong and what to do."""
     line = str(error).splitlines()[0]
     says, _, cure = line.rpartition(": ")[2].partition("; ")
-    return says or line, cure or f"see docs/storage.md for {folder.partition(':')[0]}://"
+    return (
+        says or line,
+        cure or f"see docs/storage.md for {folder.partition(':')[0]}://",
+    )
