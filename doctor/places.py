@@ -1,6 +1,7 @@
 """The given folders and buckets: are they there, may one read, may one write?"""
 
 import os
+import tempfile
 import uuid
 from collections.abc import Iterator
 
@@ -35,7 +36,7 @@ def readable(folder: str) -> Finding:
         return Finding(what, "no such folder", "mend the path")
     if not os.access(folder, os.R_OK | os.X_OK):
         return Finding(what, "may not be read", f"chmod u+rx {folder}")
-    return _filled(what, any(os.scandir(folder)), "can be read")
+    return _filled(what, bool(os.listdir(folder)), "can be read")
 
 
 def _filled(what: str, filled: bool, says: str) -> Finding:
@@ -49,11 +50,12 @@ def writable(folder: str) -> Finding:
 
     what = f"output {folder}"
     if not files.is_remote(folder):
-        if os.access(nearest(folder), os.W_OK | os.X_OK):
-            return Finding(what, "can be written")
-        return Finding(
-            what, f"{nearest(folder)} may not be written", "another --output"
-        )
+        try:
+            with tempfile.TemporaryFile(dir=nearest(folder)):
+                return Finding(what, "can be written")
+        except OSError as error:
+            says = f"{nearest(folder)}: {error.strerror}"
+            return Finding(what, says, "chmod u+rwx it, or another --output")
     path = files.join(folder, f"{files.TEMPORARY}doctor-{uuid.uuid4().hex[:8]}")
     try:
         files.write_bytes(path, b"doctor")

@@ -30,7 +30,7 @@ def test_a_sound_machine_is_fine(cells, tmp_path, capsys):
 
 def test_nothing_installed_is_one_line_and_a_cure():
     """A Python without any package, as before ./launch.sh setup."""
-    command = [sys.executable, "-S", "-m", "doctor.main"]
+    command = [sys._base_executable, "-S", "-m", "doctor.main"]
     environment = {**os.environ, "PYTHONPATH": "", "PATH": "/usr/bin:/bin"}
     ended = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60
