@@ -136,9 +136,11 @@ def _is_complete(
         info = read_info(output)
         if changed := differences(info["config"], data_config(config), "config"):
             raise UserError([f"{output}: {line}; {afresh}" for line in changed])
-        if changed := _changed_sources(output, info, frames, folder):
+        damaged = damaged_files(output, info)
+        readable = not {part["name"] for part in info["source_parts"]} & set(damaged)
+        if readable and (changed := _changed_sources(output, info, frames, folder)):
             raise UserError([f"{line}; {afresh}" for line in changed])
-        if damaged := damaged_files(output, info):
+        if damaged:
             print(f"missing or damaged, made again: {', '.join(damaged)}")
             # Noted first, so that a kill in between leaves no folder without a guard.
             files.write_bytes(files.join(output, JOB_NAME), as_json(info["config"]))
