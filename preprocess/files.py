@@ -132,6 +132,8 @@ def read_blocks(path: str, size: int = 1 << 22) -> Iterator[bytes]:
     with open_read(path) as file:
         while block := file.read(size):
             yield block
+            if len(block) < size:  # its end: a store would be asked for more
+                return
 
 
 def make_folder(path: str) -> None:

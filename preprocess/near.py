@@ -3,13 +3,23 @@
 import collections
 import tempfile
 import threading
-from typing import IO, Any
+import time
+from typing import IO, Any, NamedTuple
 
-from preprocess import files, object_store
+from preprocess import files
 
 KEPT = 4  # copies a process keeps, the last used ones: a stack can have gigabytes
+TRUSTED_S = 60.0  # so long a copy is taken for the file without asking the store
 
-_copies: collections.OrderedDict[tuple, Any] = collections.OrderedDict()
+
+class Copy(NamedTuple):
+    """A file on this machine's disk that goes when it is closed."""
+
+    file: Any
+    fetched: float
+
+
+_copies: collections.OrderedDict[str, Copy] = collections.OrderedDict()
 _locks: collections.defaultdict[str, threading.Lock] = collections.defaultdict(
     threading.Lock
 )
@@ -31,21 +41,19 @@ def open_near(path: str) -> IO[bytes]:
     with _lock:
         lock = _locks[path]
     with lock:  # one thread fetches, others that want the same wait
-        found = object_store.match(path)
-        if not found:
-            raise FileNotFoundError(f"{path}: no such object")
-        size, changed = found[0].size_in_bytes, found[0].last_updated_in_seconds
-        version = (path, size, changed)
         with _lock:
-            if version in _copies:
-                _copies.move_to_end(version)
-                return open(_copies[version].name, "rb")
+            there = _copies.get(path)
+            if there and time.monotonic() - there.fetched < TRUSTED_S:
+                _copies.move_to_end(path)
+                return open(there.file.name, "rb")
         copy = tempfile.NamedTemporaryFile(prefix="unet-near-")
         for block in files.read_blocks(path):
             copy.write(block)
         copy.flush()
         with _lock:
-            _copies[version] = copy
+            if stale := _copies.pop(path, None):
+                stale.file.close()
+            _copies[path] = Copy(copy, time.monotonic())
             while len(_copies) > KEPT:
-                _copies.popitem(last=False)[1].close()  # open ones can be read on
+                _copies.popitem(last=False)[1].file.close()  # open ones are read on
             return open(copy.name, "rb")
