@@ -4,9 +4,9 @@ Every Beam option can follow, such as --runner=DataflowRunner --region=europe-we
 Without one, Beam's local runner uses all cores.
 """
 
+import contextlib
 import json
 import os
-import re
 import sys
 import time
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import ml_collections
 from absl import flags
 
-from preprocess import cli, files, progress, runners
+from preprocess import cli, files, job_errors, progress, runners
 from preprocess.check import check_data_config
 from preprocess.errors import UserError
 from preprocess.info import data_config
@@ -87,15 +87,24 @@ def _make(job, options, folder, output, config, units) -> dict[str, int]:
       UserError: all that is wrong with the frames; nothing was made.
     """
     files.write_bytes(files.join(output, JOB_NAME), as_json(data_config(config)))
-    counters = _run_pipeline(job, options, folder, output, config, units)
-    problems_path = files.join(output, job.PROBLEMS_NAME)
-    if files.exists(problems_path):
-        problems = json.loads(files.read_bytes(problems_path))
-        files.remove([problems_path])
-        if not files.glob_in(output, files.TEMPORARY + "*.tfrecord.json"):
-            files.remove([files.join(output, JOB_NAME)])  # nothing of it lies there
-        raise UserError(problems)
+    try:
+        counters = _run_pipeline(job, options, folder, output, config, units)
+        problems_path = files.join(output, job.PROBLEMS_NAME)
+        if files.exists(problems_path):
+            problems = json.loads(files.read_bytes(problems_path))
+            files.remove([problems_path])
+            raise UserError(problems)
+    except Exception:
+        with contextlib.suppress(Exception):  # the first failure is the one to tell
+            _forget_unless_begun(output)
+        raise
     return counters
+
+
+def _forget_unless_begun(output: str) -> None:
+    """Takes the note of a job back where nothing lies that belongs to it."""
+    if not files.glob_in(output, files.TEMPORARY + "*.tfrecord.json"):
+        files.remove([files.join(output, JOB_NAME)])
 
 
 def _announce(units: list[Unit], config: ml_collections.ConfigDict) -> None:
@@ -178,11 +187,13 @@ def _run_pipeline(job, options, folder, output, config, units) -> dict[str, int]
     """Runs the job to its end, with bars; returns Beam's counters.
 
     Raises:
-      UserError: a worker met a user's mistake after all checks.
+      UserError: a worker met a user's mistake after all checks, or the runner can't.
     """
     import apache_beam as beam
 
     runners.quieten()
+    given = options.get_all_options()  # some runners forget their own name
+    engine = given["runner"]
     try:
         pipeline = beam.Pipeline(options=options)
         job.build(pipeline, folder, output, config, parts=runners.parts_of(options))
@@ -190,16 +201,12 @@ def _run_pipeline(job, options, folder, output, config, units) -> dict[str, int]
             result = pipeline.run()
             runners.wait_for(result)
     except Exception as error:
-        # A worker's exception arrives as text, with the worker's traceback around it.
-        lines = re.findall(
-            r"^.*(?:errors\.UserError: |OSError: |Error: (?=\[Errno))"
-            r"(.*?)(?: \[while|$)",
-            str(error),
-            re.M,
-        )
-        if not lines:
+        local = engine == runners.LOCAL_RUNNER
+        name = engine.rpartition(".")[2]
+        told = job_errors.explained(error, name, local=local, given=given)
+        if told is error:
             raise
-        raise UserError(lines[:1]) from error
+        raise told from error
     return runners.counters_of(result)
 
 

@@ -4,6 +4,12 @@ import importlib
 import logging
 import os
 import pathlib
+import random
+import re
+import shutil
+import socket
+import string
+import time
 
 from preprocess.errors import UserError
 
@@ -14,6 +20,12 @@ DASK_PARTITIONS = 32  # unless --dask_npartitions says how many
 DATAFLOW_RUNNER = "DataflowRunner"
 PORTABLE_RUNNERS = ("PortableRunner", "FlinkRunner", "SparkRunner")
 OWN_WORKERS = ("LOOPBACK", "EXTERNAL", "PROCESS")  # who start them installs them too
+OWN_MASTERS = r"\[.*\]|local(\[.*\])?"  # of Flink, Spark: in the job server itself
+PLAIN_IMAGE = r"(docker\.io/)?apache/beam_python.*"  # Beam's own, without our package
+ANSWER_S = 5  # how long somebody who should answer is waited for
+ADDRESS = r"[=/,]([^=/,]+):(\d+)/?$"  # in --flag=HOST:PORT, --flag=http://HOST:PORT
+# Beam ends a job on a job service after this time, whatever its help says: 300 s.
+JOB_SERVER_TIMEOUT_S = 30 * 24 * 3600
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 WORKER_VERSIONS = ROOT / "requirements" / "worker.txt"
 
@@ -54,14 +66,16 @@ def parse_options(beam_args: list[str]):
             direct.direct_num_workers = os.cpu_count() or 1
     if standard.runner == "DaskRunner":
         standard.runner = DASK_RUNNER
-    if standard.runner == DASK_RUNNER:
-        _spread_over_dask(options)
     try:
         create_runner(standard.runner)
     except (ValueError, ImportError, AttributeError) as error:
         raise UserError(f"--runner={standard.runner}: {error}") from error
+    if standard.runner == DASK_RUNNER:
+        _spread_over_dask(options)
     if standard.runner == DATAFLOW_RUNNER:
         _check_dataflow(options)
+    if standard.runner in PORTABLE_RUNNERS:
+        _check_portable(options)
     if _makes_workers(options):
         _stage_package(options)
     FileSystems.set_options(options)  # this process reads and writes there too
@@ -85,10 +99,19 @@ def _load_dask() -> None:
 
 
 def _spread_over_dask(options) -> None:
-    """Cuts the work into partitions; by default Beam makes one for one worker."""
+    """Cuts the work into partitions; by default Beam makes one for one worker.
+
+    Raises:
+      UserError: there is no such scheduler.
+    """
     from apache_beam.runners.dask.dask_runner import DaskOptions
 
     dask = options.view_as(DaskOptions)
+    if dask.address:
+        _reach(
+            f"--dask_client_address={dask.address}",
+            "start a scheduler (`dask scheduler`) and workers",
+        )
     if not dask.npartitions and not dask.partition_size:
         dask.npartitions = DASK_PARTITIONS
 
@@ -103,19 +126,103 @@ def parts_of(options) -> int:
 
 def _check_dataflow(options) -> None:
     """All that a job on Dataflow lacks, at once; Beam would tell of it one by one."""
+    from apache_beam.options.pipeline_options import GoogleCloudOptions
+
     given = options.get_all_options()
     wanted = {
         "project": "the Google Cloud project that pays",
         "region": "such as europe-west4, where the buckets are",
         "temp_location": "gs://BUCKET/tmp, for what is staged",
     }
-    lacking = [
+    problems = [
         f"--runner={DATAFLOW_RUNNER} wants --{name}: {what}"
         for name, what in wanted.items()
         if not given[name]
     ]
-    if lacking:
-        raise UserError(lacking)
+    # For want of a bucket Beam would make one of its own.
+    problems += [
+        f"--{name}={given[name]}: must be gs://BUCKET/FOLDER"
+        for name in ("temp_location", "staging_location")
+        if given[name] and not re.match("gs://[^/]+/", given[name])
+    ]
+    problems += [
+        f"--{name}: starts no job, so it makes no data; leave it out"
+        for name in ("template_location", "dry_run")
+        if given[name]
+    ]
+    if problems:
+        raise UserError(problems)
+    cloud = options.view_as(GoogleCloudOptions)
+    if not cloud.job_name:  # else Beam's, which says nothing of what it is
+        cloud.job_name = f"unet-preprocess-{time.strftime('%m%d-%H%M%S')}-{_letters()}"
+
+
+def _letters() -> str:
+    """Some that no other job begun in this second has."""
+    return "".join(random.choices(string.ascii_lowercase, k=4))
+
+
+def _check_portable(options) -> None:
+    """Whether there is what a job service needs; Beam would tell by tracebacks.
+
+    Raises:
+      UserError: naming what isn't there and what to do.
+    """
+    from apache_beam.options import pipeline_options as beam_options
+
+    portable = options.view_as(beam_options.PortableOptions)
+    runner = options.view_as(beam_options.StandardOptions).runner
+    portable.job_server_timeout = JOB_SERVER_TIMEOUT_S
+    if portable.job_endpoint == "embed":
+        return
+    if portable.job_endpoint and re.search(ADDRESS, f"={portable.job_endpoint}"):
+        _reach(f"--job_endpoint={portable.job_endpoint}", "start the job service")
+        return
+    if portable.job_endpoint or runner == "PortableRunner":
+        raise UserError(f"--runner={runner} wants --job_endpoint=HOST:PORT")
+    _check_own_job_server(options, runner.removesuffix("Runner").lower())
+
+
+def _check_own_job_server(options, engine: str) -> None:
+    """What a job server started from here needs: Java, its file, its cluster."""
+    from apache_beam.options.pipeline_options import PortableOptions
+
+    given = options.get_all_options()
+    name = {"flink": "flink_master", "spark": "spark_master_url"}[engine]
+    jar, java = given[f"{engine}_job_server_jar"], given["job_server_java_launcher"]
+    if jar and "://" not in jar and not os.path.exists(jar):
+        raise UserError(f"--{engine}_job_server_jar={jar}: no such file")
+    if not given[f"{engine}_submit_uber_jar"] and not shutil.which(java):
+        raise UserError(
+            f"no {java} here, and Beam's job server for {engine.title()} is run by it; "
+            "install Java (--job_server_java_launcher=PATH), or give --job_endpoint of "
+            "a job server that runs"
+        )
+    if not re.fullmatch(OWN_MASTERS, given[name]):
+        _reach(f"--{name}={given[name]}", f"start {engine.title()}, or mend the name")
+    elif not given["environment_type"]:  # as Beam would decide later
+        options.view_as(PortableOptions).environment_type = "LOOPBACK"
+
+
+def _reach(flag: str, advice: str) -> None:
+    """Sees that somebody answers at the address that a flag gives, if it gives one.
+
+    Raises:
+      UserError: nobody does, for some seconds.
+    """
+    address = re.search(ADDRESS, flag)
+    if not address:
+        return  # such as yarn
+    host, port = address[1].strip("[]"), int(address[2])
+    deadline = time.monotonic() + ANSWER_S
+    while True:
+        try:
+            socket.create_connection((host, port), timeout=ANSWER_S).close()
+            return
+        except (OSError, OverflowError) as error:
+            if time.monotonic() > deadline or not isinstance(error, ConnectionError):
+                raise UserError(f"{flag}: nobody answers there; {advice}") from error
+        time.sleep(0.5)
 
 
 def check_places(options, *paths: str) -> None:
@@ -124,14 +231,13 @@ def check_places(options, *paths: str) -> None:
     Raises:
       UserError: naming each of them.
     """
-    if options.get_all_options()["runner"] != DATAFLOW_RUNNER:
+    if not _makes_workers(options):
         return
+    on_dataflow = options.get_all_options()["runner"] == DATAFLOW_RUNNER
+    whose = "Dataflow's workers" if on_dataflow else "workers in containers"
     if local := [path for path in paths if "://" not in path]:
         raise UserError(
-            [
-                f"{path}: Dataflow's workers can't reach it; give gs://..."
-                for path in local
-            ]
+            [f"{path}: {whose} can't reach it; give gs://..." for path in local]
         )
 
 
@@ -153,13 +259,16 @@ def _stage_package(options) -> None:
     from apache_beam.options import pipeline_options as beam_options
 
     setup = options.view_as(beam_options.SetupOptions)
-    if options.view_as(beam_options.WorkerOptions).sdk_container_image:
-        return  # it is in there
     if setup.setup_file:
         # Beam goes to the file's folder to build, and "setup.py" has none.
         setup.setup_file = os.path.abspath(setup.setup_file)
-        return
-    if not (ROOT / "setup.py").exists():
+        if not os.path.isfile(setup.setup_file):
+            raise UserError(f"--setup_file={setup.setup_file}: no such file")
+        if setup.setup_file != str(ROOT / "setup.py"):
+            return  # somebody else's package, and versions
+    elif _has_own_image(options):
+        return  # it is in there
+    elif not (ROOT / "setup.py").exists():
         raise UserError(
             "the workers need this package: run from a checkout of it, or give "
             "--setup_file=PATH/setup.py or --sdk_container_image=IMAGE"
@@ -170,12 +279,45 @@ def _stage_package(options) -> None:
         setup.requirements_cache = "skip"  # workers fetch them, nothing is uploaded
 
 
+def _has_own_image(options) -> bool:
+    """Whether workers are started from an image other than Beam's plain one."""
+    from apache_beam.options import pipeline_options as beam_options
+
+    portable = options.view_as(beam_options.PortableOptions)
+    image = (
+        options.view_as(beam_options.WorkerOptions).sdk_container_image
+        or portable.environment_config
+        or portable.lookup_environment_option("docker_container_image")
+    )
+    return bool(image) and not re.fullmatch(PLAIN_IMAGE, image)
+
+
 def quieten() -> None:
     """Beam's loggers say too much, but for what a job far away says of itself."""
-    for name in (None, "distributed"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    logging.basicConfig(format="%(message)s")
-    logging.getLogger("apache_beam.runners.dataflow").setLevel(logging.INFO)
+    logging.basicConfig()
+    root = logging.getLogger()
+    root.addFilter(_is_no_traceback)
+    for handler in root.handlers:
+        if type(handler) is logging.StreamHandler:
+            handler.setFormatter(logging.Formatter("%(message)s"))
+    levels = {
+        None: logging.WARNING,
+        "distributed": logging.WARNING,
+        "apache_beam.runners.dataflow": logging.INFO,
+        "apache_beam.runners.dataflow.internal": logging.CRITICAL,
+        "apache_beam.runners.common": logging.CRITICAL,  # all of it is raised too
+        "apache_beam.runners.worker": logging.CRITICAL,
+        "apache_beam.utils.subprocess_server": logging.CRITICAL,
+        "FlinkJarJobServer": logging.INFO,  # what Java says
+        "SparkJarJobServer": logging.INFO,
+    }
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
+
+
+def _is_no_traceback(record: logging.LogRecord) -> bool:
+    """Beam logs a failure on a job service, and raises it too."""
+    return record.module != "portable_runner" or record.levelno < logging.ERROR
 
 
 def wait_for(result) -> None:
@@ -184,15 +326,30 @@ def wait_for(result) -> None:
     Raises:
       KeyboardInterrupt: on Ctrl-C, having said what then goes on.
     """
+    job, client = getattr(result, "_job", None), getattr(result, "client", None)
+    if job:
+        print(f"job {job.id}: {_console(job)}", flush=True)
+    if client and not client.nthreads():
+        address = client.scheduler.address
+        print(f"no worker yet; start some: dask worker {address}", flush=True)
     try:
         result.wait_until_finish()
     except KeyboardInterrupt:
-        if job := getattr(result, "_job", None):
+        if job:
             print(
                 f"\nDataflow goes on with job {job.id}; to end it: "
-                f"gcloud dataflow jobs cancel {job.id} --region={job.location}"
+                f"gcloud dataflow jobs cancel {job.id} --project={job.project_id} "
+                f"--region={job.location}"
             )
+        elif there := getattr(result, "_job_id", None):
+            print(f"\nthe job service may go on with {there}")
         raise
+
+
+def _console(job) -> str:
+    """Where a browser shows a job on Dataflow."""
+    page = "https://console.cloud.google.com/dataflow/jobs"
+    return f"{page}/{job.location}/{job.id}?project={job.project_id}"
 
 
 def counters_of(result) -> dict[str, int]:
