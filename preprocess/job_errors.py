@@ -65,7 +65,7 @@ def explained(error: Exception, engine: str, *, local: bool, given: dict) -> Exc
             )
     if own := WORKERS_OWN.findall(text):
         return UserError(own[:1])
-    if local:
+    if local or isinstance(error, OSError):  # which every command tells in one line
         return error
     return UserError(f"--runner={engine}: {_telling_line(error)}{_kept(error)}")
 

@@ -293,7 +293,11 @@ def _has_own_image(options) -> bool:
 
 
 def quieten() -> None:
-    """Beam's loggers say too much, but for what a job far away says of itself."""
+    """Beam says too much, but for what a job far away says of itself."""
+    from apache_beam.runners.worker import sdk_worker
+
+    # A worker in this process prints what it also logs and returns.
+    vars(sdk_worker)["print"] = lambda *_, **__: None
     logging.basicConfig()
     root = logging.getLogger()
     root.addFilter(_is_no_traceback)
