@@ -197,6 +197,27 @@ def check_docker(guide, cells, login) -> None:
         assert front.names("data") == []
 
 
+@pytest.mark.slow
+def test_a_job_server_that_does_not_start(cells, tmp_path):
+    """Its jar can't be fetched; its Java fails."""
+    where = f"--input={cells} --output={tmp_path / 'data'}"
+    job = f"./launch.sh preprocess {shlex.join(ARGUMENTS)} {where}"
+    java = tmp_path / "java"
+    java.write_text("#!/bin/sh\necho this is no Java\nexit 1\n")
+    java.chmod(0o755)
+    job += f" --job_server_java_launcher={java} --runner"
+    address = f"http://127.0.0.1:{free_port()}/flink.jar"
+    line = told(run(f"{job}=FlinkRunner --flink_job_server_jar={address}"))
+    assert f"Beam's job server can't be fetched ({address}); fetch it else" in line
+    jar = tmp_path / "spark.jar"
+    jar.touch()
+    done = run(f"{job}=SparkRunner --spark_job_server_jar={jar}")
+    assert done.returncode == 2 and "this is no Java" in done.stderr
+    ended = "--runner=SparkRunner: Beam's job server ended at its start"
+    assert ended in done.stderr.splitlines()[-1]
+    assert not (tmp_path / "data").exists()
+
+
 # --- What is looked at before a job is sent ------------------------------------------
 
 
