@@ -58,6 +58,8 @@ def explained(error: Exception, engine: str, *, local: bool, given: dict) -> Exc
     if isinstance(error, UserError):
         return error
     text = str(error)
+    if text.startswith("Pipeline has validations errors"):
+        return UserError([f"--runner={engine}: {t}" for t in text.splitlines()[1:]])
     for pattern, line in () if local else KNOWN:
         if found := re.search(pattern, text):
             return UserError(

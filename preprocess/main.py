@@ -14,7 +14,7 @@ from typing import Any
 import ml_collections
 from absl import flags
 
-from preprocess import cli, files, job_errors, progress, runners
+from preprocess import cli, files, job_errors, preflight, progress, runners
 from preprocess.check import check_data_config
 from preprocess.errors import UserError
 from preprocess.info import data_config
@@ -60,7 +60,7 @@ def preprocess(values: flags.FlagValues, beam_args: list[str]) -> None:
     check_data_config(config)
     folder, output = values.input, values.output
     options = runners.parse_options(beam_args)
-    runners.check_places(options, folder, output)
+    preflight.check_places(options, folder, output)
     if not files.is_remote(folder):
         folder = os.path.abspath(folder)
 

@@ -10,7 +10,7 @@ import threading
 import pytest
 from apache_beam.portability.api import beam_runner_api_pb2
 
-from preprocess import files, main, runners
+from preprocess import files, main, preflight, runners
 from preprocess.cli import main as run_command
 from preprocess.errors import UserError
 from tests.cloud import dataflow, gcs
@@ -259,11 +259,31 @@ def test_all_that_lacks_is_listed():
         runners.parse_options([*ON_DATAFLOW[:-1], "--temp_location=b/tmp"])
 
 
+@pytest.mark.parametrize("name", ["dataflow", "Dataflow", "dataflowrunner"])
+def test_beams_short_names(name):
+    options = runners.parse_options([f"--runner={name}", *ON_DATAFLOW[1:]])
+    given = options.get_all_options()
+    assert given["runner"] == "DataflowRunner" and given["setup_file"]
+
+
+def test_what_beam_refuses_is_a_line_each(front, environment, monkeypatch, capsys):
+    for name in ("GOOGLE_APPLICATION_CREDENTIALS", "STORAGE_EMULATOR_HOST"):
+        monkeypatch.setenv(name, environment[name])
+    wrong = ("--project=1234", "--num_workers=9", "--max_num_workers=7")
+    given = [*CONFIG, *PLACES, *ON_DATAFLOW, *wrong]
+    assert run_command(main.COMMAND, given) == 2
+    start = "preprocess: --runner=DataflowRunner: "
+    first, second = capsys.readouterr().err.splitlines()[-2:]
+    assert first.startswith(f"{start}Invalid Project ID (1234). Please make sure")
+    assert second == f"{start}num_workers (9) cannot exceed max_num_workers (7)"
+    assert front.names("data/") == []
+
+
 def test_local_folders_are_refused_by_name():
     options = runners.parse_options([*ON_DATAFLOW])
-    runners.check_places(options, "gs://b/in", "gs://b/out")
+    preflight.check_places(options, "gs://b/in", "gs://b/out")
     with pytest.raises(UserError) as caught:
-        runners.check_places(options, "in", "gs://b/out", "/out")
+        preflight.check_places(options, "in", "gs://b/out", "/out")
     told = "Dataflow's workers can't reach it; give gs://..."
     assert caught.value.problems == [f"in: {told}", f"/out: {told}"]
 
@@ -280,12 +300,13 @@ def test_what_is_staged(monkeypatch, tmp_path):
     assert staged("--setup_file=setup.py") == staged("--setup_file=./setup.py") == own
     assert staged("--requirements_file=other.txt") == (own[0], "other.txt")
     assert staged("--sdk_container_image=eu.gcr.io/p/unet:1") == (None, None)
-    assert staged("--sdk_container_image=apache/beam_python3.11_sdk:2.77.0") == own
+    for plain in ("apache/beam_python3.11_sdk:2.77.0", "gcr.io/d/beam_python3.11_sdk"):
+        assert staged(f"--sdk_container_image={plain}") == own
     other = tmp_path / "setup.py"
     other.touch()
     assert staged(f"--setup_file={other}") == (str(other), None)
     with pytest.raises(UserError, match="--setup_file=/nowhere/setup.py: no such file"):
         staged("--setup_file=/nowhere/setup.py")
-    monkeypatch.setattr(runners, "ROOT", tmp_path / "installed")
+    monkeypatch.setattr(preflight, "ROOT", tmp_path / "installed")
     with pytest.raises(UserError, match="run from a checkout of it, or give --setup_f"):
         staged()

@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-from preprocess import main, runners, shards
+from preprocess import main, preflight, runners, shards
 from preprocess.cli import main as run_command
 from preprocess.errors import UserError
 from tests.cloud import dataflow, gcs
@@ -77,15 +77,15 @@ class Guide:
         for old, new in replaced.items():
             lines = [line.replace(old, new) for line in lines]
         self.jobs = [line for line in lines if line.startswith("./launch.sh")]
-        self.servers = [line for line in lines if line not in self.jobs]
+        self.servers = [line for line in lines if line and line not in self.jobs]
 
     @contextlib.contextmanager
     def serving(self, *ports: str):
-        """All its servers, once those at these ports of the guide answer."""
+        """Its first servers, once they answer at these ports of the guide."""
         with contextlib.ExitStack() as stack:
-            started = [stack.enter_context(server(line)) for line in self.servers]
-            for port in ports:
-                until(started[0], lambda port=port: answers(self.ports[port]))
+            for port, line in zip(ports, self.servers, strict=False):
+                started = stack.enter_context(server(line))
+                until(started, lambda port=port: answers(self.ports[port]))
             yield
 
 
@@ -146,11 +146,24 @@ def told(done) -> str:
 @pytest.mark.slow
 def test_dask_scheduler_and_two_workers(cells, in_memory, digests, tmp_path):
     guide = Guide("Dask", cells, tmp_path / "data")
-    assert len(guide.servers) == 3
-    with guide.serving("8786"):
-        [job] = guide.jobs
-        done = run(job)
-        assert done.returncode == 0, done.stderr
+    [job] = guide.jobs
+    _, *workers = guide.servers
+    assert len(workers) == 2
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(guide.serving("8786"))
+        early = subprocess.Popen(
+            shlex.split(job), cwd=ROOT, stdout=subprocess.PIPE, text=True
+        )
+        stack.callback(early.communicate)
+        stack.callback(early.kill)
+        early.stdout.readline()  # what will be made
+        address = f"tcp://127.0.0.1:{guide.ports['8786']}"
+        line = early.stdout.readline()  # else it would wait in silence
+        assert line == f"no worker yet; start some: dask worker {address}\n"
+        for line in workers:
+            stack.enter_context(server(line))
+        early.wait(120)
+        assert early.returncode == 0
         assert digests(tmp_path / "data") == in_memory
         (tmp_path / "bad/train-00000-of-00006.tfrecord").mkdir(parents=True)
         line = told(run(job.replace("/data ", "/bad ")))
@@ -228,7 +241,7 @@ def refused(*given: str) -> list[str]:
 
 
 def test_who_does_not_answer_is_named(monkeypatch):
-    monkeypatch.setattr(runners, "ANSWER_S", 0)
+    monkeypatch.setattr(preflight, "ANSWER_S", 0)
     nobody = f"127.0.0.1:{free_port()}"
     for flag, more in (
         ("--job_endpoint=", ("--runner=PortableRunner",)),
@@ -268,7 +281,7 @@ def test_what_workers_of_a_job_service_are_given():
 
     def staged(*more: str) -> bool:
         given = runners.parse_options(["--runner=FlinkRunner", java(), *more])
-        runners.check_places(given, "gs://b/in")
+        preflight.check_places(given, "gs://b/in")
         return given.get_all_options()["setup_file"] is not None
 
     assert not staged()  # Flink within its job server: LOOPBACK
@@ -280,7 +293,7 @@ def test_what_workers_of_a_job_service_are_given():
     assert not staged(docker, "--environment_option=docker_container_image=me/unet:1")
     options = runners.parse_options(["--runner=FlinkRunner", java(), docker])
     with pytest.raises(UserError, match="^in: workers in containers can't reach it"):
-        runners.check_places(options, "in", "gs://b/out")
+        preflight.check_places(options, "in", "gs://b/out")
 
 
 def killed_while_writing(command: list[str], output: pathlib.Path) -> None:
