@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-from preprocess import main, preflight, runners, shards
+from preprocess import cli, main, preflight, runners, shards
 from preprocess.cli import main as run_command
 from preprocess.errors import UserError
 from tests.cloud import dataflow, gcs
@@ -229,6 +229,20 @@ def test_a_job_server_that_does_not_start(cells, tmp_path):
     ended = "--runner=SparkRunner: Beam's job server ended at its start"
     assert ended in done.stderr.splitlines()[-1]
     assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("section", ["Local", "Dataflow", "Flink", "Spark"])
+def test_options_of_the_other_commands_exist(section, cells, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as cluster:
+        address = f"127.0.0.1:{cluster.getsockname()[1]}"
+        jobs = Guide(section, cells, tmp_path / "data").jobs
+        assert jobs
+        for job in jobs:
+            whole = job.replace("./launch.sh preprocess ...", jobs[0])
+            _, _, *given = shlex.split(re.sub(r"HOST:\d+", address, whole))
+            values, rest = cli.parse(main.COMMAND, given)
+            options = runners.parse_options([*rest, java()])
+            preflight.check_places(options, values.input, values.output)
 
 
 # --- What is looked at before a job is sent ------------------------------------------
