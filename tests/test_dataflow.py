@@ -202,6 +202,7 @@ def test_a_failed_job_has_one_line(front, environment):
     os.remove(path)
 
 
+@pytest.mark.slow
 def test_a_refused_job_has_one_line(front, environment):
     with dataflow.service(lambda job: {}) as service:
         service.refusal = 403, "Dataflow API has not been used in project my-project"
