@@ -16,6 +16,8 @@ usage: ./launch.sh COMMAND [--flag=value ...]        (COMMAND --help lists its f
               ./launch.sh test
   setup       the environment alone, in .venv
               PYTHON=python3.12 ./launch.sh setup
+  doctor      looks at this machine, its packages, GPUs, folders and buckets; names the cures
+              ./launch.sh doctor --input=gs://BUCKET/raw --output=gs://BUCKET/data
   draw        microscopy-like images with exact truth
               ./launch.sh draw --kind=cells --output=runs/raw
   preprocess  images and labels to TFRecord shards; every Beam option can follow
@@ -171,6 +173,14 @@ demo() {
   cat $out/scores.txt
 }
 
+# With what is there: a doctor that first installed all would be no help to the sick.
+doctor() {
+  local with=$python
+  [[ -x "$with" ]] || with=$(find_python) || exit 1
+  cd "$root"
+  exec "$with" -m doctor.main "$@"
+}
+
 benchmark() {
   local what=""
   if [[ ${1:-} == --what=* ]]; then
@@ -209,6 +219,7 @@ case "$command" in
   lock) lock ;;
   demo) setup; demo ;;
   test) setup; run_tests "$@" ;;
+  doctor) doctor "$@" ;;
   draw) setup; exec "$python" -m preprocess.synthetic "$@" ;;
   verify) setup; exec "$python" -m preprocess.verify "$@" ;;
   preview) setup; exec "$python" -m preprocess.preview "$@" ;;

@@ -8,6 +8,7 @@ the same files; their bytes are compared. Rounds take turns, the median counts.
 
 import argparse
 import collections
+import functools
 import hashlib
 import os
 import pathlib
@@ -21,7 +22,9 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
 from configs import dic_hela
 from preprocess import pipeline as job
-from preprocess.info import gather_facts, inspect
+from preprocess import plan
+from preprocess.facts import Source, Sums, conclude, inspect
+from preprocess.info import source_info
 from preprocess.runners import LOCAL_RUNNER
 from preprocess.shards import INFO_NAME, sha256_of
 from preprocess.splits import SPLITS
@@ -33,12 +36,17 @@ def plain_loop(folder: str, output: str, config) -> None:
     """The job without Beam."""
     writer = job.WriteShard(config, output)
     writer.setup()
-    units = job.plan_dataset(folder, config)
-    frames = [unit.frame for unit in units if unit.augmentation == 0]
-    inspections = [inspect(frame, config) for frame in frames]
-    paths = sorted({page.path for frame in frames for page in frame.pages})
-    digests = [(path, sha256_of(path)) for path in paths]
-    facts = gather_facts(inspections, digests, [], config, folder=folder)
+    planned = plan.plan_dataset(folder, config)
+    digest = functools.cache(sha256_of)
+    sources = [
+        Source(inspect(frame, config), tuple(digest(page.path) for page in frame.pages))
+        for frame in planned.frames
+    ]
+    sums = Sums()
+    for source in sources:
+        sums.add(source, config, folder)
+    facts = conclude(sums, [], planned.strays, config)
+    units = [u for p in plan.plan_all(planned.frames, config) for u in p.units()]
     by_shard = collections.defaultdict(list)
     for unit in units:
         by_shard[SPLITS.index(unit.frame.split), unit.shard].append(unit)
@@ -46,12 +54,11 @@ def plain_loop(folder: str, output: str, config) -> None:
     job.write_info(
         None,
         made,
-        inspections,
-        digests,
+        [source_info(source, folder) for source in sources],
+        [],
+        [],
         facts,
-        folder=folder,
-        output=output,
-        config=config,
+        job.prepare(folder, output, config, planned),
     )
 
 
@@ -68,7 +75,8 @@ def beam_job(folder: str, output: str, config, mode: str, workers: int) -> None:
         ]
     )
     pipeline = beam.Pipeline(options=options)
-    job.build(pipeline, folder, output, config)
+    planned = plan.plan_dataset(folder, config)
+    job.build(pipeline, job.prepare(folder, output, config, planned))
     pipeline.run().wait_until_finish()
 
 

@@ -32,7 +32,6 @@ from configs import dic_hela, phc_u373
 from preprocess import (
     augment,
     memory,
-    pipeline,
     plan,
     records,
     render,
@@ -47,7 +46,9 @@ SETS = {"DIC-C2DH-HeLa": dic_hela, "PhC-C2DH-U373": phc_u373}
 
 def units_of(folder: str, config, number: int) -> list[plan.Unit]:
     """The first augmented training units, as they stand in their shards."""
-    units = [u for u in pipeline.plan_dataset(folder, config) if u.augmentation]
+    frames = plan.plan_dataset(folder, config).frames
+    planned = plan.plan_all(frames, config)
+    units = [u for each in planned for u in each.units() if u.augmentation]
     shard = [unit for unit in units if unit.shard == 0]
     return plan.in_order(shard, config.seed)[:number]
 

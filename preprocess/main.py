@@ -4,7 +4,9 @@ Every Beam option can follow, such as --runner=DataflowRunner --region=europe-we
 Without one, Beam's local runner uses all cores.
 """
 
+import collections
 import contextlib
+import itertools
 import json
 import os
 import sys
@@ -14,21 +16,31 @@ from typing import Any
 import ml_collections
 from absl import flags
 
-from preprocess import cli, files, job_errors, preflight, progress, runners
+from preprocess import (
+    cli,
+    files,
+    job_errors,
+    plan,
+    preflight,
+    progress,
+    runners,
+    splits,
+)
 from preprocess.check import check_data_config
 from preprocess.errors import UserError
-from preprocess.info import data_config
-from preprocess.plan import Unit
+from preprocess.facts import data_config
 from preprocess.shards import (
     INFO_NAME,
     as_json,
-    damaged_shards,
+    damaged_files,
     differences,
     read_info,
+    read_sources,
     reopen,
     sha256_of,
     shard_files,
 )
+from preprocess.sources import Frame
 
 JOB_NAME = files.TEMPORARY + "job.json"  # the config of a job that has not ended
 
@@ -64,54 +76,56 @@ def preprocess(values: flags.FlagValues, beam_args: list[str]) -> None:
     if not files.is_remote(folder):
         folder = os.path.abspath(folder)
 
-    from preprocess import pipeline as job  # Beam takes a second to import
-
-    units = job.plan_dataset(folder, config)
+    planned = plan.plan_dataset(folder, config)
     with files.exclusive(output):
         complete = _is_complete(
-            output, config, units, folder=folder, overwrite=values.overwrite
+            output, config, planned.frames, folder=folder, overwrite=values.overwrite
         )
         if not complete:
             started = time.monotonic()
-            _announce(units, config)
-            counters = _make(job, options, folder, output, config, units)
+            _announce(planned.frames, config)
+            counters = _make(options, folder, output, config, planned)
             _summarise(output, time.monotonic() - started, counters)
             return
     print(f"{files.join(output, INFO_NAME)}: complete already, nothing to do")
 
 
-def _make(job, options, folder, output, config, units) -> dict[str, int]:
+def _make(options, folder, output, config, planned: plan.Plan) -> dict[str, int]:
     """Runs the job, noting its config while it has not ended; returns its counters.
 
     Raises:
       UserError: all that is wrong with the frames; nothing was made.
     """
+    from preprocess import pipeline  # Beam takes a second to import
+
     files.write_bytes(files.join(output, JOB_NAME), as_json(data_config(config)))
     try:
-        counters = _run_pipeline(job, options, folder, output, config, units)
-        problems_path = files.join(output, job.PROBLEMS_NAME)
+        parts = runners.parts_of(options)
+        job = pipeline.prepare(folder, output, config, planned, parts)
+        planned.frames.clear()  # the workers have their own, and need the room
+        counters = _run_pipeline(job, options)
+        problems_path = files.join(output, pipeline.PROBLEMS_NAME)
         if files.exists(problems_path):
             problems = json.loads(files.read_bytes(problems_path))
             files.remove([problems_path])
             raise UserError(problems)
     except Exception:
         with contextlib.suppress(Exception):  # the first failure is the one to tell
-            _forget_unless_begun(output)
+            _clear_up(output)
         raise
     return counters
 
 
-def _forget_unless_begun(output: str) -> None:
-    """Takes the note of a job back where nothing lies that belongs to it."""
+def _clear_up(output: str) -> None:
+    """Removes a failed job's plan, and its note where no shard belongs to it."""
+    files.remove(files.glob_in(output, plan.PLAN_NAME + "*"))
     if not files.glob_in(output, files.TEMPORARY + "*.tfrecord.json"):
         files.remove([files.join(output, JOB_NAME)])
 
 
-def _announce(units: list[Unit], config: ml_collections.ConfigDict) -> None:
-    frames: dict[str, set[str]] = {}
-    for unit in units:
-        frames.setdefault(unit.frame.split, set()).add(unit.frame.key)
-    counts = ", ".join(f"{len(keys)} {split}" for split, keys in frames.items())
+def _announce(frames: list[Frame], config: ml_collections.ConfigDict) -> None:
+    numbers = collections.Counter(frame.split for frame in frames)
+    counts = ", ".join(f"{numbers[s]} {s}" for s in splits.SPLITS if numbers[s])
     print(
         f"{counts} frames; {config.data.augmentations} augmentations of each training "
         f"frame; tiles of {config.data.tile_size} px",
@@ -122,7 +136,7 @@ def _announce(units: list[Unit], config: ml_collections.ConfigDict) -> None:
 def _is_complete(
     output: str,
     config: ml_collections.ConfigDict,
-    units: list[Unit],
+    frames: list[Frame],
     *,
     folder: str,
     overwrite: bool,
@@ -141,9 +155,9 @@ def _is_complete(
         info = read_info(output)
         if changed := differences(info["config"], data_config(config), "config"):
             raise UserError([f"{output}: {line}; {afresh}" for line in changed])
-        if changed := _changed_sources(info, units, folder):
+        if changed := _changed_sources(output, info, frames, folder):
             raise UserError([f"{line}; {afresh}" for line in changed])
-        if damaged := damaged_shards(output, info):
+        if damaged := damaged_files(output, info):
             print(f"missing or damaged, made again: {', '.join(damaged)}")
             # Noted first, so that a kill in between leaves no folder without a guard.
             files.write_bytes(files.join(output, JOB_NAME), as_json(info["config"]))
@@ -158,14 +172,16 @@ def _is_complete(
     return False
 
 
-def _changed_sources(info: dict[str, Any], units: list[Unit], folder: str) -> list[str]:
+def _changed_sources(
+    output: str, info: dict[str, Any], frames: list[Frame], folder: str
+) -> list[str]:
     """Source files that are not those which a finished data set was made from."""
     recorded = {
         entry["path"]: entry["sha256"]
-        for source in info["sources"] + info["skipped"]
+        for source in itertools.chain(read_sources(output, info), info["skipped"])
         for entry in source["files"]
     }
-    present = {page.path for unit in units for page in unit.frame.pages}
+    present = {page.path for frame in frames for page in frame.pages}
     names = {path: path.removeprefix(folder).lstrip("/") for path in sorted(present)}
     lines = [f"{name}: gone since" for name in sorted(recorded.keys() - names.values())]
     for path, name in names.items():
@@ -183,7 +199,7 @@ def _clear(output: str) -> None:
     files.remove(shard_files(output) + stale)
 
 
-def _run_pipeline(job, options, folder, output, config, units) -> dict[str, int]:
+def _run_pipeline(job, options) -> dict[str, int]:
     """Runs the job to its end, with bars; returns Beam's counters.
 
     Raises:
@@ -191,13 +207,15 @@ def _run_pipeline(job, options, folder, output, config, units) -> dict[str, int]
     """
     import apache_beam as beam
 
+    from preprocess.pipeline import build
+
     runners.quieten()
     given = options.get_all_options()  # some runners forget their own name
     engine = given["runner"]
     try:
         pipeline = beam.Pipeline(options=options)
-        job.build(pipeline, folder, output, config, parts=runners.parts_of(options))
-        with progress.Bars(output, len({unit.frame.key for unit in units})):
+        build(pipeline, job)
+        with progress.Bars(job.output, job.frames):
             result = pipeline.run()
             runners.wait_for(result)
     except Exception as error:
@@ -216,7 +234,7 @@ def _summarise(output: str, seconds: float, counters: dict[str, int]) -> None:
         pixels = content["class_pixels"]
         shares = ", ".join(f"{n / max(1, sum(pixels)):.1%}" for n in pixels)
         print(
-            f"{split:>10}: {len(content['frames'])} frames, "
+            f"{split:>10}: {content['num_frames']} frames, "
             f"{content['num_tiles']} tiles, {len(content['shards'])} shards, "
             f"{content['num_bytes'] / 1e6:.1f} MB; classes {shares or '-'}"
         )

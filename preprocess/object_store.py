@@ -120,10 +120,15 @@ def exists(path: str) -> bool:
         return _systems().exists(path)
 
 
-def match(pattern: str) -> list[Any]:
-    """Beam's metadata (path, size_in_bytes, ...) of what matches, sorted by path."""
+def match(pattern: str, limit: int | None = None) -> list[Any]:
+    """Beam's metadata (path, size_in_bytes, ...) of what matches, sorted by path.
+
+    Args:
+      pattern: with *, ** and ?.
+      limit: only so many of them, and a listing no longer than that needs.
+    """
     with explained(pattern, lists=True):
-        found = _systems().match([pattern])[0].metadata_list
+        found = _systems().match([pattern], [limit])[0].metadata_list
     real = (entry for entry in found if not entry.path.endswith("/"))
     return sorted(real, key=lambda entry: entry.path)
 

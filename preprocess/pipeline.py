@@ -1,16 +1,18 @@
 """The Beam job. Its transforms only wire; what they call does the thinking.
 
-    folder ─ PlanUnits ─┬─ InspectFrames, DigestSources ── facts ─┐ (side input)
-                        │                                         ▼
-                        └─────── group by shard ──────────── WriteShards ── WriteInfo
+    plan ─┬─ frames ─┬─ InspectFrames ─┬─ sources ─┬─ SumUp ── facts ─┐ (side input)
+          │          └─ DigestFiles ───┘           └─ entries ──────┐ ▼
+          └─ units ──────── group by shard ──────────── WriteShards ┴── WriteInfo
 
 What is shuffled is the plan, some hundred bytes a unit, never the pixels: each shard is
-made whole by one worker, and is a pure function of config, seed and input.
+made whole by one worker, and is a pure function of config, seed and input. No worker
+holds the whole plan, nor what is known of all frames.
 """
 
 import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
 
 import apache_beam as beam
 import cv2
@@ -19,16 +21,9 @@ import numpy as np
 from apache_beam.metrics import Metrics
 from apache_beam.pvalue import AsList, AsSingleton
 
-from preprocess import files, plan, progress, splits
-from preprocess.errors import UserError
-from preprocess.info import (
-    Facts,
-    Inspection,
-    dataset_info,
-    gather_facts,
-    inspect,
-    tiles_expected,
-)
+from preprocess import facts as facts_module
+from preprocess import files, info, plan, progress, splits
+from preprocess.facts import Facts, Source, Sums, inspect
 from preprocess.memory import keep_freed_memory, room_for
 from preprocess.plan import Unit
 from preprocess.progress import FRAMES, TILES, Stopwatch
@@ -37,52 +32,93 @@ from preprocess.render import load, tiles_of_unit
 from preprocess.shards import (
     INFO_NAME,
     Shard,
+    SourcePart,
     as_json,
     fingerprint,
     kept_shard,
+    parts_for,
     sha256_of,
     shard_files,
     shard_name,
     write_shard,
     write_sidecar,
+    write_sources,
 )
-from preprocess.sources import Frame, look_for_frames
+from preprocess.sources import Frame
 from preprocess.statistics import count_values
 
 PROBLEMS_NAME = files.TEMPORARY + "problems.json"
 NAMESPACE = "preprocess"  # of all counters
 
 
-def build(
-    pipeline: beam.Pipeline,
-    folder: str,
-    output: str,
-    config: ml_collections.ConfigDict,
-    *,
-    parts: int = 1,
-) -> None:
-    """Adds the whole job to a pipeline.
+class Job(NamedTuple):
+    """What is made of what.
 
-    Args:
+    Attributes:
       folder: the data set's, local or remote.
       output: where the shards go.
       config: the whole config.
-      parts: into how many the plan is cut at its source, for a runner that has no
-        more partitions later than it had there (Dask's).
+      plan_files: what `plan.write_plan` has written.
+      frames: how many those hold.
+      strays: files that belong to no frame, a line each.
+      unlabelled: images that nobody labelled.
     """
-    sources = [(folder, part, parts) for part in range(parts)]
-    units = pipeline | beam.Create(sources) | PlanUnits(config)
-    inspections = units | InspectFrames(config, output)
-    digests = units | DigestSources()
-    facts = (
-        pipeline
-        | "Once" >> beam.Create([None])
-        | "Facts"
-        >> beam.Map(
-            _facts, AsList(inspections), AsList(digests), folder, output, config
-        )
+
+    folder: str
+    output: str
+    config: ml_collections.ConfigDict
+    plan_files: list[str]
+    frames: int
+    strays: list[str]
+    unlabelled: int
+
+
+def prepare(
+    folder: str,
+    output: str,
+    config: ml_collections.ConfigDict,
+    planned: plan.Plan,
+    parts: int = 1,
+) -> Job:
+    """Writes a plan into the folder of the shards.
+
+    Args:
+      planned: of the data set in `folder`.
+      parts: into how many the plan is cut at least, for a runner that has no more
+        partitions later than it had at the source (Dask's).
+    """
+    frames = len(planned.frames)
+    written = plan.write_plan(
+        output, plan.plan_all(planned.frames, config), frames, parts
     )
-    shards = units | WriteShards(config, output, AsSingleton(facts))
+    return Job(
+        folder, output, config, written, frames, planned.strays, planned.unlabelled
+    )
+
+
+def build(pipeline: beam.Pipeline, job: Job) -> None:
+    """Adds the whole job to a pipeline."""
+    planned = pipeline | beam.Create(job.plan_files) | ReadPlan()
+    frames = planned | "Frames" >> beam.Map(lambda each: each.frame)
+    sources = (
+        frames | InspectFrames(job.config, job.output),
+        frames | DigestFiles(),
+    ) | JoinSources()
+    facts = sources | SumUp(job)
+    units = planned | "Units" >> beam.FlatMap(lambda each: each.units())
+    shards = units | WriteShards(job.config, job.output, AsSingleton(facts))
+    good, bad = (
+        sources | name >> beam.Filter(lambda s, bad: bool(s.found.problems) is bad, bad)
+        for name, bad in (("Good", False), ("Bad", True))
+    )
+    entries = good | "Entries" >> beam.Map(info.source_info, job.folder)
+    parts = parts_for(job.frames)
+    if parts:
+        parted = entries | WriteSources(job.output, parts)
+        entries = pipeline | "NoEntries" >> beam.Create([])
+    else:
+        parted = pipeline | "NoParts" >> beam.Create([])
+    skipped = bad | "Skipped" >> beam.Map(info.skipped_info, job.folder)
     (
         pipeline
         | "AtTheEnd" >> beam.Create([None])
@@ -90,84 +126,36 @@ def build(
         >> beam.Map(
             write_info,
             AsList(shards),
-            AsList(inspections),
-            AsList(digests),
+            AsList(entries),
+            AsList(parted),
+            AsList(skipped),
             AsSingleton(facts),
-            folder=folder,
-            output=output,
-            config=config,
+            job._replace(plan_files=[]),
         )
     )
 
 
-def _facts(_, inspections, digests, folder, output, config) -> Facts:
-    strays = look_for_frames(config.data, folder).problems
-    facts = gather_facts(inspections, digests, strays, config, folder=folder)
-    if not facts.problems:
-        progress.expect(output, TILES, tiles_expected(inspections, config))
-    return facts
+class ReadPlan(beam.PTransform):
+    """Files of a plan to PlannedFrames, spread over the workers."""
 
-
-def plan_dataset(folder: str, config: ml_collections.ConfigDict) -> list[Unit]:
-    """All units of all splits of the data set in a folder.
-
-    Raises:
-      UserError: no frames, or no splits as the config wants them. Files that belong to
-        no frame are reported together with what is wrong in the frames.
-    """
-    found = look_for_frames(config.data, folder)
-    if not found.frames:
-        raise UserError(found.problems)
-    try:
-        frames = splits.assign_splits(found.frames, config.data.split)
-    except UserError as error:
-        raise UserError([*error.problems, *found.problems]) from error
-    return [
-        unit
-        for split in splits.SPLITS
-        for unit in plan.plan_units(
-            [frame for frame in frames if frame.split == split],
-            # Only training frames are augmented.
-            augmentations=config.data.augmentations if split == "train" else 1,
-            num_shards=config.data.num_shards,
-            seed=config.seed,
-        )
-    ]
-
-
-@dataclasses.dataclass
-class PlanUnits(beam.PTransform):
-    """(folder of a data set, part, of how many) to Units, spread over the workers."""
-
-    config: ml_collections.ConfigDict
-
-    def expand(self, sources):
+    def expand(self, paths):
         return (
-            sources
-            | "Plan" >> beam.FlatMap(_part_of_plan, self.config)
+            paths
+            | "Read" >> beam.FlatMap(plan.read_plan)
             # This must stay: it breaks fusion, or one worker would read all frames.
             | "Spread" >> beam.Reshuffle()
         )
 
 
-def _part_of_plan(source: tuple[str, int, int], config) -> list[Unit]:
-    folder, part, parts = source
-    return plan_dataset(folder, config)[part::parts]
-
-
 @dataclasses.dataclass
 class InspectFrames(beam.PTransform):
-    """Units to one Inspection per frame."""
+    """Frames to an Inspection each."""
 
     config: ml_collections.ConfigDict
     output: str
 
-    def expand(self, units):
-        return (
-            units
-            | "Frames" >> beam.FlatMap(_frame_once)
-            | "Inspect" >> beam.ParDo(InspectFrame(self.config, self.output))
-        )
+    def expand(self, frames):
+        return frames | "Inspect" >> beam.ParDo(InspectFrame(self.config, self.output))
 
 
 class InspectFrame(beam.DoFn):
@@ -189,31 +177,155 @@ class InspectFrame(beam.DoFn):
         yield found
 
 
-def _frame_once(unit: Unit) -> Iterator:
-    if unit.augmentation == 0:
-        yield unit.frame
+class DigestFiles(beam.PTransform):
+    """Frames to (frame's key, path, sha256) of their files, each of which is read once.
 
+    By the number of the frame's key.
+    """
 
-@dataclasses.dataclass
-class DigestSources(beam.PTransform):
-    """Units to (path, sha256) of every source file, each read once."""
-
-    def expand(self, units):
+    def expand(self, frames):
         return (
-            units
-            | "Frames" >> beam.FlatMap(_frame_once)
-            | "Paths" >> beam.FlatMap(lambda frame: [p.path for p in frame.pages])
-            | "Distinct" >> beam.Distinct()
-            | "Digest" >> beam.FlatMap(_digest_if_readable)
+            frames
+            | "Paths" >> beam.FlatMap(_with_path)
+            | "ByPath" >> beam.GroupByKey()
+            | "Digest" >> beam.FlatMap(_digested)
         )
 
 
-def _digest_if_readable(path: str) -> Iterator[tuple[str, str]]:
+def _number(identity: str) -> int:
+    """What things are grouped by: Dask hashes keys, and Python's hashes of words differ
+    from process to process. Two words may come to one number, so words are compared
+    within each group.
+    """
+    return plan.identity_seed(identity, 0) >> 1  # as Beam encodes numbers: below 2**63
+
+
+def _with_path(frame: Frame) -> Iterator[tuple[int, tuple[str, str]]]:
+    for path in {page.path for page in frame.pages}:
+        yield _number(path), (path, frame.key)
+
+
+def _digested(
+    element: tuple[int, Iterable[tuple[str, str]]],
+) -> Iterator[tuple[int, tuple[str, str, str]]]:
     """A file that can't be read has no digest; its frame's inspection says why."""
+    digests: dict[str, str] = {}
+    for path, key in element[1]:
+        if path not in digests:
+            digests[path] = _sha256_if_readable(path)
+        yield _number(key), (key, path, digests[path])
+
+
+def _sha256_if_readable(path: str) -> str:
     try:
-        yield path, sha256_of(path)
+        return sha256_of(path)
     except OSError:
-        return
+        return ""
+
+
+class JoinSources(beam.PTransform):
+    """Inspections, and digests by frame, to Sources."""
+
+    def expand(self, both):
+        inspections, digests = both
+        keyed = inspections | "ByFrame" >> beam.Map(
+            lambda found: (_number(found.frame.key), found)
+        )
+        return (
+            {"inspections": keyed, "digests": digests}
+            | "Join" >> beam.CoGroupByKey()
+            | "Sources" >> beam.FlatMap(_joined)
+        )
+
+
+def _joined(element: tuple[int, dict[str, Iterable[Any]]]) -> Iterator[Source]:
+    there = {(key, path): digest for key, path, digest in element[1]["digests"]}
+    for found in element[1]["inspections"]:
+        frame = found.frame
+        yield Source(found, tuple(there[frame.key, p.path] for p in frame.pages))
+
+
+@dataclasses.dataclass
+class SumUp(beam.PTransform):
+    """Sources to the one Facts."""
+
+    job: Job
+
+    def expand(self, sources):
+        copies = (
+            sources
+            | "ByContent" >> beam.FlatMap(_with_content)
+            | "SameContent" >> beam.GroupByKey()
+            | "Copies" >> beam.FlatMap(lambda e: facts_module.copies_in(e[1]))
+        )
+        return (
+            sources
+            | "Together" >> beam.Map(lambda source: (0, source))
+            | "Sum" >> beam.CombinePerKey(SumSources(self.job.config, self.job.folder))
+            | "Conclude" >> beam.Map(_concluded, AsList(copies), self.job)
+        )
+
+
+def _with_content(source: Source) -> Iterator[tuple[tuple[int, int], Source]]:
+    if not source.found.problems:
+        page = source.found.frame.image.number
+        yield (int(source.digests[0][:15], 16), page), source
+
+
+def _concluded(element: tuple[int, Sums], copies: list[str], job: Job) -> Facts:
+    facts = facts_module.conclude(element[1], copies, job.strays, job.config)
+    if not facts.problems:
+        progress.expect(job.output, TILES, facts.tiles)
+    return facts
+
+
+class SumSources(beam.CombineFn):
+    """Adds Sources up, wherever they are."""
+
+    def __init__(self, config: ml_collections.ConfigDict, folder: str):
+        self.config = config
+        self.folder = folder
+
+    def create_accumulator(self) -> Sums:
+        return Sums()
+
+    def add_input(self, sums: Sums, source: Source) -> Sums:
+        sums.add(source, self.config, self.folder)
+        return sums
+
+    def merge_accumulators(self, accumulators: Iterable[Sums]) -> Sums:
+        total = Sums()
+        for sums in accumulators:
+            total.merge(sums)
+        return total
+
+    def extract_output(self, sums: Sums) -> Sums:
+        return sums
+
+
+@dataclasses.dataclass
+class WriteSources(beam.PTransform):
+    """What is said of each frame, to files that say it of many; yields a SourcePart."""
+
+    output: str
+    parts: int
+
+    def expand(self, entries):
+        return (
+            entries
+            | "ByPart" >> beam.Map(_with_part, self.parts)
+            | "Parts" >> beam.GroupByKey()
+            | "WriteParts" >> beam.Map(_part_written, self.output, self.parts)
+        )
+
+
+def _with_part(entry: dict[str, Any], parts: int) -> tuple[int, dict[str, Any]]:
+    return _number(entry["frame"]) % parts, entry
+
+
+def _part_written(element, output: str, parts: int) -> SourcePart:
+    index, entries = element
+    return write_sources(output, index, parts, entries)
 
 
 @dataclasses.dataclass
@@ -328,28 +440,33 @@ class WriteShard(beam.DoFn):
 def write_info(
     _,
     shards: list[Shard],
-    inspections: list[Inspection],
-    digests: list[tuple[str, str]],
+    entries: list[dict[str, Any]],
+    parts: list[SourcePart],
+    skipped: list[dict[str, Any]],
     facts: Facts,
-    *,
-    folder: str,
-    output: str,
-    config: ml_collections.ConfigDict,
+    job: Job,
 ) -> None:
     """Writes `dataset_info.json`, which says complete, or the list of problems."""
+    output = job.output
     if facts.problems:
         path = files.join(output, PROBLEMS_NAME)
         files.write_bytes(path, as_json(list(facts.problems)))
         return
-    info = dataset_info(
-        shards, inspections, dict(digests), facts, folder=folder, config=config
+    content = info.dataset_info(
+        shards,
+        entries,
+        parts,
+        skipped + [info.stray_info(line, job.folder) for line in job.strays],
+        facts,
+        unlabelled=job.unlabelled,
+        config=job.config,
     )
-    own = {shard.name for shard in shards}
+    own = {shard.name for shard in shards} | {part.name for part in parts}
     files.remove(  # shards of a plan that an interrupted run had, with other frames
         [path for path in shard_files(output) if files.basename(path) not in own]
     )
-    files.write_bytes(files.join(output, INFO_NAME), as_json(info))
-    # Notes of finished shards, and halves that a killed run has left; not the counts
-    # that a bar still follows.
+    files.write_bytes(files.join(output, INFO_NAME), as_json(content))
+    # The plan, notes of finished shards, and halves that a killed run has left; not the
+    # counts that a bar still follows.
     left = files.glob_in(output, files.TEMPORARY + "*")
     files.remove([path for path in left if not path.endswith(progress.ENDING)])

@@ -4,12 +4,22 @@ Nothing here depends on a worker, on time or on the order in which things happen
 every runner makes the same bytes.
 """
 
+import dataclasses
 import hashlib
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+import itertools
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
-from preprocess.sources import Frame
+import ml_collections
 
+from preprocess import files, splits
+from preprocess.errors import UserError
+from preprocess.images import Page
+from preprocess.sources import Frame, look_for_frames
+
+PLAN_NAME = files.TEMPORARY + "plan"
+FRAMES_A_FILE = 10_000  # some 4 MB: what one worker takes at a time
 MOST_TOGETHER = 4  # units of a frame in a row: the trainer's shuffle spreads them
 
 
@@ -47,10 +57,81 @@ def identity_seed(identity: str, base_seed: int) -> int:
     return int.from_bytes(digest[:8], "little")
 
 
-def plan_units(
+class Plan(NamedTuple):
+    """What a data set is to be made from.
+
+    Attributes:
+      frames: of all splits, in order of sequence and name.
+      strays: files that belong to no frame, a line each.
+      unlabelled: images that nobody labelled, as the layout allows.
+    """
+
+    frames: list[Frame]
+    strays: list[str]
+    unlabelled: int
+
+
+class PlannedFrame(NamedTuple):
+    """A frame and where its units go.
+
+    Attributes:
+      frame: with its split.
+      augmentations: units of it, the unchanged one included.
+      first: the number of its first unit among its split's.
+      together: units in a row that one shard is given.
+      num_shards: of its split.
+    """
+
+    frame: Frame
+    augmentations: int
+    first: int
+    together: int
+    num_shards: int
+
+    def units(self) -> Iterator[Unit]:
+        for index in range(self.augmentations):
+            shard = (self.first + index) // self.together % self.num_shards
+            yield Unit(self.frame, index, shard, self.num_shards)
+
+
+def plan_dataset(folder: str, config: ml_collections.ConfigDict) -> Plan:
+    """All frames of the data set in a folder, each with its split.
+
+    Raises:
+      UserError: no frames, or no splits as the config wants them. Files that belong to
+        no frame are reported together with what is wrong in the frames.
+    """
+    found = look_for_frames(config.data, folder)
+    if not found.frames:
+        raise UserError(found.problems)
+    try:
+        frames = splits.assign_splits(found.frames, config.data.split)
+    except UserError as error:
+        raise UserError([*error.problems, *found.problems]) from error
+    return Plan(frames, found.problems, found.unlabelled)
+
+
+def plan_all(
+    frames: Iterable[Frame], config: ml_collections.ConfigDict
+) -> Iterator[PlannedFrame]:
+    """Where the units of all splits go."""
+    by_split: dict[str, list[Frame]] = {split: [] for split in splits.SPLITS}
+    for frame in frames:
+        by_split[frame.split].append(frame)
+    for split, own in by_split.items():
+        yield from plan_frames(
+            own,
+            # Only training frames are augmented.
+            augmentations=config.data.augmentations if split == "train" else 1,
+            num_shards=config.data.num_shards,
+            seed=config.seed,
+        )
+
+
+def plan_frames(
     frames: Sequence[Frame], *, augmentations: int, num_shards: int, seed: int
-) -> list[Unit]:
-    """All units of one split.
+) -> Iterator[PlannedFrame]:
+    """Where the units of one split go.
 
     Frames are ranked by a hash of their identity and their units dealt out in turn:
     mixed like a hash's choice of shard, but even. A shard is given some augmentations
@@ -65,16 +146,47 @@ def plan_units(
     ranked = sorted(frames, key=lambda frame: identity_seed(frame.key, seed))
     shards = min(num_shards, len(frames) * augmentations)
     together = units_together(len(frames) * augmentations, shards)
-    return [
-        Unit(
-            frame,
-            index,
-            (rank * augmentations + index) // together % shards,
-            shards,
-        )
-        for rank, frame in enumerate(ranked)
-        for index in range(augmentations)
-    ]
+    for rank, frame in enumerate(ranked):
+        yield PlannedFrame(frame, augmentations, rank * augmentations, together, shards)
+
+
+def write_plan(
+    output: str, planned: Iterable[PlannedFrame], number: int, parts: int
+) -> list[str]:
+    """Writes a plan as files, for any number of workers; returns their paths.
+
+    Args:
+      output: the folder where they go, and stay until the job is done.
+      planned: frame by frame, as they are made.
+      number: how many.
+      parts: at least so many files, if there are as many frames.
+    """
+    of_each = max(1, min(FRAMES_A_FILE, -(-number // parts)))
+    planned, paths = iter(planned), list[str]()
+    while chunk := list(itertools.islice(planned, of_each)):
+        path = files.join(output, f"{PLAN_NAME}-{len(paths):05d}.jsonl")
+        lines = (json.dumps(_to_json(each), separators=(",", ":")) for each in chunk)
+        files.write_bytes(path, "".join(f"{line}\n" for line in lines).encode())
+        paths.append(path)
+    return paths
+
+
+def read_plan(path: str) -> Iterator[PlannedFrame]:
+    """The frames that one of those files holds."""
+    for line in files.read_bytes(path).splitlines():
+        yield _from_json(json.loads(line))
+
+
+def _to_json(planned: PlannedFrame) -> list[Any]:
+    frame = planned.frame
+    values = [getattr(frame, field.name) for field in dataclasses.fields(Frame)]
+    return [values, *planned[1:]]
+
+
+def _from_json(content: list[Any]) -> PlannedFrame:
+    values, *rest = content
+    frame: Any = [Page(*v) if isinstance(v, list) else v for v in values]
+    return PlannedFrame(Frame(*frame), *rest)
 
 
 def units_together(units: int, shards: int) -> int:

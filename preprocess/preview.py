@@ -256,7 +256,7 @@ def _split_rows(info: dict[str, Any]) -> Iterator[dict[str, Any]]:
         content = info["splits"][split]
         yield {
             "name": split,
-            "frames": len(content["frames"]),
+            "frames": content["num_frames"],
             "tiles": content["num_tiles"],
             "shards": len(content["shards"]),
             "megabytes": content["num_bytes"] / 1e6,

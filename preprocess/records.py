@@ -23,7 +23,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 from preprocess.images import decode_png, encode_png
 
-SCHEMA_VERSION = 2  # 2: dataset_info.json says how intensities are normalised
+SCHEMA_VERSION = 3  # 3: dataset_info.json of many frames says them in further files
 UNLABELLED = 255  # class of pixels that nobody labelled; they cost nothing in the loss
 ENCODINGS = ("png", "raw")
 BYTES_FEATURES = ("image", "label", "weight", "key")

@@ -16,7 +16,16 @@ from preprocess.records import (
     read_records,
 )
 
-INFO_PARTS = ("config", "geometry", "normalization", "splits", "sources", "skipped")
+PART_FRAMES = 50_000  # in a file, where not all are said in dataset_info.json itself
+INFO_PARTS = (
+    "config",
+    "geometry",
+    "normalization",
+    "splits",
+    "sources",
+    "source_parts",
+    "skipped",
+)
 INFO_NAME = "dataset_info.json"  # written last: where it is, the data set is complete
 
 
@@ -42,6 +51,21 @@ class Shard(NamedTuple):
     made_from: str
 
 
+class SourcePart(NamedTuple):
+    """A file that says what some of a large data set's frames are made from.
+
+    Attributes:
+      name: file name within the data set's folder: JSON, a line a frame.
+      frames: how many.
+      bytes, sha256: of the file.
+    """
+
+    name: str
+    frames: int
+    bytes: int
+    sha256: str
+
+
 def shard_name(split: str, index: int, count: int) -> str:
     """The file name of a shard.
 
@@ -51,11 +75,59 @@ def shard_name(split: str, index: int, count: int) -> str:
     return f"{split}-{index:05d}-of-{count:05d}.tfrecord"
 
 
+def parts_for(frames: int) -> int:
+    """Into how many files the sources of so many frames go; 0: `dataset_info.json`.
+
+    >>> parts_for(50_000), parts_for(50_001), parts_for(10**7)
+    (0, 2, 200)
+    """
+    return -(-frames // PART_FRAMES) if frames > PART_FRAMES else 0
+
+
 def shard_files(folder: str) -> list[str]:
-    """Files in a folder that are named as shards are."""
-    ours = re.compile(r"(train|validation|test)-\d{5}-of-\d{5}\.tfrecord$")
-    found = files.glob_in(folder, "*.tfrecord")
+    """Files in a folder that are named as shards are, or as files of sources."""
+    ours = re.compile(
+        r"((train|validation|test)-\d{5,}-of-\d{5,}\.tfrecord"
+        r"|sources-\d{5,}-of-\d{5,}\.jsonl)$"
+    )
+    found = files.glob_in(folder, "*-of-*")
     return [path for path in found if ours.match(files.basename(path))]
+
+
+def write_sources(
+    folder: str, index: int, count: int, sources: Iterable[dict[str, Any]]
+) -> SourcePart:
+    """Writes one of the files that say what a large data set is made from."""
+    name = f"sources-{index:05d}-of-{count:05d}.jsonl"
+    lines = [
+        json.dumps(source, sort_keys=True, separators=(",", ":"))
+        for source in sorted(sources, key=lambda source: source["frame"])
+    ]
+    content = "".join(f"{line}\n" for line in lines).encode()
+    files.write_bytes(files.join(folder, name), content)
+    digest = hashlib.sha256(content).hexdigest()
+    return SourcePart(name, len(lines), len(content), digest)
+
+
+def read_sources(folder: str, info: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """What a data set's frames are made from, one at a time.
+
+    Args:
+      folder: where the data set lies, or a run that learns from it.
+      info: its `dataset_info.json`.
+
+    Raises:
+      UserError: a file of them is missing or broken.
+    """
+    yield from info["sources"]
+    for part in info["source_parts"]:
+        path = files.join(folder, part["name"])
+        try:
+            with files.open_read(path) as file:
+                for line in file:
+                    yield json.loads(line)
+        except (FileNotFoundError, ValueError) as error:
+            raise UserError(f"{path}: missing or broken ({error})") from None
 
 
 def write_shard(path: str, records: Iterable[bytes]) -> tuple[int, int, str]:
@@ -99,14 +171,14 @@ def kept_shard(folder: str, name: str, made_from: str) -> Shard | None:
     return shard if same else None
 
 
-def damaged_shards(folder: str, info: dict[str, Any]) -> list[str]:
-    """Names of shards that are not as `dataset_info.json` says, or not there."""
+def damaged_files(folder: str, info: dict[str, Any]) -> list[str]:
+    """Names of files that are not as `dataset_info.json` says, or not there."""
+    entries = [shard for split in info["splits"].values() for shard in split["shards"]]
     damaged = []
-    for split in info["splits"].values():
-        for shard in split["shards"]:
-            path = files.join(folder, shard["name"])
-            if not files.exists(path) or sha256_of(path) != shard["sha256"]:
-                damaged.append(shard["name"])
+    for entry in entries + info["source_parts"]:
+        path = files.join(folder, entry["name"])
+        if not files.exists(path) or sha256_of(path) != entry["sha256"]:
+            damaged.append(entry["name"])
     return damaged
 
 

@@ -13,7 +13,14 @@ from tqdm import tqdm
 from preprocess import cli, files, tiling
 from preprocess.errors import UserError
 from preprocess.records import UNLABELLED, Tile
-from preprocess.shards import INFO_NAME, read_info, read_tiles, sha256_of
+from preprocess.shards import (
+    INFO_NAME,
+    read_info,
+    read_sources,
+    read_tiles,
+    sha256_of,
+    shard_files,
+)
 from preprocess.splits import SPLITS
 
 
@@ -41,9 +48,10 @@ def verify(folder: str) -> int:
 
 def _verified(folder: str, info: dict[str, Any]) -> int:
     problems = [
-        *_shared_frames(info),
+        *_wrong_parts(folder, info),
+        *_shared_frames(folder, info),
         *_strange_files(folder, info),
-        *_wrong_sums(info),
+        *_wrong_sums(folder, info),
     ]
     tiles = 0
     shards = [(split, s) for split in SPLITS for s in info["splits"][split]["shards"]]
@@ -68,26 +76,24 @@ def _verified(folder: str, info: dict[str, Any]) -> int:
         if read != shard["records"]:
             problems.append(f"{path}: {read} tiles, {shard['records']} in the info")
         tiles += read
-    problems += _wrong_places(info, places)
+    problems += _wrong_places(folder, info, places)
     problems += _wrong_frequencies(info, pixels)
     if problems:
         raise UserError(problems)
     return tiles
 
 
-def _shared_frames(info: dict[str, Any]) -> Iterator[str]:
+def _shared_frames(folder: str, info: dict[str, Any]) -> Iterator[str]:
     """Frames, by name or by content, that lie in two splits."""
     names = collections.defaultdict(list)
     contents = collections.defaultdict(set)
-    for split in SPLITS:
-        for key in info["splits"][split]["frames"]:
-            names[key].append(split)
-    for source in info["sources"]:
+    for source in read_sources(folder, info):
+        names[source["frame"]].append(source["split"])
         image = source["files"][0]
         contents[image["sha256"], image["page"]].add(source["split"])
     for key, splits in names.items():
         if len(splits) > 1:
-            yield f"{key}: in {' and '.join(splits)}"
+            yield f"{key}: {len(splits)} times, in {' and '.join(splits)}"
     for (digest, page), shared in contents.items():
         if len(shared) > 1:
             yield f"image {digest[:12]}, page {page}: in {' and '.join(sorted(shared))}"
@@ -96,9 +102,17 @@ def _shared_frames(info: dict[str, Any]) -> Iterator[str]:
 def _strange_files(folder: str, info: dict[str, Any]) -> Iterator[str]:
     """Shards that lie there and belong to something else."""
     known = {s["name"] for split in SPLITS for s in info["splits"][split]["shards"]}
-    for path in files.glob_in(folder, "*.tfrecord"):
+    known |= {part["name"] for part in info["source_parts"]}
+    for path in {*files.glob_in(folder, "*.tfrecord"), *shard_files(folder)}:
         if files.basename(path) not in known:
-            yield f"{path}: not a shard of this data set"
+            yield f"{path}: not of this data set"
+
+
+def _wrong_parts(folder: str, info: dict[str, Any]) -> Iterator[str]:
+    """Files of sources that are not as they were written."""
+    for part in info["source_parts"]:
+        if wrong := _wrong_file(files.join(folder, part["name"]), part):
+            yield wrong
 
 
 def _wrong_file(path: str, shard: dict[str, Any]) -> str | None:
@@ -114,20 +128,24 @@ def _wrong_file(path: str, shard: dict[str, Any]) -> str | None:
     return None
 
 
-def _wrong_sums(info: dict[str, Any]) -> Iterator[str]:
-    """Splits whose totals are not those of their shards, or frames of their sources."""
+def _wrong_sums(folder: str, info: dict[str, Any]) -> Iterator[str]:
+    """Splits whose totals are not those of their shards, or of their sources."""
+    frames: collections.Counter[str] = collections.Counter()
+    for source in read_sources(folder, info):
+        frames[source["split"]] += 1
+        if not all(file["sha256"] for file in source["files"]):
+            yield f"{source['frame']}: a source file without sha256"
     for split in SPLITS:
         content = info["splits"][split]
         for total, part in (("num_tiles", "records"), ("num_bytes", "bytes")):
             expected = sum(shard[part] for shard in content["shards"])
             if content[total] != expected:
                 yield f"{split}: {total} is {content[total]}, its shards' {expected}"
-        frames = [s["frame"] for s in info["sources"] if s["split"] == split]
-        if sorted(content["frames"]) != sorted(frames):
-            yield f"{split}: its frames are not those of the sources"
-    for source in info["sources"]:
-        if not all(file["sha256"] for file in source["files"]):
-            yield f"{source['frame']}: a source file without sha256"
+        if content["num_frames"] != frames[split]:
+            yield (
+                f"{split}: num_frames is {content['num_frames']}, its sources' "
+                f"{frames[split]}"
+            )
 
 
 def _wrong_tile(
@@ -154,11 +172,13 @@ def _wrong_tile(
         yield f"{where}: augmented, in the {split} split"
 
 
-def _wrong_places(info: dict[str, Any], places: dict[str, list[str]]) -> Iterator[str]:
+def _wrong_places(
+    folder: str, info: dict[str, Any], places: dict[str, list[str]]
+) -> Iterator[str]:
     """Units that are missing, not asked for, or don't cover their frame."""
     output = info["geometry"]["output_size"]
     expected = {}
-    for source in info["sources"]:
+    for source in read_sources(folder, info):
         rows = tiling.tile_origins(source["height"], output)
         columns = tiling.tile_origins(source["width"], output)
         grid = sorted(f"r{r}c{c}" for r, c in itertools.product(rows, columns))

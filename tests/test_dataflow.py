@@ -10,7 +10,7 @@ import threading
 import pytest
 from apache_beam.portability.api import beam_runner_api_pb2
 
-from preprocess import files, main, preflight, runners
+from preprocess import files, main, plan, preflight, runners
 from preprocess.cli import main as run_command
 from preprocess.errors import UserError
 from tests.cloud import dataflow, gcs
@@ -151,7 +151,7 @@ def test_workers_run_what_was_staged(
     content = (worker.staged / "pipeline.pb").read_bytes()
     pipeline = beam_runner_api_pb2.Pipeline.FromString(content)
     steps = {t.unique_name for t in pipeline.components.transforms.values()}
-    assert {"PlanUnits/Spread", "InspectFrames/Inspect", "Facts", "Info"} <= steps
+    assert {"ReadPlan/Spread", "InspectFrames/Inspect", "Info"} <= steps
     assert {"WriteShards/Group", "WriteShards/Write"} <= steps
     # The environment.
     assert "No module named 'tensorflow'" in worker.says("import tensorflow")
@@ -240,8 +240,10 @@ def test_ctrl_c_says_how_to_end_the_job(front, environment):
     cancel = f"gcloud dataflow jobs cancel {dataflow.JOB_ID} "
     assert f"{cancel}--project=my-project --region=europe-west4" in out
     assert "Traceback" not in err
-    # Workers may be at it still: nobody else may begin there with another config.
-    assert front.names("data/") == [f"data/{main.JOB_NAME}"]
+    # Workers may be at it still: they need their plan, and nobody else may begin there
+    # with another config.
+    left = [f"data/{name}" for name in (main.JOB_NAME, f"{plan.PLAN_NAME}-00000.jsonl")]
+    assert front.names("data/") == left
 
 
 # --- What is checked before anything is sent -----------------------------------------

@@ -15,7 +15,7 @@ from apache_beam.testing import test_pipeline
 from apache_beam.testing.util import assert_that, equal_to
 
 from preprocess import pipeline as job
-from preprocess import records, shards, tiling
+from preprocess import plan, records, shards, tiling
 from preprocess.cli import main
 from preprocess.images import encode_png
 from preprocess.main import COMMAND
@@ -77,9 +77,20 @@ def test_another_seed_makes_other_bytes(cells, made, tmp_path, digests):
     )
 
 
+def keys_of(info, split: str) -> list[str]:
+    return [s["frame"] for s in info["sources"] if s["split"] == split]
+
+
+def units_of(folder, config) -> list[plan.Unit]:
+    frames = plan.plan_dataset(str(folder), config).frames
+    return [u for planned in plan.plan_all(frames, config) for u in planned.units()]
+
+
 def test_info_tells_the_truth(cells, made):
     info = shards.read_info(str(made))
-    frames = {split: content["frames"] for split, content in info["splits"].items()}
+    frames = {split: keys_of(info, split) for split in info["splits"]}
+    numbers = [content["num_frames"] for content in info["splits"].values()]
+    assert numbers == [len(keys) for keys in frames.values()]
     assert [len(frames[s]) for s in ("train", "validation", "test")] == [5, 1, 2]
     assert len({key for keys in frames.values() for key in keys}) == 8
     for split, content in info["splits"].items():
@@ -128,7 +139,7 @@ def test_unchanged_tiles_are_the_mirrored_frame(cells, made):
 def test_augmented_tiles_agree_with_each_other(cells, config):
     """Overlapping tiles of one unit show the same pixels, labels and weights."""
     config.data.tile_size, config.data.augmentations = 60, 2
-    units = job.plan_dataset(str(cells), config)
+    units = units_of(cells, config)
     [unit] = [u for u in units if u.frame.name == "t001" and u.augmentation == 1]
     by_place = {t.key.rsplit("/")[-1]: t for t in tiles_of(unit, config)}
     assert len(by_place) == 49
@@ -160,15 +171,20 @@ def test_frame_smaller_than_a_tile(tmp_path):
     assert (tile.weight[outside] == 0).all()
 
 
-def test_transforms_plan_each_unit_once(cells, config):
+def test_transforms_plan_each_unit_once(cells, config, tmp_path):
     with test_pipeline.TestPipeline(
         options=PipelineOptions([f"--runner={LOCAL_RUNNER}"])
     ) as pipeline:
-        units = pipeline | beam.Create([(str(cells), 0, 1)]) | job.PlanUnits(config)
+        planned = plan.plan_dataset(str(cells), config)
+        prepared = job.prepare(str(cells), str(tmp_path), config, planned, parts=3)
+        assert len(prepared.plan_files) == 3  # 3 + 3 + 2 frames
+        read = pipeline | beam.Create(prepared.plan_files) | job.ReadPlan()
+        units = read | beam.FlatMap(lambda each: each.units())
         keys = units | beam.Map(lambda unit: unit.key)
-        expected = [unit.key for unit in job.plan_dataset(str(cells), config)]
+        expected = [unit.key for unit in units_of(cells, config)]
         assert_that(keys, equal_to(expected))
-        inspected = units | job.InspectFrames(config, str(cells.parent / "counts"))
+        frames = read | "Frame" >> beam.Map(lambda each: each.frame)
+        inspected = frames | job.InspectFrames(config, str(tmp_path))
         sizes = inspected | beam.Map(
             lambda found: (found.height, found.width, found.bits)
         )
@@ -177,7 +193,8 @@ def test_transforms_plan_each_unit_once(cells, config):
 
 def test_counters_count_tiles(cells, tmp_path, config):
     pipeline = beam.Pipeline(options=PipelineOptions([f"--runner={LOCAL_RUNNER}"]))
-    job.build(pipeline, str(cells), str(tmp_path), config)
+    planned = plan.plan_dataset(str(cells), config)
+    job.build(pipeline, job.prepare(str(cells), str(tmp_path), config, planned))
     result = pipeline.run()
     result.wait_until_finish()
     counters = {
@@ -489,7 +506,7 @@ def test_bad_frames_are_skipped_when_asked_and_recorded(cells, tmp_path, capfd):
     assert missing.startswith("01_GT/SEG/man_seg006.tif: label without image")
     error = capfd.readouterr().err
     assert f"skipped: {broken}" in error and f"skipped: {missing}" in error
-    keys = [key for split in info["splits"].values() for key in split["frames"]]
+    keys = [source["frame"] for source in info["sources"]]
     assert [key.split("/")[-1] for key in sorted(keys)] == [
         f"t{i:03d}" for i in (0, 2, 3, 4, 5, 7)
     ]

@@ -23,9 +23,10 @@ def frames(count: int, sequences=("01",)) -> list[Frame]:
 
 
 def planned(given, augmentations=5, num_shards=4, seed=1):
-    return plan.plan_units(
+    frames = plan.plan_frames(
         given, augmentations=augmentations, num_shards=num_shards, seed=seed
     )
+    return [unit for each in frames for unit in each.units()]
 
 
 def test_plan_does_not_depend_on_order():

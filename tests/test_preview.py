@@ -62,7 +62,7 @@ def test_preview_writes_sheets_and_one_page(data, tmp_path, capsys):
     text = (tmp_path / "p/index.html").read_text()
     info = json.loads((data / shards.INFO_NAME).read_text())
     train = info["splits"]["train"]
-    row = f"<td>train<td>{len(train['frames'])}<td>{train['num_tiles']}"
+    row = f"<td>train<td>{train['num_frames']}<td>{train['num_tiles']}"
     assert row in re.sub(r"\s+", " ", text).replace(" <td>", "<td>")
 
 

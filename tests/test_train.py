@@ -158,7 +158,8 @@ def test_tensorboard_has_scalars_and_the_same_frame_each_time(
     shards_folder, train_config, tmp_path
 ):
     run(train_config, shards_folder, tmp_path)
-    frame = read_info(shards_folder)["splits"]["validation"]["frames"][0]
+    sources = read_info(shards_folder)["sources"]
+    frame = next(s["frame"] for s in sources if s["split"] == "validation")
     # Validated at steps 10 and 20.
     assert pictures_in(tmp_path / "logs") == {
         f"input, truth, probability, error/{frame}": 2

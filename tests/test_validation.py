@@ -21,7 +21,7 @@ def info(shards_folder):
 
 def frames_of(info, folder, split="validation"):
     paths = [shard.path for shard in find_shards(info, folder, split)]
-    sizes = whole_frames.frame_sizes(info, split)
+    sizes = whole_frames.frame_sizes(folder, info, split)
     return whole_frames.read_frames(paths, info["geometry"], sizes)
 
 

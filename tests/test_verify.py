@@ -101,7 +101,8 @@ def alter(**changes):
 
 
 def move_frame(info):
-    info["splits"]["test"]["frames"].append(info["splits"]["train"]["frames"][0])
+    train = next(s for s in info["sources"] if s["split"] == "train")
+    info["sources"].append({**train, "split": "test"})
 
 
 def share_image(info):
@@ -117,7 +118,7 @@ PLANTED = {
     "missing shard": (lambda f: (f / TEST_SHARD).unlink(), [TEST_SHARD + ": missing"]),
     "foreign shard": (
         lambda f: shutil.copy(f / TEST_SHARD, f / "test-00000-of-00009.tfrecord"),
-        ["not a shard of this data set"],
+        ["not of this data set"],
     ),
     "class too large": (alter(label=lambda v: v + 2), ["class 3, of 2", "frequencies"]),
     "augmented test": (
@@ -168,7 +169,7 @@ def test_everything_is_listed_at_once(data, capsys):
         (lambda i: i["splits"]["train"].update(num_tiles=999), "num_tiles is 999"),
         (lambda i: i["splits"]["train"].update(num_bytes=9), "num_bytes is 9"),
         (lambda i: i["splits"]["train"]["shards"][0].update(bytes=1), "1 in the info"),
-        (lambda i: i["splits"]["train"]["frames"].pop(), "not those of the sources"),
+        (lambda i: i["splits"]["train"].update(num_frames=7), "num_frames is 7"),
         (lambda i: i["splits"]["train"].update(class_pixels=[]), "class frequencies"),
         (lambda i: i["sources"][0]["files"][0].update(sha256=""), "without sha256"),
         (lambda i: i.pop("sources"), "broken (without sources)"),

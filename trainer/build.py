@@ -180,7 +180,7 @@ def build(
     validator, validation_shards = None, []
     if info["splits"]["validation"]["shards"]:
         validation_shards = _validation_shards(info, data, cluster, access)
-        validator = _validator(config, info, devices, validation_shards, state)
+        validator = _validator(config, info, data, devices, validation_shards, state)
     elif config.train.patience:
         raise UserError(
             f"config.train.patience={config.train.patience}: {data} has no validation "
@@ -228,8 +228,8 @@ def _validation_shards(info, data, cluster, access) -> list[Shard]:
     return bring_near(own, info["geometry"], access)
 
 
-def _validator(config, info, devices, shards, state) -> Validator:
-    sizes = whole_frames.frame_sizes(info, "validation")
+def _validator(config, info, data, devices, shards, state) -> Validator:
+    sizes = whole_frames.frame_sizes(data, info, "validation")
     chosen = whole_frames.spread(sorted(sizes), config.train.validate_frames)
 
     def frames():

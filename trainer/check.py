@@ -6,7 +6,7 @@ from typing import Any
 import ml_collections
 
 from preprocess.errors import UserError
-from preprocess.info import data_config
+from preprocess.facts import data_config
 from preprocess.shards import differences
 
 CHOICES = {

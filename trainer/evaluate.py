@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from preprocess import files
 from preprocess.errors import UserError
-from preprocess.shards import as_json, sha256_of
+from preprocess.shards import as_json, read_sources, sha256_of
 from preprocess.sources import (
     Frame,
     Objects,
@@ -61,7 +61,7 @@ def frames_of_split(
     return chosen
 
 
-def check_unseen(frames: list[Frame], info: dict[str, Any]) -> None:
+def check_unseen(frames: list[Frame], folder: str, info: dict[str, Any]) -> None:
     """Checks that no frame to be scored was trained on.
 
     Raises:
@@ -69,7 +69,7 @@ def check_unseen(frames: list[Frame], info: dict[str, Any]) -> None:
     """
     trained = {
         (source["files"][0]["sha256"], source["files"][0]["page"])
-        for source in info["sources"]
+        for source in read_sources(folder, info)
         if source["split"] == "train"
     }
     digest = functools.cache(sha256_of)
@@ -173,7 +173,7 @@ def evaluate(
     config, info = workdir.read_config(folder), workdir.read_info(folder)
     frames = frames_of_split(config, source, split, info)
     if split != "train":
-        check_unseen(frames, info)
+        check_unseen(frames, folder, info)
     rules = workdir.read_rules(folder)
     run = load_run(folder, checkpoint, tta)
     workdir.warn_of_other_rules(folder, step=run.step, tta=tta)

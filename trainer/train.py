@@ -141,6 +141,7 @@ def train(
         computed = {"precision": run.precision, "xla": run.xla}
         workdir.claim(folder, config, run.info, computed, write=chief, extend=extend)
         if chief:
+            workdir.copy_sources(folder, data, run.info)
             workdir.write_about(folder, _about(run, options))
         print(run.describe(), flush=True)
         with _ends_of_others(run.cluster):

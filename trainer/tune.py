@@ -84,7 +84,7 @@ def tune(
     """
     config, info = workdir.read_config(folder), workdir.read_info(folder)
     frames = frames_of_split(config, source, "validation", info)
-    check_unseen(frames, info)
+    check_unseen(frames, folder, info)
     run = load_run(folder, checkpoint, tta)
     with tempfile.TemporaryDirectory(prefix="unet-tune-") as scratch:
         kept = _Kept(run, scratch)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from preprocess.records import UNLABELLED, Tile
-from preprocess.shards import read_tiles
+from preprocess.shards import read_sources, read_tiles
 
 _KEY = re.compile(r"(.+)/a\d+/r(\d+)c(\d+)$")
 
@@ -47,11 +47,13 @@ def frame_and_origin(key: str) -> tuple[str, int, int]:
     return match[1], int(match[2]), int(match[3])
 
 
-def frame_sizes(info: dict[str, Any], split: str) -> dict[str, tuple[int, int]]:
-    """Height and width of each frame of a split, from `dataset_info.json`."""
+def frame_sizes(
+    folder: str, info: dict[str, Any], split: str
+) -> dict[str, tuple[int, int]]:
+    """Height and width of each frame of a split of the data set in a folder."""
     return {
         source["frame"]: (source["height"], source["width"])
-        for source in info["sources"]
+        for source in read_sources(folder, info)
         if source["split"] == split
     }
 

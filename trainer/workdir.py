@@ -121,6 +121,16 @@ def read_info(workdir: str) -> dict[str, Any]:
     return _read_json(files.join(workdir, INFO_NAME))
 
 
+def copy_sources(workdir: str, data: str, info: dict[str, Any]) -> None:
+    """Keeps with the run what a large data set was made from."""
+    for part in info["source_parts"]:
+        path = files.join(workdir, part["name"])
+        if not files.exists(path):
+            with files.open_atomic(path) as file:
+                for block in files.read_blocks(files.join(data, part["name"])):
+                    file.write(block)
+
+
 def write_about(workdir: str, about: dict[str, Any]) -> None:
     """Notes how a run was started, unless that stands there already."""
     path = files.join(workdir, ABOUT_NAME)

@@ -60,16 +60,14 @@ def look_for_frames(data: ml_collections.ConfigDict, folder: str) -> Found:
             f"config.data.sequences={data.sequences}: layout {data.layout!r} has none"
         )
     found = LAYOUTS[data.layout].find(name, folder, data)
-    readable = [frame for frame in found.frames if frame.key.isprintable()]
-    found = found._replace(
-        frames=readable,
-        problems=found.problems
-        + [
+    odd = [frame for frame in found.frames if not frame.key.isprintable()]
+    if odd:
+        readable = [frame for frame in found.frames if frame.key.isprintable()]
+        lines = [
             f"{frame.image.path!a}: its name is not printable text; rename it"
-            for frame in found.frames
-            if frame not in readable
-        ],
-    )
+            for frame in odd
+        ]
+        found = found._replace(frames=readable, problems=found.problems + lines)
     if not found.frames and not found.problems:
         raise UserError(
             f"{folder}: no frames found; layout {data.layout!r} wants "

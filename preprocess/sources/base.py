@@ -11,7 +11,7 @@ from preprocess.records import UNLABELLED
 from preprocess.statistics import count_values
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Frame:
     """A reference to one 2D image and its truth; the pixels stay in their files.
 

@@ -9,6 +9,7 @@
 stacks, each labelled slice is a frame.
 """
 
+import collections
 import re
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -123,17 +124,21 @@ def _find_in(name: str, number: str, base: str, labels: str) -> Found:
     pages = (_pages(there.images[time]) for time in times)
     stacks = next((number for number in pages if number), 1) > 1
     if not stacks:
+        labelled = set(times)
         problems += [
             f"{path}: truth of a slice, but {there.images[time]} is no stack"
             for (time, _), path in there.gold_slices.items()
-            if time in times
+            if time in labelled
         ]
         times = [t for t in times if t in there.gold or t in there.silver]
     frames: list[Frame] = []
+    of_time: dict[str, dict[int, str]] = collections.defaultdict(dict)
+    for (time, z), path in there.gold_slices.items():
+        of_time[time][z] = path
     for time in times:
         try:
             frames += (
-                _slices(name, number, there, time)
+                _slices(name, number, there, time, of_time[time])
                 if stacks
                 else [_flat(name, number, there, time)]
             )
@@ -174,8 +179,13 @@ def _flat(name: str, number: str, there: Sequence, time: str) -> Frame:
     return Frame(name, number, f"t{time}", "ctc", image, gold, silver, markers)
 
 
-def _slices(name: str, number: str, there: Sequence, time: str) -> Iterator[Frame]:
+def _slices(
+    name: str, number: str, there: Sequence, time: str, gold_slices: dict[int, str]
+) -> Iterator[Frame]:
     """The labelled slices of a stack.
+
+    Args:
+      gold_slices: truth of single slices of it, by their number.
 
     Raises:
       UserError: truth with other slices than the image.
@@ -188,15 +198,15 @@ def _slices(name: str, number: str, there: Sequence, time: str) -> Iterator[Fram
             raise UserError(f"{path}: {pages} slices, but {image} has {depth}")
     beyond = [
         f"{path}: label without image; {image} has {depth} slices"
-        for (t, z), path in there.gold_slices.items()
-        if t == time and z >= depth
+        for z, path in gold_slices.items()
+        if z >= depth
     ]
     if beyond:
         raise UserError(beyond)
     for z in range(depth):
         gold, silver, markers = (Page(path, z) if path else None for path in layers)
-        if (time, z) in there.gold_slices:
-            gold = Page(there.gold_slices[time, z])
+        if z in gold_slices:
+            gold = Page(gold_slices[z])
         if gold or silver:
             yield Frame(
                 name,

@@ -1,6 +1,8 @@
 """People's own images: `images/NAME.*` and `masks/NAME.*`; stacks by page."""
 
 import os
+import re
+from collections.abc import Iterable
 
 import ml_collections
 import numpy as np
@@ -33,6 +35,19 @@ def _by_stem(folder: str, problems: list[str], suffix: str = "") -> dict[str, st
     return found
 
 
+def _page_like(stems: Iterable[str]) -> dict[str, str]:
+    """Names that look like a page of another, by that other's name.
+
+    >>> _page_like(["a", "a-z1", "b-z-z2"])
+    {'a': 'a-z1', 'b': 'b-z-z2', 'b-z': 'b-z-z2'}
+    """
+    found: dict[str, str] = {}
+    for stem in stems:
+        for mark in re.finditer("-z", stem):
+            found.setdefault(stem[: mark.start()], stem)
+    return found
+
+
 def find(name: str, folder: str, data: ml_collections.ConfigDict) -> Found:
     """One frame an image, or a page of a stack."""
     if data.labels not in ("binary", "class", "instance"):
@@ -54,6 +69,7 @@ def find(name: str, folder: str, data: ml_collections.ConfigDict) -> Found:
         for stem in sorted(masks.keys() - images.keys())
     ]
     frames = []
+    page_like = _page_like(images)
     for stem in sorted(images.keys() & masks.keys()):
         try:
             pages, mask_pages = count_pages(images[stem]), count_pages(masks[stem])
@@ -65,10 +81,9 @@ def find(name: str, folder: str, data: ml_collections.ConfigDict) -> Found:
                 f"{masks[stem]}: {mask_pages} pages, but {images[stem]} has {pages}"
             )
             continue
-        if pages > 1 and (taken := [s for s in images if s.startswith(f"{stem}-z")]):
-            problems.append(
-                f"{images[taken[0]]}: named like a page of {images[stem]}; rename it"
-            )
+        if pages > 1 and stem in page_like:
+            like = images[page_like[stem]]
+            problems.append(f"{like}: named like a page of {images[stem]}; rename it")
             continue
         names = [stem] if pages == 1 else [f"{stem}-z{i:03d}" for i in range(pages)]
         frames += [

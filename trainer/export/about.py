@@ -54,7 +54,7 @@ def describe(
         "data": {
             "name": config.data.name,
             "dataset_info_sha256": hashlib.sha256(info).hexdigest(),
-            "training_frames": _training_frames(json.loads(info)),
+            "training_frames": json.loads(info)["splits"]["train"]["num_frames"],
         },
         "channels": config.model.channels,
         "class_names": class_names(config.model),
@@ -71,10 +71,6 @@ def describe(
         "tta": segmenter.tta,
         "versions": versions(),
     }
-
-
-def _training_frames(info: dict[str, Any]) -> int:
-    return sum(source["split"] == "train" for source in info["sources"])
 
 
 def versions() -> dict[str, str]:

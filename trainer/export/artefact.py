@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from preprocess import files
 from preprocess.errors import UserError
-from preprocess.shards import as_json
+from preprocess.shards import as_json, read_sources
 from trainer import workdir
 from trainer.export import about, layout, onnx, warmup
 from trainer.export.memory import tile_within
@@ -164,7 +164,7 @@ def write_extras(
         name: [_shown(spec) for spec in function.input_signature]
         for name, function in served.functions.items()
     }
-    height, width = _warmup_size(info, served.geometry, content["tile"])
+    height, width = _warmup_size(folder, info, served.geometry, content["tile"])
     written = {
         layout.CONFIG: as_json(config.to_dict()),
         layout.ABOUT: as_json(content),
@@ -181,8 +181,8 @@ def _shown(spec: tf.TensorSpec) -> str:
 
 
 def _warmup_size(
-    info: dict[str, Any], geometry: Geometry, tile: int
+    folder: str, info: dict[str, Any], geometry: Geometry, tile: int
 ) -> tuple[int, int]:
     """The first frame's height and width in px, at most a tile's."""
-    first = info["sources"][0]
+    first = next(read_sources(folder, info))
     return min(first["height"], tile), min(first["width"], tile)

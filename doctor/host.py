@@ -1,0 +1,120 @@
+"""The machine: Python, processor, memory, disk, open files."""
+
+import os
+import pathlib
+import resource
+import shutil
+import sys
+from collections.abc import Iterator
+
+from doctor.finding import Finding
+
+PYTHONS = ((3, 10), (3, 13))  # from, and before
+MEMORY_GB = 3.0  # a training of :cpu and its validation need less
+DISK_GB = 5.0  # the environment takes 3
+OPEN_FILES = 1024  # shards, sockets and libraries of one training stay below
+CGROUPS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+
+
+def look(output: str) -> Iterator[Finding]:
+    """Looks at the machine.
+
+    Args:
+      output: the folder whose disk is looked at, there or not; "" for the present one.
+    """
+    yield python(sys.version_info[:3])
+    yield processor(_cpu_flags(), len(os.sched_getaffinity(0)))
+    yield onednn(os.environ.get("TF_ENABLE_ONEDNN_OPTS", ""))
+    yield memory(_available_bytes())
+    for what, folder in (("disk", output or "."), ("temporary files", _temporary())):
+        yield disk(what, folder, shutil.disk_usage(nearest(folder)).free)
+    yield open_files(*resource.getrlimit(resource.RLIMIT_NOFILE))
+
+
+def python(version: tuple[int, ...]) -> Finding:
+    """Whether TensorFlow, Beam and the rest have packages for this Python."""
+    says = f"{'.'.join(map(str, version))}, {sys.executable}"
+    if PYTHONS[0] <= version[:2] < PYTHONS[1]:
+        return Finding("Python", says)
+    return Finding("Python", says, "PYTHON=python3.11 ./launch.sh setup (3.10 to 3.12)")
+
+
+def processor(flags: set[str], cores: int) -> Finding:
+    """Whether TensorFlow starts on this processor, and what speeds it up."""
+    fast = [name for name in ("avx2", "avx512f", "amx_bf16") if name in flags]
+    says = f"{cores} cores, {' '.join(fast) or 'no vectors known'}"
+    if flags and "avx" not in flags:
+        return Finding("processor", f"{says}: no AVX", "TensorFlow wants another one")
+    return Finding("processor", says)
+
+
+def onednn(value: str) -> Finding:
+    """Whether the processor's fast kernels were switched off."""
+    if value.strip().lower() in ("0", "false"):
+        says = f"switched off by TF_ENABLE_ONEDNN_OPTS={value}"
+        return Finding("oneDNN", says, "unset TF_ENABLE_ONEDNN_OPTS")
+    return Finding("oneDNN", "on")
+
+
+def memory(available: float) -> Finding:
+    """Whether a small training fits."""
+    says = f"{available / 1e9:.1f} GB available"
+    if available >= MEMORY_GB * 1e9:
+        return Finding("memory", says)
+    cure = f"end other programs or give the container {MEMORY_GB:g} GB"
+    return Finding("memory", says, cure)
+
+
+def disk(what: str, folder: str, free: float) -> Finding:
+    """Whether there is room for a data set and a run."""
+    says = f"{free / 1e9:.0f} GB free at {nearest(folder)}"
+    if free >= DISK_GB * 1e9:
+        return Finding(what, says)
+    variable = "TMPDIR" if what == "temporary files" else "--output"
+    return Finding(what, says, f"make room, or {variable}=a larger disk")
+
+
+def open_files(soft: int, hard: int) -> Finding:
+    """Whether a process may open as many files as it will."""
+    names = [
+        "no limit" if n == resource.RLIM_INFINITY else str(n) for n in (soft, hard)
+    ]
+    says = f"{names[0]}, can be raised to {names[1]}"
+    if soft == resource.RLIM_INFINITY or soft >= OPEN_FILES:
+        return Finding("open files", says)
+    return Finding("open files", says, f"ulimit -n {max(OPEN_FILES, 4096)}")
+
+
+def nearest(folder: str) -> str:
+    """A folder, or the nearest above it that is there."""
+    path = pathlib.Path(folder).absolute()
+    return str(next(p for p in (path, *path.parents) if p.is_dir()))
+
+
+def _temporary() -> str:
+    return os.environ.get("TMPDIR") or "/tmp"
+
+
+def _cpu_flags() -> set[str]:
+    try:
+        text = pathlib.Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return set()
+    lines = (line for line in text.splitlines() if line.startswith("flags"))
+    return set(next(lines, "").split())
+
+
+def _available_bytes() -> float:
+    """What the kernel has left, or the container's limit where that is less."""
+    values = [float("inf")]
+    try:
+        lines = pathlib.Path("/proc/meminfo").read_text().splitlines()
+        values += [int(s.split()[1]) * 1024 for s in lines if "MemAvailable" in s]
+    except OSError:
+        pass
+    for path in CGROUPS:
+        try:
+            values.append(int(pathlib.Path(path).read_text()))
+        except (OSError, ValueError):  # another version of cgroups, or "max"
+            continue
+    return min(values)

@@ -1,0 +1,73 @@
+"""What TensorFlow sees and can do here, as JSON: run in a process of its own.
+
+A TensorFlow that doesn't fit its libraries or processor can end its process.
+"""
+
+import json
+import os
+import sys
+from typing import Any
+
+
+def probe(paths: list[str]) -> dict[str, Any]:
+    """Versions, devices, whether they compute, whether remote paths can be reached."""
+    import keras
+    import tensorflow as tf
+
+    from trainer.strategy import resolve_precision
+
+    gpus = tf.config.list_physical_devices("GPU")
+    details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
+    build = tf.sysconfig.get_build_info()
+    return {
+        "tensorflow": tf.__version__,
+        "keras": keras.__version__,
+        "cuda": build.get("cuda_version", "") if build.get("is_cuda_build") else "",
+        "capabilities": [d.get("compute_capability", (0, 0)) for d in details],
+        "precision": resolve_precision("auto"),
+        "computes": _tried(lambda: _convolve(tf, len(gpus))),
+        "reduces": _tried(lambda: _reduce(tf)) if len(gpus) > 1 else "",
+        "reached": {path: _tried(lambda p=path: _reach(tf, p)) for path in paths},
+    }
+
+
+def _tried(act) -> str:
+    """What went wrong; "" for nothing."""
+    try:
+        act()
+    except Exception as error:
+        return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+    return ""
+
+
+def _convolve(tf, gpus: int) -> None:
+    """A convolution on each device against what it must be."""
+    for name in [f"/gpu:{index}" for index in range(gpus)] or ["/cpu:0"]:
+        with tf.device(name):
+            ones = tf.ones([1, 8, 8, 4])
+            sums = tf.nn.conv2d(ones, tf.ones([3, 3, 4, 2]), 1, "VALID")
+            if not bool(tf.reduce_all(sums == 36.0)):
+                raise ArithmeticError(f"{name} computes wrong sums")
+
+
+def _reduce(tf) -> None:
+    """A sum over all GPUs, by NCCL as in training."""
+    devices = tf.distribute.MirroredStrategy()
+
+    @tf.function
+    def total():
+        ones = devices.run(lambda: tf.ones([1024]))
+        return devices.reduce(tf.distribute.ReduceOp.SUM, ones, axis=None)
+
+    if float(total()[0]) != devices.num_replicas_in_sync:
+        raise ArithmeticError("the GPUs' sum is wrong")
+
+
+def _reach(tf, path: str) -> None:
+    tf.io.gfile.exists(path)  # raises where there is no client, no bucket, no right
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    print(json.dumps(probe(sys.argv[1:])))

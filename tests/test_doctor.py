@@ -1,0 +1,231 @@
+"""doctor: what ails a machine is found, whichever part is missing."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from doctor import devices, host, main, packages, places
+from doctor.finding import Finding
+from tests.cloud import gcs, google_hosts
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+@pytest.mark.slow
+def test_a_sound_machine_is_fine(cells, tmp_path, capsys):
+    assert main.main([f"--input={cells}", f"--output={tmp_path / 'out'}"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == "all fine"
+    assert all(line.startswith("fine ") for line in lines[:-1])
+    looked = {line[7:].split(":")[0] for line in lines[:-1]}
+    expected = {"Python", "oneDNN", "memory", "disk", "open files", "packages", "lock"}
+    expected |= {"CRC extension", "Beam's staging build", "TensorFlow", "GPUs"}
+    assert looked >= expected | {"precision"}
+    assert not (tmp_path / "out").exists()
+
+
+def test_nothing_installed_is_one_line_and_a_cure():
+    """A Python without any package, as before ./launch.sh setup."""
+    command = [sys.executable, "-S", "-m", "doctor.main"]
+    environment = {**os.environ, "PYTHONPATH": "", "PATH": "/usr/bin:/bin"}
+    ended = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert ended.returncode == main.WRONG and not ended.stderr
+    wrong = [s for s in ended.stdout.splitlines() if s.startswith("WRONG")]
+    assert [line[7:].split(":")[0] for line in wrong] == ["packages", "TensorFlow"]
+    assert "-> ./launch.sh setup" in ended.stdout
+
+
+@pytest.mark.parametrize(
+    "finding, words",
+    [
+        (host.python((3, 9, 2)), "python3.11"),
+        (host.python((3, 13, 0)), "python3.11"),
+        (host.processor({"sse4_2"}, 4), "no AVX"),
+        (host.onednn("0"), "unset TF_ENABLE_ONEDNN_OPTS"),
+        (host.memory(1e9), "1.0 GB"),
+        (host.disk("disk", "/", 1e9), "--output"),
+        (host.disk("temporary files", "/", 1e9), "TMPDIR"),
+        (host.open_files(256, 4096), "ulimit -n"),
+    ],
+)
+def test_what_a_machine_lacks_has_a_cure(finding, words):
+    assert finding.cure
+    assert words in f"{finding.says} {finding.cure}"
+
+
+@pytest.mark.parametrize(
+    "finding",
+    [
+        host.python((3, 12, 1)),
+        host.processor(set(), 1),  # a machine that tells nothing of its processor
+        host.onednn(""),
+        host.memory(8e9),
+        host.disk("disk", "/nowhere/at/all", 8e9),
+        host.open_files(-1, -1),
+    ],
+)
+def test_what_a_machine_has_is_fine(finding):
+    assert not finding.cure
+
+
+def test_the_memory_of_a_container_counts(tmp_path, monkeypatch):
+    limit = tmp_path / "memory.max"
+    limit.write_text("1000000\n")
+    monkeypatch.setattr(host, "CGROUPS", (str(limit), str(tmp_path / "missing")))
+    assert host._available_bytes() == 1_000_000
+    limit.write_text("max\n")
+    assert host._available_bytes() > 1_000_000
+
+
+def test_another_version_than_the_lock_is_named(tmp_path, monkeypatch):
+    (tmp_path / "numpy-1.0.dist-info").mkdir()
+    (tmp_path / "numpy-1.0.dist-info/METADATA").write_text(
+        "Name: numpy\nVersion: 1.0\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    found = packages.requirements()
+    assert "numpy 1.0 is not >=1.26" in found.says and found.cure == packages.AGAIN
+    stamp = tmp_path / "venv"
+    stamp.mkdir()
+    (stamp / ".complete").write_text("cpu 1 2\n")
+    monkeypatch.setattr(sys, "prefix", str(stamp))
+    found = packages.locked()
+    assert "numpy 1.0, locked" in found.says and found.cure == packages.AGAIN
+
+
+@pytest.mark.parametrize(
+    "setup, words",
+    [
+        (None, "Dataflow needs a checkout"),
+        ("raise SystemExit('no compiler')", "no compiler"),
+        ("from setuptools import setup; setup(name='x')", "preprocess/ is not in it"),
+    ],
+)
+def test_a_staging_build_that_fails(tmp_path, monkeypatch, setup, words):
+    if setup:
+        (tmp_path / "setup.py").write_text(setup)
+    monkeypatch.setattr(packages, "ROOT", tmp_path)
+    found = packages.staging()
+    assert found.cure and words in found.says
+
+
+# --- GPUs: there is none here, so the driver's own command is played ------------------
+
+TWO = "NVIDIA H100 80GB HBM3, 550.54.15, 9.0, 81559 MiB\n" * 2
+SEEN = {
+    "tensorflow": "2.21.0",
+    "keras": "3.15.1",
+    "cuda": "12.5.1",
+    "capabilities": [[9, 0], [9, 0]],
+    "precision": "mixed_bfloat16",
+    "computes": "",
+    "reduces": "",
+    "reached": {},
+}
+
+
+def report(monkeypatch, tmp_path, smi: str, seen: dict, code: int = 0) -> list[Finding]:
+    script = tmp_path / "nvidia-smi"
+    script.write_text(f"#!/bin/sh\nprintf '%s' '{smi}'\nexit {code}\n")
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(devices, "run_probe", lambda paths: (seen, ""))
+    library = {"nvidia-nccl-cu12": ("2.29", ""), "nvidia-cudnn-cu12": ("9.1", "<10")}
+    monkeypatch.setattr(devices, "_nvidia_packages", lambda: library)
+    return list(devices.look())
+
+
+def test_sound_gpus(monkeypatch, tmp_path):
+    found = report(monkeypatch, tmp_path, TWO, SEEN)
+    assert not [line for line in found if line.cure]
+    said = {line.what: line.says for line in found}
+    assert said["GPUs taken"] == "TensorFlow takes 2 of 2"
+    assert said["precision"] == "mixed_bfloat16, compute capability 9.0, 9.0"
+    assert said["driver"] == "550.54.15, does for CUDA 12.5.1"
+    assert said["NCCL"] == "all GPUs add up"
+
+
+@pytest.mark.parametrize(
+    "smi, changes, code, what, words",
+    [
+        (TWO.replace("550.54.15", "470.1.2"), {}, 0, "driver", "525.60 or newer"),
+        (TWO, {"capabilities": [[9, 0]]}, 0, "GPUs taken", "1 of 2"),
+        (TWO, {"reduces": "unhandled system error"}, 0, "NCCL", "NCCL_DEBUG=INFO"),
+        (TWO, {"computes": "no kernel image"}, 0, "TensorFlow", "no kernel image"),
+        ("Driver/library version mismatch", {}, 18, "GPUs", "mismatch"),
+    ],
+)
+def test_unsound_gpus(monkeypatch, tmp_path, smi, changes, code, what, words):
+    found = report(monkeypatch, tmp_path, smi, {**SEEN, **changes}, code)
+    [wrong] = [line for line in found if line.cure and line.what == what]
+    assert words in f"{wrong.says} {wrong.cure}"
+
+
+@pytest.mark.parametrize(
+    "there, words",
+    [({}, "the processor's"), ({"nvidia-nccl-cu12": ("", ">=2")}, "is missing")],
+)
+def test_cuda_libraries_that_lack(there, words):
+    found = devices.libraries(there)
+    assert found.cure == packages.AGAIN and words in found.says
+
+
+@pytest.mark.slow
+def test_the_probe_tells_what_tensorflow_can_do(tmp_path):
+    seen, reason = devices.run_probe(["s3://bucket/data"])
+    assert not reason and seen["computes"] == "" and seen["precision"] == "float32"
+    assert "s3" in seen["reached"]["s3://bucket/data"]
+    found = devices.reached("s3://bucket/data", seen["reached"]["s3://bucket/data"])
+    assert found.cure
+
+
+def test_a_tensorflow_that_ends_its_process(tmp_path, monkeypatch):
+    (tmp_path / "tensorflow.py").write_text("import os\nos.abort()\n")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{ROOT}")
+    seen, reason = devices.run_probe([])
+    assert not seen and reason == "ended by signal 6"
+    assert devices.tensorflow(seen, reason).cure
+
+
+# --- Places ---------------------------------------------------------------------------
+
+
+def test_folders(tmp_path):
+    full, empty = tmp_path / "full", tmp_path / "empty"
+    full.mkdir()
+    empty.mkdir()
+    (full / "a.tif").write_text("")
+    for path, fine in ((full, True), (empty, False), (tmp_path / "none", False)):
+        assert (not places.readable(str(path)).cure) is fine
+    assert not places.writable(str(tmp_path / "to/be/made")).cure
+    assert places.writable("/proc/nowhere").cure
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(bool(google_hosts.missing()), reason=google_hosts.missing())
+def test_buckets(tmp_path):
+    """In a process of its own, where Google's names lead here."""
+    with gcs.bucket() as front:
+        hosts = google_hosts.GoogleHosts(tmp_path, front.address)
+        front.serve_tls(google_hosts.ADDRESS, hosts.certificate)
+        path = f"/upload/storage/v1/b/{gcs.BUCKET}/o?uploadType=media&name=raw/a"
+        host_header = {"Host": front.address.removeprefix("http://")}
+        assert front.ask("POST", path, host_header, b"pixels")[0] == 200
+        bucket = f"gs://{gcs.BUCKET}"
+        command = [sys.executable, "-m", "doctor.main", f"--input={bucket}/raw"]
+        good = hosts.run(*command, f"--output={bucket}/out", cwd=ROOT)
+        assert good.returncode == 0, good.stdout + good.stderr
+        assert f"TensorFlow at {bucket}/raw: reached" in good.stdout
+        assert f"input {bucket}/raw: can be listed and read" in good.stdout
+        left = front.ask("GET", f"/storage/v1/b/{gcs.BUCKET}/o?prefix=out", {}, b"")[2]
+        assert not json.loads(left).get("items")
+        bad = hosts.run(*command, "--output=gs://not-there/out", cwd=ROOT)
+        assert bad.returncode == main.WRONG
+        assert "WRONG  output gs://not-there/out: " in bad.stdout
+        assert "Traceback" not in bad.stdout + bad.stderr
