@@ -5,10 +5,10 @@ Without one, Beam's local runner uses all cores.
 """
 
 import collections
+import contextlib
 import itertools
 import json
 import os
-import re
 import sys
 import time
 from typing import Any
@@ -16,7 +16,16 @@ from typing import Any
 import ml_collections
 from absl import flags
 
-from preprocess import cli, files, plan, progress, runners, splits
+from preprocess import (
+    cli,
+    files,
+    job_errors,
+    plan,
+    preflight,
+    progress,
+    runners,
+    splits,
+)
 from preprocess.check import check_data_config
 from preprocess.errors import UserError
 from preprocess.facts import data_config
@@ -63,7 +72,7 @@ def preprocess(values: flags.FlagValues, beam_args: list[str]) -> None:
     check_data_config(config)
     folder, output = values.input, values.output
     options = runners.parse_options(beam_args)
-    runners.check_places(options, folder, output)
+    preflight.check_places(options, folder, output)
     if not files.is_remote(folder):
         folder = os.path.abspath(folder)
 
@@ -90,18 +99,28 @@ def _make(options, folder, output, config, planned: plan.Plan) -> dict[str, int]
     from preprocess import pipeline  # Beam takes a second to import
 
     files.write_bytes(files.join(output, JOB_NAME), as_json(data_config(config)))
-    parts = runners.parts_of(options)
-    job = pipeline.prepare(folder, output, config, planned, parts)
-    planned.frames.clear()  # the workers have their own, and need the room
-    counters = _run_pipeline(job, options)
-    problems_path = files.join(output, pipeline.PROBLEMS_NAME)
-    if files.exists(problems_path):
-        problems = json.loads(files.read_bytes(problems_path))
-        files.remove([problems_path, *job.plan_files])
-        if not files.glob_in(output, files.TEMPORARY + "*.tfrecord.json"):
-            files.remove([files.join(output, JOB_NAME)])  # nothing of it lies there
-        raise UserError(problems)
+    try:
+        parts = runners.parts_of(options)
+        job = pipeline.prepare(folder, output, config, planned, parts)
+        planned.frames.clear()  # the workers have their own, and need the room
+        counters = _run_pipeline(job, options)
+        problems_path = files.join(output, pipeline.PROBLEMS_NAME)
+        if files.exists(problems_path):
+            problems = json.loads(files.read_bytes(problems_path))
+            files.remove([problems_path])
+            raise UserError(problems)
+    except Exception:
+        with contextlib.suppress(Exception):  # the first failure is the one to tell
+            _clear_up(output)
+        raise
     return counters
+
+
+def _clear_up(output: str) -> None:
+    """Removes a failed job's plan, and its note where no shard belongs to it."""
+    files.remove(files.glob_in(output, plan.PLAN_NAME + "*"))
+    if not files.glob_in(output, files.TEMPORARY + "*.tfrecord.json"):
+        files.remove([files.join(output, JOB_NAME)])
 
 
 def _announce(frames: list[Frame], config: ml_collections.ConfigDict) -> None:
@@ -186,13 +205,15 @@ def _run_pipeline(job, options) -> dict[str, int]:
     """Runs the job to its end, with bars; returns Beam's counters.
 
     Raises:
-      UserError: a worker met a user's mistake after all checks.
+      UserError: a worker met a user's mistake after all checks, or the runner can't.
     """
     import apache_beam as beam
 
     from preprocess.pipeline import build
 
     runners.quieten()
+    given = options.get_all_options()  # some runners forget their own name
+    engine = given["runner"]
     try:
         pipeline = beam.Pipeline(options=options)
         build(pipeline, job)
@@ -200,16 +221,12 @@ def _run_pipeline(job, options) -> dict[str, int]:
             result = pipeline.run()
             runners.wait_for(result)
     except Exception as error:
-        # A worker's exception arrives as text, with the worker's traceback around it.
-        lines = re.findall(
-            r"^.*(?:errors\.UserError: |OSError: |Error: (?=\[Errno))"
-            r"(.*?)(?: \[while|$)",
-            str(error),
-            re.M,
-        )
-        if not lines:
+        local = engine == runners.LOCAL_RUNNER
+        name = engine.rpartition(".")[2]
+        told = job_errors.explained(error, name, local=local, given=given)
+        if told is error:
             raise
-        raise UserError(lines[:1]) from error
+        raise told from error
     return runners.counters_of(result)
 
 

@@ -3,19 +3,14 @@
 import importlib
 import logging
 import os
-import pathlib
 
+from preprocess import preflight
 from preprocess.errors import UserError
 
 # Plain DirectRunner would first try to download another runner of Beam's (Prism).
 LOCAL_RUNNER = "apache_beam.runners.portability.fn_api_runner.FnApiRunner"
 DASK_RUNNER = "apache_beam.runners.dask.dask_runner.DaskRunner"  # no short name
 DASK_PARTITIONS = 32  # unless --dask_npartitions says how many
-DATAFLOW_RUNNER = "DataflowRunner"
-PORTABLE_RUNNERS = ("PortableRunner", "FlinkRunner", "SparkRunner")
-OWN_WORKERS = ("LOOPBACK", "EXTERNAL", "PROCESS")  # who start them installs them too
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-WORKER_VERSIONS = ROOT / "requirements" / "worker.txt"
 
 
 def parse_options(beam_args: list[str]):
@@ -46,7 +41,7 @@ def parse_options(beam_args: list[str]):
         )
     options = beam_options.PipelineOptions(beam_args)
     standard = options.view_as(beam_options.StandardOptions)
-    if standard.runner in (None, "DirectRunner"):
+    if (standard.runner or "direct").lower() in ("direct", "directrunner"):
         standard.runner = LOCAL_RUNNER
         if not any(arg.startswith("--direct_") for arg in beam_args):
             direct = options.view_as(beam_options.DirectOptions)
@@ -55,16 +50,15 @@ def parse_options(beam_args: list[str]):
         _keep_elements_whole()
     if standard.runner == "DaskRunner":
         standard.runner = DASK_RUNNER
-    if standard.runner == DASK_RUNNER:
-        _spread_over_dask(options)
     try:
-        create_runner(standard.runner)
+        name = type(create_runner(standard.runner)).__name__
     except (ValueError, ImportError, AttributeError) as error:
         raise UserError(f"--runner={standard.runner}: {error}") from error
-    if standard.runner == DATAFLOW_RUNNER:
-        _check_dataflow(options)
-    if _makes_workers(options):
-        _stage_package(options)
+    if name in (preflight.DATAFLOW_RUNNER, *preflight.PORTABLE_RUNNERS):
+        standard.runner = name  # Beam also takes dataflow, flinkrunner and the like
+    if standard.runner == DASK_RUNNER:
+        _spread_over_dask(options)
+    preflight.check(options)
     FileSystems.set_options(options)  # this process reads and writes there too
     return options
 
@@ -100,10 +94,19 @@ def _load_dask() -> None:
 
 
 def _spread_over_dask(options) -> None:
-    """Cuts the work into partitions; by default Beam makes one for one worker."""
+    """Cuts the work into partitions; by default Beam makes one for one worker.
+
+    Raises:
+      UserError: there is no such scheduler.
+    """
     from apache_beam.runners.dask.dask_runner import DaskOptions
 
     dask = options.view_as(DaskOptions)
+    if dask.address:
+        preflight.reach(
+            f"--dask_client_address={dask.address}",
+            "start a scheduler (`dask scheduler`) and workers",
+        )
     if not dask.npartitions and not dask.partition_size:
         dask.npartitions = DASK_PARTITIONS
 
@@ -116,81 +119,36 @@ def parts_of(options) -> int:
     return given["npartitions"] or 1
 
 
-def _check_dataflow(options) -> None:
-    """All that a job on Dataflow lacks, at once; Beam would tell of it one by one."""
-    given = options.get_all_options()
-    wanted = {
-        "project": "the Google Cloud project that pays",
-        "region": "such as europe-west4, where the buckets are",
-        "temp_location": "gs://BUCKET/tmp, for what is staged",
-    }
-    lacking = [
-        f"--runner={DATAFLOW_RUNNER} wants --{name}: {what}"
-        for name, what in wanted.items()
-        if not given[name]
-    ]
-    if lacking:
-        raise UserError(lacking)
-
-
-def check_places(options, *paths: str) -> None:
-    """Refuses folders that only this machine has, where others do the work.
-
-    Raises:
-      UserError: naming each of them.
-    """
-    if options.get_all_options()["runner"] != DATAFLOW_RUNNER:
-        return
-    if local := [path for path in paths if "://" not in path]:
-        raise UserError(
-            [
-                f"{path}: Dataflow's workers can't reach it; give gs://..."
-                for path in local
-            ]
-        )
-
-
-def _makes_workers(options) -> bool:
-    """Whether the engine starts machines that have nothing of ours."""
-    given = options.get_all_options()
-    if given["runner"] == DATAFLOW_RUNNER:
-        return True
-    own = given.get("environment_type") in OWN_WORKERS
-    return given["runner"] in PORTABLE_RUNNERS and not own
-
-
-def _stage_package(options) -> None:
-    """Has the workers install this package, in versions that make the same bytes.
-
-    Raises:
-      UserError: there is no source to build it from.
-    """
-    from apache_beam.options import pipeline_options as beam_options
-
-    setup = options.view_as(beam_options.SetupOptions)
-    if options.view_as(beam_options.WorkerOptions).sdk_container_image:
-        return  # it is in there
-    if setup.setup_file:
-        # Beam goes to the file's folder to build, and "setup.py" has none.
-        setup.setup_file = os.path.abspath(setup.setup_file)
-        return
-    if not (ROOT / "setup.py").exists():
-        raise UserError(
-            "the workers need this package: run from a checkout of it, or give "
-            "--setup_file=PATH/setup.py or --sdk_container_image=IMAGE"
-        )
-    setup.setup_file = str(ROOT / "setup.py")
-    if not setup.requirements_file:
-        setup.requirements_file = str(WORKER_VERSIONS)
-        setup.requirements_cache = "skip"  # workers fetch them, nothing is uploaded
-
-
 def quieten() -> None:
-    """Beam's loggers say too much, but for what a job far away says of itself."""
-    for name in (None, "distributed"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    logging.basicConfig(format="%(message)s")
-    logging.getLogger("apache_beam.runners.dataflow").setLevel(logging.INFO)
+    """Beam says too much, but for what a job far away says of itself."""
+    from apache_beam.runners.worker import sdk_worker
+
+    # A worker in this process prints what it also logs and returns.
+    vars(sdk_worker)["print"] = lambda *_, **__: None
+    logging.basicConfig()
+    root = logging.getLogger()
+    root.addFilter(_is_no_traceback)
+    for handler in root.handlers:
+        if type(handler) is logging.StreamHandler:
+            handler.setFormatter(logging.Formatter("%(message)s"))
+    levels = {
+        None: logging.WARNING,
+        "distributed": logging.WARNING,
+        "apache_beam.runners.dataflow": logging.INFO,
+        "apache_beam.runners.dataflow.internal": logging.CRITICAL,
+        "apache_beam.runners.common": logging.CRITICAL,  # all of it is raised too
+        "apache_beam.runners.worker": logging.CRITICAL,
+        "apache_beam.utils.subprocess_server": logging.CRITICAL,
+        "FlinkJarJobServer": logging.INFO,  # what Java says
+        "SparkJarJobServer": logging.INFO,
+    }
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
+
+
+def _is_no_traceback(record: logging.LogRecord) -> bool:
+    """Beam logs a failure on a job service, and raises it too."""
+    return record.module != "portable_runner" or record.levelno < logging.ERROR
 
 
 def wait_for(result) -> None:
@@ -199,15 +157,30 @@ def wait_for(result) -> None:
     Raises:
       KeyboardInterrupt: on Ctrl-C, having said what then goes on.
     """
+    job, client = getattr(result, "_job", None), getattr(result, "client", None)
+    if job:
+        print(f"job {job.id}: {_console(job)}", flush=True)
+    if client and not client.nthreads():
+        address = client.scheduler.address
+        print(f"no worker yet; start some: dask worker {address}", flush=True)
     try:
         result.wait_until_finish()
     except KeyboardInterrupt:
-        if job := getattr(result, "_job", None):
+        if job:
             print(
                 f"\nDataflow goes on with job {job.id}; to end it: "
-                f"gcloud dataflow jobs cancel {job.id} --region={job.location}"
+                f"gcloud dataflow jobs cancel {job.id} --project={job.project_id} "
+                f"--region={job.location}"
             )
+        elif there := getattr(result, "_job_id", None):
+            print(f"\nthe job service may go on with {there}")
         raise
+
+
+def _console(job) -> str:
+    """Where a browser shows a job on Dataflow."""
+    page = "https://console.cloud.google.com/dataflow/jobs"
+    return f"{page}/{job.location}/{job.id}?project={job.project_id}"
 
 
 def counters_of(result) -> dict[str, int]:
