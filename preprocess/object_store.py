@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator
 from typing import IO, Any
 
+from preprocess import s3
 from preprocess.errors import UserError
 
 LOGIN = {
@@ -16,9 +17,24 @@ LOGIN = {
     "KEY.json",
     "s3": "`aws configure`, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
 }
-EXTRA = {"gs": "gcp", "s3": "aws", "az": "azure", "azfs": "azure", "hdfs": "hadoop"}
-NO_LOGIN = ("RefreshError", "DefaultCredentialsError", "NoCredentialsError")
-NO_ANSWER = ("RetryError", "ConnectionError", "EndpointConnectionError", "Timeout")
+MISSING = {  # what Beam has no file system for, or none as installed here
+    "gs": "pip install 'apache-beam[gcp]'",
+    "s3": "pip install 'apache-beam[aws]'",
+    "az": "Beam's name for it is azfs://ACCOUNT/CONTAINER/..., TensorFlow's az://",
+    "azfs": "pip install 'apache-beam[azure]'",
+    "hdfs": "pip install 'apache-beam[hadoop]'",
+    "http": "fetch it first; only TensorFlow with tensorflow-io reads it",
+    "https": "fetch it first; only TensorFlow with tensorflow-io reads it",
+}
+NO_LOGIN = (
+    "RefreshError",
+    "DefaultCredentialsError",
+    "NoCredentialsError",
+    "PartialCredentialsError",
+    "TokenRetrievalError",
+)
+NO_GOOD_ANSWER = "no good answer after several tries ({}); run it again later, it goes on"
+NO_ANSWER = ("RetryError", "ConnectionError", "HTTPClientError", "Timeout")
 
 
 def scheme_of(path: str) -> str:
@@ -35,11 +51,16 @@ def bucket_of(path: str) -> str:
     return "/".join(path.split("/")[:3])
 
 
-def _systems():
+def _systems(path: str):
+    """Beam's file systems, ready for a path."""
     # Else Google's client asks for the bucket's own metadata before each request.
     os.environ.setdefault("DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA", "true")
     from apache_beam.io.filesystems import FileSystems
 
+    if scheme_of(path) == "s3":
+        bucket = bucket_of(path)
+        with explained(bucket, lists=True):
+            s3.prepare(bucket)
     return FileSystems
 
 
@@ -72,7 +93,8 @@ def _origin(error: Any) -> Any:
     """The first error of a store's client, out of those around it; or a status."""
     for inner in (getattr(error, "exception_details", None) or {}).values():
         return _origin(inner)
-    for name in ("cause", "__cause__"):
+    lost = "__context__" if type(error).__name__ == "S3ClientError" else "__cause__"
+    for name in ("cause", lost):
         inner = getattr(error, name, None)
         if isinstance(inner, Exception) and not _status(error):
             return _origin(inner)
@@ -91,13 +113,28 @@ def _status(error: Any) -> int:
 
 def _reason(told: Any, path: str) -> str:
     """What is wrong and what mends it; "" where it is nothing of a store's."""
-    scheme, bucket = scheme_of(path), bucket_of(path)
     status, names = _status(told), {kind.__name__ for kind in type(told).__mro__}
     if isinstance(told, ValueError) and "filesystem" in str(told).lower():
-        extra = EXTRA.get(scheme)
-        how = f"; pip install 'apache-beam[{extra}]'" if extra else ""
+        scheme = scheme_of(path)
+        how = f"; {MISSING[scheme]}" if scheme in MISSING else ""
         return f"no file system for {scheme}:// here{how}"
-    if status == 401 or names & set(NO_LOGIN):
+    if names & set(NO_LOGIN):
+        return reason_of(401, path)
+    if names & set(NO_ANSWER) and not status:
+        return NO_GOOD_ANSWER.format(type(told).__name__)
+    return reason_of(status, path, str(told))
+
+
+def reason_of(status: int, path: str, said: str = "") -> str:
+    """What an HTTP status says of a path, and what mends it; "" where it is no error.
+
+    Args:
+      status: of the answer.
+      path: of the object, or what is listed.
+      said: the store's own words.
+    """
+    scheme, bucket = scheme_of(path), bucket_of(path)
+    if status == 401:
         return f"not logged in, or expired: {LOGIN.get(scheme, 'log in')}"
     if status == 403:
         return (
@@ -106,24 +143,21 @@ def _reason(told: Any, path: str) -> str:
         )
     if status == 404:
         return f"no bucket {bucket}; make it, or mend the name"
-    if status == 429 or status >= 500 or names & set(NO_ANSWER):
-        said = status or type(told).__name__
-        return f"no good answer for minutes ({said}); run it again later, it goes on"
-    return (
-        f"refused with {status}: {' '.join(str(told).split())[:200]}" if status else ""
-    )
+    if status == 429 or status >= 500:
+        return NO_GOOD_ANSWER.format(status)
+    return f"refused with {status}: {' '.join(said.split())[:200]}" if status else ""
 
 
 def exists(path: str) -> bool:
     """Whether there is an object of this name."""
     with explained(path):
-        return _systems().exists(path)
+        return _systems(path).exists(path)
 
 
 def match(pattern: str) -> list[Any]:
     """Beam's metadata (path, size_in_bytes, ...) of what matches, sorted by path."""
     with explained(pattern, lists=True):
-        found = _systems().match([pattern])[0].metadata_list
+        found = _systems(pattern).match([pattern])[0].metadata_list
     real = (entry for entry in found if not entry.path.endswith("/"))
     return sorted(real, key=lambda entry: entry.path)
 
@@ -134,7 +168,7 @@ def open_read(path: str) -> Iterator[IO[bytes]]:
     from apache_beam.io.filesystem import CompressionTypes
 
     stored = CompressionTypes.UNCOMPRESSED
-    with explained(path), _systems().open(path, compression_type=stored) as file:
+    with explained(path), _systems(path).open(path, compression_type=stored) as file:
         yield file
 
 
@@ -142,14 +176,14 @@ def open_read(path: str) -> Iterator[IO[bytes]]:
 def create(path: str) -> Iterator[IO[bytes]]:
     """A new object, there once the block has ended (as far as it got, on an error)."""
     mime_type = "application/octet-stream"
-    with explained(path), _systems().create(path, mime_type=mime_type) as file:
+    with explained(path), _systems(path).create(path, mime_type=mime_type) as file:
         yield file
 
 
 def rename(old: str, new: str) -> None:
     """Gives an object another name."""
     with explained(new):
-        _systems().rename([old], [new])
+        _systems(new).rename([old], [new])
 
 
 def remove(paths: list[str]) -> None:
@@ -157,4 +191,4 @@ def remove(paths: list[str]) -> None:
     for path in paths:  # of those that aren't there, some stores complain
         if exists(path):
             with explained(path):
-                _systems().delete([path])
+                _systems(path).delete([path])

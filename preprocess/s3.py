@@ -1,0 +1,75 @@
+"""What Beam's s3:// lacks: options to begin with, one client for all calls, a look first.
+
+Beam makes a client of boto3's for each call, which takes longer than most calls, and
+repeats for ten minutes what no repeating mends: no login, a host that isn't there.
+"""
+
+import copy
+import functools
+from typing import Any
+
+from preprocess.errors import UserError
+
+
+def prepare(bucket: str) -> None:
+    """Makes Beam ready for a bucket, and asks for it once in a process.
+
+    Args:
+      bucket: scheme included.
+
+    Raises:
+      UserError: boto3 is not installed.
+    """
+    from apache_beam.io.filesystems import FileSystems
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    try:
+        import boto3  # noqa: F401  Beam's file system loads without it
+    except ImportError as error:
+        raise UserError(
+            f"{bucket}: no file system for s3:// here; pip install 'apache-beam[aws]'"
+        ) from error
+    if FileSystems._pipeline_options is None:
+        FileSystems.set_options(PipelineOptions([]))  # S3IO refuses to have none
+    _share_client()
+    _look(bucket)
+
+
+@functools.cache
+def _share_client() -> None:
+    """Gives each call a copy of Beam's one client, with boto3's client inside shared.
+
+    Boto3's is made to be shared by threads; Beam's keeps a place in a download.
+    """
+    from apache_beam.io.aws.clients.s3 import boto3_client
+    from apache_beam.options.pipeline_options import S3Options
+
+    make, made = boto3_client.Client, {}
+
+    def client(options: Any) -> Any:
+        chosen = str(sorted(options.view_as(S3Options).get_all_options().items()))
+        if chosen not in made:
+            made[chosen] = make(options)
+        return copy.copy(made[chosen])
+
+    boto3_client.Client = client
+
+
+@functools.cache
+def _look(bucket: str) -> None:
+    """Asks boto3 for a bucket, which tells at once what Beam tells after minutes.
+
+    Raises:
+      Exception: boto3's, of no login, no answer or no bucket.
+    """
+    from apache_beam.io.aws import s3io
+    from apache_beam.io.filesystems import FileSystems
+    from botocore.exceptions import ClientError
+
+    client = s3io.S3IO(options=FileSystems._pipeline_options).client.client
+    try:
+        client.head_bucket(Bucket=bucket.removeprefix("s3://"))
+    except ClientError as error:
+        # Who may read objects need not have the right to ask for the bucket.
+        if error.response["ResponseMetadata"]["HTTPStatusCode"] == 404:
+            raise
