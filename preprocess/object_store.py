@@ -33,7 +33,10 @@ NO_LOGIN = (
     "PartialCredentialsError",
     "TokenRetrievalError",
 )
-NO_GOOD_ANSWER = "no good answer after several tries ({}); run it again later, it goes on"
+NO_OBJECT = "{}: no such object, or no bucket"
+NO_GOOD_ANSWER = (
+    "no good answer after several tries ({}); run it again later, it goes on"
+)
 NO_ANSWER = ("RetryError", "ConnectionError", "HTTPClientError", "Timeout")
 
 
@@ -78,12 +81,14 @@ def explained(path: str, *, lists: bool = False) -> Iterator[None]:
     """
     try:
         yield
-    except (UserError, FileNotFoundError):
+    except UserError:
         raise
+    except FileNotFoundError as error:
+        raise FileNotFoundError(NO_OBJECT.format(path)) from error
     except Exception as error:
         told = _origin(error)
         if _status(told) == 404 and not lists:
-            raise FileNotFoundError(f"{path}: no such object, or no bucket") from error
+            raise FileNotFoundError(NO_OBJECT.format(path)) from error
         if reason := _reason(told, path):
             raise UserError(f"{path}: {reason}") from error
         raise
@@ -104,6 +109,8 @@ def _origin(error: Any) -> Any:
 def _status(error: Any) -> int:
     """The HTTP status behind an error, 0 where there is none."""
     answer = getattr(error, "response", None)
+    if isinstance(answer, dict):  # boto3's
+        return int(answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
     codes = (getattr(place, "status_code", 0) for place in (error, answer))
     for code in (error, getattr(error, "code", 0), *codes):
         if isinstance(code, int) and 400 <= code < 600:

@@ -1,4 +1,4 @@
-"""What Beam's s3:// lacks: options to begin with, one client for all calls, a look first.
+"""What Beam's s3:// lacks: options to begin with, one client for all, a look first.
 
 Beam makes a client of boto3's for each call, which takes longer than most calls, and
 repeats for ten minutes what no repeating mends: no login, a host that isn't there.
@@ -9,6 +9,8 @@ import functools
 from typing import Any
 
 from preprocess.errors import UserError
+
+CLIENTS: dict[str, Any] = {}  # Beam's, by its options of S3
 
 
 def prepare(bucket: str) -> None:
@@ -44,15 +46,17 @@ def _share_client() -> None:
     from apache_beam.io.aws.clients.s3 import boto3_client
     from apache_beam.options.pipeline_options import S3Options
 
-    make, made = boto3_client.Client, {}
+    make = boto3_client.Client
 
     def client(options: Any) -> Any:
-        chosen = str(sorted(options.view_as(S3Options).get_all_options().items()))
-        if chosen not in made:
-            made[chosen] = make(options)
-        return copy.copy(made[chosen])
+        view = options.view_as(S3Options)
+        names = sorted(name for name in dir(view) if name.startswith("s3_"))
+        chosen = str([getattr(view, name) for name in names])
+        if chosen not in CLIENTS:
+            CLIENTS[chosen] = make(options)
+        return copy.copy(CLIENTS[chosen])
 
-    boto3_client.Client = client
+    boto3_client.Client = client  # type: ignore[misc, assignment]
 
 
 @functools.cache

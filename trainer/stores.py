@@ -5,32 +5,39 @@ gs:// is built in. Others come with tensorflow-io, whose plug-ins load into Tens
 """
 
 import atexit
+import contextlib
 import functools
+import importlib
 import os
 import re
 import sys
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+
+from absl import flags
 
 from preprocess import cli, files
 from preprocess.errors import UserError
-from preprocess.object_store import bucket_of, reason_of, scheme_of
+from preprocess.object_store import NO_GOOD_ANSWER, NO_OBJECT, reason_of, scheme_of
 
 PLUGINS = "tensorflow_io"
 PLUGINS_WANT = "2.17."
 ENVIRONMENT = f"UNET_EXTRA=io ./launch.sh has TensorFlow {PLUGINS_WANT}x, which does"
-# Of tf.errors, where no HTTP status is told: 0 where it has to be.
-STATUS = {
-    "PermissionDeniedError": 403,
-    "UnauthenticatedError": 401,
-    "NotFoundError": 404,
-    "UnavailableError": 503,
-    "DeadlineExceededError": 504,
-    "AbortedError": 503,
-    "FailedPreconditionError": 0,
-    "UnknownError": 0,
-    "InternalError": 0,
-    "UnimplementedError": 0,
+# What only a store's client says: its answer, or why there was none.
+ANSWERED = re.compile(r"HTTP response code (\d{3})")
+NO_ANSWER = re.compile(r"libcurl code \d+ meaning '([^']+)'|curlCode: \d+, ([\w ]+)")
+STORE = re.compile(
+    "executing an HTTP request|curlCode|No response body|NoSuch(Bucket|Key)|"
+    "AccessDenied|InvalidAccessKeyId"
+)
+PATH = re.compile(r"\b(?!https?:)[a-z][a-z0-9]*://[^\s'\"`,;)\]{}]+")
+STATUS = {  # of tf.errors, where no answer is told
+    "UNAUTHENTICATED": 401,
+    "PERMISSION_DENIED": 403,
+    "NOT_FOUND": 404,
+}
+ENVIRONMENT_OF = {  # what tensorflow-io reads: what everybody else does
+    "S3_ENDPOINT": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
+    "S3_CA_FILE": ("AWS_CA_BUNDLE",),
 }
 
 
@@ -50,10 +57,7 @@ def reach(path: str | None, instead: str = "") -> None:
         return
     known = tf.io.gfile.get_registered_schemes
     if scheme_of(path) not in known() and tf.__version__.startswith(PLUGINS_WANT):
-        try:
-            import tensorflow_io  # noqa: F401  registers its schemes
-        except ImportError:
-            pass
+        _load_plugins()
     if scheme_of(path) not in known():
         ways = f"{instead}, or take another: {ENVIRONMENT}" if instead else ENVIRONMENT
         raise UserError(
@@ -62,41 +66,61 @@ def reach(path: str | None, instead: str = "") -> None:
         )
 
 
+def _load_plugins() -> None:
+    """Loads tensorflow-io, if it is here; it registers its schemes."""
+    for theirs, names in ENVIRONMENT_OF.items():
+        if given := [os.environ[name] for name in names if name in os.environ]:
+            os.environ.setdefault(theirs, given[0])
+    with contextlib.suppress(ImportError):
+        importlib.import_module(PLUGINS)
+
+
 def explained(run: cli.Run) -> cli.Run:
     """A command that tells of a store in one line; all other errors pass."""
 
     @functools.wraps(run)
-    def told(*arguments: Any) -> None:
+    def told(values: flags.FlagValues, rest: list[str]) -> None:
         try:
-            run(*arguments)
+            run(values, rest)
         except Exception as error:
-            if line := line_of(error):
+            given = [values[name].value for name in values]
+            places = [v for v in given if isinstance(v, str) and files.is_remote(v)]
+            if line := line_of(error, places):
                 raise UserError(line) from error
             raise
 
     return told
 
 
-def line_of(error: Exception) -> str:
-    """What a store's client in TensorFlow says, in one line; "" where it is not one's.
+def line_of(error: Exception, places: Sequence[str] = ()) -> str:
+    """What a store's client in TensorFlow has said, in one line; "" if it is not one's.
 
-    Such errors name an object and, unlike those of a graph, no status below 400.
+    Args:
+      error: whatever was raised; TensorFlow passes such on as several classes.
+      places: what the command was given, for clients that don't name the object.
     """
-    tensorflow = sys.modules.get("tensorflow")
-    if tensorflow is None or not isinstance(error, tensorflow.errors.OpError):
-        return ""
-    message = " ".join(error.message.split())
-    named = re.search(r"\b[a-z][a-z0-9]*://[^\s'\"`,;)\]]+", message)
-    status = STATUS.get(type(error).__name__)
-    if named is None or status is None:
+    message = " ".join(str(error).split())
+    named = PATH.findall(message) or list(places)
+    if not (STORE.search(message) and named):
         return ""
     path = named[0].rstrip(".:")
-    if answered := re.search(r"HTTP response code (\d{3})", message):
-        status = int(answered[1])
-    if status == 404 and path.rstrip("/") != bucket_of(path):
-        return f"{path}: no such object, or no bucket"
-    reason = reason_of(status, path, message)
-    return f"{path}: {reason}" if reason else ""
+    if found := NO_ANSWER.search(message):
+        return f"{path}: {NO_GOOD_ANSWER.format((found[1] or found[2]).strip())}"
+    answered = ANSWERED.search(message)
+    status = int(answered[1]) if answered else _status(error)
+    if status == 404 and "NoSuchBucket" not in message:
+        return NO_OBJECT.format(path)
+    return f"{path}: {reason_of(status, path, message)}"
+
+
+def _status(error: Exception) -> int:
+    """The HTTP status nearest to an error of TensorFlow's; 503 if none is near."""
+    tensorflow = sys.modules.get("tensorflow")
+    if tensorflow and isinstance(error, tensorflow.errors.OpError):
+        for name, status in STATUS.items():
+            if error.error_code == getattr(tensorflow.errors, name):
+                return status
+    return 503
 
 
 def leave(run: Callable[[], int]) -> None:
