@@ -64,9 +64,10 @@ def _make(folder: pathlib.Path) -> None:
     if found.returncode:
         pytest.skip(f"no io environment in {folder.parent}, and PyPI can't be reached")
     given = {"UNET_EXTRA": "io", "UNET_VENV": str(making), "PYTHON": sys.executable}
+    inherited = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     done = subprocess.run(
         [str(ROOT / "launch.sh"), "setup"],
-        env={**os.environ, **given},
+        env={**inherited, **given},  # what lies on PYTHONPATH, pip takes for installed
         capture_output=True,
         text=True,
     )
