@@ -5,6 +5,7 @@ for two minutes. What does not pass becomes one line here that says what to do.
 """
 
 import contextlib
+import importlib
 import os
 from collections.abc import Iterator
 from typing import IO, Any
@@ -26,6 +27,7 @@ MISSING = {  # what Beam has no file system for, or none as installed here
     "http": "fetch it first; only TensorFlow with tensorflow-io reads it",
     "https": "fetch it first; only TensorFlow with tensorflow-io reads it",
 }
+NEEDS = {"s3": "boto3", "azfs": "azure.storage.blob", "hdfs": "hdfs"}  # Beam's clients
 NO_LOGIN = (
     "RefreshError",
     "DefaultCredentialsError",
@@ -60,7 +62,17 @@ def _systems(path: str):
     os.environ.setdefault("DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA", "true")
     from apache_beam.io.filesystems import FileSystems
 
-    if scheme_of(path) == "s3":
+    scheme = scheme_of(path)
+    if scheme in NEEDS:  # Beam's file systems load without
+        try:
+            importlib.import_module(NEEDS[scheme])
+        except ImportError as error:
+            raise UserError(f"{path}: {_unknown(scheme)}") from error
+    if FileSystems._pipeline_options is None and scheme != "gs":
+        from apache_beam.options.pipeline_options import PipelineOptions
+
+        FileSystems.set_options(PipelineOptions([]))  # the others refuse to have none
+    if scheme == "s3":
         bucket = bucket_of(path)
         with explained(bucket, lists=True):
             s3.prepare(bucket)
@@ -122,14 +134,17 @@ def _reason(told: Any, path: str) -> str:
     """What is wrong and what mends it; "" where it is nothing of a store's."""
     status, names = _status(told), {kind.__name__ for kind in type(told).__mro__}
     if isinstance(told, ValueError) and "filesystem" in str(told).lower():
-        scheme = scheme_of(path)
-        how = f"; {MISSING[scheme]}" if scheme in MISSING else ""
-        return f"no file system for {scheme}:// here{how}"
+        return _unknown(scheme_of(path))
     if names & set(NO_LOGIN):
         return reason_of(401, path)
     if names & set(NO_ANSWER) and not status:
         return NO_GOOD_ANSWER.format(type(told).__name__)
     return reason_of(status, path, str(told))
+
+
+def _unknown(scheme: str) -> str:
+    how = f"; {MISSING[scheme]}" if scheme in MISSING else ""
+    return f"no file system for {scheme}:// here{how}"
 
 
 def reason_of(status: int, path: str, said: str = "") -> str:

@@ -1,4 +1,4 @@
-"""What Beam's s3:// lacks: options to begin with, one client for all, a look first.
+"""What Beam's s3:// lacks: one client for all calls, a look at the bucket first.
 
 Beam makes a client of boto3's for each call, which takes longer than most calls, and
 repeats for ten minutes what no repeating mends: no login, a host that isn't there.
@@ -8,31 +8,15 @@ import copy
 import functools
 from typing import Any
 
-from preprocess.errors import UserError
-
 CLIENTS: dict[str, Any] = {}  # Beam's, by its options of S3
 
 
 def prepare(bucket: str) -> None:
-    """Makes Beam ready for a bucket, and asks for it once in a process.
+    """Makes Beam, which has options by now, ready for a bucket; asks for it once.
 
     Args:
       bucket: scheme included.
-
-    Raises:
-      UserError: boto3 is not installed.
     """
-    from apache_beam.io.filesystems import FileSystems
-    from apache_beam.options.pipeline_options import PipelineOptions
-
-    try:
-        import boto3  # noqa: F401  Beam's file system loads without it
-    except ImportError as error:
-        raise UserError(
-            f"{bucket}: no file system for s3:// here; pip install 'apache-beam[aws]'"
-        ) from error
-    if FileSystems._pipeline_options is None:
-        FileSystems.set_options(PipelineOptions([]))  # S3IO refuses to have none
     _share_client()
     _look(bucket)
 

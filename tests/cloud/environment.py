@@ -56,7 +56,7 @@ def _make(folder: pathlib.Path) -> None:
         "--no-cache-dir",
     ]
     found = subprocess.run(
-        [*look, "--retries=0", "--timeout=15", f"--dest={making}", "six"],
+        [*look, "--retries=0", "--timeout=15", f"--dest={making}", "objsize"],
         capture_output=True,
         timeout=120,
     )
