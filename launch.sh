@@ -3,7 +3,8 @@
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-venv="$root/.venv"
+extra=${UNET_EXTRA:-}
+venv=${UNET_VENV:-$root/.venv${extra:+-$extra}}
 python="$venv/bin/python"
 
 usage() {
@@ -49,6 +50,11 @@ usage: ./launch.sh COMMAND [--flag=value ...]        (COMMAND --help lists its f
               ./launch.sh summary --config=configs/phc_u373.py
   lock        new exact versions in requirements/*.lock (needs uv)
               ./launch.sh lock
+
+UNET_EXTRA=io before any of them takes TensorFlow 2.17 with tensorflow-io, in .venv-io:
+training then streams from s3:// and az:// too (docs/storage.md)
+              UNET_EXTRA=io ./launch.sh train --data=s3://BUCKET/data ...
+UNET_VENV=DIR has the environment elsewhere.
 TEXT
 }
 
@@ -72,7 +78,9 @@ find_python() {
 
 # The CPU wheel where there is no NVIDIA GPU; with CUDA's libraries where there is.
 flavour() {
-  if command -v nvidia-smi >/dev/null && nvidia-smi -L 2>/dev/null | grep -q GPU; then
+  if [[ -n $extra ]]; then
+    echo "$extra"
+  elif command -v nvidia-smi >/dev/null && nvidia-smi -L 2>/dev/null | grep -q GPU; then
     echo gpu
   else
     echo cpu
@@ -96,11 +104,15 @@ is_of_another_kind() {
 setup() {
   local kind stamp="$venv/.complete"
   kind=$(flavour)
+  if [[ ! -f "$root/requirements/$kind.lock" ]]; then
+    say "UNET_EXTRA=$extra: io, or leave it out"
+    exit 2
+  fi
   if [[ -n "${PYTHON:-}" ]]; then
     PYTHON=$(find_python) || exit 1  # before anything is removed for its sake
   fi
   if [[ -x "$python" ]] && is_of_another_kind "$kind"; then
-    say "remaking .venv: another Python or device"
+    say "remaking $venv: another Python or device"
     rm -rf "$venv"
   fi
   if [[ -x "$python" && -f "$stamp" && $(cat "$stamp") == "$kind $(fingerprint "$kind")" ]]
@@ -110,7 +122,7 @@ setup() {
   if [[ ! -x "$python" ]]; then
     local base
     base=$(find_python) || exit 1
-    say "making .venv with $("$base" --version)"
+    say "making $venv with $("$base" --version)"
     if ! "$base" -m venv "$venv"; then
       rm -rf "$venv"
       say "$base cannot make a virtual environment; on Debian: apt install python3-venv"
@@ -131,8 +143,10 @@ setup() {
 
 lock() {
   local kind
-  for kind in cpu gpu; do
-    uv pip compile "$root/pyproject.toml" --extra "$kind" --extra test --universal \
+  for kind in cpu gpu io; do
+    local extras=(--extra "$kind")
+    [[ $kind == io ]] || extras+=(--extra test)
+    uv pip compile "$root/pyproject.toml" "${extras[@]}" --universal \
       --python-version 3.10 --no-annotate --generate-hashes --quiet --upgrade \
       --override "$root/requirements/$kind.override" \
       --custom-compile-command "./launch.sh lock" -o "$root/requirements/$kind.lock"

@@ -64,7 +64,14 @@ def _reduce(tf) -> None:
 
 
 def _reach(tf, path: str) -> None:
-    tf.io.gfile.exists(path)  # raises where there is no client, no bucket, no right
+    """Raises where there is no client, no bucket, no right."""
+    from trainer import stores
+
+    stores.reach(path)
+    try:
+        tf.io.gfile.exists(path)
+    except Exception as error:
+        raise RuntimeError(stores.line_of(error, [path]) or str(error)) from error
 
 
 if __name__ == "__main__":

@@ -5,10 +5,12 @@ for two minutes. What does not pass becomes one line here that says what to do.
 """
 
 import contextlib
+import importlib
 import os
 from collections.abc import Iterator
 from typing import IO, Any
 
+from preprocess import s3
 from preprocess.errors import UserError
 
 LOGIN = {
@@ -16,9 +18,28 @@ LOGIN = {
     "KEY.json",
     "s3": "`aws configure`, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
 }
-EXTRA = {"gs": "gcp", "s3": "aws", "az": "azure", "azfs": "azure", "hdfs": "hadoop"}
-NO_LOGIN = ("RefreshError", "DefaultCredentialsError", "NoCredentialsError")
-NO_ANSWER = ("RetryError", "ConnectionError", "EndpointConnectionError", "Timeout")
+MISSING = {  # what Beam has no file system for, or none as installed here
+    "gs": "pip install 'apache-beam[gcp]'",
+    "s3": "pip install 'apache-beam[aws]'",
+    "az": "Beam's name for it is azfs://ACCOUNT/CONTAINER/..., TensorFlow's az://",
+    "azfs": "pip install 'apache-beam[azure]'",
+    "hdfs": "pip install 'apache-beam[hadoop]'",
+    "http": "fetch it first; only TensorFlow with tensorflow-io reads it",
+    "https": "fetch it first; only TensorFlow with tensorflow-io reads it",
+}
+NEEDS = {"s3": "boto3", "azfs": "azure.storage.blob", "hdfs": "hdfs"}  # Beam's clients
+NO_LOGIN = (
+    "RefreshError",
+    "DefaultCredentialsError",
+    "NoCredentialsError",
+    "PartialCredentialsError",
+    "TokenRetrievalError",
+)
+NO_OBJECT = "{}: no such object, or no bucket"
+NO_GOOD_ANSWER = (
+    "no good answer after several tries ({}); run it again later, it goes on"
+)
+NO_ANSWER = ("RetryError", "ConnectionError", "HTTPClientError", "Timeout")
 
 
 def scheme_of(path: str) -> str:
@@ -35,11 +56,26 @@ def bucket_of(path: str) -> str:
     return "/".join(path.split("/")[:3])
 
 
-def _systems():
+def _systems(path: str):
+    """Beam's file systems, ready for a path."""
     # Else Google's client asks for the bucket's own metadata before each request.
     os.environ.setdefault("DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA", "true")
     from apache_beam.io.filesystems import FileSystems
 
+    scheme = scheme_of(path)
+    if scheme in NEEDS:  # Beam's file systems load without
+        try:
+            importlib.import_module(NEEDS[scheme])
+        except ImportError as error:
+            raise UserError(f"{path}: {_unknown(scheme)}") from error
+    if FileSystems._pipeline_options is None and scheme != "gs":
+        from apache_beam.options.pipeline_options import PipelineOptions
+
+        FileSystems.set_options(PipelineOptions([]))  # the others refuse to have none
+    if scheme == "s3":
+        bucket = bucket_of(path)
+        with explained(bucket, lists=True):
+            s3.prepare(bucket)
     return FileSystems
 
 
@@ -57,12 +93,14 @@ def explained(path: str, *, lists: bool = False) -> Iterator[None]:
     """
     try:
         yield
-    except (UserError, FileNotFoundError):
+    except UserError:
         raise
+    except FileNotFoundError as error:
+        raise FileNotFoundError(NO_OBJECT.format(path)) from error
     except Exception as error:
         told = _origin(error)
         if _status(told) == 404 and not lists:
-            raise FileNotFoundError(f"{path}: no such object, or no bucket") from error
+            raise FileNotFoundError(NO_OBJECT.format(path)) from error
         if reason := _reason(told, path):
             raise UserError(f"{path}: {reason}") from error
         raise
@@ -72,7 +110,8 @@ def _origin(error: Any) -> Any:
     """The first error of a store's client, out of those around it; or a status."""
     for inner in (getattr(error, "exception_details", None) or {}).values():
         return _origin(inner)
-    for name in ("cause", "__cause__"):
+    lost = "__context__" if type(error).__name__ == "S3ClientError" else "__cause__"
+    for name in ("cause", lost):
         inner = getattr(error, name, None)
         if isinstance(inner, Exception) and not _status(error):
             return _origin(inner)
@@ -82,6 +121,8 @@ def _origin(error: Any) -> Any:
 def _status(error: Any) -> int:
     """The HTTP status behind an error, 0 where there is none."""
     answer = getattr(error, "response", None)
+    if isinstance(answer, dict):  # boto3's
+        return int(answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
     codes = (getattr(place, "status_code", 0) for place in (error, answer))
     for code in (error, getattr(error, "code", 0), *codes):
         if isinstance(code, int) and 400 <= code < 600:
@@ -91,13 +132,31 @@ def _status(error: Any) -> int:
 
 def _reason(told: Any, path: str) -> str:
     """What is wrong and what mends it; "" where it is nothing of a store's."""
-    scheme, bucket = scheme_of(path), bucket_of(path)
     status, names = _status(told), {kind.__name__ for kind in type(told).__mro__}
     if isinstance(told, ValueError) and "filesystem" in str(told).lower():
-        extra = EXTRA.get(scheme)
-        how = f"; pip install 'apache-beam[{extra}]'" if extra else ""
-        return f"no file system for {scheme}:// here{how}"
-    if status == 401 or names & set(NO_LOGIN):
+        return _unknown(scheme_of(path))
+    if names & set(NO_LOGIN):
+        return reason_of(401, path)
+    if names & set(NO_ANSWER) and not status:
+        return NO_GOOD_ANSWER.format(type(told).__name__)
+    return reason_of(status, path, str(told))
+
+
+def _unknown(scheme: str) -> str:
+    how = f"; {MISSING[scheme]}" if scheme in MISSING else ""
+    return f"no file system for {scheme}:// here{how}"
+
+
+def reason_of(status: int, path: str, said: str = "") -> str:
+    """What an HTTP status says of a path, and what mends it; "" where it is no error.
+
+    Args:
+      status: of the answer.
+      path: of the object, or what is listed.
+      said: the store's own words.
+    """
+    scheme, bucket = scheme_of(path), bucket_of(path)
+    if status == 401:
         return f"not logged in, or expired: {LOGIN.get(scheme, 'log in')}"
     if status == 403:
         return (
@@ -106,18 +165,15 @@ def _reason(told: Any, path: str) -> str:
         )
     if status == 404:
         return f"no bucket {bucket}; make it, or mend the name"
-    if status == 429 or status >= 500 or names & set(NO_ANSWER):
-        said = status or type(told).__name__
-        return f"no good answer for minutes ({said}); run it again later, it goes on"
-    return (
-        f"refused with {status}: {' '.join(str(told).split())[:200]}" if status else ""
-    )
+    if status == 429 or status >= 500:
+        return NO_GOOD_ANSWER.format(status)
+    return f"refused with {status}: {' '.join(said.split())[:200]}" if status else ""
 
 
 def exists(path: str) -> bool:
     """Whether there is an object of this name."""
     with explained(path):
-        return _systems().exists(path)
+        return _systems(path).exists(path)
 
 
 def match(pattern: str, limit: int | None = None) -> list[Any]:
@@ -128,7 +184,7 @@ def match(pattern: str, limit: int | None = None) -> list[Any]:
       limit: only so many of them, and a listing no longer than that needs.
     """
     with explained(pattern, lists=True):
-        found = _systems().match([pattern], [limit])[0].metadata_list
+        found = _systems(pattern).match([pattern], [limit])[0].metadata_list
     real = (entry for entry in found if not entry.path.endswith("/"))
     return sorted(real, key=lambda entry: entry.path)
 
@@ -139,7 +195,7 @@ def open_read(path: str) -> Iterator[IO[bytes]]:
     from apache_beam.io.filesystem import CompressionTypes
 
     stored = CompressionTypes.UNCOMPRESSED
-    with explained(path), _systems().open(path, compression_type=stored) as file:
+    with explained(path), _systems(path).open(path, compression_type=stored) as file:
         yield file
 
 
@@ -147,14 +203,14 @@ def open_read(path: str) -> Iterator[IO[bytes]]:
 def create(path: str) -> Iterator[IO[bytes]]:
     """A new object, there once the block has ended (as far as it got, on an error)."""
     mime_type = "application/octet-stream"
-    with explained(path), _systems().create(path, mime_type=mime_type) as file:
+    with explained(path), _systems(path).create(path, mime_type=mime_type) as file:
         yield file
 
 
 def rename(old: str, new: str) -> None:
     """Gives an object another name."""
     with explained(new):
-        _systems().rename([old], [new])
+        _systems(new).rename([old], [new])
 
 
 def remove(paths: list[str]) -> None:
@@ -162,4 +218,4 @@ def remove(paths: list[str]) -> None:
     for path in paths:  # of those that aren't there, some stores complain
         if exists(path):
             with explained(path):
-                _systems().delete([path])
+                _systems(path).delete([path])

@@ -141,7 +141,9 @@ def test_what_fails_half_way_is_not_seen(here):
 def test_other_schemes_have_a_line_each():
     for path, words in (
         ("s4://b/a", "no file system for s4:// here"),
-        ("az://b/a", "no file system for az:// here; pip install"),
+        ("azfs://b/c/a", "no file system for azfs:// here; pip install"),
+        ("http://b/a", "no file system for http:// here; fetch it first"),
+        ("az://b/a", "no file system for az:// here; Beam's name for it is azfs://"),
     ):
         with pytest.raises(UserError, match=words):
             files.exists(path)

@@ -15,6 +15,7 @@ import tensorflow as tf
 from preprocess import files
 from preprocess.errors import UserError
 from preprocess.shards import as_json, fingerprint, sha256_of
+from trainer import stores
 
 ABOUT = "about.json"
 STATE = "state"
@@ -101,6 +102,8 @@ def save(
     try:
         checkpoint.write(files.join(written, STATE))
     except tf.errors.OpError as error:  # a full disk, no permission, a lost bucket
+        if line := stores.line_of(error, [written]):
+            raise UserError(f"checkpoint not written: {line}") from error
         reason = " ".join(error.message.split())[:200]
         raise UserError(f"{written}: checkpoint not written: {reason}") from error
     paths = files.list_files(written)

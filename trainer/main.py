@@ -15,6 +15,7 @@ from absl import flags
 from preprocess import cli
 from preprocess.check import check_data_config
 from preprocess.errors import UserError
+from trainer import stores
 
 
 def _string(name: str, text: str, default: str | None = None):
@@ -50,6 +51,8 @@ TTA = _boolean(
     "averages over the eight turned and mirrored versions of each image, inside the "
     "graph: eight times the work",
 )
+COPY = "copy --{} to a disk of this machine"
+KEEP_NEAR = "keep --{} on a disk of this machine"
 WORKDIR = _string("workdir", "folder of the run: checkpoints, logs, metrics")
 
 
@@ -142,6 +145,9 @@ def _train(values: flags.FlagValues, _: list[str]) -> None:
         devices = strategy.start(values.devices)
         # TensorFlow's runtime takes SIGTERM for itself here.
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if not values.cache:
+        stores.reach(values.data, "give --cache=DIR, for copies on this machine")
+    stores.reach(values.workdir, KEEP_NEAR.format("workdir"))
     options = Options(
         values.on_bad_record,
         values.cache,
@@ -178,6 +184,7 @@ def _profile_steps(given: list[str]) -> tuple[int, ...]:
 
 def _evaluate(values: flags.FlagValues, _: list[str]) -> None:
     _load_tensorflow()
+    stores.reach(values.workdir, COPY.format("workdir"))
     from trainer.evaluate import evaluate, table
 
     if values.tune:
@@ -234,6 +241,7 @@ def _export(values: flags.FlagValues, _: list[str]) -> None:
     _check_choice(values, "precision", PRECISIONS)
     _check_choice(values, "weights", WEIGHTS)
     _load_tensorflow()
+    stores.reach(values.workdir, COPY.format("workdir"))
     from trainer.export.artefact import Options, export
 
     options = Options(
@@ -272,6 +280,7 @@ def _predict(values: flags.FlagValues, _: list[str]) -> None:
         raise UserError("--devices is TensorFlow's; not with --runtime=onnx")
     if values.runtime == "tensorflow":
         _load_tensorflow(values.devices)
+        stores.reach(values.model, COPY.format("model"))
     is_png = values.format == "png"
     choice = Choice(
         values.format,
@@ -311,7 +320,7 @@ def _summary(values: flags.FlagValues, _: list[str]) -> None:
 
 
 COMMANDS = {
-    command.name: command
+    command.name: command._replace(run=stores.explained(command.run))
     for command in (
         cli.Command(
             "train",
@@ -536,7 +545,7 @@ COMMANDS = {
 
 
 def _run(name: str) -> None:
-    sys.exit(cli.main(COMMANDS[name]))
+    stores.leave(lambda: cli.main(COMMANDS[name]))
 
 
 def train() -> None:

@@ -21,7 +21,7 @@ import tensorflow as tf
 
 from preprocess import files
 from preprocess.errors import UserError
-from trainer import checkpoints, strategy, workdir
+from trainer import checkpoints, stores, strategy, workdir
 from trainer.build import Built, build
 from trainer.export.about import versions
 from trainer.logbook import Logbook
@@ -178,7 +178,7 @@ def _ends_of_others(cluster: strategy.Cluster) -> Iterator[None]:
             tf.errors.CancelledError,
             tf.errors.DeadlineExceededError,
         )
-        if cluster.size == 1 or not isinstance(error, gone):
+        if cluster.size == 1 or not isinstance(error, gone) or stores.line_of(error):
             raise
         raise WorkerEnded(
             f"worker {cluster.worker} of {cluster.size}: another worker has ended, and "

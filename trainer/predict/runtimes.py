@@ -11,6 +11,7 @@ import numpy as np
 
 from preprocess import files, tiling
 from preprocess.errors import UserError
+from trainer import stores
 from trainer.export import layout
 from trainer.symmetry import SYMMETRIES, Symmetry
 
@@ -81,6 +82,8 @@ class TensorFlowRuntime:
             self.function = self.model.signatures[name]
         except Exception as error:
             # TensorFlow raises anything from OSError to KeyError here.
+            if line := stores.line_of(error, [path]):
+                raise UserError(line) from error
             reason = " ".join(str(error).split())[:150]
             raise UserError(
                 f"{path}: not a SavedModel of export's ({reason})"

@@ -1,0 +1,174 @@
+"""s3:// on loopback: Beam's client of it, and TensorFlow's in the io environment."""
+
+import os
+import pathlib
+import subprocess
+
+import moto.settings
+import pytest
+
+from preprocess import files, s3
+from preprocess.cli import main
+from preprocess.errors import UserError
+from tests.cloud import environment
+from tests.cloud import s3 as loopback
+from tests.conftest import ROOT, TINY_DATA
+from trainer.main import COMMANDS
+
+BUCKET = f"s3://{loopback.BUCKET}"
+CONFIG = (f"--config={ROOT}/configs/synthetic.py:smoke", *TINY_DATA)
+STEPS = ("--config.train.steps=2", "--config.train.validate_every_steps=1000")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:unclosed <socket:ResourceWarning",
+    "ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning",
+)
+
+
+@pytest.fixture
+def store():
+    with loopback.store() as found:
+        yield found
+
+
+@pytest.fixture
+def here(store, monkeypatch):
+    """This process, led to the bucket."""
+    for name, value in store.environment.items():
+        monkeypatch.setenv(name, value)
+    forget()
+    yield store
+    forget()
+
+
+def forget() -> None:
+    s3.CLIENTS.clear()
+    s3._look.cache_clear()
+
+
+# --- Beam's client -------------------------------------------------------------------
+
+
+def test_files_live_there(here):
+    with files.open_atomic(f"{BUCKET}/a/b.bin") as file:
+        file.write(b"content")
+    files.write_bytes(f"{BUCKET}/a/c/d.bin", b"more")
+    assert here.names() == ["a/b.bin", "a/c/d.bin"]
+    assert files.read_bytes(f"{BUCKET}/a/b.bin") == b"content"
+    assert files.size_of(f"{BUCKET}/a/b.bin") == 7
+    assert files.list_files(f"{BUCKET}/a") == [f"{BUCKET}/a/b.bin"]
+    assert files.list_folders(f"{BUCKET}/a") == ["c"]
+    assert not files.exists(f"{BUCKET}/a/none")
+    files.remove([f"{BUCKET}/a/b.bin", f"{BUCKET}/a/none"])
+    assert here.names() == ["a/c/d.bin"]
+
+
+def test_all_calls_share_a_client_and_none_a_download(here, monkeypatch):
+    import boto3
+
+    made, make = [], boto3.session.Session.client
+    monkeypatch.setattr(
+        boto3.session.Session,
+        "client",
+        lambda *a, **named: made.append(1) or make(*a, **named),
+    )
+    contents = {name: os.urandom(100_000) for name in ("a", "b")}
+    for name, content in contents.items():
+        files.write_bytes(f"{BUCKET}/{name}", content)
+    with files.open_read(f"{BUCKET}/a") as a, files.open_read(f"{BUCKET}/b") as b:
+        first = a.read(10), b.read(10)
+        assert (first[0] + a.read(), first[1] + b.read()) == (*contents.values(),)
+    assert len(made) == 1
+
+
+def test_what_is_wrong_is_told_at_once(here, monkeypatch):
+    calls = (files.exists, files.read_bytes, files.glob)
+    for call in calls:
+        with pytest.raises(UserError, match="s3://nowhere: no bucket s3://nowhere"):
+            call("s3://nowhere/a")
+    with pytest.raises(FileNotFoundError, match="s3://models/a: no such object"):
+        files.read_bytes(f"{BUCKET}/a")
+    with monkeypatch.context() as changed:
+        changed.setattr(moto.settings, "INITIAL_NO_AUTH_ACTION_COUNT", 0)
+        for call in calls:
+            with pytest.raises(UserError, match="access to s3://models denied"):
+                call(f"{BUCKET}/a")
+    for name, value, words in (
+        ("AWS_ENDPOINT_URL", "http://127.0.0.1:9", "no good answer"),
+        ("AWS_ACCESS_KEY_ID", "", "not logged in, or expired: `aws configure`"),
+    ):
+        with monkeypatch.context() as changed:
+            changed.setenv(name, value)
+            forget()
+            for call in calls:
+                with pytest.raises(UserError, match=words):
+                    call(f"{BUCKET}/a")
+
+
+# --- TensorFlow of today, which has no client of it ----------------------------------
+
+
+def test_without_a_client_training_says_what_to_do(
+    here, shards_folder, tmp_path, capsys
+):
+    here.upload(pathlib.Path(shards_folder), "data")
+    near, far = f"--workdir={tmp_path}/run", f"--workdir={BUCKET}/run"
+    for where, words in (
+        ([f"--data={BUCKET}/data", near], "give --cache=DIR"),
+        ([f"--data={shards_folder}", far], "keep --workdir on a disk of this machine"),
+    ):
+        assert main(COMMANDS["train"], [*CONFIG, *where]) == 2
+        [line] = capsys.readouterr().err.splitlines()
+        assert "can't reach s3://" in line
+        assert words in line and "UNET_EXTRA=io ./launch.sh" in line
+
+
+@pytest.mark.slow
+def test_copies_of_shards_need_no_client(here, shards_folder, tmp_path):
+    data = pathlib.Path(shards_folder)
+    here.upload(data, "data")
+    cache = tmp_path / "cache"
+    where = (f"--data={BUCKET}/data", f"--workdir={tmp_path}/run")
+    assert main(COMMANDS["train"], [*CONFIG, *STEPS, *where, f"--cache={cache}"]) == 0
+    copies = {path.read_bytes() for path in cache.iterdir()}
+    assert {path.read_bytes() for path in data.glob("train*.tfrecord")} <= copies
+
+
+# --- TensorFlow 2.17 with tensorflow-io ----------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)  # s; making the environment takes minutes
+def test_the_road_with_tensorflow_io(
+    store, cells, shards_folder, tmp_path, series, digests
+):
+    """Images and shards in the bucket; the same data, the same losses, exit codes."""
+    python = str(environment.io_python())
+    store.upload(cells, "raw")
+
+    def run(*command, code=0):
+        done = subprocess.run(
+            [python, "-m", *command],
+            env={**os.environ, **store.environment, "PYTHONPATH": str(ROOT)},
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=240,
+        )
+        assert done.returncode == code, done.stderr
+        return done.stderr
+
+    where = (f"--input={BUCKET}/raw", f"--output={BUCKET}/data")
+    run("preprocess.main", *CONFIG, *where)
+    made = digests(store.fetch("data", tmp_path))
+    there = digests(pathlib.Path(shards_folder))
+    info = "dataset_info.json"  # has the versions in it
+    assert made.pop(info) and there.pop(info)
+    assert made == there
+    for name, data in (("near", shards_folder), ("far", f"{BUCKET}/data")):
+        where = (f"--data={data}", f"--workdir={tmp_path}/{name}")
+        run("trainer.main", "train", *CONFIG, *STEPS, *where)
+    assert series(tmp_path / "far") == series(tmp_path / "near")
+    hot = ("--config.train.learning_rate=1e38", "--config.train.schedule=constant")
+    where = (f"--data={BUCKET}/data", f"--workdir={tmp_path}/hot")
+    told = run("trainer.main", "train", *CONFIG, *STEPS, *hot, *where, code=2)
+    assert "train: the loss is" in told

@@ -1,0 +1,121 @@
+"""What TensorFlow's own clients of object stores say becomes one line."""
+
+import pathlib
+import sys
+
+import pytest
+import tensorflow as tf
+from absl import flags
+
+from tests.cloud import gcs, google_hosts
+from tests.cloud.gcs import Fault
+from tests.conftest import ROOT, train_command
+from tests.test_gcs import put
+from trainer import stores
+
+BUCKET = f"gs://{gcs.BUCKET}"
+MANY = 50  # faults: more than anybody tries again
+# TensorFlow's own pauses would be minutes.
+SOON = {
+    "GCS_RETRY_CONFIG_MAX_RETRIES": "2",
+    "GCS_RETRY_CONFIG_INIT_DELAY_TIME_US": "1000",
+    "GCS_RETRY_CONFIG_MAX_DELAY_TIME_US": "1000",
+    # Google's client asks another host of its own about the account.
+    "GOOGLE_AUTH_TRUST_BOUNDARY_ENABLED": "false",
+}
+# What befalls TensorFlow's requests for each object, and what is then said.
+READING = {
+    "denied": (Fault(403, "forbidden"), "access to gs://models denied"),
+    "expired": (Fault(401, "authError"), "not logged in, or expired: `gcloud auth"),
+    "gone": (Fault(404, "notFound"), "no such object, or no bucket"),
+    "down": (Fault(503), "no good answer after several tries (503)"),
+    "busy": (Fault(429), "no good answer after several tries (429)"),
+    "broken": (Fault(reset_after=5), "(Failure when receiving data from the peer)"),
+    "odd": (Fault(400, "strange"), "refused with 400"),
+}
+SCRIPT = """
+import sys
+import tensorflow as tf
+from absl import flags
+from preprocess.errors import UserError
+from trainer import checkpoints, stores
+from trainer.predict import runtimes
+
+def read(values, rest):
+    list(tf.data.TFRecordDataset(f"{bucket}/{name}"))
+
+def save(values, rest):
+    checkpoints.save(tf.train.Checkpoint(v=tf.Variable(1.0)), f"{bucket}/kept", 1, {})
+
+def load(values, rest):
+    runtimes.TensorFlowRuntime(f"{bucket}/model", {})
+
+bucket, *names = sys.argv[1:]
+jobs = [read] * len(names) + [save, load]
+for name, job in zip([*names, "", ""], jobs):
+    try:
+        stores.explained(job)(flags.FlagValues(), [])
+    except UserError as error:
+        print(error)
+"""
+
+
+def broken(values, rest):
+    tf.debugging.Assert(False, ["gs://models/data/train-00000-of-00002.tfrecord"])
+
+
+def missing(values, rest):
+    tf.io.read_file("/nowhere/at/all")
+
+
+@pytest.mark.parametrize("run", [broken, missing])
+def test_what_is_no_stores_keeps_its_traceback(run):
+    with pytest.raises(tf.errors.OpError):
+        stores.explained(run)(flags.FlagValues(), [])
+
+
+@pytest.fixture
+def hosts(tmp_path):
+    """The bucket's front, and Google's names led to it."""
+    if why := google_hosts.missing():
+        pytest.skip(f"TensorFlow's gs:// client can't be led to loopback: {why}")
+    with gcs.bucket() as front:
+        found = google_hosts.GoogleHosts(tmp_path, front.address)
+        front.serve_tls(google_hosts.ADDRESS, found.certificate)
+        yield front, found
+
+
+@pytest.mark.slow
+def test_each_answer_has_its_line(hosts):
+    front, google = hosts
+    for name, (fault, _) in READING.items():
+        front.harm(f"GET /models/{name}", *[fault] * MANY)
+    front.harm("POST /upload.*kept", *[Fault(403, "forbidden")] * MANY)
+    front.harm("GET .*/model%2F", *[Fault(503)] * MANY)
+    done = google.run(
+        sys.executable, "-c", SCRIPT, BUCKET, *READING, more=SOON, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    for name, (_, words) in READING.items():
+        line = lines.pop(0)
+        assert line.startswith(f"{BUCKET}/{name}: ") and words in line
+    saved, loaded = lines
+    assert saved.startswith(f"checkpoint not written: {BUCKET}/kept/")
+    assert "access to gs://models denied" in saved
+    assert loaded.startswith(f"{BUCKET}/model/") and "(503)" in loaded
+
+
+@pytest.mark.slow
+def test_training_that_loses_its_bucket_says_so(hosts, shards_folder, tmp_path):
+    front, google = hosts
+    for path in pathlib.Path(shards_folder).iterdir():
+        put(front, f"data/{path.name}", path.read_bytes())
+    front.harm("GET /models/data.*train", *[Fault(403, "forbidden")] * MANY)
+    command = train_command(f"{BUCKET}/data", tmp_path / "run")
+    done = google.run(*command, more=SOON, cwd=ROOT)
+    assert done.returncode == 2, done.stderr
+    told = [line for line in done.stderr.splitlines() if line.startswith("train: ")]
+    assert len(told) == 1 and f"{BUCKET}/data/train-" in told[0]
+    assert "access to gs://models denied" in told[0]
+    assert "Traceback" not in done.stderr
