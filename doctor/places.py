@@ -1,9 +1,12 @@
 """The given folders and buckets: are they there, may one read, may one write?"""
 
 import os
+import socket
 import tempfile
+import urllib.parse
+import urllib.request
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from doctor.finding import Finding
 from doctor.host import nearest
@@ -11,10 +14,76 @@ from doctor.host import nearest
 
 def look(input_path: str, output: str) -> Iterator[Finding]:
     """Looks at what is given; "" for what isn't."""
-    if input_path:
-        yield readable(input_path)
-    if output:
-        yield writable(output)
+    for path, looked in ((input_path, readable), (output, writable)):
+        barred = [f for f in entrance(path) if f.cure] if "://" in path else []
+        yield from barred  # else clients would try for minutes
+        if path and not barred:
+            yield looked(path)
+
+
+def entrance(path: str) -> Iterator[Finding]:
+    """Whether there is somebody at a store's address, and a login for it."""
+    scheme = path.partition("://")[0]
+    if scheme not in ENTRANCES:
+        return
+    address, logged_in = ENTRANCES[scheme]()
+    host = urllib.parse.urlsplit(address if "//" in address else f"//{address}")
+    proxy = urllib.request.getproxies().get(host.scheme)
+    if proxy and not urllib.request.proxy_bypass(host.hostname or ""):
+        host = urllib.parse.urlsplit(proxy)
+    port = host.port or (80 if host.scheme == "http" else 443)
+    try:
+        socket.create_connection((host.hostname, port), timeout=ANSWER_S).close()
+    except OSError as error:
+        says = f"{host.hostname}:{port} does not answer ({error.strerror or error})"
+        yield Finding(path, says, "see to the network, its proxy and firewall")
+        return
+    if trouble := logged_in():
+        from preprocess.object_store import LOGIN
+
+        yield Finding(path, trouble, LOGIN[scheme])
+
+
+def _google() -> tuple[str, Callable[[], str]]:
+    """Where Google's store is, and what is wrong with the login there."""
+    emulated = os.environ.get("STORAGE_EMULATOR_HOST")
+
+    def trouble() -> str:
+        import google.auth
+        import google.auth.transport.requests as transport
+
+        if emulated and "GOOGLE_APPLICATION_CREDENTIALS" not in os.environ:
+            return ""
+        os.environ.setdefault("GCE_METADATA_TIMEOUT", "1")  # s; asked three times
+        try:
+            found, _ = google.auth.default(scopes=[SCOPE])
+            if not emulated and not found.valid:
+                found.refresh(transport.Request())
+        except Exception as error:
+            return f"not logged in: {str(error).splitlines()[0][:200]}"
+        return ""
+
+    return emulated or "https://storage.googleapis.com", trouble
+
+
+def _amazon() -> tuple[str, Callable[[], str]]:
+    """The same of Amazon's, or of who plays it."""
+    region = os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
+    names = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+    given = next((os.environ[name] for name in names if name in os.environ), "")
+
+    def trouble() -> str:
+        import boto3
+
+        there = boto3.session.Session().get_credentials()
+        return "" if there else "not logged in"
+
+    return given or f"https://s3.{region}.amazonaws.com", trouble
+
+
+SCOPE = "https://www.googleapis.com/auth/devstorage.read_write"
+ANSWER_S = 5.0  # how long an address is waited for
+ENTRANCES = {"gs": _google, "s3": _amazon}
 
 
 def readable(folder: str) -> Finding:

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import socket
 import subprocess
 import sys
 
@@ -207,6 +208,45 @@ def test_folders(tmp_path):
     assert places.writable("/proc/nowhere").cure
 
 
+@pytest.fixture
+def address():
+    """Of somebody who only listens."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+
+
+def bare(monkeypatch, tmp_path, **environment: str) -> None:
+    """No login of any kind, as for a new account."""
+    for name in list(os.environ):
+        if name.startswith(("AWS_", "GOOGLE_", "STORAGE_", "CLOUDSDK")):
+            monkeypatch.delenv(name)
+    given = {"HOME": str(tmp_path), "NO_GCE_CHECK": "true", **environment}
+    for name, value in {**given, "AWS_EC2_METADATA_DISABLED": "true"}.items():
+        monkeypatch.setenv(name, value)
+
+
+def test_no_login_is_told_before_anything_is_tried(monkeypatch, tmp_path, address):
+    key = {"GOOGLE_APPLICATION_CREDENTIALS": str(tmp_path / "none.json")}
+    bare(monkeypatch, tmp_path, STORAGE_EMULATOR_HOST=address, **key)
+    [found] = places.look("gs://b/raw", "")
+    assert found.says.startswith("not logged in: ") and "gcloud auth" in found.cure
+    bare(monkeypatch, tmp_path, AWS_ENDPOINT_URL=address)
+    [found] = places.look("", "s3://b/out")
+    assert found.says == "not logged in" and "aws configure" in found.cure
+
+
+def test_nobody_at_the_address_is_told_at_once(monkeypatch, tmp_path, address):
+    port = int(address.rsplit(":", 1)[1])
+    bare(monkeypatch, tmp_path, AWS_ENDPOINT_URL="http://127.0.0.1:1")
+    [found] = places.look("s3://b/in", "")
+    assert found.says.startswith("127.0.0.1:1 does not answer") and found.cure
+    # Through a proxy, the proxy is who must answer.
+    bare(monkeypatch, tmp_path, AWS_ENDPOINT_URL="http://far.invalid:1")
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{port}")
+    [found] = places.look("s3://b/in", "")
+    assert found.says == "not logged in"
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(bool(google_hosts.missing()), reason=google_hosts.missing())
 def test_buckets(tmp_path):
@@ -225,7 +265,6 @@ def test_buckets(tmp_path):
         assert f"input {bucket}/raw: can be listed and read" in good.stdout
         left = front.ask("GET", f"/storage/v1/b/{gcs.BUCKET}/o?prefix=out", {}, b"")[2]
         assert not json.loads(left).get("items")
-        bad = hosts.run(*command, "--output=gs://not-there/out", cwd=ROOT)
-        assert bad.returncode == main.WRONG
-        assert "WRONG  output gs://not-there/out: " in bad.stdout
-        assert "Traceback" not in bad.stdout + bad.stderr
+        code = "from doctor import places; print(*places.look('', 'gs://not-there/out'))"
+        bad = hosts.run(sys.executable, "-c", code, cwd=ROOT)
+        assert "no bucket" in bad.stdout, bad.stdout + bad.stderr
