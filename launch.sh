@@ -4,7 +4,7 @@ set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 extra=${UNET_EXTRA:-}
-venv=${UNET_VENV:-$root/.venv${extra:+-$extra}}
+venv=$(realpath -m "${UNET_VENV:-$root/.venv${extra:+-$extra}}")
 python="$venv/bin/python"
 
 usage() {
@@ -43,7 +43,8 @@ usage: ./launch.sh COMMAND [--flag=value ...]        (COMMAND --help lists its f
               ./launch.sh export --workdir=runs/u373/train --output=runs/u373/export
   predict     a SavedModel over images: masks, overlays, instances, probabilities
               ./launch.sh predict --model=runs/u373/export --input=DIR/01 --output=OUT
-  benchmark   measures: train, ablation, input, against_torch, inference, start, tiles, beam, memory
+  benchmark   measures: train, ablation, input, against_torch, inference, start, tiles, beam, memory,
+              scale
               ./launch.sh benchmark --what=train --config=configs/phc_u373.py:cpu \
                 --data=runs/u373/data
   summary     the network's layers
@@ -104,8 +105,9 @@ is_of_another_kind() {
 setup() {
   local kind stamp="$venv/.complete"
   kind=$(flavour)
-  if [[ ! -f "$root/requirements/$kind.lock" ]]; then
-    say "UNET_EXTRA=$extra: io, or leave it out"
+  # What launch.sh has not made, it neither installs into nor removes.
+  if [[ -n $(ls -A "$venv" 2>/dev/null) && ! -f "$venv/pyvenv.cfg" ]]; then
+    say "$venv is no virtual environment, and not empty; UNET_VENV=another folder"
     exit 2
   fi
   if [[ -n "${PYTHON:-}" ]]; then
@@ -124,7 +126,7 @@ setup() {
     base=$(find_python) || exit 1
     say "making $venv with $("$base" --version)"
     if ! "$base" -m venv "$venv"; then
-      rm -rf "$venv"
+      rm -rf "$venv"  # which was empty, or an environment without its Python
       say "$base cannot make a virtual environment; on Debian: apt install python3-venv"
       exit 1
     fi
@@ -191,8 +193,7 @@ demo() {
 doctor() {
   local with=$python
   [[ -x "$with" ]] || with=$(find_python) || exit 1
-  cd "$root"
-  exec "$with" -m doctor.main "$@"
+  PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" exec "$with" -m doctor.main "$@"
 }
 
 benchmark() {
@@ -209,6 +210,11 @@ benchmark() {
 }
 
 run_tests() {
+  if [[ -n $extra ]]; then
+    say "tests run in the plain environment, and make the other; leave out UNET_EXTRA"
+    exit 2
+  fi
+  setup
   cd "$root"
   say "ruff"
   "$python" -m ruff format --check --quiet .
@@ -225,6 +231,10 @@ run_tests() {
   "$python" -m pytest -n 2 --dist loadfile "$@"
 }
 
+if [[ -n $extra && $extra != io ]]; then
+  say "UNET_EXTRA=$extra: io, or leave it out"
+  exit 2
+fi
 command=${1:-help}
 [[ $# -gt 0 ]] && shift
 case "$command" in
@@ -232,7 +242,7 @@ case "$command" in
   setup) setup ;;
   lock) lock ;;
   demo) setup; demo ;;
-  test) setup; run_tests "$@" ;;
+  test) run_tests "$@" ;;
   doctor) doctor "$@" ;;
   draw) setup; exec "$python" -m preprocess.synthetic "$@" ;;
   verify) setup; exec "$python" -m preprocess.verify "$@" ;;

@@ -82,11 +82,17 @@ def empty_pixels(shards: list[str]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--frames", type=int, default=1_000_000, help="how many")
     parser.add_argument("--shards", type=int, default=1024, help="most of a split")
     parser.add_argument("--job", action="store_true", help="goes through the job, too")
     given, given.beam = parser.parse_known_args()
+    if given.frames < 10 or given.beam and not given.job:
+        parser.error(
+            f"--frames from 10; {' '.join(given.beam)}: Beam's only with --job"
+        )
     config = dic_hela.get_config()
     config.data.layout, config.data.num_shards = "empty", given.shards
     found = functools.partial(map, frame_of)

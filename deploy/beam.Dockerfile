@@ -13,6 +13,7 @@ COPY pyproject.toml setup.py README.md LICENSE ./
 COPY preprocess preprocess
 COPY trainer trainer
 COPY configs configs
+COPY doctor doctor
 RUN pip install --no-cache-dir --no-deps .
 # Otherwise each worker makes a virtual environment of its own at every start.
 ENV RUN_PYTHON_SDK_IN_DEFAULT_ENVIRONMENT=1

@@ -13,4 +13,5 @@ COPY pyproject.toml setup.py README.md LICENSE ./
 COPY preprocess preprocess
 COPY trainer trainer
 COPY configs configs
+COPY doctor doctor
 RUN pip install --no-cache-dir --no-deps --no-build-isolation -e .

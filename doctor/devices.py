@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from doctor.finding import Finding
-from doctor.packages import AGAIN
+from doctor.packages import again
 
 # The oldest Linux driver of each CUDA, by NVIDIA's table of minor versions.
 DRIVERS = {11: (450, 80), 12: (525, 60), 13: (580, 65)}
@@ -41,6 +41,7 @@ def look(paths: Sequence[str] = ()) -> Iterator[Finding]:
     yield graphics(gpus, trouble)
     if gpus:
         yield driver(gpus, seen.get("cuda", ""))
+    if gpus and seen:
         yield libraries(_nvidia_packages())
         yield visible(gpus, seen)
     if seen:
@@ -55,19 +56,26 @@ def find_gpus() -> tuple[list[Gpu], str]:
     """The GPUs that the driver knows, and what is wrong where it can't say."""
     command = ["nvidia-smi", f"--query-gpu={QUERY}", "--format=csv,noheader"]
     try:
-        told = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        told = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=60
+        )
     except FileNotFoundError:
         return [], "there is one, but no nvidia-smi" if _has_nvidia() else ""
+    except OSError as error:
+        return [], f"nvidia-smi can't be run: {error.strerror}"
     except subprocess.TimeoutExpired:
         return [], "nvidia-smi does not answer"
-    lines = [line.split(", ") for line in told.stdout.splitlines() if line.strip()]
-    if told.returncode or any(len(line) != 4 for line in lines):
+    # Warnings may stand among the lines of the GPUs.
+    rows = (line.rsplit(",", 3) for line in told.stdout.splitlines())
+    gpus = [
+        Gpu(row[0].strip(), row[1].strip(), _numbers(row[2].strip()), row[3].strip())
+        for row in rows
+        if len(row) == 4
+    ]
+    if told.returncode or not gpus:
         said = (told.stdout + told.stderr).strip().splitlines()
         return [], f"nvidia-smi: {said[0] if said else told.returncode}"
-    return [
-        Gpu(name, version, _numbers(capability), memory)
-        for name, version, capability, memory in lines
-    ], ""
+    return gpus, ""
 
 
 def _has_nvidia() -> bool:
@@ -100,20 +108,21 @@ def run_probe(paths: Sequence[str]) -> tuple[dict[str, Any], str]:
         done = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_S)
     except subprocess.TimeoutExpired:
         return {}, f"did not start or did not reach {' '.join(paths)} in {PROBE_S} s"
-    if done.returncode:
-        lines = done.stderr.strip().splitlines()
-        return {}, lines[-1] if lines else f"ended by signal {-done.returncode}"
-    return json.loads(done.stdout.splitlines()[-1]), ""
+    for line in done.stdout.splitlines():
+        if line.startswith("{"):  # whole, whatever becomes of the process at its end
+            return json.loads(line), ""
+    lines = done.stderr.strip().splitlines()
+    return {}, lines[-1] if lines else f"ended by signal {-done.returncode}"
 
 
 def tensorflow(seen: dict[str, Any], reason: str) -> Finding:
     """Whether it starts and computes."""
     if reason:
-        return Finding("TensorFlow", reason, AGAIN)
+        return Finding("TensorFlow", reason, again())
     says = f"{seen['tensorflow']}, Keras {seen['keras']}"
     says += f", built for CUDA {seen['cuda']}" if seen["cuda"] else ""
     if seen["computes"]:
-        return Finding("TensorFlow", f"{says}: {seen['computes']}", AGAIN)
+        return Finding("TensorFlow", f"{says}: {seen['computes']}", again())
     return Finding("TensorFlow", says)
 
 
@@ -131,7 +140,7 @@ def driver(gpus: Sequence[Gpu], cuda: str) -> Finding:
     """Whether the driver is new enough for the CUDA that TensorFlow was built for."""
     version = gpus[0].driver
     oldest = DRIVERS.get(_numbers(cuda)[0]) if _numbers(cuda) else None
-    if oldest and _numbers(version)[:2] < oldest:
+    if oldest and () < _numbers(version)[:2] < oldest:
         wanted = ".".join(map(str, oldest))
         says = f"{version}; CUDA {cuda} wants {wanted} or newer"
         return Finding("driver", says, f"install NVIDIA's driver {wanted} or newer")
@@ -167,14 +176,14 @@ def libraries(packages: dict[str, tuple[str, str]]) -> Finding:
     """Whether CUDA's libraries lie beside TensorFlow, NCCL among them."""
     what = "CUDA libraries"
     if not packages:
-        return Finding(what, "none: this TensorFlow is the processor's", AGAIN)
+        return Finding(what, "none: this TensorFlow is the processor's", again())
     wrong = [
         f"{name} {there.rstrip('!')} is not {wanted}" if there else f"{name} is missing"
         for name, (there, wanted) in packages.items()
         if not there or there.endswith("!")
     ]
     if wrong:
-        return Finding(what, "; ".join(wrong), AGAIN)
+        return Finding(what, "; ".join(wrong), again())
     telling = [n for n in packages if "cudnn" in n or "nccl" in n]
     each = ", ".join(f"{name} {packages[name][0]}" for name in telling)
     return Finding(what, f"{len(packages)} packages: {each}")
@@ -189,7 +198,7 @@ def visible(gpus: Sequence[Gpu], seen: dict[str, Any]) -> Finding:
     if (hidden := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
         cure = f"unset CUDA_VISIBLE_DEVICES (it is {hidden!r}), if all are wanted"
         return Finding("GPUs taken", says, cure)
-    return Finding("GPUs taken", says, f"mend what is above, then {AGAIN}")
+    return Finding("GPUs taken", says, f"mend what is above, then {again()}")
 
 
 def precision(seen: dict[str, Any]) -> Finding:
@@ -202,7 +211,9 @@ def precision(seen: dict[str, Any]) -> Finding:
 def nccl(problem: str) -> Finding:
     """Whether the GPUs add up gradients."""
     if problem:
-        return Finding("NCCL", problem, "NCCL_DEBUG=INFO ./launch.sh doctor; " + AGAIN)
+        return Finding(
+            "NCCL", problem, "NCCL_DEBUG=INFO ./launch.sh doctor; " + again()
+        )
     return Finding("NCCL", "all GPUs add up")
 
 

@@ -5,6 +5,7 @@ import pathlib
 import resource
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 
 from doctor.finding import Finding
@@ -26,8 +27,8 @@ def look(output: str) -> Iterator[Finding]:
     yield processor(_cpu_flags(), len(os.sched_getaffinity(0)))
     yield onednn(os.environ.get("TF_ENABLE_ONEDNN_OPTS", ""))
     yield memory(_available_bytes())
-    for what, folder in (("disk", output or "."), ("temporary files", _temporary())):
-        yield disk(what, folder, shutil.disk_usage(nearest(folder)).free)
+    yield disk("disk", output or ".", shutil.disk_usage(nearest(output)).free)
+    yield temporary(os.environ.get("TMPDIR") or "/tmp")
     yield open_files(*resource.getrlimit(resource.RLIMIT_NOFILE))
 
 
@@ -74,6 +75,16 @@ def disk(what: str, folder: str, free: float) -> Finding:
     return Finding(what, says, f"make room, or {variable}=a larger disk")
 
 
+def temporary(folder: str) -> Finding:
+    """Whether temporary files can be written."""
+    what = "temporary files"
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return disk(what, folder, shutil.disk_usage(folder).free)
+    except OSError as error:
+        return Finding(what, f"{folder}: {error.strerror}", "TMPDIR=another folder")
+
+
 def open_files(soft: int, hard: int) -> Finding:
     """Whether a process may open as many files as it will."""
     names = [
@@ -88,11 +99,7 @@ def open_files(soft: int, hard: int) -> Finding:
 def nearest(folder: str) -> str:
     """A folder, or the nearest above it that is there."""
     path = pathlib.Path(folder).absolute()
-    return str(next(p for p in (path, *path.parents) if p.is_dir()))
-
-
-def _temporary() -> str:
-    return os.environ.get("TMPDIR") or "/tmp"
+    return str(next(p for p in (path, *path.parents) if os.path.isdir(p)))
 
 
 def _cpu_flags() -> set[str]:

@@ -1,6 +1,6 @@
 """Looks at this machine, its packages, GPUs and the given places; names the cures.
 
-Exit code 0: all is fine; 1: something is not.
+Exit code 0: all is fine; 1: something is not; 2: not asked as it can be.
 """
 
 import argparse
@@ -22,6 +22,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--input", default="", help="folder of images, local or gs://")
     parser.add_argument("--output", default="", help="folder to write to, or gs://")
     given = parser.parse_args(argv)
+    for name in ("input", "output"):
+        if getattr(given, name) == "" and f"--{name}=" in (argv or sys.argv):
+            parser.error(f"--{name} is empty")
     logging.disable(logging.WARNING)  # of clients: what matters is in our lines
     local_output = "" if "://" in given.output else given.output
     remote = {path for path in (given.input, given.output) if "://" in path}

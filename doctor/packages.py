@@ -15,8 +15,17 @@ from doctor.finding import Finding
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PACKAGE = "unet-tfrecords"
 INSTALL = "./launch.sh setup"
-AGAIN = "rm -f .venv/.complete && ./launch.sh setup"
+STAMP = pathlib.Path(sys.prefix) / ".complete"  # of an environment of launch.sh's
 BUILD_S = 120
+
+
+def again() -> str:
+    """The command that makes this environment what it should be."""
+    if not STAMP.exists():
+        return INSTALL
+    kind = STAMP.read_text().split()[0]
+    extra = "" if kind in ("cpu", "gpu") else f"UNET_EXTRA={kind} "
+    return f"rm -f {STAMP} && {extra}{INSTALL}"
 
 
 def look() -> Iterator[Finding]:
@@ -43,7 +52,7 @@ def requirements() -> Finding:
     base = [r for r in wanted if not r.marker or r.marker.evaluate({"extra": ""})]
     wrong = [problem for one in base if (problem := _misfit(one.name, one.specifier))]
     if wrong:
-        return Finding(what, "; ".join(wrong), AGAIN)
+        return Finding(what, "; ".join(wrong), again())
     names = ("apache-beam", "numpy", "opencv-python-headless")
     there = [f"{name} {importlib.metadata.version(name)}" for name in names]
     return Finding(what, f"all {len(base)} of the base fit: {', '.join(there)}")
@@ -62,12 +71,12 @@ def _misfit(name: str, specifier) -> str:
 
 def locked() -> Finding:
     """Whether the versions are those of the lock, that the tests ran with."""
-    what, stamp = "lock", pathlib.Path(sys.prefix) / ".complete"
-    if not stamp.exists():
+    what = "lock"
+    if not STAMP.exists():
         return Finding(
             what, f"{sys.prefix} was not made by launch.sh: versions unknown"
         )
-    path = ROOT / "requirements" / f"{stamp.read_text().split()[0]}.lock"
+    path = ROOT / "requirements" / f"{STAMP.read_text().split()[0]}.lock"
     wrong = []
     for name, version in _pins(path.read_text()).items():
         try:
@@ -77,7 +86,7 @@ def locked() -> Finding:
         if there not in version:
             wrong.append(f"{name} {there}, locked {' or '.join(sorted(version))}")
     if wrong:
-        return Finding(what, "; ".join(wrong), AGAIN)
+        return Finding(what, "; ".join(wrong), again())
     return Finding(what, f"as in requirements/{path.name}")
 
 
@@ -93,7 +102,8 @@ def _pins(text: str) -> dict[str, set[str]]:
 
 def checksum() -> Finding:
     """Whether TFRecord's checksums are computed in C: in Python they are a crawl."""
-    what, cure = "CRC extension", "pip install --force-reinstall google-crc32c"
+    what = "CRC extension"
+    cure = f"{sys.executable} -m pip install --force-reinstall google-crc32c"
     try:
         module = importlib.import_module("google_crc32c")
     except ImportError as error:
@@ -105,7 +115,8 @@ def checksum() -> Finding:
 
 def staging() -> Finding:
     """Whether the package that Beam sends to its workers can be built."""
-    what, cure = "Beam's staging build", "pip install --upgrade setuptools build"
+    what = "Beam's staging build"
+    cure = f"{sys.executable} -m pip install --upgrade setuptools"
     if not (ROOT / "setup.py").exists():
         return Finding(
             what,

@@ -1,6 +1,8 @@
 """The given folders and buckets: are they there, may one read, may one write?"""
 
+import errno
 import os
+import pathlib
 import socket
 import tempfile
 import urllib.parse
@@ -10,6 +12,7 @@ from collections.abc import Callable, Iterator
 
 from doctor.finding import Finding
 from doctor.host import nearest
+from doctor.packages import INSTALL
 
 
 def look(input_path: str, output: str) -> Iterator[Finding]:
@@ -18,7 +21,19 @@ def look(input_path: str, output: str) -> Iterator[Finding]:
         barred = [f for f in entrance(path) if f.cure] if "://" in path else []
         yield from barred  # else clients would try for minutes
         if path and not barred:
-            yield looked(path)
+            yield _tried(looked, path)
+
+
+def _tried(looked: Callable[[str], Finding], path: str) -> Finding:
+    """A look, whatever its client raises."""
+    try:
+        return looked(path)
+    except ImportError as error:
+        return Finding(path, f"can't be looked at: {error}", INSTALL)
+    except Exception as error:
+        said = (str(error).splitlines() or [""])[0]
+        says = f"{type(error).__name__}: {said}"[:300]
+        return Finding(path, says, "mend the path; see docs/storage.md")
 
 
 def entrance(path: str) -> Iterator[Finding]:
@@ -101,11 +116,13 @@ def readable(folder: str) -> Finding:
         except FileNotFoundError as error:
             return Finding(what, str(error), "mend the path")
         return _filled(what, bool(some), "can be listed and read")
-    if not os.path.isdir(folder):
-        return Finding(what, "no such folder", "mend the path")
-    if not os.access(folder, os.R_OK | os.X_OK):
-        return Finding(what, "may not be read", f"chmod u+rx {folder}")
-    return _filled(what, bool(os.listdir(folder)), "can be read")
+    try:
+        return _filled(what, bool(os.listdir(folder)), "can be read")
+    except OSError as error:
+        cure = (
+            f"chmod u+rx {folder}" if error.errno == errno.EACCES else "mend the path"
+        )
+        return Finding(what, f"{error.strerror}", cure)
 
 
 def _filled(what: str, filled: bool, says: str) -> Finding:
@@ -119,6 +136,11 @@ def writable(folder: str) -> Finding:
 
     what = f"output {folder}"
     if not files.is_remote(folder):
+        above = pathlib.Path(folder).absolute()
+        while not os.path.lexists(above):
+            above = above.parent
+        if not os.path.isdir(above):
+            return Finding(what, f"{above} is a file", "another --output")
         try:
             with tempfile.TemporaryFile(dir=nearest(folder)):
                 return Finding(what, "can be written")
@@ -142,8 +164,7 @@ def writable(folder: str) -> Finding:
 def _told(error: Exception, folder: str) -> tuple[str, str]:
     """Splits a store's one line into what is wrong and what to do."""
     line = str(error).splitlines()[0]
-    says, _, cure = line.rpartition(": ")[2].partition("; ")
-    return (
-        says or line,
-        cure or f"see docs/storage.md for {folder.partition(':')[0]}://",
-    )
+    if line.startswith(folder):  # an object's path, which may be longer
+        line = line[len(folder) :].partition(": ")[2]
+    says, _, cure = line.partition("; " if "; " in line else ": ")
+    return says, cure or f"see docs/storage.md for {folder.partition(':')[0]}://"

@@ -4,6 +4,7 @@ Each command has a flag namespace of its own, so that several fit into one proce
 """
 
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -107,6 +108,10 @@ def parse(
     except Exception as error:
         # A config is Python: whatever it does wrong, the user hears of it in one line.
         raise UserError(f"{_one_line(error)}; see --help") from error
+    for name in values:
+        value = values[name].value
+        if isinstance(value, str) and (found := MISTYPED.match(value)):
+            raise UserError(f"--{name}={value}: write {found[1]}://BUCKET/FOLDER")
     if missing:
         given = ", ".join(f"--{name}" for name in missing)
         raise UserError(f"{given} must be given; see --help")
@@ -116,6 +121,8 @@ def parse(
 
 
 _EMPTY = (None, "")
+# Taken for folders of this machine otherwise.
+MISTYPED = re.compile("(gs|s3|az|azfs|hdfs):(?!//[^/])")
 
 
 def _find_config(argument: str) -> str:

@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import heapq
 import json
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -196,8 +197,12 @@ def _digest_of(source: Source, folder: str) -> int:
 
 
 def relative(text: str, folder: str) -> str:
-    """A text without the way to the data set: the same wherever that lies."""
-    return text.replace(folder.rstrip("/") + "/", "")
+    """A path, or a line with paths, without the way to the data set.
+
+    >>> relative("/a/b.tif: not of /a/c.tif", "/a"), relative("/SEG/1_GT/SEG/x", "/SEG")
+    ('b.tif: not of c.tif', '1_GT/SEG/x')
+    """
+    return re.sub(rf"(?<!\S){re.escape(folder.rstrip('/') + '/')}", "", text)
 
 
 def tiles_of(found: Inspection, config: ml_collections.ConfigDict) -> int:
@@ -215,10 +220,12 @@ def copies_in(sources: Iterable[Source]) -> Iterator[str]:
     """Images of one content that lie in two splits under different names, a line each.
 
     Args:
-      sources: whose images are the same, byte for byte.
+      sources: whose images' digests begin alike.
     """
-    first, *rest = sorted((s.found.frame for s in sources), key=lambda f: f.key)
-    for frame in rest:
+    firsts: dict[str, Frame] = {}
+    for source in sorted(sources, key=lambda source: source.found.frame.key):
+        frame = source.found.frame
+        first = firsts.setdefault(source.digests[0], frame)
         if frame.split != first.split:
             yield (
                 f"{frame.image} ({frame.split}) is a copy of {first.image} "
@@ -246,6 +253,8 @@ def conclude(
         kept = heapq.nsmallest(MOST_PROBLEMS, sums.problems)
         more = sums.num_problems - len(kept) if len(kept) == MOST_PROBLEMS else 0
         problems = {*kept, *strays}
+    elif not sums.frames.get("train"):  # nothing is left: this is why
+        problems = set(heapq.nsmallest(MOST_PROBLEMS, sums.problems))
     if not problems:
         problems |= set(_one_class(sums))
     problems |= {*copies, *_mixed_bits(sums, config)}

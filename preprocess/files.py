@@ -59,17 +59,15 @@ def size_of(path: str) -> int:
     """
     if not is_remote(path):
         return os.path.getsize(path)
-    found = object_store.match(path)
-    if not found:
-        raise FileNotFoundError(f"{path}: no such object")
-    return found[0].size_in_bytes
+    return object_store.details(path).size_in_bytes
 
 
 def sizes_in(folder: str) -> dict[str, int]:
     """Bytes of each file directly inside a folder by path; one request where remote."""
     if not is_remote(folder):
         return {path: os.path.getsize(path) for path in list_files(folder)}
-    return {m.path: m.size_in_bytes for m in object_store.match(join(folder, "*"))}
+    found = object_store.match(join(local_glob.escape(folder), "*"))
+    return {entry.path: entry.size_in_bytes for entry in found}
 
 
 def glob(pattern: str) -> list[str]:
@@ -89,15 +87,13 @@ def updated(pattern: str) -> dict[str, float]:
 
 def updated_in(folder: str) -> dict[str, float]:
     """The same of the files directly inside a folder, hidden ones apart."""
-    escaped = folder if is_remote(folder) else local_glob.escape(folder)
-    found = updated(join(escaped, "*"))
+    found = updated(join(local_glob.escape(folder), "*"))
     return {p: time for p, time in found.items() if not basename(p).startswith(".")}
 
 
 def glob_in(folder: str, pattern: str) -> list[str]:
     """Files in a folder whose names match; the folder's own name is no pattern."""
-    escaped = folder if is_remote(folder) else local_glob.escape(folder)
-    return glob(join(escaped, pattern))
+    return glob(join(local_glob.escape(folder), pattern))
 
 
 def list_files(folder: str) -> list[str]:
@@ -112,7 +108,8 @@ def list_folders(folder: str) -> list[str]:
             return []
         return sorted(e.name for e in os.scandir(folder) if e.is_dir())
     prefix = folder.rstrip("/") + "/"
-    inside = [m.path[len(prefix) :] for m in object_store.match(prefix + "**")]
+    found = object_store.match(local_glob.escape(prefix) + "**")
+    inside = [entry.path[len(prefix) :] for entry in found]
     return sorted({path.split("/")[0] for path in inside if "/" in path})
 
 

@@ -35,9 +35,9 @@ KNOWN = (
     (r"\['docker', |directory: 'docker'", DOCKER),
     (
         r"StatusCode\.UNAVAILABLE",
-        "the job service, or a worker pool that it was sent to "
-        "(--environment_config={environment_config}), does not answer; start it, then "
-        "run this again to go on",
+        "the job service, or a worker pool that it was sent to (by "
+        "--environment_config), does not answer; start it, then run this again to go "
+        "on",
     ),
     (r"State: CANCELLED", "cancelled there; run this again to go on"),
 )

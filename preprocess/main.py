@@ -73,6 +73,7 @@ def preprocess(values: flags.FlagValues, beam_args: list[str]) -> None:
     folder, output = values.input, values.output
     options = runners.parse_options(beam_args)
     preflight.check_places(options, folder, output)
+    preflight.check_buckets(options)
     if not files.is_remote(folder):
         folder = os.path.abspath(folder)
 
@@ -83,9 +84,9 @@ def preprocess(values: flags.FlagValues, beam_args: list[str]) -> None:
         )
         if not complete:
             started = time.monotonic()
-            _announce(planned.frames, config)
+            expected = _announce(planned.frames, config)
             counters = _make(options, folder, output, config, planned)
-            _summarise(output, time.monotonic() - started, counters)
+            _summarise(output, time.monotonic() - started, counters, expected)
             return
     print(f"{files.join(output, INFO_NAME)}: complete already, nothing to do")
 
@@ -99,6 +100,7 @@ def _make(options, folder, output, config, planned: plan.Plan) -> dict[str, int]
     from preprocess import pipeline  # Beam takes a second to import
 
     files.write_bytes(files.join(output, JOB_NAME), as_json(data_config(config)))
+    job = None
     try:
         parts = runners.parts_of(options)
         job = pipeline.prepare(folder, output, config, planned, parts)
@@ -109,21 +111,25 @@ def _make(options, folder, output, config, planned: plan.Plan) -> dict[str, int]
             problems = json.loads(files.read_bytes(problems_path))
             files.remove([problems_path])
             raise UserError(problems)
-    except Exception:
-        with contextlib.suppress(Exception):  # the first failure is the one to tell
-            _clear_up(output)
+    except Exception as error:
+        if not isinstance(error, runners.GoesOn):
+            with contextlib.suppress(Exception):  # the first failure is the one to tell
+                _clear_up(output, job)
         raise
     return counters
 
 
-def _clear_up(output: str) -> None:
+def _clear_up(output: str, job) -> None:
     """Removes a failed job's plan, and its note where no shard belongs to it."""
-    files.remove(files.glob_in(output, plan.PLAN_NAME + "*"))
+    files.remove(job.plan_files if job else [])
     if not files.glob_in(output, files.TEMPORARY + "*.tfrecord.json"):
         files.remove([files.join(output, JOB_NAME)])
 
 
-def _announce(frames: list[Frame], config: ml_collections.ConfigDict) -> None:
+def _announce(
+    frames: list[Frame], config: ml_collections.ConfigDict
+) -> collections.Counter[str]:
+    """Says what will be made; returns how many frames each split has."""
     numbers = collections.Counter(frame.split for frame in frames)
     counts = ", ".join(f"{numbers[s]} {s}" for s in splits.SPLITS if numbers[s])
     print(
@@ -131,6 +137,7 @@ def _announce(frames: list[Frame], config: ml_collections.ConfigDict) -> None:
         f"frame; tiles of {config.data.tile_size} px",
         flush=True,
     )
+    return numbers
 
 
 def _is_complete(
@@ -164,6 +171,8 @@ def _is_complete(
             # Noted first, so that a kill in between leaves no folder without a guard.
             files.write_bytes(files.join(output, JOB_NAME), as_json(info["config"]))
             reopen(output, info)
+        if not damaged and not files.is_remote(output):  # after a kill at the very end
+            files.remove(files.glob_in(output, files.TEMPORARY + "*"))
         return not damaged
     if files.exists(job_path):
         there = json.loads(files.read_bytes(job_path))
@@ -213,7 +222,7 @@ def _run_pipeline(job, options) -> dict[str, int]:
 
     runners.quieten()
     given = options.get_all_options()  # some runners forget their own name
-    engine = given["runner"]
+    engine, result = given["runner"], None
     try:
         pipeline = beam.Pipeline(options=options)
         build(pipeline, job)
@@ -224,13 +233,20 @@ def _run_pipeline(job, options) -> dict[str, int]:
         local = engine == runners.LOCAL_RUNNER
         name = engine.rpartition(".")[2]
         told = job_errors.explained(error, name, local=local, given=given)
+        if not local and runners.goes_on(result):
+            told = runners.GoesOn(getattr(told, "problems", [str(told)]))
         if told is error:
             raise
         raise told from error
     return runners.counters_of(result)
 
 
-def _summarise(output: str, seconds: float, counters: dict[str, int]) -> None:
+def _summarise(
+    output: str,
+    seconds: float,
+    counters: dict[str, int],
+    expected: collections.Counter[str],
+) -> None:
     info = read_info(output)
     for split, content in info["splits"].items():
         pixels = content["class_pixels"]
@@ -240,6 +256,8 @@ def _summarise(output: str, seconds: float, counters: dict[str, int]) -> None:
             f"{content['num_tiles']} tiles, {len(content['shards'])} shards, "
             f"{content['num_bytes'] / 1e6:.1f} MB; classes {shares or '-'}"
         )
+        if content["num_frames"] == 0 < expected[split]:
+            print(f"{split}: all of its frames were bad", file=sys.stderr)
     if unlabelled := info["unlabelled_images"]:
         print(f"{unlabelled} images without labels left out")
     for left_out in info["skipped"]:

@@ -1,28 +1,39 @@
 """Remote files brought near: a stack of many pages is fetched once, not once a page."""
 
 import collections
+import os
 import tempfile
 import threading
 import time
 from typing import IO, Any, NamedTuple
 
-from preprocess import files
+from preprocess import files, object_store
 
-KEPT = 4  # copies a process keeps, the last used ones: a stack can have gigabytes
+KEPT = 64  # copies that a process keeps, the last used ones; each is an open file
+ROOM = 2**31  # bytes of them; but the last ones are kept however large they are
+LAST = 4
 TRUSTED_S = 60.0  # so long a copy is taken for the file without asking the store
+LARGE = 2**23  # bytes, from which on it is asked whether there is another before that
 
 
 class Copy(NamedTuple):
-    """A file on this machine's disk that goes when it is closed."""
+    """A file on this machine's disk that goes when it is closed.
+
+    Attributes:
+      file: the copy.
+      size: its bytes.
+      fetched: when it was last known to be the store's.
+      version: of the store's; None of small ones, which are fetched anew.
+    """
 
     file: Any
+    size: int
     fetched: float
+    version: Any
 
 
 _copies: collections.OrderedDict[str, Copy] = collections.OrderedDict()
-_locks: collections.defaultdict[str, threading.Lock] = collections.defaultdict(
-    threading.Lock
-)
+_locks = [threading.Lock() for _ in range(64)]
 _lock = threading.Lock()
 
 
@@ -38,22 +49,46 @@ def open_near(path: str) -> IO[bytes]:
     """
     if not files.is_remote(path):
         return open(path, "rb")
-    with _lock:
-        lock = _locks[path]
-    with lock:  # one thread fetches, others that want the same wait
+    with _locks[hash(path) % len(_locks)]:  # one fetches, others that want it wait
         with _lock:
-            there = _copies.get(path)
-            if there and time.monotonic() - there.fetched < TRUSTED_S:
-                _copies.move_to_end(path)
-                return open(there.file.name, "rb")
-        copy = tempfile.NamedTemporaryFile(prefix="unet-near-")
-        for block in files.read_blocks(path):
-            copy.write(block)
-        copy.flush()
+            copy = _copies.get(path)
+        if copy and not _is_fresh(copy):
+            same = copy.version is not None and copy.version == _version(path)
+            copy = copy._replace(fetched=time.monotonic()) if same else None
+        copy = copy or _fetched(path)
         with _lock:
-            if stale := _copies.pop(path, None):
-                stale.file.close()
-            _copies[path] = Copy(copy, time.monotonic())
-            while len(_copies) > KEPT:
-                _copies.popitem(last=False)[1].file.close()  # open ones are read on
-            return open(copy.name, "rb")
+            if (before := _copies.pop(path, None)) and before.file is not copy.file:
+                before.file.close()
+            opened = open(copy.file.name, "rb")
+            _copies[path] = copy
+            _evict()
+            return opened
+
+
+def _is_fresh(copy: Copy) -> bool:
+    if not os.path.exists(copy.file.name):  # whoever cleans up there
+        return False
+    return time.monotonic() - copy.fetched < TRUSTED_S
+
+
+def _version(path: str) -> tuple[int, float]:
+    found = object_store.details(path)
+    return found.size_in_bytes, found.last_updated_in_seconds
+
+
+def _fetched(path: str) -> Copy:
+    file = tempfile.NamedTemporaryFile(prefix="unet-near-")
+    size = 0
+    for block in files.read_blocks(path):
+        size += file.write(block)
+    file.flush()
+    version = _version(path) if size >= LARGE else None
+    return Copy(file, size, time.monotonic(), version)
+
+
+def _evict() -> None:
+    """Closes the copies used longest ago; open ones can be read on."""
+    while len(_copies) > KEPT or (
+        len(_copies) > LAST and sum(copy.size for copy in _copies.values()) > ROOM
+    ):
+        _copies.popitem(last=False)[1].file.close()

@@ -5,6 +5,7 @@ for two minutes. What does not pass becomes one line here that says what to do.
 """
 
 import contextlib
+import glob
 import importlib
 import os
 from collections.abc import Iterator
@@ -40,6 +41,16 @@ NO_GOOD_ANSWER = (
     "no good answer after several tries ({}); run it again later, it goes on"
 )
 NO_ANSWER = ("RetryError", "ConnectionError", "HTTPClientError", "Timeout")
+
+MISTAKEN = (  # what boto3 says of settings and names that can't be
+    "ParamValidationError",
+    "ProfileNotFound",
+    "InvalidEndpoint",
+    "InvalidRegionError",
+    "SSLError",
+)
+TRY_LATER = 75  # EX_TEMPFAIL of sysexits.h: the same command may do better later
+MOST_TOGETHER = 100  # objects that are removed by one call
 
 
 def scheme_of(path: str) -> str:
@@ -102,8 +113,16 @@ def explained(path: str, *, lists: bool = False) -> Iterator[None]:
         if _status(told) == 404 and not lists:
             raise FileNotFoundError(NO_OBJECT.format(path)) from error
         if reason := _reason(told, path):
-            raise UserError(f"{path}: {reason}") from error
+            raise store_error(f"{path}: {reason}") from error
         raise
+
+
+def store_error(line: str) -> UserError:
+    """What to raise for such a line; its exit code says whether to try again later."""
+    error = UserError(line)
+    if NO_GOOD_ANSWER.partition("(")[0] in line:
+        error.exit_code = TRY_LATER
+    return error
 
 
 def _origin(error: Any) -> Any:
@@ -137,6 +156,8 @@ def _reason(told: Any, path: str) -> str:
         return _unknown(scheme_of(path))
     if names & set(NO_LOGIN):
         return reason_of(401, path)
+    if names & set(MISTAKEN):
+        return f"refused: {' '.join(str(told).split())[:200]}"
     if names & set(NO_ANSWER) and not status:
         return NO_GOOD_ANSWER.format(type(told).__name__)
     return reason_of(status, path, str(told))
@@ -189,6 +210,18 @@ def match(pattern: str, limit: int | None = None) -> list[Any]:
     return sorted(real, key=lambda entry: entry.path)
 
 
+def details(path: str) -> Any:
+    """Beam's metadata of one object.
+
+    Raises:
+      FileNotFoundError: there is none.
+    """
+    found = match(glob.escape(path))
+    if not found:
+        raise FileNotFoundError(NO_OBJECT.format(path))
+    return found[0]
+
+
 @contextlib.contextmanager
 def open_read(path: str) -> Iterator[IO[bytes]]:
     """An object's bytes as they are stored, never decompressed by its name."""
@@ -203,8 +236,15 @@ def open_read(path: str) -> Iterator[IO[bytes]]:
 def create(path: str) -> Iterator[IO[bytes]]:
     """A new object, there once the block has ended (as far as it got, on an error)."""
     mime_type = "application/octet-stream"
-    with explained(path), _systems(path).create(path, mime_type=mime_type) as file:
-        yield file
+    with explained(path, lists=True):  # if anything isn't there, it is the bucket
+        file = _systems(path).create(path, mime_type=mime_type)
+        try:
+            yield file
+        except BaseException:  # which is what to tell, not how the store takes it
+            with contextlib.suppress(Exception):
+                file.close()
+            raise
+        file.close()
 
 
 def rename(old: str, new: str) -> None:
@@ -215,7 +255,12 @@ def rename(old: str, new: str) -> None:
 
 def remove(paths: list[str]) -> None:
     """Removes objects; missing ones are fine."""
-    for path in paths:  # of those that aren't there, some stores complain
-        if exists(path):
-            with explained(path):
-                _systems(path).delete([path])
+    for start in range(0, len(paths), MOST_TOGETHER):
+        some = paths[start : start + MOST_TOGETHER]
+        try:
+            with explained(some[0]):
+                _systems(some[0]).delete(some)
+        except Exception:  # of those that aren't there, some stores complain
+            for path in filter(exists, some):
+                with contextlib.suppress(FileNotFoundError), explained(path):
+                    _systems(path).delete([path])

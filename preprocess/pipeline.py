@@ -11,6 +11,7 @@ holds the whole plan, nor what is known of all frames.
 
 import dataclasses
 import itertools
+import uuid
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -89,7 +90,11 @@ def prepare(
     """
     frames = len(planned.frames)
     written = plan.write_plan(
-        output, plan.plan_all(planned.frames, config), frames, parts
+        output,
+        plan.plan_all(planned.frames, config),
+        frames,
+        parts,
+        job=f"-{uuid.uuid4().hex[:8]}",
     )
     return Job(
         folder, output, config, written, frames, planned.strays, planned.unlabelled
@@ -114,7 +119,7 @@ def build(pipeline: beam.Pipeline, job: Job) -> None:
     entries = good | "Entries" >> beam.Map(info.source_info, job.folder)
     parts = parts_for(job.frames)
     if parts:
-        parted = entries | WriteSources(job.output, parts)
+        parted = entries | WriteSources(job.output, parts, AsSingleton(facts))
         entries = pipeline | "NoEntries" >> beam.Create([])
     else:
         parted = pipeline | "NoParts" >> beam.Create([])
@@ -130,7 +135,7 @@ def build(pipeline: beam.Pipeline, job: Job) -> None:
             AsList(parted),
             AsList(skipped),
             AsSingleton(facts),
-            job._replace(plan_files=[]),
+            job,
         )
     )
 
@@ -267,9 +272,9 @@ class SumUp(beam.PTransform):
 
 
 def _with_content(source: Source) -> Iterator[tuple[tuple[int, int], Source]]:
-    if not source.found.problems:
-        page = source.found.frame.image.number
-        yield (int(source.digests[0][:15], 16), page), source
+    digest, page = source.digests[0], source.found.frame.image.number
+    if digest and not source.found.problems:
+        yield (int(digest[:15], 16), page), source
 
 
 def _concluded(element: tuple[int, Sums], copies: list[str], job: Job) -> Facts:
@@ -309,13 +314,15 @@ class WriteSources(beam.PTransform):
 
     output: str
     parts: int
+    facts: AsSingleton
 
     def expand(self, entries):
+        write = beam.FlatMap(_part_written, self.facts, self.output, self.parts)
         return (
             entries
             | "ByPart" >> beam.Map(_with_part, self.parts)
             | "Parts" >> beam.GroupByKey()
-            | "WriteParts" >> beam.Map(_part_written, self.output, self.parts)
+            | "WriteParts" >> write
         )
 
 
@@ -323,9 +330,12 @@ def _with_part(entry: dict[str, Any], parts: int) -> tuple[int, dict[str, Any]]:
     return _number(entry["frame"]) % parts, entry
 
 
-def _part_written(element, output: str, parts: int) -> SourcePart:
-    index, entries = element
-    return write_sources(output, index, parts, entries)
+def _part_written(
+    element, facts: Facts, output: str, parts: int
+) -> Iterator[SourcePart]:
+    if not facts.problems:
+        index, entries = element
+        yield write_sources(output, index, parts, entries)
 
 
 @dataclasses.dataclass
@@ -374,17 +384,18 @@ class WriteShard(beam.DoFn):
     def process(self, element, facts: Facts):
         # From a data set with problems nothing is made: write_info lists them.
         if not facts.problems:
-            (split, index), units = element
-            yield self._finished(splits.SPLITS[split], index, units, facts)
+            (split, index), grouped = element
+            units = plan.in_order(grouped, self.config.seed)
+            kept = [unit for unit in units if unit.frame.key not in facts.skipped]
+            if kept:  # a shard whose frames are all bad is none
+                yield self._finished(splits.SPLITS[split], index, kept, facts)
 
     def _finished(
-        self, split: str, index: int, grouped: Iterable[Unit], facts: Facts
+        self, split: str, index: int, units: list[Unit], facts: Facts
     ) -> Shard:
         """An earlier run's shard where it is whole, else a new one."""
-        units = plan.in_order(grouped, self.config.seed)
-        kept = [unit for unit in units if unit.frame.key not in facts.skipped]
         name = shard_name(split, index, units[0].num_shards)
-        made_from = fingerprint([facts.digest, [unit.key for unit in kept]])
+        made_from = fingerprint([facts.digest, [unit.key for unit in units]])
         if shard := kept_shard(self.output, name, made_from):
             self.shards_kept.inc()
             progress.add(self.output, TILES, shard.records)
@@ -392,7 +403,7 @@ class WriteShard(beam.DoFn):
         watch = Stopwatch()
         class_pixels = np.zeros(UNLABELLED + 1, np.int64)
         path = files.join(self.output, name)
-        written = write_shard(path, self._records(kept, facts, class_pixels, watch))
+        written = write_shard(path, self._records(units, facts, class_pixels, watch))
         classes = class_pixels[: self.config.model.classes].tolist()
         shard = Shard(split, name, *written, tuple(classes), made_from)
         write_sidecar(self.output, shard)
@@ -467,6 +478,8 @@ def write_info(
     )
     files.write_bytes(files.join(output, INFO_NAME), as_json(content))
     # The plan, notes of finished shards, and halves that a killed run has left; not the
-    # counts that a bar still follows.
+    # counts that a bar still follows, nor the plan of another job on the same bucket.
     left = files.glob_in(output, files.TEMPORARY + "*")
-    files.remove([path for path in left if not path.endswith(progress.ENDING)])
+    spared = progress.ENDING, *([plan.PLAN_ENDING] if files.is_remote(output) else [])
+    own = set(job.plan_files)
+    files.remove([path for path in left if path in own or not path.endswith(spared)])

@@ -19,6 +19,7 @@ from preprocess.images import Page
 from preprocess.sources import Frame, look_for_frames
 
 PLAN_NAME = files.TEMPORARY + "plan"
+PLAN_ENDING = ".jsonl"
 FRAMES_A_FILE = 10_000  # some 4 MB: what one worker takes at a time
 MOST_TOGETHER = 4  # units of a frame in a row: the trainer's shuffle spreads them
 
@@ -53,7 +54,8 @@ def identity_seed(identity: str, base_seed: int) -> int:
     >>> identity_seed("HeLa/01/t012/a03", 1) != identity_seed("HeLa/01/t012/a04", 1)
     True
     """
-    digest = hashlib.sha256(f"{base_seed}:{identity}".encode()).digest()
+    text = f"{base_seed}:{identity}"  # which may be a path that is no text
+    digest = hashlib.sha256(text.encode(errors="surrogateescape")).digest()
     return int.from_bytes(digest[:8], "little")
 
 
@@ -151,7 +153,7 @@ def plan_frames(
 
 
 def write_plan(
-    output: str, planned: Iterable[PlannedFrame], number: int, parts: int
+    output: str, planned: Iterable[PlannedFrame], number: int, parts: int, job: str = ""
 ) -> list[str]:
     """Writes a plan as files, for any number of workers; returns their paths.
 
@@ -160,11 +162,12 @@ def write_plan(
       planned: frame by frame, as they are made.
       number: how many.
       parts: at least so many files, if there are as many frames.
+      job: in their names, so that jobs on one bucket leave each other's alone.
     """
     of_each = max(1, min(FRAMES_A_FILE, -(-number // parts)))
     planned, paths = iter(planned), list[str]()
     while chunk := list(itertools.islice(planned, of_each)):
-        path = files.join(output, f"{PLAN_NAME}-{len(paths):05d}.jsonl")
+        path = files.join(output, f"{PLAN_NAME}{job}-{len(paths):05d}{PLAN_ENDING}")
         lines = (json.dumps(_to_json(each), separators=(",", ":")) for each in chunk)
         files.write_bytes(path, "".join(f"{line}\n" for line in lines).encode())
         paths.append(path)
@@ -172,8 +175,18 @@ def write_plan(
 
 
 def read_plan(path: str) -> Iterator[PlannedFrame]:
-    """The frames that one of those files holds."""
-    for line in files.read_bytes(path).splitlines():
+    """The frames that one of those files holds.
+
+    Raises:
+      UserError: it is gone.
+    """
+    try:
+        content = files.read_bytes(path)
+    except FileNotFoundError:
+        raise UserError(
+            f"{path}: gone, perhaps cleared up by another job; run this again to go on"
+        ) from None
+    for line in content.splitlines():
         yield _from_json(json.loads(line))
 
 

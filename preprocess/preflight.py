@@ -3,6 +3,7 @@
 Beam would tell of it by tracebacks, one lack at a time, some after minutes.
 """
 
+import importlib.metadata
 import os
 import pathlib
 import random
@@ -12,6 +13,7 @@ import socket
 import string
 import time
 
+from preprocess import object_store
 from preprocess.errors import UserError
 
 DATAFLOW_RUNNER = "DataflowRunner"
@@ -154,10 +156,32 @@ def check_places(options, *paths: str) -> None:
         return
     on_dataflow = options.get_all_options()["runner"] == DATAFLOW_RUNNER
     whose = "Dataflow's workers" if on_dataflow else "workers in containers"
-    if local := [path for path in paths if "://" not in path]:
+    # What workers are sent has a client of gs:// alone, and nobody's login of others.
+    known = "gs://" if on_dataflow else "://"
+    if far := [path for path in paths if known not in path]:
         raise UserError(
-            [f"{path}: {whose} can't reach it; give gs://..." for path in local]
+            [f"{path}: {whose} can't reach it; give gs://..." for path in far]
         )
+
+
+def check_buckets(options) -> None:
+    """Asks for the buckets that are staged to; Beam would try for minutes.
+
+    Raises:
+      UserError: which can't be had, and why.
+    """
+    given = options.get_all_options()
+    if given["runner"] != DATAFLOW_RUNNER:
+        return
+    problems = []
+    places = (given["temp_location"], given["staging_location"])
+    for bucket in {object_store.bucket_of(place) for place in places if place}:
+        try:
+            object_store.match(f"{bucket}/*", limit=1)
+        except UserError as error:
+            problems += error.problems
+    if problems:
+        raise UserError(problems)
 
 
 def _makes_workers(options) -> bool:
@@ -194,8 +218,23 @@ def _stage_package(options) -> None:
         )
     setup.setup_file = str(ROOT / "setup.py")
     if not setup.requirements_file:
+        _check_own_beam()
         setup.requirements_file = str(WORKER_VERSIONS)
         setup.requirements_cache = "skip"  # workers fetch them, nothing is uploaded
+
+
+def _check_own_beam() -> None:
+    """Two versions of Beam in one job don't go together.
+
+    Raises:
+      UserError: this environment's is not the workers'.
+    """
+    version = importlib.metadata.version("apache-beam")
+    if f"apache-beam=={version}\n" not in WORKER_VERSIONS.read_text():
+        raise UserError(
+            f"Beam {version} here is not that of {WORKER_VERSIONS.name}, which workers "
+            "install; run this from the plain environment (without UNET_EXTRA)"
+        )
 
 
 def _has_own_image(options) -> bool:

@@ -23,7 +23,7 @@ def parse_options(beam_args: list[str]):
     from apache_beam.options import pipeline_options as beam_options
     from apache_beam.runners.runner import create_runner
 
-    if any("DaskRunner" in argument for argument in beam_args):
+    if any("daskrunner" in argument.lower() for argument in beam_args):
         _load_dask()
 
     class Parser(beam_options._BeamArgumentParser):
@@ -48,11 +48,11 @@ def parse_options(beam_args: list[str]):
             direct.direct_running_mode = "multi_threading"
             direct.direct_num_workers = os.cpu_count() or 1
         _keep_elements_whole()
-    if standard.runner == "DaskRunner":
+    if standard.runner.lower() == "daskrunner":
         standard.runner = DASK_RUNNER
     try:
         name = type(create_runner(standard.runner)).__name__
-    except (ValueError, ImportError, AttributeError) as error:
+    except (ValueError, TypeError, ImportError, AttributeError) as error:
         raise UserError(f"--runner={standard.runner}: {error}") from error
     if name in (preflight.DATAFLOW_RUNNER, *preflight.PORTABLE_RUNNERS):
         standard.runner = name  # Beam also takes dataflow, flinkrunner and the like
@@ -151,6 +151,22 @@ def _is_no_traceback(record: logging.LogRecord) -> bool:
     return record.module != "portable_runner" or record.levelno < logging.ERROR
 
 
+class GoesOn(UserError):
+    """Nobody waits for the job any more, which may go on all the same."""
+
+
+def goes_on(result) -> bool:
+    """Whether a job that was begun has not ended, as far as is known."""
+    from apache_beam.runners.runner import PipelineState
+
+    if result is None:
+        return False
+    try:
+        return not PipelineState.is_terminal(result.state)
+    except Exception:  # whoever knows can't be asked
+        return True
+
+
 def wait_for(result) -> None:
     """Waits for a job's end.
 
@@ -165,15 +181,16 @@ def wait_for(result) -> None:
         print(f"no worker yet; start some: dask worker {address}", flush=True)
     try:
         result.wait_until_finish()
-    except KeyboardInterrupt:
-        if job:
+    except (KeyboardInterrupt, Exception) as error:
+        if job and (isinstance(error, KeyboardInterrupt) or goes_on(result)):
             print(
                 f"\nDataflow goes on with job {job.id}; to end it: "
                 f"gcloud dataflow jobs cancel {job.id} --project={job.project_id} "
                 f"--region={job.location}"
             )
         elif there := getattr(result, "_job_id", None):
-            print(f"\nthe job service may go on with {there}")
+            if isinstance(error, KeyboardInterrupt):
+                print(f"\nthe job service may go on with {there}")
         raise
 
 

@@ -165,7 +165,7 @@ def kept_shard(folder: str, name: str, made_from: str) -> Shard | None:
     try:
         shard = Shard(**json.loads(files.read_bytes(sidecar_path(folder, name))))
         shard = shard._replace(class_pixels=tuple(shard.class_pixels))
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, FileNotFoundError):
         return None
     same = shard.made_from == made_from and shard.sha256 == sha256_of(path)
     return shard if same else None

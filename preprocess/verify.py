@@ -47,14 +47,16 @@ def verify(folder: str) -> int:
 
 
 def _verified(folder: str, info: dict[str, Any]) -> int:
+    shards = [(split, s) for split in SPLITS for s in info["splits"][split]["shards"]]
+    if problems := list(_wrong_parts(folder, info)):  # without them, no more than this
+        paths = [(files.join(folder, s["name"]), s) for _, s in shards]
+        raise UserError(problems + [w for p, s in paths if (w := _wrong_file(p, s))])
     problems = [
-        *_wrong_parts(folder, info),
         *_shared_frames(folder, info),
         *_strange_files(folder, info),
         *_wrong_sums(folder, info),
     ]
     tiles = 0
-    shards = [(split, s) for split in SPLITS for s in info["splits"][split]["shards"]]
     places: dict[str, list[str]] = collections.defaultdict(list)
     pixels = {split: np.zeros(UNLABELLED + 1, np.int64) for split in SPLITS}
     for split, shard in tqdm(shards, unit="shard", file=sys.stderr):

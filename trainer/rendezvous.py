@@ -51,10 +51,11 @@ def _gather(hosts: Sequence[str], ends: float) -> str:
         while wanted - {i for i, _ in there} and time.monotonic() < ends:
             with contextlib.suppress(OSError):
                 connection, _ = server.accept()
-                stack.enter_context(connection)
-                index = _greeted(connection, len(hosts))
-                if index:
-                    there.append((index, connection))
+                with contextlib.ExitStack() as strangers:
+                    strangers.enter_context(connection)
+                    if index := _greeted(connection, len(hosts)):
+                        there.append((index, connection))
+                        stack.push(strangers.pop_all())
             there = [(i, c) for i, c in there if not _has_gone(c)]
         absent = sorted(wanted - {i for i, _ in there})
         missing = ", ".join(f"worker {index} ({hosts[index]})" for index in absent)

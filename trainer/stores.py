@@ -17,7 +17,13 @@ from absl import flags
 
 from preprocess import cli, files
 from preprocess.errors import UserError
-from preprocess.object_store import NO_GOOD_ANSWER, NO_OBJECT, reason_of, scheme_of
+from preprocess.object_store import (
+    NO_GOOD_ANSWER,
+    NO_OBJECT,
+    reason_of,
+    scheme_of,
+    store_error,
+)
 
 PLUGINS = "tensorflow_io"
 PLUGINS_WANT = "2.17."
@@ -86,7 +92,7 @@ def explained(run: cli.Run) -> cli.Run:
             given = [values[name].value for name in values]
             places = [v for v in given if isinstance(v, str) and files.is_remote(v)]
             if line := line_of(error, places):
-                raise UserError(line) from error
+                raise store_error(line) from error
             raise
 
     return told

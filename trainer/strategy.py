@@ -1,7 +1,9 @@
 """Devices, distribution and precision."""
 
+import itertools
 import json
 import os
+import re
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -9,6 +11,7 @@ import tensorflow as tf
 from preprocess.errors import UserError
 
 TF_CONFIG = "TF_CONFIG"
+MOST_PORTS = 65535
 
 
 class Cluster(NamedTuple):
@@ -50,6 +53,12 @@ def read_cluster(environment: dict[str, str] | os._Environ = os.environ) -> Clus
         cluster = content.get("cluster") or {}
         if not all(isinstance(hosts, list) for hosts in cluster.values()):
             raise ValueError("each kind of task wants a list of hosts")
+        for host in itertools.chain(*cluster.values()):
+            if (
+                not re.fullmatch(r".+:\d{1,5}", host)
+                or int(host.rpartition(":")[2]) > MOST_PORTS
+            ):
+                raise ValueError(f"{host}: each host is HOST:PORT")
         tasks = [
             (k, i) for k in ("chief", "worker") for i in range(len(cluster.get(k, ())))
         ]

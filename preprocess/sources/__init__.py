@@ -64,7 +64,8 @@ def look_for_frames(data: ml_collections.ConfigDict, folder: str) -> Found:
     if odd:
         readable = [frame for frame in found.frames if frame.key.isprintable()]
         lines = [
-            f"{frame.image.path!a}: its name is not printable text; rename it"
+            f"{frame.image.path!a}: its name, or its folder's, is not printable text; "
+            "rename it"
             for frame in odd
         ]
         found = found._replace(frames=readable, problems=found.problems + lines)
