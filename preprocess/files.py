@@ -66,7 +66,7 @@ def sizes_in(folder: str) -> dict[str, int]:
     """Bytes of each file directly inside a folder by path; one request where remote."""
     if not is_remote(folder):
         return {path: os.path.getsize(path) for path in list_files(folder)}
-    found = object_store.match(join(local_glob.escape(folder), "*"))
+    found = object_store.match_in(folder, "*")
     return {entry.path: entry.size_in_bytes for entry in found}
 
 
@@ -87,12 +87,18 @@ def updated(pattern: str) -> dict[str, float]:
 
 def updated_in(folder: str) -> dict[str, float]:
     """The same of the files directly inside a folder, hidden ones apart."""
-    found = updated(join(local_glob.escape(folder), "*"))
+    if is_remote(folder):
+        entries = object_store.match_in(folder, "*")
+        found = {e.path: e.last_updated_in_seconds or 0.0 for e in entries}
+    else:
+        found = updated(join(local_glob.escape(folder), "*"))
     return {p: time for p, time in found.items() if not basename(p).startswith(".")}
 
 
 def glob_in(folder: str, pattern: str) -> list[str]:
     """Files in a folder whose names match; the folder's own name is no pattern."""
+    if is_remote(folder):
+        return [found.path for found in object_store.match_in(folder, pattern)]
     return glob(join(local_glob.escape(folder), pattern))
 
 
@@ -108,8 +114,7 @@ def list_folders(folder: str) -> list[str]:
             return []
         return sorted(e.name for e in os.scandir(folder) if e.is_dir())
     prefix = folder.rstrip("/") + "/"
-    found = object_store.match(local_glob.escape(prefix) + "**")
-    inside = [entry.path[len(prefix) :] for entry in found]
+    inside = [e.path[len(prefix) :] for e in object_store.match_in(folder, "**")]
     return sorted({path.split("/")[0] for path in inside if "/" in path})
 
 

@@ -5,9 +5,9 @@ for two minutes. What does not pass becomes one line here that says what to do.
 """
 
 import contextlib
-import glob
 import importlib
 import os
+import re
 from collections.abc import Iterator
 from typing import IO, Any
 
@@ -156,7 +156,7 @@ def _reason(told: Any, path: str) -> str:
         return _unknown(scheme_of(path))
     if names & set(NO_LOGIN):
         return reason_of(401, path)
-    if names & set(MISTAKEN):
+    if names & set(MISTAKEN) or str(told).startswith("Invalid endpoint"):
         return f"refused: {' '.join(str(told).split())[:200]}"
     if names & set(NO_ANSWER) and not status:
         return NO_GOOD_ANSWER.format(type(told).__name__)
@@ -210,13 +210,25 @@ def match(pattern: str, limit: int | None = None) -> list[Any]:
     return sorted(real, key=lambda entry: entry.path)
 
 
+def match_in(folder: str, pattern: str) -> list[Any]:
+    """The same of what matches in a folder, whose own name is no pattern."""
+    prefix = folder.rstrip("/") + "/"
+    found = match(_any_of(prefix) + pattern)
+    return [entry for entry in found if entry.path.startswith(prefix)]
+
+
+def _any_of(name: str) -> str:
+    """A pattern that a name matches, with others: Beam's patterns know no quoting."""
+    return re.sub(r"[*\[]", "?", name)
+
+
 def details(path: str) -> Any:
     """Beam's metadata of one object.
 
     Raises:
       FileNotFoundError: there is none.
     """
-    found = match(glob.escape(path))
+    found = [entry for entry in match(_any_of(path)) if entry.path == path]
     if not found:
         raise FileNotFoundError(NO_OBJECT.format(path))
     return found[0]

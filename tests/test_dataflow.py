@@ -286,9 +286,26 @@ def test_local_folders_are_refused_by_name():
     options = runners.parse_options([*ON_DATAFLOW])
     preflight.check_places(options, "gs://b/in", "gs://b/out")
     with pytest.raises(UserError) as caught:
-        preflight.check_places(options, "in", "gs://b/out", "/out")
+        preflight.check_places(options, "in", "gs://b/out", "/out", "s3://b/out")
     told = "Dataflow's workers can't reach it; give gs://..."
-    assert caught.value.problems == [f"in: {told}", f"/out: {told}"]
+    assert caught.value.problems == [
+        f"{path}: {told}" for path in ("in", "/out", "s3://b/out")
+    ]
+
+
+def test_buckets_to_stage_to_are_asked_for(front, environment, monkeypatch, capsys):
+    for name in ("GOOGLE_APPLICATION_CREDENTIALS", "STORAGE_EMULATOR_HOST"):
+        monkeypatch.setenv(name, environment[name])
+    wrong = [*ON_DATAFLOW[:-1], "--temp_location=gs://nobucket/tmp"]
+    assert run_command(main.COMMAND, [*CONFIG, *PLACES, *wrong]) == 2
+    assert "no bucket gs://nobucket" in capsys.readouterr().err
+    assert front.names("data/") == []
+
+
+def test_two_versions_of_beam_are_refused(monkeypatch):
+    monkeypatch.setattr(preflight.importlib.metadata, "version", lambda _: "2.75.0")
+    with pytest.raises(UserError, match="Beam 2.75.0 here is not that of worker.txt"):
+        runners.parse_options([*ON_DATAFLOW])
 
 
 def test_what_is_staged(monkeypatch, tmp_path):

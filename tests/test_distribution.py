@@ -339,7 +339,9 @@ def test_clusters_of_vertex_kubernetes_and_slurm():
     assert read(config_of({"type": "worker", "index": "1"}, **chief)) == (2, 3)
     assert read(config_of({"type": "chief", "index": 0}, chief=["c:1"])) == (0, 1)
     assert read({"TF_CONFIG": '{"cluster": {}, "task": {}}'}) == (0, 1)
-    for broken in ("{", "[]", '{"cluster": 3, "task": {"index": "x"}}'):
+    hosts = '{"cluster": {"worker": %s}, "task": {"index": 0}}'
+    wrong = [hosts % text for text in ('["a", "b"]', '["a:1", "b:99999"]', "[1, 2]")]
+    for broken in ("{", "[]", '{"cluster": 3, "task": {"index": "x"}}', *wrong):
         with pytest.raises(UserError, match="TF_CONFIG cannot be read"):
             read({"TF_CONFIG": broken})
     with pytest.raises(UserError, match="task evaluator 0"):

@@ -169,6 +169,46 @@ def test_unsound_gpus(monkeypatch, tmp_path, smi, changes, code, what, words):
 
 
 @pytest.mark.parametrize(
+    "content, mode, words",
+    [
+        ("", 0o644, "can't be run"),
+        ("\x7fELF junk", 0o755, "can't be run"),
+        ("#!/bin/sh\nprintf '\\377\\n'; exit 9", 0o755, "nvidia-smi: "),
+        ("#!/bin/sh\nexit 3", 0o755, "nvidia-smi: 3"),
+    ],
+)
+def test_an_nvidia_smi_that_is_none(monkeypatch, tmp_path, content, mode, words):
+    (tmp_path / "nvidia-smi").write_text(content)
+    (tmp_path / "nvidia-smi").chmod(mode)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    if mode == 0o644:  # a search goes past it, to none
+        monkeypatch.setenv("PATH", str(tmp_path))
+    gpus, trouble = devices.find_gpus()
+    assert not gpus and words in trouble
+
+
+def test_warnings_among_the_gpus_are_passed_over(monkeypatch, tmp_path):
+    smi = "WARNING: infoROM is corrupted\nA, B,550.1,[N/A],80 MiB\n"
+    [_, found, *_] = report(monkeypatch, tmp_path, smi, SEEN)
+    assert found.says == "A, B (80 MiB)" and not found.cure
+
+
+@pytest.mark.parametrize(
+    "line, says, cure",
+    [
+        ("gs://b/a/x: no bucket gs://b; make it", "no bucket gs://b", "make it"),
+        (
+            "gs://b/a: access to gs://b denied: wants",
+            "access to gs://b denied",
+            "wants",
+        ),
+    ],
+)
+def test_a_stores_line_is_parted(line, says, cure):
+    assert places._told(ValueError(line), "gs://b/a") == (says, cure)
+
+
+@pytest.mark.parametrize(
     "there, words",
     [({}, "the processor's"), ({"nvidia-nccl-cu12": ("", ">=2")}, "is missing")],
 )
@@ -206,6 +246,8 @@ def test_folders(tmp_path):
         assert (not places.readable(str(path)).cure) is fine
     assert not places.writable(str(tmp_path / "to/be/made")).cure
     assert places.writable("/proc/nowhere").cure
+    assert places.writable(str(full / "a.tif/out")).says.endswith("a.tif is a file")
+    assert host.temporary(str(tmp_path / "none")).cure
 
 
 @pytest.fixture

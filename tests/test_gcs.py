@@ -5,6 +5,8 @@ import os
 import pathlib
 import subprocess
 import sys
+from functools import partial
+from urllib.parse import quote
 
 import pytest
 
@@ -13,6 +15,7 @@ from preprocess.errors import UserError
 from tests.cloud import gcs, google_hosts
 from tests.cloud.gcs import Fault
 
+quote = partial(quote, safe="")
 ROOT = pathlib.Path(__file__).parent.parent
 BUCKET = f"gs://{gcs.BUCKET}"
 CONFIG = (
@@ -174,6 +177,41 @@ def test_a_stack_is_fetched_once_for_all_its_pages(here, tmp_path, monkeypatch):
     np.testing.assert_array_equal(np.squeeze(image), stack[-1])
 
 
+def test_many_stacks_in_turn_are_fetched_once_each(here, tmp_path):
+    import numpy as np
+    import tifffile
+
+    from preprocess.images import Page, read_image
+
+    stacks = np.random.default_rng(2).integers(0, 255, (6, 3, 32, 32), np.uint8)
+    for index, stack in enumerate(stacks):
+        tifffile.imwrite(tmp_path / "stack.tif", stack, photometric="minisblack")
+        put(here, f"many/{index}.tif", (tmp_path / "stack.tif").read_bytes())
+    for number in range(3):
+        for index, stack in enumerate(stacks):
+            image = read_image(Page(f"{BUCKET}/many/{index}.tif", number), 1)
+            np.testing.assert_array_equal(np.squeeze(image), stack[number])
+    assert len([r for r in here.seen if "alt=media" in r.path]) == len(stacks)
+
+
+def test_names_like_patterns_are_names(here):
+    folder = f"{BUCKET}/run[1] *?"
+    files.write_bytes(f"{folder}/a.bin", b"abc")
+    put(here, "run1x/b.bin", b"another")
+    assert files.list_files(folder) == [f"{folder}/a.bin"]
+    assert files.sizes_in(folder) == {f"{folder}/a.bin": 3}
+    assert files.size_of(f"{folder}/a.bin") == 3
+    files.remove([f"{folder}/a.bin", f"{folder}/none.bin"])
+    assert names(here, "run") == ["run1x/b.bin"]
+
+
+def test_what_may_pass_has_an_exit_code_of_its_own():
+    """deploy/kubernetes.yaml starts again what ends so, and not what ends with 2."""
+    for status, code in ((503, 75), (429, 75), (403, 2), (401, 2)):
+        line = f"gs://b/a: {object_store.reason_of(status, 'gs://b/a')}"
+        assert object_store.store_error(line).exit_code == code
+
+
 # --- The whole road ------------------------------------------------------------------
 
 
@@ -200,6 +238,8 @@ def test_from_images_to_predictions(front, tmp_path, series, digests):
     local, far = str(tmp_path), BUCKET
     front.harm("GET .*alt=media", Fault(503), Fault(reset_after=50))
     front.harm("POST /upload", Fault(429), Fault(503))
+    others = "data/.unfinished-plan-other-00000.jsonl"
+    put(front, others, b"another job's")
     for place in (local, far):
         data, work = f"{place}/data", f"{place}/run"
         where = (f"--input={place}/raw", f"--output={data}")
@@ -209,6 +249,8 @@ def test_from_images_to_predictions(front, tmp_path, series, digests):
         where = (f"--data={data}", f"--workdir={work}")
         run("trainer.main", "train", *CONFIG, *steps, *where)
     assert not front.untouched
+    assert names(front, "data/.") == [others]
+    front.ask("DELETE", f"/storage/v1/b/{gcs.BUCKET}/o/{quote(others)}", {}, b"")
     fetched = tmp_path / "fetched"
     for name in names(front, "data/") + names(front, "run/metrics"):
         target = fetched / name

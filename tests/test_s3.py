@@ -62,6 +62,23 @@ def test_files_live_there(here):
     assert here.names() == ["a/c/d.bin"]
 
 
+def test_the_first_error_is_told(here):
+    with pytest.raises(KeyError, match="the reason"):
+        with files.open_atomic(f"{BUCKET}/never.bin"):
+            raise KeyError("the reason")
+    assert here.names() == []
+
+
+@pytest.mark.parametrize(
+    "name, value", [("AWS_ENDPOINT_URL", "127.0.0.1:1"), ("AWS_PROFILE", "nosuch")]
+)
+def test_settings_that_cannot_be_are_one_line(here, monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(UserError) as told:
+        files.read_bytes(f"{BUCKET}/a")
+    assert str(told.value).startswith(f"{BUCKET}: ") and "\n" not in str(told.value)
+
+
 def test_all_calls_share_a_client_and_none_a_download(here, monkeypatch):
     import boto3
 

@@ -3,6 +3,7 @@
 import collections
 import json
 import pathlib
+import shutil
 
 import apache_beam as beam
 import pytest
@@ -189,6 +190,33 @@ def test_facts_do_not_depend_on_how_they_are_added_up(config, policy):
     assert one.moments.mean == pytest.approx([sum(values) / len(values)])
     changed = given[:-1] + [given[-1]._replace(digests=("f" * 64,))]
     assert added([changed]).digest != one.digest
+
+
+def test_where_all_are_bad_it_is_said_why(config):
+    config.data.on_bad_frame = "skip"
+    sums = Sums()
+    for frame in many(3):
+        bad = Inspection(frame, problems=(f"{frame.image}: broken",))
+        sums.add(Source(bad, ("",)), config, "in")
+    told = facts.conclude(sums, [], [], config).problems
+    assert told == ("0.tif: broken", "1.tif: broken", "2.tif: broken")
+
+
+def test_parts_are_not_written_where_there_are_problems(cells, in_parts, tmp_path):
+    shutil.copytree(cells, tmp_path / "in")
+    (tmp_path / "in/01/t003.tif").write_text("broken")
+    assert preprocess(tmp_path / "in", tmp_path / "out") == 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_split_whose_frames_are_all_bad_is_said(cells, tmp_path, capsys):
+    shutil.copytree(cells, tmp_path / "in")
+    (tmp_path / "in/01/t005.tif").write_text("broken")  # the one of validation
+    out = tmp_path / "out"
+    assert preprocess(tmp_path / "in", out, "--on_bad_frame=skip") == 0
+    assert "validation: all of its frames were bad" in capsys.readouterr().err
+    assert not list(out.glob("validation-*"))
+    assert verify.verify(str(out)) > 0
 
 
 def test_a_thousand_problems_are_enough(config, monkeypatch):

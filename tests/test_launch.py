@@ -1,0 +1,39 @@
+"""launch.sh: what it must not do to what it has not made."""
+
+import os
+import pathlib
+import subprocess
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def launch(*command: str, **environment: str):
+    return subprocess.run(
+        [str(ROOT / "launch.sh"), *command],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+@pytest.mark.parametrize("python", ["", "/nowhere/python"])
+def test_a_folder_that_is_no_environment_is_left_alone(tmp_path, python):
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/python").write_text("#!/bin/sh\necho 3.1\n")
+    (tmp_path / "bin/python").chmod(0o755)
+    (tmp_path / "mine.txt").write_text("mine")
+    more = {"PYTHON": python} if python else {}
+    done = launch("setup", UNET_VENV=str(tmp_path), **more)
+    assert done.returncode == 2
+    assert f"{tmp_path} is no virtual environment, and not empty" in done.stderr
+    assert (tmp_path / "mine.txt").read_text() == "mine"
+
+
+def test_extras_are_checked_for_every_command():
+    for command in ("setup", "doctor", "test"):
+        done = launch(command, UNET_EXTRA="azure")
+        assert done.returncode == 2 and "UNET_EXTRA=azure: io" in done.stderr
+    assert launch("test", UNET_EXTRA="io").returncode == 2
