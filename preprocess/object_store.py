@@ -246,7 +246,14 @@ def open_read(path: str) -> Iterator[IO[bytes]]:
 
 @contextlib.contextmanager
 def create(path: str) -> Iterator[IO[bytes]]:
-    """A new object, there once the block has ended (as far as it got, on an error)."""
+    """A new object, there once the block has ended (as far as it got, on an error).
+
+    Raises:
+      UserError: of a name that is a pattern, too: to Beam it would be one, when the
+        object is removed, and others would go.
+    """
+    if re.search(r"[*?\[]", path):
+        raise UserError(f"{path}: a name with * ? or [; write to another")
     mime_type = "application/octet-stream"
     with explained(path, lists=True):  # if anything isn't there, it is the bucket
         file = _systems(path).create(path, mime_type=mime_type)

@@ -194,15 +194,15 @@ def test_many_stacks_in_turn_are_fetched_once_each(here, tmp_path):
     assert len([r for r in here.seen if "alt=media" in r.path]) == len(stacks)
 
 
-def test_names_like_patterns_are_names(here):
-    folder = f"{BUCKET}/run[1] *?"
-    files.write_bytes(f"{folder}/a.bin", b"abc")
+def test_names_like_patterns_are_read_and_not_written(here):
+    folder = f"{BUCKET}/run[1]*"
+    put(here, "run[1]*/a.bin", b"abc")
     put(here, "run1x/b.bin", b"another")
     assert files.list_files(folder) == [f"{folder}/a.bin"]
     assert files.sizes_in(folder) == {f"{folder}/a.bin": 3}
     assert files.size_of(f"{folder}/a.bin") == 3
-    files.remove([f"{folder}/a.bin", f"{folder}/none.bin"])
-    assert names(here, "run") == ["run1x/b.bin"]
+    with pytest.raises(UserError, match="a name with"):
+        files.write_bytes(f"{folder}/c.bin", b"c")
 
 
 def test_what_may_pass_has_an_exit_code_of_its_own():
