@@ -226,9 +226,13 @@ def test_mixed_precision_stitches_within_its_rounding():
     settings = dict(depth=4, classes=2)
     tiled = Segmenter(freeze(network), tile=284, **settings)(tf.constant(image))
     assert tiled["probabilities"].dtype == tf.float32
-    assert np.abs(tiled["probabilities"] - one_shot(network, 4, image)).max() < 2**-6
     exact = one_shot(network_of(), 4, image)
-    assert np.abs(tiled["probabilities"] - exact).max() > 1e-5  # it was bfloat16
+    # How much bfloat16 changes depends on the processor's kernels; stitching must not
+    # add to it. (Half as much again, because tiles are summed in another order.)
+    rounding = np.abs(one_shot(network, 4, image) - exact)
+    error = np.abs(tiled["probabilities"] - exact)
+    assert error.max() < 1.5 * rounding.max() and error.mean() < 1.5 * rounding.mean()
+    assert 1e-5 < rounding.max() < 0.05  # it was bfloat16, and no more than that
 
 
 def test_frozen_network_is_the_network():
