@@ -35,9 +35,7 @@ KNOWN = (
     (r"\['docker', |directory: 'docker'", DOCKER),
     (
         r"StatusCode\.UNAVAILABLE",
-        "the job service, or a worker pool that it was sent to (by "
-        "--environment_config), does not answer; start it, then run this again to go "
-        "on",
+        "the job service{pool} does not answer; start it, then run this again to go on",
     ),
     (r"State: CANCELLED", "cancelled there; run this again to go on"),
 )
@@ -57,7 +55,13 @@ def explained(error: Exception, engine: str, *, local: bool, given: dict) -> Exc
     """
     if isinstance(error, UserError):
         return error
-    text = str(error)
+    text, pool = str(error), given["environment_config"]
+    pool = (
+        f", or a worker pool that it was sent to (--environment_config={pool})"
+        if pool
+        else ""
+    )
+    given = {**given, "pool": pool}
     if text.startswith("Pipeline has validations errors"):
         return UserError([f"--runner={engine}: {t}" for t in text.splitlines()[1:]])
     for pattern, line in () if local else KNOWN:

@@ -229,11 +229,18 @@ def test_export_publishes_to_a_bucket_and_keeps_a_copy(front, trained, tmp_path,
     assert json.loads(about)["depth"] == 2
 
 
-@pytest.mark.parametrize("name", ["gs://", "gs:///unet", "gs://MODELS_/x"])
+@pytest.mark.parametrize("name", ["gs://MODELS_/x", "s3://models/x"])
 def test_what_is_no_bucket_is_one_line(name, trained, capfd):
     assert main(COMMANDS["export"], [f"--workdir={trained}", f"--publish={name}"]) == 2
     [line] = capfd.readouterr().err.splitlines()
     assert line.startswith(f"export: {name}: gs://BUCKET/PREFIX is needed")
+
+
+@pytest.mark.parametrize("name", ["gs://", "gs:///unet", "gs:/models/x"])
+def test_what_is_nearly_a_bucket_is_no_folder_of_this_machine(name, capfd):
+    assert main(COMMANDS["export"], ["--workdir=run", f"--publish={name}"]) == 2
+    [line] = capfd.readouterr().err.splitlines()
+    assert line == f"export: --publish={name}: write gs://BUCKET/FOLDER"
 
 
 def test_a_failed_publisher_removes_nothing_of_others(front):
