@@ -69,9 +69,9 @@ class Guide:
         shown = "--config=configs/phc_u373.py:cpu --input=DIR --output=OUT"
         replaced = {
             **self.ports,
+            "/tmp/": f"{output.parent}/",  # before names that may lie there
             ".venv/bin": str(pathlib.Path(sys.executable).parent),
             "$PWD/": "",
-            "/tmp/": f"{output.parent}/",
             shown: shlex.join([*ARGUMENTS, *more]) + f" {where}",
         }
         for old, new in replaced.items():
