@@ -55,20 +55,6 @@ def here(front, tmp_path, monkeypatch):
     return front
 
 
-def names(front, prefix="") -> list[str]:
-    path = f"/storage/v1/b/{gcs.BUCKET}/o?prefix={prefix}"
-    items = json.loads(front.ask("GET", path, {}, b"")[2]).get("items", [])
-    return sorted(item["name"] for item in items)
-
-
-def put(front, name: str, content: bytes) -> None:
-    path = f"/upload/storage/v1/b/{gcs.BUCKET}/o?uploadType=media&name={name}"
-    # Addresses that the emulator makes then lead to the front, not past it.
-    host = front.address.removeprefix("http://")
-    kind = {"Content-Type": "application/octet-stream", "Host": host}
-    assert front.ask("POST", path, kind, content)[0] == 200
-
-
 # --- What passes ---------------------------------------------------------------------
 
 
@@ -79,7 +65,7 @@ def put(front, name: str, content: bytes) -> None:
 )
 def test_reading_goes_on_after(here, fault):
     content = os.urandom(300_000)
-    put(here, "a/b.bin", content)
+    here.put("a/b.bin", content)
     here.harm("GET .*alt=media", fault, fault)
     assert files.read_bytes(f"{BUCKET}/a/b.bin") == content
     assert not here.untouched
@@ -95,18 +81,18 @@ def test_listing_and_writing_go_on_after(here, status):
     with files.open_atomic(f"{BUCKET}/a/b.bin") as file:
         file.write(content)
     assert not here.untouched
-    assert names(here) == ["a/b.bin"]
+    assert here.names() == ["a/b.bin"]
     assert files.read_bytes(f"{BUCKET}/a/b.bin") == content
 
 
 def test_a_slow_bucket_is_waited_for(here):
-    put(here, "a.bin", bytes(100_000))
+    here.put("a.bin", bytes(100_000))
     here.harm("GET .*alt=media", Fault(pause_s=0.2))
     assert files.read_bytes(f"{BUCKET}/a.bin") == bytes(100_000)
 
 
 def test_a_token_that_expires_is_renewed(here):
-    put(here, "a.bin", b"a")
+    here.put("a.bin", b"a")
     assert files.read_bytes(f"{BUCKET}/a.bin") == b"a"
     given = here.tokens_given
     here.tokens.clear()
@@ -130,7 +116,7 @@ def test_no_bucket_no_right_no_object_are_told_apart(here):
     here.harm("POST", Fault(403, "forbidden"))
     with pytest.raises(UserError, match="gs://models/b.bin: access to gs://models den"):
         files.write_bytes(f"{BUCKET}/b.bin", b"b")
-    assert names(here) == []
+    assert here.names() == []
 
 
 def test_what_fails_half_way_is_not_seen(here):
@@ -138,7 +124,7 @@ def test_what_fails_half_way_is_not_seen(here):
         with files.open_atomic(f"{BUCKET}/a.bin") as file:
             file.write(bytes(100))
             raise RuntimeError
-    assert names(here) == []
+    assert here.names() == []
 
 
 def test_other_schemes_have_a_line_each():
@@ -162,7 +148,7 @@ def test_a_stack_is_fetched_once_for_all_its_pages(here, tmp_path, monkeypatch):
 
     stack = np.random.default_rng(1).integers(0, 255, (12, 64, 64), np.uint8)
     tifffile.imwrite(tmp_path / "stack.tif", stack)
-    put(here, "stack.tif", (tmp_path / "stack.tif").read_bytes())
+    here.put("stack.tif", (tmp_path / "stack.tif").read_bytes())
     path = f"{BUCKET}/stack.tif"
     assert count_pages(path) == 12
     for number in range(12):
@@ -171,7 +157,7 @@ def test_a_stack_is_fetched_once_for_all_its_pages(here, tmp_path, monkeypatch):
     fetched = [r for r in here.seen if "alt=media" in r.path]
     assert len(fetched) == 1
     tifffile.imwrite(tmp_path / "stack.tif", stack[::-1])
-    put(here, "stack.tif", (tmp_path / "stack.tif").read_bytes())
+    here.put("stack.tif", (tmp_path / "stack.tif").read_bytes())
     monkeypatch.setattr(near, "TRUSTED_S", 0.0)  # a minute later
     image = read_image(Page(path, 0), 1)
     np.testing.assert_array_equal(np.squeeze(image), stack[-1])
@@ -186,7 +172,7 @@ def test_many_stacks_in_turn_are_fetched_once_each(here, tmp_path):
     stacks = np.random.default_rng(2).integers(0, 255, (6, 3, 32, 32), np.uint8)
     for index, stack in enumerate(stacks):
         tifffile.imwrite(tmp_path / "stack.tif", stack, photometric="minisblack")
-        put(here, f"many/{index}.tif", (tmp_path / "stack.tif").read_bytes())
+        here.put(f"many/{index}.tif", (tmp_path / "stack.tif").read_bytes())
     for number in range(3):
         for index, stack in enumerate(stacks):
             image = read_image(Page(f"{BUCKET}/many/{index}.tif", number), 1)
@@ -196,8 +182,8 @@ def test_many_stacks_in_turn_are_fetched_once_each(here, tmp_path):
 
 def test_names_like_patterns_are_read_and_not_written(here):
     folder = f"{BUCKET}/run[1]*"
-    put(here, "run[1]*/a.bin", b"abc")
-    put(here, "run1x/b.bin", b"another")
+    here.put("run[1]*/a.bin", b"abc")
+    here.put("run1x/b.bin", b"another")
     assert files.list_files(folder) == [f"{folder}/a.bin"]
     assert files.sizes_in(folder) == {f"{folder}/a.bin": 3}
     assert files.size_of(f"{folder}/a.bin") == 3
@@ -227,7 +213,7 @@ def test_from_images_to_predictions(front, tmp_path, series, digests):
     draw = [PYTHON, "-m", "preprocess.synthetic", "--kind=cells", f"--output={raw}"]
     subprocess.run([*draw, "--frames=8", "--size=96"], check=True, cwd=ROOT)
     for path in raw.rglob("*.tif"):
-        put(front, f"raw/{path.relative_to(raw)}", path.read_bytes())
+        front.put(f"raw/{path.relative_to(raw)}", path.read_bytes())
 
     def run(*command):
         done = hosts.run(PYTHON, "-m", *command, cwd=ROOT)
@@ -239,7 +225,7 @@ def test_from_images_to_predictions(front, tmp_path, series, digests):
     front.harm("GET .*alt=media", Fault(503), Fault(reset_after=50))
     front.harm("POST /upload", Fault(429), Fault(503))
     others = "data/.unfinished-plan-other-00000.jsonl"
-    put(front, others, b"another job's")
+    front.put(others, b"another job's")
     for place in (local, far):
         data, work = f"{place}/data", f"{place}/run"
         where = (f"--input={place}/raw", f"--output={data}")
@@ -249,10 +235,10 @@ def test_from_images_to_predictions(front, tmp_path, series, digests):
         where = (f"--data={data}", f"--workdir={work}")
         run("trainer.main", "train", *CONFIG, *steps, *where)
     assert not front.untouched
-    assert names(front, "data/.") == [others]
+    assert front.names("data/.") == [others]
     front.ask("DELETE", f"/storage/v1/b/{gcs.BUCKET}/o/{quote(others)}", {}, b"")
     fetched = tmp_path / "fetched"
-    for name in names(front, "data/") + names(front, "run/metrics"):
+    for name in front.names("data/") + front.names("run/metrics"):
         target = fetched / name
         target.parent.mkdir(parents=True, exist_ok=True)
         path = f"/{gcs.BUCKET}/{name}"
@@ -263,6 +249,6 @@ def test_from_images_to_predictions(front, tmp_path, series, digests):
     run("trainer.main", "export", f"--workdir={far}/run", f"--output={far}/export")
     where = (f"--input={far}/raw/01", f"--output={far}/predictions")
     run("trainer.main", "predict", f"--model={far}/export", *where)
-    assert "export/1/saved_model.pb" in names(front)
-    assert len([n for n in names(front, "predictions/") if n.endswith(".png")]) == 16
-    assert not [name for name in names(front) if files.TEMPORARY in name]
+    assert "export/1/saved_model.pb" in front.names()
+    assert len([n for n in front.names("predictions/") if n.endswith(".png")]) == 16
+    assert not [name for name in front.names() if files.TEMPORARY in name]
