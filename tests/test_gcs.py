@@ -1,6 +1,5 @@
 """gs:// from images to predictions, and what a bucket can do to it."""
 
-import json
 import os
 import pathlib
 import subprocess
