@@ -57,7 +57,7 @@ def explained(error: Exception, engine: str, *, local: bool, given: dict) -> Exc
         return error
     text, pool = str(error), given["environment_config"]
     pool = (
-        f", or a worker pool that it was sent to (--environment_config={pool})"
+        f", or a worker pool that it was sent to (--environment_config={pool}),"
         if pool
         else ""
     )
