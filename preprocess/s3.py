@@ -40,6 +40,7 @@ def _share_client() -> None:
             CLIENTS[chosen] = make(options)
         return copy.copy(CLIENTS[chosen])
 
+    # A function in a class's place, which Beam only calls.
     boto3_client.Client = client  # type: ignore[misc, assignment]
 
 
