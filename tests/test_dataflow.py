@@ -228,7 +228,7 @@ def test_ctrl_c_says_how_to_end_the_job(front, environment):
         process = subprocess.Popen(
             command(service),
             cwd=ROOT,
-            env=environment,
+            env={**environment, "PYTHONFAULTHANDLER": "1"},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -237,9 +237,12 @@ def test_ctrl_c_says_how_to_end_the_job(front, environment):
         for _ in range(3):  # Python forgets one that comes while it collects garbage
             process.send_signal(signal.SIGINT)
             with contextlib.suppress(subprocess.TimeoutExpired):
-                out, err = process.communicate(timeout=25)
+                process.wait(25)
                 break
+        else:
+            process.send_signal(signal.SIGABRT)  # Python then says where it hangs
         over.set()
+        out, err = process.communicate(timeout=25)
     assert process.returncode == 130, err
     cancel = f"gcloud dataflow jobs cancel {dataflow.JOB_ID} "
     assert f"{cancel}--project=my-project --region=europe-west4" in out

@@ -10,7 +10,6 @@ from absl import flags
 from tests.cloud import gcs, google_hosts
 from tests.cloud.gcs import Fault
 from tests.conftest import ROOT, train_command
-from tests.test_gcs import put
 from trainer import stores
 
 BUCKET = f"gs://{gcs.BUCKET}"
@@ -110,7 +109,7 @@ def test_each_answer_has_its_line(hosts):
 def test_training_that_loses_its_bucket_says_so(hosts, shards_folder, tmp_path):
     front, google = hosts
     for path in pathlib.Path(shards_folder).iterdir():
-        put(front, f"data/{path.name}", path.read_bytes())
+        front.put(f"data/{path.name}", path.read_bytes())
     front.harm("GET /models/data.*train", *[Fault(403, "forbidden")] * MANY)
     command = train_command(f"{BUCKET}/data", tmp_path / "run")
     done = google.run(*command, more=SOON, cwd=ROOT)
