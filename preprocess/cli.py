@@ -17,6 +17,7 @@ from ml_collections import config_flags
 import configs
 from preprocess.errors import UserError
 
+INTERRUPTED = 130  # the exit code after Ctrl-C, as shells have it
 Run = Callable[[flags.FlagValues, list[str]], None]
 
 
@@ -51,7 +52,7 @@ def main(command: Command, argv: Sequence[str] | None = None) -> int:
       argv: arguments without the program's name; None takes the process's.
 
     Returns:
-      The exit code: 0, 2 for a user's mistake, 130 after Ctrl-C.
+      The exit code: 0, 2 for a user's mistake, INTERRUPTED after Ctrl-C.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
@@ -69,7 +70,7 @@ def main(command: Command, argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C: no traceback
         print(f"\n{command.name}: interrupted; run it again to go on", file=sys.stderr)
-        return 130
+        return INTERRUPTED
     return 0
 
 

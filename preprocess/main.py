@@ -4,6 +4,7 @@ Every Beam option can follow, such as --runner=DataflowRunner --region=europe-we
 Without one, Beam's local runner uses all cores.
 """
 
+import atexit
 import collections
 import contextlib
 import itertools
@@ -11,7 +12,7 @@ import json
 import os
 import sys
 import time
-from typing import Any
+from typing import Any, NoReturn
 
 import ml_collections
 from absl import flags
@@ -294,7 +295,23 @@ COMMAND = cli.Command(
 
 def run() -> None:
     """Entry point of `unet-preprocess` and `python -m preprocess.main`."""
-    sys.exit(cli.main(COMMAND))
+    code = cli.main(COMMAND)
+    if code == cli.INTERRUPTED:
+        _end_at_once(code)
+    sys.exit(code)
+
+
+def _end_at_once(code: int) -> NoReturn:
+    """Ends the process without taking Python apart.
+
+    Beam's thread that asks Dataflow for news still runs after Ctrl-C; where it held a
+    lock when the interpreter cut it off, the end may never come (a process hung so
+    twice, under load).
+    """
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 if __name__ == "__main__":

@@ -69,6 +69,8 @@ class Bars:
 
     def _forget(self) -> None:
         """Removes the counts, those of a killed run too."""
+        if files.is_remote(self.output):  # where nobody counts
+            return
         for what in (FRAMES, TILES):
             files.remove([_path(self.output, what), _path(self.output, f"all-{what}")])
 
