@@ -27,6 +27,9 @@ INFO_PARTS = (
     "skipped",
 )
 INFO_NAME = "dataset_info.json"  # written last: where it is, the data set is complete
+SHARD_NAME = re.compile(r"(train|validation|test)-[0-9]{5,}-of-[0-9]{5,}\.tfrecord")
+PART_NAME = re.compile(r"sources-[0-9]{5,}-of-[0-9]{5,}\.jsonl")
+SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class Shard(NamedTuple):
@@ -86,12 +89,11 @@ def parts_for(frames: int) -> int:
 
 def shard_files(folder: str) -> list[str]:
     """Files in a folder that are named as shards are, or as files of sources."""
-    ours = re.compile(
-        r"((train|validation|test)-\d{5,}-of-\d{5,}\.tfrecord"
-        r"|sources-\d{5,}-of-\d{5,}\.jsonl)$"
-    )
-    found = files.glob_in(folder, "*-of-*")
-    return [path for path in found if ours.match(files.basename(path))]
+    return [
+        path
+        for path in files.glob_in(folder, "*-of-*")
+        if any(n.fullmatch(files.basename(path)) for n in (SHARD_NAME, PART_NAME))
+    ]
 
 
 def write_sources(
@@ -167,8 +169,8 @@ def kept_shard(folder: str, name: str, made_from: str) -> Shard | None:
         shard = shard._replace(class_pixels=tuple(shard.class_pixels))
     except (ValueError, TypeError, FileNotFoundError):
         return None
-    same = shard.made_from == made_from and shard.sha256 == sha256_of(path)
-    return shard if same else None
+    is_it = shard.name == name and shard.made_from == made_from
+    return shard if is_it and shard.sha256 == sha256_of(path) else None
 
 
 def damaged_files(folder: str, info: dict[str, Any]) -> list[str]:
@@ -241,7 +243,9 @@ def read_info(folder: str) -> dict[str, Any]:
         missing = [name for name in INFO_PARTS if name not in info]
         if version == SCHEMA_VERSION and missing:
             raise ValueError(f"without {', '.join(missing)}")
-    except (ValueError, KeyError, TypeError) as error:
+        if version == SCHEMA_VERSION:
+            check_names(info)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path}: broken ({error}); preprocess again with --overwrite"
         ) from None
@@ -251,6 +255,27 @@ def read_info(folder: str) -> dict[str, Any]:
             "preprocess again with --overwrite"
         )
     return info
+
+
+def check_names(info: dict[str, Any]) -> None:
+    """Checks that what becomes a path can only be a file of the data set's own folder.
+
+    Shards' and parts' names are joined with the data set's folder, digests with that of
+    a cache; `dataset_info.json` may come from anybody.
+
+    Raises:
+      ValueError: a name or digest that we never write.
+      AttributeError, KeyError, TypeError: not of the schema.
+    """
+    entries = [(PART_NAME, "sources", part) for part in info["source_parts"]]
+    for split, content in info["splits"].items():
+        entries += [(SHARD_NAME, split, shard) for shard in content["shards"]]
+    for pattern, beginning, entry in entries:
+        name, digest = entry["name"], entry["sha256"]
+        if not pattern.fullmatch(name) or name.partition("-")[0] != beginning:
+            raise ValueError(f"{name!r} is no file of {beginning}")
+        if not SHA256.fullmatch(digest):
+            raise ValueError(f"{digest!r} is no sha256")
 
 
 def read_tiles(path: str, geometry: dict[str, Any]) -> Iterator[Tile]:

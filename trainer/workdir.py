@@ -10,7 +10,7 @@ import ml_collections
 
 from preprocess import files
 from preprocess.errors import UserError
-from preprocess.shards import INFO_NAME, as_json, differences
+from preprocess.shards import INFO_NAME, as_json, check_names, differences
 from trainer.instances import InstanceRules, rules_from
 
 CONFIG_NAME = "config.json"
@@ -117,8 +117,18 @@ def read_config(workdir: str) -> ml_collections.ConfigDict:
 
 
 def read_info(workdir: str) -> dict[str, Any]:
-    """What `dataset_info.json` said of the data that the run learns from."""
-    return _read_json(files.join(workdir, INFO_NAME))
+    """What `dataset_info.json` said of the data that the run learns from.
+
+    Raises:
+      UserError: it isn't what train has written.
+    """
+    path = files.join(workdir, INFO_NAME)
+    info = _read_json(path)
+    try:
+        check_names(info)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: broken ({error}); is it train's own?") from None
+    return info
 
 
 def copy_sources(workdir: str, data: str, info: dict[str, Any]) -> None:
