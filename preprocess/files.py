@@ -148,7 +148,7 @@ def remove(paths: list[str]) -> None:
     """Removes files and, locally, whole folders; missing ones are fine."""
     remote = [p for p in paths if is_remote(p)]
     for path in set(paths) - set(remote):
-        if os.path.isdir(path):
+        if os.path.isdir(path) and not os.path.islink(path):
             shutil.rmtree(path)
         else:
             with contextlib.suppress(FileNotFoundError):
@@ -199,7 +199,9 @@ def exclusive(folder: str) -> Iterator[None]:
         return
     make_folder(folder)
     path = os.path.join(folder, LOCK_NAME)
-    with open(path, "wb") as file:
+    # Not through a link: whoever packed the folder would have another file opened.
+    how = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+    with open(os.open(path, how, 0o666), "wb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             held = os.path.exists(path) and os.path.samestat(
