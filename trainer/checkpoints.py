@@ -20,6 +20,7 @@ from trainer import stores
 ABOUT = "about.json"
 STATE = "state"
 PATTERN = re.compile(r"step-(\d+)$")
+STATE_FILE = re.compile(rf"{STATE}\.[-a-z0-9]+")
 
 
 class About(NamedTuple):
@@ -72,15 +73,20 @@ def read_about(folder: str, step: int) -> About:
     inside = files.join(folder, name_of(step))
     try:
         about = About(**json.loads(files.read_bytes(files.join(inside, ABOUT))))
-    except (ValueError, TypeError) as error:
+        digests = dict(about.digests)
+        sizes = {name: about.sizes[name] for name in digests}
+        # A name may lead out of the folder.
+        if strange := [name for name in digests if not STATE_FILE.fullmatch(name)]:
+            raise ValueError(f"{', '.join(strange)}: no file of a checkpoint")
+    except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{ABOUT} is broken: {error}") from None
     if about != about.sealed() or about.step != step:
         raise ValueError(f"{ABOUT} has changed since it was written")
-    for name, digest in about.digests.items():
+    for name, digest in digests.items():
         path = files.join(inside, name)
         if not files.exists(path):
             raise ValueError(f"{name} is missing")
-        if files.size_of(path) != about.sizes[name]:
+        if files.size_of(path) != sizes[name]:
             raise ValueError(f"{name} is cut")
         if sha256_of(path) != digest:
             raise ValueError(f"{name} has changed since it was written")
@@ -209,7 +215,7 @@ def chosen(folder: str, which: str) -> About:
             return newest  # nothing was validated
         if step not in complete_steps(folder):
             return newest  # it went with a damaged newer one
-    elif which.isdigit():
+    elif which.isdecimal():
         step = int(which)
     else:
         raise UserError(f"--checkpoint={which}: best, newest or the number of a step")

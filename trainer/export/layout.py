@@ -33,7 +33,7 @@ def newest_version(model: str) -> str:
     """
     if files.exists(files.join(model, GRAPH)):
         return model
-    versions = [name for name in files.list_folders(model) if name.isdigit()]
+    versions = [name for name in files.list_folders(model) if name.isdecimal()]
     for name in sorted(versions, key=int, reverse=True):
         if files.exists(files.join(model, name, GRAPH)):
             return files.join(model, name)

@@ -87,7 +87,7 @@ def _numbers_after(names: list[str]) -> range:
     >>> _numbers_after(["1", "12", ".unfinished-3"])[0]
     13
     """
-    newest = max((int(name) for name in names if name.isdigit()), default=0)
+    newest = max((int(name) for name in names if name.isdecimal()), default=0)
     return range(newest + 1, newest + 1 + MOST_TRIES)
 
 
