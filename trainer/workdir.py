@@ -155,9 +155,16 @@ def read_about(workdir: str) -> dict[str, Any]:
 
 
 def read_evaluation(workdir: str, split: str) -> dict[str, Any]:
-    """What `evaluate` found on a split; empty where it has not been there."""
+    """What `evaluate` found on a split; empty where it has not been there.
+
+    Raises:
+      UserError: it says that it is of another one.
+    """
     path = files.join(workdir, f"evaluation-{split}.json")
-    return _read_json(path) if files.exists(path) else {}
+    found = _read_json(path) if files.exists(path) else {}
+    if found.get("split", split) != split:
+        raise UserError(f"{path}: broken (of split {found['split']!r}); evaluate again")
+    return found
 
 
 def warn_of_other_rules(workdir: str, *, step: int, tta: bool) -> None:

@@ -18,17 +18,17 @@ class Chart:
         """An empty chart.
 
         Args:
-          name: unique in its page.
+          name: unique in its page; what can't stand in an id is replaced.
           x, y: what the axes show, with units.
           height: inches, for 5 of width.
         """
         # Not pyplot: it keeps every figure, and asks for a display.
         from matplotlib.figure import Figure
 
-        self.name = name
+        self.name = re.sub(r"[^-\w]", "-", name)
         self.figure = Figure(figsize=(5, height), layout="constrained")
         self.axes = self.figure.subplots()
-        self.axes.set(xlabel=x, ylabel=y)
+        self.axes.set(xlabel=_plain(x), ylabel=_plain(y))
         self.axes.grid(alpha=0.25)
         for side in ("top", "right"):
             self.axes.spines[side].set_visible(False)
@@ -96,11 +96,11 @@ class Chart:
         # Names of parts, which several charts of a page would share.
         found = re.sub(r'id="', f'id="{self.name}-', found)
         found = re.sub(r'((?:href="|url\()#)', rf"\1{self.name}-", found)
-        size = 'width="100%" role="img"'
-        label = f'aria-label="{escape(describe)}"'
+        begin = 'width="100%" role="img"'
+        begin += f' aria-label="{escape(describe)}"'
         return re.sub(
             r'<svg [^>]*?viewBox="([^"]*)"[^>]*>',
-            rf'<svg viewBox="\1" {size} {label}>',
+            lambda match: f'<svg viewBox="{match[1]}" {begin}>',  # \1 in it is text
             found,
             count=1,
         )
