@@ -253,8 +253,17 @@ def _object_table(measured: Sequence[Measured]) -> str:
     for frame in measured:
         kind = "all" if frame.exact is None else "exact"
         for found in (frame.every if frame.exact is None else frame.exact) or ():
-            rows.writerow((frame.key, kind, *found))
+            rows.writerow((_not_a_formula(frame.key), kind, *found))
     return text.getvalue()
+
+
+def _not_a_formula(text: str) -> str:
+    """Text that a spreadsheet takes for text; the quotation mark is the usual way.
+
+    >>> _not_a_formula("=cmd/folder/a"), _not_a_formula("HeLa/01/t000")
+    ("'=cmd/folder/a", 'HeLa/01/t000')
+    """
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
 
 
 def table(result: dict[str, Any]) -> str:
