@@ -1,0 +1,415 @@
+"""What came as data is never executed, and leads nowhere outside its folder.
+
+Each test gives a real command what a stranger may have packed: a data set, a run, a
+model, file names.
+"""
+
+import csv
+import html.parser
+import json
+import pathlib
+import re
+import shutil
+
+import numpy as np
+import pytest
+import tifffile
+
+from preprocess import files, main, preview, shards, verify
+from preprocess.cli import main as run_command
+from preprocess.errors import UserError
+from tests.conftest import TINY_DATA
+from trainer import checkpoints, workdir
+from trainer.export import layout
+from trainer.main import COMMANDS
+from trainer.report import charts, page
+
+ROOT = pathlib.Path(__file__).parent.parent
+CONFIG = f"--config={ROOT}/configs/synthetic.py:smoke"
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+HOSTILE = (
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "'><svg onload=alert(1)>",
+    "{{7*7}}{% raw %}",
+    r"$\frac$ \1 \g<x>",
+    "=1+1",
+)
+OUTSIDE = ("../outside", "/outside", "a/../../outside", "..", "", "\n", "x\0y")
+
+
+def tree(folder: pathlib.Path) -> dict[str, bytes]:
+    """Every file below a folder with its content."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def edit(path: pathlib.Path, change) -> None:
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def problem(command, arguments, capfd, place: str) -> str:
+    """The one line that a command ends with, about some file."""
+    assert run_command(command, arguments) == 2
+    lines = capfd.readouterr().err.splitlines()
+    [line] = [line for line in lines if line.startswith(f"{command.name}: ")]
+    assert place in line
+    return line
+
+
+@pytest.fixture
+def box(tmp_path, shards_folder):
+    """A folder with a data set inside, and files beside it that are not its own."""
+    shutil.copytree(shards_folder, tmp_path / "box/data")
+    for name in ("outside", "outside.tfrecord", "outside.tfrecord.json"):
+        (tmp_path / "box" / name).write_text("mine")
+    return tmp_path / "box"
+
+
+def first_shard(info):
+    return info["splits"]["train"]["shards"][0]
+
+
+CRAFTED = {
+    **{
+        f"shard {name!r}": lambda info, name=name: first_shard(info).update(name=name)
+        for name in (*OUTSIDE, "../outside.tfrecord", 7, None, ["x"])
+    },
+    "shard of another split": lambda info: first_shard(info).update(
+        name="test-00000-of-00001.tfrecord"
+    ),
+    "shard's digest": lambda info: first_shard(info).update(sha256="../../outside"),
+    "part": lambda info: info.update(
+        source_parts=[{"name": "../outside", "frames": 1, "bytes": 4, "sha256": "0"}]
+    ),
+    "split": lambda info: info["splits"].update({"../x": info["splits"]["train"]}),
+    "splits": lambda info: info.update(splits=[]),
+}
+
+
+@pytest.mark.parametrize("name", CRAFTED)
+def test_a_data_set_names_no_file_outside_its_folder(box, cells, capfd, name):
+    info = box / "data" / shards.INFO_NAME
+    edit(info, CRAFTED[name])
+    # Something to mend, so that preprocess would note what is there.
+    next((box / "data").glob("validation-*")).unlink()
+    before = tree(box)
+    data = f"--data={box}/data"
+    out = f"--output={box}/out"
+    for command, arguments in (
+        (main.COMMAND, [CONFIG, *TINY_DATA, f"--input={cells}", f"{data}"]),
+        (verify.COMMAND, [data]),
+        (preview.COMMAND, [data, out]),
+        (
+            COMMANDS["train"],
+            [CONFIG, *TINY_DATA, data, f"--workdir={box}/w", "--on_bad_record=skip"],
+        ),
+        (
+            COMMANDS["train"],
+            [CONFIG, *TINY_DATA, data, f"--workdir={box}/w", f"--cache={box}/c/d"],
+        ),
+    ):
+        arguments = [a.replace("--data=", "--output=") for a in arguments]
+        if command is not main.COMMAND:
+            arguments = [
+                a if a == out else a.replace("--output=", "--data=") for a in arguments
+            ]
+        problem(command, arguments, capfd, str(info))
+        assert tree(box) == before
+
+
+def test_overwrite_removes_what_is_named_like_a_shard_and_nothing_else(box, cells):
+    edit(
+        box / "data" / shards.INFO_NAME,
+        lambda info: first_shard(info).update(name="../outside.tfrecord"),
+    )
+    (box / "data/mine.tfrecord").write_text("mine")
+    (box / "data/train-00000-of-00009.tfrecord").symlink_to(box / "outside")
+    given = [CONFIG, *TINY_DATA, f"--input={cells}", f"--output={box}/data"]
+    assert run_command(main.COMMAND, [*given, "--overwrite"]) == 0
+    for path in (box / "outside", box / "outside.tfrecord", box / "data/mine.tfrecord"):
+        assert path.read_text() == "mine"
+    assert not (box / "data/train-00000-of-00009.tfrecord").is_symlink()
+
+
+def test_a_noted_shard_speaks_for_itself_alone(box):
+    info = shards.read_info(str(box / "data"))
+    entry = first_shard(info)
+    shard = shards.Shard(split="train", **entry)
+    shards.write_sidecar(str(box / "data"), shard)
+    kept = shards.kept_shard(str(box / "data"), shard.name, shard.made_from)
+    assert kept == shard._replace(class_pixels=tuple(shard.class_pixels))
+    note = box / "data" / f"{files.TEMPORARY}{shard.name}.json"
+    edit(note, lambda content: content.update(name="../outside.tfrecord"))
+    assert not shards.kept_shard(str(box / "data"), shard.name, shard.made_from)
+
+
+def test_links_are_removed_and_not_what_they_lead_to(tmp_path):
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs/file").write_text("mine")
+    (tmp_path / "out").mkdir()
+    link = tmp_path / "out" / f"{files.TEMPORARY}x"
+    link.symlink_to(tmp_path / "theirs")
+    files.remove_unfinished(str(tmp_path / "out"))
+    assert not link.is_symlink()
+    assert (tmp_path / "theirs/file").read_text() == "mine"
+
+
+def test_a_lock_that_is_a_link_empties_no_other_file(tmp_path, cells, capfd):
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / files.LOCK_NAME).symlink_to(tmp_path / "mine")
+    given = [CONFIG, *TINY_DATA, f"--input={cells}", f"--output={tmp_path}/out"]
+    problem(main.COMMAND, given, capfd, files.LOCK_NAME)
+    assert (tmp_path / "mine").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["part", "splits", "shard '../outside'"])
+def test_a_run_names_no_file_outside_its_folder(trained, box, cells, capfd, name):
+    run = box / "run"
+    shutil.copytree(trained, run)
+    edit(run / shards.INFO_NAME, CRAFTED[name])
+    before = tree(box)
+    given = [f"--workdir={run}", f"--input={cells}"]
+    problem(COMMANDS["evaluate"], given, capfd, str(run / shards.INFO_NAME))
+    assert tree(box) == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"digests": {"../../../../outside": "0"}, "sizes": {"../../../../outside": 4}},
+        {"digests": {"/etc/hostname": "0"}, "sizes": {"/etc/hostname": 4}},
+        {"digests": {"state.index": "0"}, "sizes": {}},
+        {"digests": 7, "sizes": {}},
+    ],
+)
+def test_a_checkpoint_names_no_file_outside_its_folder(trained, tmp_path, change):
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(trained / "checkpoints", folder)
+    [step, *_] = checkpoints.complete_steps(str(folder))
+    path = folder / checkpoints.name_of(step) / checkpoints.ABOUT
+    about = checkpoints.About(**json.loads(path.read_text()))._replace(**change)
+    path.write_bytes(shards.as_json(about.sealed()._asdict()))
+    with pytest.raises(ValueError, match="broken|changed"):
+        checkpoints.read_about(str(folder), step)
+
+
+def test_a_runs_config_is_read_as_data(trained, tmp_path, capfd, cells):
+    """config.json says what it likes: nothing of it is evaluated."""
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    code = f"__import__('pathlib').Path({str(tmp_path / 'ran')!r}).touch()"
+    edit(
+        run / "config.json",
+        lambda c: c["data"].update(name=code, mask_suffix=f"{{{{{code}}}}}"),
+    )
+    config = workdir.read_config(str(run))
+    assert config.data.name == code
+    given = [f"--workdir={run}", f"--input={cells}"]
+    assert run_command(COMMANDS["evaluate"], given) == 0
+    assert not (tmp_path / "ran").exists()
+    (run / "config.json").write_text("import os; os.system('true')")
+    problem(COMMANDS["evaluate"], given, capfd, "config.json: broken")
+
+
+def test_versions_of_a_model_are_plain_numbers(tmp_path):
+    """Other digits than 0 to 9 count as such for str.isdigit, and not for int."""
+    for name in ("1", "²", "..", "1 "):
+        (tmp_path / name).mkdir(exist_ok=True)
+        (tmp_path / name / layout.GRAPH).touch()
+    (tmp_path / layout.GRAPH).unlink(missing_ok=True)
+    assert layout.newest_version(str(tmp_path)) == str(tmp_path / "1")
+
+
+# --- Names of files ------------------------------------------------------------------
+
+
+def file_name(text: str) -> str:
+    return text.replace("/", "%2f")
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory) -> pathlib.Path:
+    """Images and masks with hostile names, in a folder with another, worked through."""
+    top = tmp_path_factory.mktemp("hostile")
+    raw = top / "=HYPERLINK(1)<script>"
+    rng = np.random.default_rng(1)
+    names = [*map(file_name, HOSTILE), "a..%2f..%2fescape", "-rf ~", "a;touch b"]
+    for kind in ("images", "masks"):
+        (raw / kind).mkdir(parents=True)
+    for name in names:
+        mask = np.zeros((40, 40), np.uint8)
+        mask[8:20, 8:20], mask[22:36, 22:36] = 1, 2
+        image = rng.integers(0, 60, (40, 40)) + 90 * (mask > 0)
+        tifffile.imwrite(raw / f"images/{name}.tif", image.astype(np.uint8))
+        tifffile.imwrite(raw / f"masks/{name}.tif", mask)
+    settings = [
+        f"--config={ROOT}/configs/folder.py:smoke",
+        *TINY_DATA,
+        "--config.data.labels=instance",
+        "--config.data.split.test=0.5",
+        f"--config.model.class_names={('background', ' '.join(HOSTILE))!r}",
+    ]
+    data, run, there = top / "data", top / "run<b>", f"--input={raw}"
+    for command, given in (
+        (main.COMMAND, [*settings, there, f"--output={data}"]),
+        (verify.COMMAND, [f"--data={data}"]),
+        (preview.COMMAND, [f"--data={data}", f"--output={top}/preview"]),
+        (COMMANDS["train"], [*settings, f"--data={data}", f"--workdir={run}"]),
+        (COMMANDS["evaluate"], [f"--workdir={run}", there]),
+        (COMMANDS["export"], [f"--workdir={run}", f"--output={top}/model"]),
+        (
+            COMMANDS["predict"],
+            [
+                f"--model={top}/model",
+                f"--input={raw}/images",
+                f"--output={top}/predicted",
+                "--instances",
+                "--probabilities=npy",
+            ],
+        ),
+    ):
+        assert run_command(command, given) == 0
+    shutil.copytree(run, top / "other<i>")
+    runs = [str(run), str(top / "other<i>"), f"--output={top}/compare.html"]
+    assert run_command(COMMANDS["compare"], runs) == 0
+    return top
+
+
+PAGES = ("preview/index.html", "run<b>/report.html", "compare.html")
+OURS = {
+    *("html", "head", "body", "meta", "title", "link", "style", "div", "p", "span"),
+    *("h1", "h2", "h3", "table", "tr", "th", "td", "ul", "li", "details", "summary"),
+    *("figure", "figcaption", "img", "pre", "code", "strong", "b", "br"),
+    *("svg", "g", "path", "defs", "use", "text", "tspan", "clippath", "rect"),
+}
+
+
+class Page(html.parser.HTMLParser):
+    """Everything by which a page could do something."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.tags: set[str] = set()
+        self.attributes: list[tuple[str, str, str | None]] = []
+        self.text = ""
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.add(tag)
+        self.attributes += [(tag, *attribute) for attribute in attributes]
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def assert_harmless(text: str) -> Page:
+    found = Page(text)
+    assert found.tags <= OURS
+    for tag, name, value in found.attributes:
+        assert not name.startswith("on") and "alert" not in name
+        if name in ("src", "href", "xlink:href"):
+            assert value.startswith(("data:", "#"))
+        if name == "style":
+            assert "alert" not in value
+        assert tag != "svg" or name in {"viewbox", "width", "role", "aria-label"}
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PAGES)
+def test_no_name_becomes_an_element_of_a_page(hostile, name):
+    text = (hostile / name).read_text()
+    found = assert_harmless(text)
+    assert "49" not in re.findall(r">([^<]*)<", text)  # {{7*7}}
+    if name != "compare.html":  # which names classes alone
+        for said in HOSTILE:
+            assert file_name(said) in found.text or said in found.text
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not CHROMIUM, reason="no Chromium here (apt install chromium)")
+@pytest.mark.parametrize("name", PAGES)
+def test_no_name_runs_in_a_browser(hostile, name):
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox"]
+        )
+        browser_page = started.new_page()
+        happened: list[str] = []
+        browser_page.on("dialog", lambda dialog: happened.append(dialog.message))
+        browser_page.on("request", lambda request: happened.append(request.url))
+        browser_page.goto((hostile / name).as_uri())
+        browser_page.wait_for_timeout(200)
+        started.close()
+    assert [url for url in happened if not url.startswith(("data:", "file:"))] == []
+    assert sum(url.startswith("file:") for url in happened) == 1
+
+
+@pytest.mark.slow
+def test_no_name_leads_out_of_a_folder(hostile):
+    assert {path.name for path in hostile.iterdir()} == {
+        *("=HYPERLINK(1)<script>", "data", "preview", "run<b>", "other<i>", "model"),
+        *("predicted", "compare.html"),
+    }
+    masks = {path.name for path in (hostile / "predicted").glob("*_mask.png")}
+    stems = {path.stem for path in (hostile / "=HYPERLINK(1)<script>/images").iterdir()}
+    assert masks == {f"{stem}_mask.png" for stem in stems}
+
+
+@pytest.mark.slow
+def test_no_cell_of_a_table_is_a_formula(hostile):
+    """Spreadsheets compute what begins with =, +, - or @ (CWE-1236)."""
+    path = hostile / "run<b>/evaluation-test-objects.csv"
+    rows = list(csv.reader(path.read_text().splitlines()))
+    assert len(rows) > 2
+    for row in rows:
+        for cell in row:
+            assert not cell.startswith(("=", "+", "-", "@", "\t", "\r"))
+    frames = json.loads((hostile / "run<b>/evaluation-test.json").read_text())["frames"]
+    assert {row[0].removeprefix("'") for row in rows[1:]} == set(frames)
+
+
+EVALUATION = "evaluation-test.json"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("evil", HOSTILE)
+def test_a_crafted_run_makes_a_harmless_report(hostile, tmp_path, evil):
+    """As if a stranger had packed a work directory with every text replaced."""
+    run = tmp_path / "run"
+    shutil.copytree(hostile / "run<b>", run)
+    edit(run / EVALUATION, lambda c: c.update(step=evil))
+    edit(
+        run / EVALUATION,
+        lambda c: (
+            c["scores"].update({evil: 0.5}),
+            c["intervals"].update({evil: None}),
+        ),
+    )
+    edit(run / "about.json", lambda c: c.update(device=evil, versions={evil: evil}))
+    edit(run / shards.INFO_NAME, lambda c: c["sources"][0].update(frame=evil))
+    objects = run / "evaluation-test-objects.csv"
+    objects.write_text(objects.read_text().replace("missed", evil.replace('"', '""')))
+    assert_harmless(page.html(str(run)))
+    edit(run / EVALUATION, lambda c: c.update(split=evil))
+    with pytest.raises(UserError, match="broken"):
+        page.html(str(run))
+
+
+@pytest.mark.parametrize("evil", HOSTILE)
+def test_no_text_of_a_chart_is_markup_or_a_formula(evil):
+    chart = charts.Chart(evil, evil, evil).lines({evil: [(0, 1)], "_b$": [(1, 1)]})
+    svg = chart.dots({evil: [(0, 0)]}).svg(evil)
+    found = assert_harmless(f"<p>{svg}</p>")
+    assert found.text.count(evil) == 4  # two axes, two series
+    assert ("svg", "aria-label", evil) in found.attributes
