@@ -120,23 +120,28 @@ def _with_neighbours(instances: np.ndarray, reach: int) -> Iterator[tuple[int, B
     around one, widened by the reach, meets that of another. The distances there hang
     on pixels of the instance that are no further than the reach.
     """
-    height, width = instances.shape
     names, boxes = _boxes(instances)
+    order = np.argsort(boxes[:, 0], kind="stable")
+    names, boxes = names[order], boxes[order]
     low = np.maximum(boxes[:, :2] - reach, 0)
-    high = np.minimum(boxes[:, 2:] + reach, (height, width))
-    order = np.argsort(low[:, 0], kind="stable")
-    tops, tallest = low[order, 0], (high - low)[:, 0].max(initial=0)
-    for index, name in enumerate(names.tolist()):
-        # Only boxes that begin in these rows can meet this one.
-        begin, end = np.searchsorted(tops, [low[index, 0] - tallest, high[index, 0]])
-        others = order[begin:end]
-        others = others[others != index]
-        first = np.maximum(low[others], low[index])
-        stop = np.minimum(high[others], high[index])
-        meets = (first < stop).all(axis=1)
-        if meets.any():
-            first = np.maximum(first[meets].min(axis=0) - reach, low[index])
-            stop = np.minimum(stop[meets].max(axis=0) + reach, high[index])
+    high = np.minimum(boxes[:, 2:] + reach, instances.shape)
+    # Arrays of their own: parts of them are gone through for each instance.
+    (tops, lefts), (bottoms, rights) = (np.ascontiguousarray(e.T) for e in (low, high))
+    # Only boxes that begin in these rows can meet one.
+    begins = np.searchsorted(tops, tops - (bottoms - tops).max(initial=0))
+    ends = np.searchsorted(tops, bottoms)
+    for index, (name, begin, end) in enumerate(
+        zip(names.tolist(), begins.tolist(), ends.tolist(), strict=True)
+    ):
+        meets = bottoms[begin:end] > tops[index]
+        meets &= lefts[begin:end] < rights[index]
+        meets &= rights[begin:end] > lefts[index]
+        others = np.flatnonzero(meets) + begin
+        if len(others) > 1:  # it meets itself
+            others = others[others != index]
+            first = np.maximum(low[others], low[index]).min(axis=0) - reach
+            stop = np.minimum(high[others], high[index]).max(axis=0) + reach
+            first, stop = np.maximum(first, low[index]), np.minimum(stop, high[index])
             yield name, (*first.tolist(), *stop.tolist())
 
 
