@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import io
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -181,12 +182,17 @@ def is_spread(page: Page) -> bool:
 
 
 def _spread(image: np.ndarray) -> np.ndarray:
-    """Any numbers to uint16, the smallest to 0 and the largest to 65535."""
+    """Any finite numbers to uint16, the smallest to 0 and the largest to 65535."""
     low, high = float(image.min()), float(image.max())
+    # Near 1 by a power of two, which rounds nothing: neither the span of 1e308 and
+    # -1e308 nor one over the span of 1e-310 would be finite.
+    shift = -math.frexp(max(abs(low), abs(high)))[1]
+    low, high = math.ldexp(low, shift), math.ldexp(high, shift)
     scale = 65535 / (high - low) if high > low else 0.0
     spread = np.empty(image.shape, np.uint16)
     for there, here in zip(strips(image), strips(spread), strict=True):
-        here[:] = np.rint((there.astype(np.float64) - low) * scale)
+        near_one = np.ldexp(there.astype(np.float64), shift)
+        here[:] = np.rint((near_one - low) * scale)
     return spread
 
 
