@@ -128,7 +128,7 @@ def _instances(result: Result) -> bytes:
     if number > MOST_INSTANCES:
         raise UserError(
             f"has {number} instances, where 16 bits hold {MOST_INSTANCES}; "
-            "a larger --min_size leaves out specks"
+            "a larger --min_size_px leaves out specks"
         )
     return _tiff(result.instances.astype(np.uint16))
 
