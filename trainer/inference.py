@@ -113,10 +113,18 @@ class Segmenter(tf.Module):
         return {"probabilities": probabilities, "classes": classes}
 
     def normalise(self, image_BHWC: tf.Tensor) -> tf.Tensor:
-        """Images as the network was trained on them."""
-        if not self.normalization:
-            return normalise_images(image_BHWC)
-        return (image_BHWC - self.normalization["mean"]) / self.normalization["std"]
+        """Images as the network was trained on them.
+
+        Raises:
+          tf.errors.InvalidArgumentError: NaN or infinite, in the image or by now. The
+            network would hide it: a ReLU makes 0 of NaN on processors.
+        """
+        if self.normalization:
+            mean, std = self.normalization["mean"], self.normalization["std"]
+            normal = (image_BHWC - mean) / std
+        else:
+            normal = normalise_images(image_BHWC)
+        return tf.debugging.check_numerics(normal, "the image holds NaN or infinity")
 
     def averaged(self, image_BHWC: tf.Tensor) -> tf.Tensor:
         """Mean probabilities over the eight symmetries, of normalised images."""
