@@ -1,0 +1,380 @@
+"""Numbers at their ends, through the commands: each result is a defined one.
+
+docs/reliability-data.md has the definitions as a table.
+"""
+
+import csv
+import json
+import math
+import pathlib
+import time
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tifffile
+
+from preprocess import main, preview, verify
+from preprocess.cli import main as run
+from preprocess.shards import read_info, read_tiles
+from preprocess.weights import border_weights, touching_pixels
+from tests.conftest import TINY_DATA
+from trainer.instances import InstanceRules, instances_of
+from trainer.main import COMMANDS
+from trainer.scores import ctc, detections
+
+ROOT = pathlib.Path(__file__).parent.parent
+CONFIG = f"--config={ROOT}/configs/folder.py:smoke"
+IDS = (1, 7, 65535)
+LARGEST = np.finfo(np.float64).max
+
+
+def noise(height: int, width: int, seed: int = 1) -> np.ndarray:
+    return np.random.default_rng(seed).integers(1, 200, (height, width), np.uint8)
+
+
+def bars(height: int, width: int, numbers=(1, 2)) -> np.ndarray:
+    """Instances one below the other, or side by side where there is one row."""
+    turned = height < width
+    mask = np.zeros((max(height, width), min(height, width)), np.uint16)
+    step = len(mask) // len(numbers)
+    for index, number in enumerate(numbers):
+        mask[index * step : index * step + max(1, step // 2)] = number
+    return mask.T.copy() if turned else mask
+
+
+def lay(folder: pathlib.Path, frames: dict) -> pathlib.Path:
+    """Images and masks by name, in the layout `folder`."""
+    for kind, index in (("images", 0), ("masks", 1)):
+        (folder / kind).mkdir(parents=True, exist_ok=True)
+        for name, pair in frames.items():
+            tifffile.imwrite(folder / kind / f"{name}.tif", pair[index])
+    return folder
+
+
+def split(validation, test) -> list[str]:
+    """Flags that put frames into splits by name."""
+    sequence = [("validation", validation), ("test", test)]
+    flags = [
+        f"--config.data.split.{name}_frames={tuple(f'folder/{n}' for n in names)!r}"
+        for name, names in sequence
+    ]
+    return ["--config.data.split.method=list", *flags]
+
+
+def lines_of(capfd, name: str) -> list[str]:
+    told = capfd.readouterr().err.splitlines()
+    return [line for line in told if line.startswith(f"{name}: ")]
+
+
+def plain(numbers=(1, 2), size=(40, 40), seed=1):
+    return noise(*size, seed), bars(*size, numbers)
+
+
+def everything(seed: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Frames with all that numbers can be, by name."""
+    grey, cells = noise(40, 40, seed), bars(40, 40)
+    saturated = np.where(cells > 0, 65535, grey).astype(np.uint16)
+    return {
+        "plain": plain(seed=seed),
+        "tall": plain(size=(500, 1), seed=seed),
+        "wide": plain(size=(1, 500), seed=seed),
+        "tiny": plain(size=(5, 7), seed=seed),  # far smaller than a tile of 60 px
+        "two": (np.array([[3, 9 + seed]], np.uint8), np.array([[0, 1]], np.uint8)),
+        "huge": (grey * 1e30, cells),
+        "widest": ((grey / 199 - 0.5) * LARGEST * 1.9, cells),
+        "denormal": (grey * 5e-324, cells),
+        "float32": (grey.astype(np.float32) - 1e6, cells),
+        "saturated": (saturated, cells),
+        "ids": (noise(40, 40, seed + 10), bars(40, 40, IDS)),
+        "empty": (noise(40, 40, seed + 20), np.zeros((40, 40), np.uint8)),
+        "full": (noise(40, 40, seed + 30), np.ones((40, 40), np.uint8)),
+    }
+
+
+@pytest.fixture(scope="module")
+def worked(tmp_path_factory) -> pathlib.Path:
+    """Every odd frame in one data set, in all three splits, through every command."""
+    top = tmp_path_factory.mktemp("numbers")
+    frames = everything(1)
+    validation, test = (
+        {f"{mark}-{name}": frame for name, frame in everything(seed).items()}
+        for mark, seed in (("v", 2), ("t", 3))
+    )
+    raw = lay(top / "raw", frames | validation | test)
+    settings = [
+        CONFIG,
+        *TINY_DATA,
+        "--config.data.labels=instance",
+        *split(validation, test),
+        "--config.train.class_weights=balanced",
+    ]
+    data, workdir, there = top / "data", top / "run", f"--input={raw}"
+    for command, given in (
+        (main.COMMAND, [*settings, there, f"--output={data}"]),
+        (verify.COMMAND, [f"--data={data}"]),
+        (preview.COMMAND, [f"--data={data}", f"--output={top}/preview"]),
+        (COMMANDS["train"], [*settings, f"--data={data}", f"--workdir={workdir}"]),
+        (COMMANDS["evaluate"], [f"--workdir={workdir}", there]),
+        (COMMANDS["export"], [f"--workdir={workdir}", f"--output={top}/model"]),
+    ):
+        assert run(command, given) == 0
+    return top
+
+
+def metrics_of(folder: pathlib.Path) -> list[dict]:
+    text = (folder / "metrics.jsonl").read_text()
+    assert "NaN" not in text and "Infinity" not in text
+    return [json.loads(line) for line in text.splitlines()]
+
+
+@pytest.mark.slow
+def test_every_frame_becomes_finite_tiles(worked):
+    data = str(worked / "data")
+    info = read_info(data)
+    frames = {source["frame"].split("/")[-1] for source in info["sources"]}
+    assert frames >= set(everything(1)) and info["geometry"]["bits"] == 16
+    for name in info["splits"]:
+        for shard in info["splits"][name]["shards"]:
+            for tile in read_tiles(f"{data}/{shard['name']}", info["geometry"]):
+                values = (tile.image - tile.mean) / tile.std
+                assert np.isfinite(values).all() and (tile.std > 0).all()
+                assert np.isfinite(tile.weight).all()
+
+
+@pytest.mark.slow
+def test_training_stays_finite(worked):
+    lines = metrics_of(worked / "run")
+    assert all(math.isfinite(line["loss"]) for line in lines)
+    assert math.isfinite(lines[-1]["val_mean_iou"])
+
+
+@pytest.mark.slow
+def test_numbers_of_instances_come_back_from_the_scores(worked):
+    text = (worked / "run/evaluation-test-objects.csv").read_text()
+    rows = list(csv.DictReader(text.splitlines()))
+    found = {int(row["label"]) for row in rows if row["frame"].endswith("/t-ids")}
+    assert found == set(IDS)
+
+
+@pytest.mark.slow
+def test_scores_of_empty_and_full_frames_are_defined(worked):
+    frames = json.loads((worked / "run/evaluation-test.json").read_text())["frames"]
+    [empty] = [scores for key, scores in frames.items() if key.endswith("/t-empty")]
+    assert empty["det"] is None and empty["seg"] is None  # nothing to find
+    assert empty["recall_1"] is None and 0 <= empty["pixel_error"] <= 1
+    [full] = [scores for key, scores in frames.items() if key.endswith("/t-full")]
+    assert full["recall_0"] is None and full["seg"] is not None
+    for scores in frames.values():
+        assert all(v is None or math.isfinite(v) for v in scores.values())
+
+
+GIVEN = {
+    "constant": np.full((40, 40), 9, np.uint8),
+    "zeros": np.zeros((40, 40), np.uint16),
+    "one": np.full((1, 1), 5, np.uint8),
+    "tall": noise(500, 1),
+    "wide": noise(1, 500),
+    "saturated": np.full((40, 40), 65535, np.uint16),
+    "huge": noise(40, 40) * 1e30,
+    "flat": np.full((40, 40), 1e30),
+    "widest": (noise(40, 40) / 199 - 0.5) * LARGEST * 1.9,
+    "flags": noise(40, 40) > 100,
+}
+REFUSED = {
+    "nan": np.full((40, 40), np.nan, np.float32),
+    "infinite": np.where(noise(40, 40) > 100, np.inf, 1.0),
+    "complex": noise(40, 40) * 1j,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ending", ["", "--tta", "--format=isbi"])
+def test_predict_segments_every_finite_image(worked, tmp_path, capfd, ending):
+    for name, image in (GIVEN | REFUSED).items():
+        (tmp_path / "in").mkdir(exist_ok=True)
+        tifffile.imwrite(tmp_path / f"in/{name}.tif", image)
+    given = [f"--model={worked}/model", f"--input={tmp_path}/in", "--probabilities=npy"]
+    given += [f"--output={tmp_path}/out", *([ending] if ending else [])]
+    assert run(COMMANDS["predict"], given) == 2
+    lines = [x for x in lines_of(capfd, "predict") if "not written" not in x]
+    assert len(lines) == len(REFUSED)
+    for name in REFUSED:
+        [line] = [line for line in lines if f"/{name}.tif" in line]
+        assert "NaN or infinite" in line or name == "complex"
+    for name, image in GIVEN.items():
+        made = np.load(tmp_path / f"out/{name}_probabilities.npy")
+        assert made.shape == (*image.shape, 2)
+        np.testing.assert_allclose(made.sum(-1), 1, atol=1e-5)
+        if image.min() == image.max():  # normalises to 0, whatever the value
+            assert np.ptp(made, axis=(0, 1)).max() < 1e-5
+    assert not list((tmp_path / "out").glob("nan*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signature", ["serving_default", "image_tta"])
+@pytest.mark.parametrize(
+    "value", [np.nan, np.inf, -3.4e38], ids=["nan", "infinite", "overflow"]
+)
+def test_a_served_image_that_is_not_finite_is_refused(worked, signature, value):
+    """Without the check such an image was segmented: a ReLU makes 0 of NaN."""
+    model = tf.saved_model.load(str(worked / "model/1"))
+    image = noise(40, 40).astype(np.float32)[None, ..., None]
+    image[0, 0, 0], image[0, 3, 4] = 3.4e38, value
+    with pytest.raises(tf.errors.InvalidArgumentError, match="holds NaN or infinity"):
+        model.signatures[signature](image=tf.constant(image))
+
+
+# --- Frames that preprocess refuses ---------------------------------------------------
+
+UNUSABLE = {
+    "constant": (np.full((40, 40), 9, np.uint8), "every pixel is 9; remove it"),
+    "one": (np.full((1, 1), 9, np.uint8), "every pixel is 9; remove it"),
+    "nan": (np.full((40, 40), np.nan), "holds NaN or infinite values"),
+    "infinite": (np.where(noise(40, 40) > 9, np.inf, 1.0), "NaN or infinite values"),
+}
+
+
+def test_frames_of_no_use_are_listed_all_at_once(tmp_path, capfd):
+    frames = {
+        name: (image, np.resize(np.uint8([0, 1]), image.shape))
+        for name, (image, _) in UNUSABLE.items()
+    }
+    raw = lay(tmp_path / "raw", {"a": plain(), "b": plain(seed=2), **frames})
+    given = [CONFIG, *TINY_DATA, f"--input={raw}", f"--output={tmp_path}/data"]
+    given += split(["b"], [])
+    assert run(main.COMMAND, given) == 2
+    lines = lines_of(capfd, "preprocess")
+    assert len(lines) == len(UNUSABLE)
+    for name, (_, said) in UNUSABLE.items():
+        assert any(f"{name}.tif: " in line and said in line for line in lines)
+    assert run(main.COMMAND, [*given, "--on_bad_frame=skip"]) == 0
+    skipped = read_info(str(tmp_path / "data"))["skipped"]
+    assert {entry["frame"].split("/")[-1] for entry in skipped} == set(UNUSABLE)
+
+
+def test_a_channel_of_one_value_normalises_to_zero(tmp_path):
+    image = np.stack([noise(40, 40), np.full((40, 40), 9, np.uint8), noise(40, 40, 2)])
+    image = np.moveaxis(image, 0, -1)
+    frames = {n: (image + np.uint8(i), bars(40, 40)) for i, n in enumerate("abc")}
+    raw = lay(tmp_path / "raw", frames)
+    given = [CONFIG, *TINY_DATA, "--config.model.channels=3", *split(["b"], ["c"])]
+    given += [f"--input={raw}", f"--output={tmp_path}/data"]
+    assert run(main.COMMAND, given) == 0
+    info = read_info(str(tmp_path / "data"))
+    shard = info["splits"]["validation"]["shards"][0]["name"]
+    tile = next(iter(read_tiles(f"{tmp_path}/data/{shard}", info["geometry"])))
+    assert tile.std[1] == 1 and tile.mean[1] == 10
+    assert ((tile.image - tile.mean) / tile.std)[..., 1].max() == 0
+
+
+# --- Classes and truth that are not there ---------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def sparse(tmp_path_factory) -> pathlib.Path:
+    """Four classes: one never occurs, one in tests alone; frames without truth."""
+    top = tmp_path_factory.mktemp("sparse")
+    nothing, unknown = np.zeros((40, 40), np.uint8), np.full((40, 40), 255, np.uint8)
+    raw = lay(
+        top / "raw",
+        {
+            "a": plain((1,)),
+            "b": (noise(40, 40, 2), nothing),
+            "c": (noise(40, 40, 3), unknown),
+            "v": (noise(40, 40, 4), unknown),
+            "t": (noise(40, 40, 5), unknown),
+            "u": plain((3,), seed=6),
+        },
+    )
+    settings = [
+        CONFIG,
+        *TINY_DATA,
+        "--config.data.labels=class",
+        "--config.model.classes=4",
+        *split(["v"], ["t", "u"]),
+        "--config.train.class_weights=balanced",
+        "--config.train.loss=cross_entropy+dice",
+    ]
+    there = f"--input={raw}"
+    for command, given in (
+        (main.COMMAND, [*settings, there, f"--output={top}/data"]),
+        (verify.COMMAND, [f"--data={top}/data"]),
+        (preview.COMMAND, [f"--data={top}/data", f"--output={top}/preview"]),
+        (COMMANDS["train"], [*settings, f"--data={top}/data", f"--workdir={top}/run"]),
+        (COMMANDS["evaluate"], [f"--workdir={top}/run", there, "--tune"]),
+        (COMMANDS["evaluate"], [f"--workdir={top}/run", there]),
+        (COMMANDS["evaluate"], [f"--workdir={top}/run", there, "--split=validation"]),
+    ):
+        assert run(command, given) == 0
+    return top
+
+
+@pytest.mark.slow
+def test_a_class_that_never_occurs_costs_nothing(sparse):
+    info = read_info(str(sparse / "data"))
+    assert info["splits"]["train"]["class_pixels"][2:] == [0, 0]
+    lines = metrics_of(sparse / "run")
+    assert all(math.isfinite(line["loss"]) for line in lines)
+    result = json.loads((sparse / "run/evaluation-test.json").read_text())
+    scores = result["scores"]
+    assert scores["recall_2"] is None  # never there
+    assert scores["recall_3"] is not None  # in the test frames
+    assert (sparse / "run/report.html").exists()
+
+
+@pytest.mark.slow
+def test_frames_without_any_label_have_no_scores(sparse):
+    last = metrics_of(sparse / "run")[-1]
+    assert last["val_mean_iou"] is None and last["val_cross_entropy"] is None
+    result = json.loads((sparse / "run/evaluation-validation.json").read_text())
+    assert result["scores"]["mean_iou"] is None
+    assert result["scores"]["pixel_error"] is None
+
+
+# --- Very many instances --------------------------------------------------------------
+
+
+def many(number: int, step: int = 3) -> np.ndarray:
+    """So many squares of step - 1 px, a pixel apart, int32 [H, W]."""
+    edge = math.ceil(math.sqrt(number))
+    squares = np.arange(1, edge * edge + 1, dtype=np.int32).reshape(edge, edge)
+    squares[squares > number] = 0
+    image = np.kron(squares, np.ones((step, step), np.int32))
+    image[::step] = image[:, ::step] = 0
+    return image
+
+
+@pytest.mark.slow
+def test_65535_instances_take_seconds():
+    instances = many(65535).astype(np.uint16)
+    assert len(np.unique(instances)) == 65536
+    started = time.perf_counter()
+    assert not touching_pixels(instances, (instances > 0).view(np.uint8)).any()
+    weights = border_weights(instances, w0=10, sigma_px=5)
+    weighed = time.perf_counter()
+    assert weights.max() > 9 and (weights[instances > 0] == 0).all()
+    found = ctc.seg_objects(instances, instances)
+    counted = ctc.detection(instances, instances)
+    none = np.zeros(instances.shape, bool)
+    matched = detections.match_counts(instances, instances, none)
+    scored = time.perf_counter()
+    assert len(found) == 65535 and {each.jaccard for each in found} == {1.0}
+    assert counted == ctc.Detection(65535, 0, 0, 0) and matched[0].tolist() == [
+        65535,
+        0,
+        0,
+    ]
+    assert scored - weighed < 5 and weighed - started < 60  # s; 0.3 and 7 alone
+
+
+@pytest.mark.slow
+def test_more_instances_than_16_bits_hold(worked, tmp_path, capfd):
+    """All are scored; the file that would hold their numbers is refused, in a line."""
+    instances = many(66000)
+    probabilities = np.stack([instances == 0, instances > 0], -1).astype(np.float32)
+    rules = InstanceRules(min_size_px=0, border_px=0)
+    found = instances_of(probabilities, rules)
+    assert found.max() == 66000 and found.dtype == np.int32
+    seg = ctc.seg_objects(instances, found)
+    assert len(seg) == 66000 and {each.jaccard for each in seg} == {1.0}
