@@ -6,6 +6,9 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 extra=${UNET_EXTRA:-}
 venv=$(realpath -m "${UNET_VENV:-$root/.venv${extra:+-$extra}}")
 python="$venv/bin/python"
+# Or `python -m` would import whatever json.py lies in the folder where it is typed, which
+# may be a folder of images from anywhere. Python 3.10 does not know it.
+export PYTHONSAFEPATH=1
 
 usage() {
   cat <<'TEXT'
@@ -216,6 +219,7 @@ run_tests() {
   fi
   setup
   cd "$root"
+  unset PYTHONSAFEPATH  # tests import each other from here
   say "ruff"
   "$python" -m ruff format --check --quiet .
   "$python" -m ruff check --quiet .

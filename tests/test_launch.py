@@ -3,15 +3,17 @@
 import os
 import pathlib
 import subprocess
+import sys
 
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
 
 
-def launch(*command: str, **environment: str):
+def launch(*command: str, cwd: pathlib.Path | None = None, **environment: str):
     return subprocess.run(
         [str(ROOT / "launch.sh"), *command],
+        cwd=cwd,
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
@@ -37,3 +39,14 @@ def test_extras_are_checked_for_every_command():
         done = launch(command, UNET_EXTRA="azure")
         assert done.returncode == 2 and "UNET_EXTRA=azure: io" in done.stderr
     assert launch("test", UNET_EXTRA="io").returncode == 2
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 has no safe path")
+def test_modules_in_the_folder_where_it_is_typed_are_not_imported(tmp_path):
+    """A folder of images from anywhere may hold a json.py."""
+    for name in ("json", "numpy", "absl", "doctor"):
+        (tmp_path / f"{name}.py").write_text("open('ran', 'w')")
+    where = {"UNET_VENV": str(tmp_path / "none"), "PYTHON": sys.executable}
+    done = launch("doctor", "--help", cwd=tmp_path, **where)
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "ran").exists()
