@@ -5,6 +5,7 @@ what to do.
 """
 
 import concurrent.futures
+import contextlib
 import hashlib
 import os
 import shutil
@@ -21,7 +22,7 @@ from preprocess.shards import sha256_of
 from trainer.reading_order import Shard
 
 MEMORY = "memory"  # a cache in main memory: a file system that Linux keeps there
-MEMORY_FOLDER = "/dev/shm"
+MEMORY_FOLDER = "/dev/shm"  # noqa: S108  see _cache_folder
 COPIES_AT_ONCE = 8
 ADVICE = "run preprocess again to mend it, or train with --on_bad_record=skip"
 
@@ -154,7 +155,13 @@ def _cache_folder(cache: str) -> str:
         return cache
     if not os.path.isdir(MEMORY_FOLDER):
         raise UserError(f"--cache={MEMORY}: no {MEMORY_FOLDER} here; give a folder")
-    return os.path.join(MEMORY_FOLDER, f"unet-shards-{os.getuid()}")
+    folder = os.path.join(MEMORY_FOLDER, f"unet-shards-{os.getuid()}")
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(folder, 0o700)
+    # Everybody may write there: what lies there already may be another user's trap.
+    if os.lstat(folder).st_uid != os.getuid():
+        raise UserError(f"--cache={MEMORY}: {folder} is another user's; give a folder")
+    return folder
 
 
 def _copies(shards: Sequence[Shard], cache: str) -> list[str]:
