@@ -28,7 +28,7 @@ def look(output: str) -> Iterator[Finding]:
     yield onednn(os.environ.get("TF_ENABLE_ONEDNN_OPTS", ""))
     yield memory(_available_bytes())
     yield disk("disk", output or ".", shutil.disk_usage(nearest(output)).free)
-    yield temporary(os.environ.get("TMPDIR") or "/tmp")
+    yield temporary(os.environ.get("TMPDIR") or "/tmp")  # noqa: S108  only looked at
     yield open_files(*resource.getrlimit(resource.RLIMIT_NOFILE))
 
 

@@ -4,15 +4,19 @@ Each test gives a real command what a stranger may have packed: a data set, a ru
 model, file names.
 """
 
+import ast
 import csv
 import html.parser
 import json
 import pathlib
 import re
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
+import tensorflow as tf
 import tifffile
 
 from preprocess import files, main, preview, shards, verify
@@ -413,3 +417,105 @@ def test_no_text_of_a_chart_is_markup_or_a_formula(evil):
     found = assert_harmless(f"<p>{svg}</p>")
     assert found.text.count(evil) == 4  # two axes, two series
     assert ("svg", "aria-label", evil) in found.attributes
+
+
+# --- The source ----------------------------------------------------------------------
+
+PRODUCT = ("preprocess", "trainer", "doctor", "configs", "benchmarks", "deploy")
+NAMES = {  # of functions that execute data, and that ruff's S rules do not know
+    *("unpack_archive", "enable_unsafe_deserialization", "py_function"),
+    *("numpy_function", "run_path", "literal_eval", "compile_command"),
+}
+ARGUMENTS = {("allow_pickle", True), ("safe_mode", False), ("autoescape", False)}
+
+
+def source_files() -> list[pathlib.Path]:
+    found = [path for name in PRODUCT for path in (ROOT / name).rglob("*.py")]
+    return [*found, ROOT / "setup.py"]
+
+
+def forbidden(tree: ast.AST) -> list[str]:
+    """What ruff's S rules leave to us, by line."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute | ast.Name):
+            name = node.attr if isinstance(node, ast.Attribute) else node.id
+            if name in NAMES or name in ("eval", "exec") and isinstance(node, ast.Name):
+                found.append(f"line {node.lineno}: {name}")
+        if isinstance(node, ast.keyword) and isinstance(node.value, ast.Constant):
+            if (node.arg, node.value.value) in ARGUMENTS:
+                found.append(f"line {node.value.lineno}: {node.arg}")
+    return found
+
+
+def test_no_source_executes_what_it_reads():
+    assert len(source_files()) > 100
+    problems = [
+        f"{path.relative_to(ROOT)}: {problem}"
+        for path in source_files()
+        for problem in forbidden(ast.parse(path.read_text()))
+    ]
+    assert problems == []
+    bad = "np.load(f, allow_pickle=True); eval('1'); x.py_function(y); network.eval()"
+    assert len(forbidden(ast.parse(bad))) == 3
+
+
+def test_templates_trust_nothing_but_our_charts():
+    for path in ROOT.rglob("*/templates/*.html"):
+        text = path.read_text()
+        assert "autoescape" not in text and "<script" not in text
+        for trusted in re.findall(r"{{([^}]*\bsafe\b[^}]*)}}", text):
+            assert trusted.strip() == "entry.svg | safe"
+        # Unquoted, an attribute could be ended by a space.
+        assert not re.search(r"\w={{", text)
+
+
+def test_bandits_rules_are_on():
+    """Nothing here counts if somebody takes them out of pyproject.toml."""
+    bad = """
+import pickle, subprocess, os, yaml, jinja2, tarfile
+pickle.loads(b"")
+subprocess.run("ls", shell=True)
+os.system("ls")
+eval("1")
+exec("1")
+yaml.load("")
+jinja2.Environment()
+tarfile.open("x").extractall("y")
+"""
+    ruff = [sys.executable, "-m", "ruff", "check", "--output-format=concise"]
+    done = subprocess.run(
+        [*ruff, "--stdin-filename=preprocess/new.py", "-"],
+        input=bad,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    for rule in ("S301", "S602", "S605", "S307", "S102", "S506", "S701", "S202"):
+        assert rule in done.stdout
+
+
+@pytest.mark.slow
+def test_a_saved_model_is_a_program(tmp_path):
+    """Why docs/inference.md says to load only models one trusts: its graph runs."""
+    module = tf.Module()
+    secret, written = tmp_path / "secret", tmp_path / "written"
+    secret.write_text("mine")
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None, None, 1], name="image")])
+    def segment(image):
+        content = tf.io.read_file(str(secret))
+        with tf.control_dependencies([tf.io.write_file(str(written), content)]):
+            return {"probabilities": tf.concat([image, image], -1)}
+
+    model = tmp_path / "model/1"
+    tf.saved_model.save(module, str(model), {"serving_default": segment})
+    about = {"channels": 1, "class_names": ["a", "b"], "classes": 2, "depth": 2}
+    (model / layout.EXTRA).mkdir()
+    text = json.dumps({**about, "normalization": None, "tile": 108})
+    (model / layout.EXTRA / layout.ABOUT).write_text(text)
+    (tmp_path / "in").mkdir()
+    tifffile.imwrite(tmp_path / "in/a.tif", np.arange(64, dtype=np.uint8).reshape(8, 8))
+    given = [f"--model={tmp_path}/model", f"--input={tmp_path}/in"]
+    assert run_command(COMMANDS["predict"], [*given, f"--output={tmp_path}/out"]) == 0
+    assert written.read_text() == "mine"
