@@ -355,8 +355,9 @@ def test_no_name_runs_in_a_browser(hostile, name):
         browser_page.goto((hostile / name).as_uri())
         browser_page.wait_for_timeout(200)
         started.close()
-    assert [url for url in happened if not url.startswith(("data:", "file:"))] == []
-    assert sum(url.startswith("file:") for url in happened) == 1
+    assert happened  # the page itself
+    own = (hostile / name).name
+    assert all(url.startswith("data:") or url.endswith(own) for url in happened)
 
 
 @pytest.mark.slow
