@@ -93,8 +93,8 @@ def parse(
     if command.takes_config:
         config_flags.DEFINE_config_file(
             "config",
-            help_string="FILE.py[:variant], such as configs/phc_u373.py:cpu; "
-            "single values as --config.train.steps=200",
+            help_string="FILE.py[:variant], such as configs/phc_u373.py:cpu; it is run "
+            "as Python, so trust it; single values as --config.train.steps=200",
             lock_config=True,
             flag_values=values,
             sys_argv=[command.name, *argv],

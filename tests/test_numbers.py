@@ -18,7 +18,7 @@ from skimage.metrics import adapted_rand_error
 from preprocess import main, preview, verify
 from preprocess.cli import main as run
 from preprocess.errors import UserError
-from preprocess.images import Page
+from preprocess.images import Page, read_image
 from preprocess.shards import read_info, read_tiles
 from preprocess.weights import border_weights, touching_pixels
 from tests.conftest import TINY_DATA
@@ -238,6 +238,7 @@ UNUSABLE = {
     "one": (np.full((1, 1), 9, np.uint8), "every pixel is 9; remove it"),
     "nan": (np.full((40, 40), np.nan), "holds NaN or infinite values"),
     "infinite": (np.where(noise(40, 40) > 9, np.inf, 1.0), "NaN or infinite values"),
+    "complex": (noise(40, 40) * 1j, "cannot be read as an image"),
 }
 
 
@@ -257,6 +258,23 @@ def test_frames_of_no_use_are_listed_all_at_once(tmp_path, capfd):
     assert run(main.COMMAND, [*given, "--on_bad_frame=skip"]) == 0
     skipped = read_info(str(tmp_path / "data"))["skipped"]
     assert {entry["frame"].split("/")[-1] for entry in skipped} == set(UNUSABLE)
+
+
+@pytest.mark.parametrize(
+    "values, spread",
+    [
+        ((-LARGEST, 0, LARGEST), (0, 32768, 65535)),
+        ((0, 5e-324, 1e-323), (0, 32768, 65535)),
+        ((1e-310, 2e-310, 3e-310), (0, 32768, 65535)),
+        ((0, 5e29, 1e30), (0, 32768, 65535)),
+        ((-1e30, -1e30, -1e30), (0, 0, 0)),
+        ((0, 0, 0), (0, 0, 0)),
+    ],
+)
+def test_floats_are_spread_over_16_bits(tmp_path, values, spread):
+    tifffile.imwrite(tmp_path / "a.tif", np.array([values], np.float64))
+    found = read_image(Page(str(tmp_path / "a.tif")), 1)
+    np.testing.assert_array_equal(found[0, :, 0], spread)
 
 
 def test_a_channel_of_one_value_normalises_to_zero(tmp_path):
