@@ -19,6 +19,7 @@ from preprocess.errors import UserError
 
 LOCK_NAME = ".lock"
 TEMPORARY = ".unfinished-"  # begins the name of every file not yet complete
+ABANDONED_S = 24 * 3600  # after which what nobody has touched counts as left by a kill
 
 
 def is_remote(path: str) -> bool:
@@ -169,6 +170,8 @@ def open_atomic(path: str) -> Iterator[IO[bytes]]:
             if is_remote(path)
             else open(temporary, "wb") as file
         ):
+            if not is_remote(path):
+                _lock(file)  # see remove_unfinished
             yield file
             if not is_remote(path):
                 file.flush()
@@ -220,12 +223,16 @@ def exclusive(folder: str) -> Iterator[None]:
                 os.rmdir(folder)  # where nothing was written, nothing is left
 
 
-def remove_unfinished(folder: str, *, older_s: float = 0) -> None:
-    """Removes what killed writers left in a local folder.
+def remove_unfinished(folder: str, *, older_s: float = ABANDONED_S) -> None:
+    """Removes what killed writers left in a local folder; others may be writing there.
+
+    A writer's lock goes with its process: on a file, or on the lock's file in a folder
+    that is being filled (see `exclusive`).
 
     Args:
-      folder: where no other writer is at work, or none for so long:
-      older_s: only what was not touched for so many seconds.
+      folder: where to look; not below.
+      older_s: what has no lock, or lies on a disk without locks, goes when it was not
+        touched for so many seconds.
     """
     if is_remote(folder) or not os.path.isdir(folder):
         return
@@ -233,8 +240,27 @@ def remove_unfinished(folder: str, *, older_s: float = 0) -> None:
         # Another writer may be done with its own between our listing and our look.
         with contextlib.suppress(FileNotFoundError):
             if entry.name.startswith(TEMPORARY):
-                if time.time() - entry.stat().st_mtime >= older_s:
+                old = time.time() - entry.stat().st_mtime >= older_s
+                if old or _is_abandoned(entry.path):
                     remove([entry.path])
+
+
+def _is_abandoned(path: str) -> bool:
+    """Whether the writer of a file, or of a folder, is known to be gone."""
+    locked = os.path.join(path, LOCK_NAME) if os.path.isdir(path) else path
+    if not os.path.exists(locked):
+        return False
+    with open(locked, "rb+") as file:
+        return _lock(file)
+
+
+def _lock(file: IO[bytes]) -> bool:
+    """Locks a file, if the disk has locks and nobody else has."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def write_bytes(path: str, content: bytes) -> None:

@@ -480,6 +480,6 @@ def write_info(
     # The plan, notes of finished shards, and halves that a killed run has left; not the
     # counts that a bar still follows, nor the plan of another job on the same bucket.
     left = files.glob_in(output, files.TEMPORARY + "*")
-    spared = progress.ENDING, *([plan.PLAN_ENDING] if files.is_remote(output) else [])
-    own = set(job.plan_files)
-    files.remove([path for path in left if path in own or not path.endswith(spared)])
+    others = plan.PLAN_ENDING if files.is_remote(output) else "/"
+    spared = {p for p in left if progress.is_count(p) or p.endswith(others)}
+    files.remove([path for path in left if path not in spared - set(job.plan_files)])

@@ -25,6 +25,12 @@ def _path(output: str, what: str) -> str:
     return files.join(output, f"{files.TEMPORARY}{what}{ENDING}")
 
 
+def is_count(path: str) -> bool:
+    """Whether a bar may follow this file; not what a killed writer has left of one."""
+    kinds = [f"{some}{what}" for some in ("", "all-") for what in (FRAMES, TILES)]
+    return files.basename(path) in [files.basename(_path("", kind)) for kind in kinds]
+
+
 def add(output: str, what: str, number: int) -> None:
     """Counts some more things as done."""
     if not files.is_remote(output):

@@ -174,6 +174,7 @@ def evaluate(
     frames = frames_of_split(config, source, split, info)
     if split != "train":
         check_unseen(frames, folder, info)
+    files.remove_unfinished(folder)
     rules = workdir.read_rules(folder)
     run = load_run(folder, checkpoint, tta)
     workdir.warn_of_other_rules(folder, step=run.step, tta=tta)

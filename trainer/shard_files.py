@@ -170,6 +170,7 @@ def _copies(shards: Sequence[Shard], cache: str) -> list[str]:
     if files.is_remote(folder):
         raise UserError(f"--cache={cache}: give a folder of this machine, or {MEMORY}")
     files.make_folder(folder)
+    files.remove_unfinished(folder)  # in memory it would be lost until a restart
     copies = [os.path.join(folder, f"{s.entry['sha256']}.tfrecord") for s in shards]
     todo = [
         (shard, copy)

@@ -137,6 +137,7 @@ def train(
         chief = run.cluster.is_chief
         if chief:
             stack.enter_context(files.exclusive(folder))
+            files.remove_unfinished(folder)
         extend = bool(options.extend_steps)
         computed = {"precision": run.precision, "xla": run.xla}
         workdir.claim(folder, config, run.info, computed, write=chief, extend=extend)

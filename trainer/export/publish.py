@@ -28,7 +28,6 @@ from trainer.export.layout import GRAPH
 CLAIMS = ".claims"  # no number, so that servers pass it over
 MOST_TRIES = 1000  # version numbers taken by others since the folder was listed
 UPLOADS_AT_ONCE = 8
-ABANDONED_S = 24 * 3600  # after which a stage counts as left by a killed export
 TAKEN = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
 
 
@@ -44,11 +43,11 @@ def staging(destination: str) -> Iterator[str]:
         folder = tempfile.mkdtemp(prefix="unet-export-")
     else:
         files.make_folder(destination)
-        files.remove_unfinished(destination, older_s=ABANDONED_S)
+        files.remove_unfinished(destination)
         folder = os.path.join(destination, files.TEMPORARY + uuid.uuid4().hex[:8])
-        os.mkdir(folder)
     try:
-        yield folder
+        with files.exclusive(folder):  # or the next export takes it for abandoned
+            yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -66,6 +65,7 @@ def publish(folder: str, destination: str) -> str:
     Raises:
       UserError: it can't be written there, or arrived damaged.
     """
+    os.remove(os.path.join(folder, files.LOCK_NAME))
     if files.is_remote(destination):
         return _upload(folder, destination)
     _flush(folder)

@@ -65,7 +65,7 @@ def predict(
         all others have been segmented, images that can't be read.
     """
     with files.exclusive(output):
-        files.remove_unfinished(output)
+        files.remove_unfinished(output, older_s=0)
         version = layout.newest_version(model)
         about = layout.read_about(version)
         choice = choice._replace(rules=_rules(version, about, rules or {}))
