@@ -3,10 +3,12 @@
 Each command has a flag namespace of its own, so that several fit into one process.
 """
 
+import ctypes
 import os
 import re
 import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -52,10 +54,15 @@ def main(command: Command, argv: Sequence[str] | None = None) -> int:
       argv: arguments without the program's name; None takes the process's.
 
     Returns:
-      The exit code: 0, 2 for a user's mistake, INTERRUPTED after Ctrl-C.
+      The exit code: 0, 2 for a user's mistake, 130 after Ctrl-C, 143 after SIGTERM.
     """
+    is_process = argv is None
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
+        if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # see the entry points
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        hear_sigterm()
+        _end_with_parent()
         values, rest = parse(command, argv)
         if values is None:
             print(rest[0])
@@ -67,11 +74,57 @@ def main(command: Command, argv: Sequence[str] | None = None) -> int:
     except OSError as error:  # a full disk, a file in a folder's place, no permission
         _tell(command, [_one_line(error)])
         return UserError.exit_code
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C: no traceback
-        print(f"\n{command.name}: interrupted; run it again to go on", file=sys.stderr)
-        return INTERRUPTED
+        terminated = isinstance(stop, Terminated)
+        how = "terminated" if terminated else "interrupted"
+        print(f"\n{command.name}: {how}; run it again to go on", file=sys.stderr)
+        return 143 if terminated else INTERRUPTED
+    finally:
+        if is_process:  # what comes while Python ends ends it, without a traceback
+            _by_default(signal.SIGTERM)
+            _by_default(signal.SIGINT)
     return 0
+
+
+class Terminated(KeyboardInterrupt):
+    """A SIGTERM: it ends a command as Ctrl-C does, after its clearing up."""
+
+
+def hear_sigterm() -> None:
+    """Has SIGTERM raise Terminated in the main thread, and a second one kill."""
+    if (
+        threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    ):
+        signal.signal(signal.SIGTERM, _terminate)
+
+
+def _terminate(*_) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    raise Terminated
+
+
+def _by_default(number: signal.Signals) -> None:
+    if signal.getsignal(number) is not signal.SIG_IGN:
+        signal.signal(number, signal.SIG_DFL)
+
+
+PARENT = "UNET_PARENT"  # the process that a command is part of, and ends with
+_PR_SET_PDEATHSIG = 1  # of Linux' prctl
+
+
+def _end_with_parent() -> None:
+    """Takes the end of the command that this one is part of, by kill -9, as a SIGTERM.
+
+    Raises:
+      Terminated: it is gone already.
+    """
+    parent = os.environ.pop(PARENT, "")
+    if parent and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != int(parent):
+            raise Terminated
 
 
 def _tell(command: Command, problems: Sequence[str]) -> None:

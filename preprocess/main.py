@@ -10,9 +10,16 @@ import contextlib
 import itertools
 import json
 import os
+import signal
 import sys
 import time
 from typing import Any, NoReturn
+
+if __name__ == "__main__" and (
+    signal.getsignal(signal.SIGINT) is not signal.SIG_IGN  # as in the background
+):
+    # Ctrl-C before all is imported ends it without a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import ml_collections
 from absl import flags

@@ -10,6 +10,12 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 
+if __name__ == "__main__" and (
+    signal.getsignal(signal.SIGINT) is not signal.SIG_IGN  # as in the background
+):
+    # Ctrl-C before all is imported ends it without a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 from absl import flags
 
 from preprocess import cli
@@ -145,6 +151,7 @@ def _train(values: flags.FlagValues, _: list[str]) -> None:
         devices = strategy.start(values.devices)
         # TensorFlow's runtime takes SIGTERM for itself here.
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        cli.hear_sigterm()
     if not values.cache:
         stores.reach(values.data, "give --cache=DIR, for copies on this machine")
     stores.reach(values.workdir, KEEP_NEAR.format("workdir"))
