@@ -6,7 +6,6 @@ own: what is finished is not done again, what was stopped goes on.
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ from typing import Any
 
 import ml_collections
 
-from preprocess import files
+from preprocess import cli, files
 from preprocess.errors import UserError
 from preprocess.shards import as_json, differences
 from trainer import workdir
@@ -22,6 +21,7 @@ from trainer.evaluate import read_measured, summary, write
 from trainer.report import page
 
 SETUP_NAME = "cross-validation.json"
+STOPPED = 143  # how train ends that was told to before its end; 0 would mean done
 
 
 def cross_validate(
@@ -57,6 +57,7 @@ def cross_validate(
     if folds < 3:
         raise UserError(f"--folds={folds}: at least 3, for each trains on all but two")
     with files.exclusive(folder):
+        files.remove_unfinished(folder)
         _claim(folder, config, input=source, folds=folds, tta=tta, tune=tune)
         measured = []
         for fold in range(folds):
@@ -109,49 +110,41 @@ def _fold(
     scored = [f"--workdir={run}", f"--input={source}", *(["--tta"] if tta else [])]
     rules = files.exists(files.join(run, workdir.RULES_NAME))
     _run("preprocess.main", *given, f"--input={source}", f"--output={data}")
-    _run("trainer.main", "train", *given, f"--data={data}", f"--workdir={run}")
+    trained = [f"--data={data}", f"--workdir={run}", f"--stopped_exit_code={STOPPED}"]
+    _run("trainer.main", "train", *given, *trained)
     if tune and not rules:
         _run("trainer.main", "evaluate", *scored, "--tune")
     _run("trainer.main", "evaluate", *scored)
 
 
 def _run(module: str, *arguments: str) -> None:
-    """One command, in a process of its own, which a SIGTERM to this one stops too.
+    """One command, in a process of its own, which ends with this one.
 
     Raises:
       UserError: it failed; it has said why.
-      KeyboardInterrupt: it was stopped by Ctrl-C.
+      KeyboardInterrupt: it was stopped by Ctrl-C or SIGTERM.
     """
     command = [sys.executable, "-m", module, *arguments]
     process = subprocess.Popen(command, stdout=sys.stderr, env=_environment())
-    stopped = False
-
-    def stop(*_) -> None:
-        nonlocal stopped
-        stopped = True
-        process.terminate()
-
-    before = signal.signal(signal.SIGTERM, stop)
     try:
         code = process.wait()
-    except KeyboardInterrupt:  # the child has it too, and saves
+    except KeyboardInterrupt:
+        process.terminate()  # train saves first
         process.wait()
         raise
     finally:
-        signal.signal(signal.SIGTERM, before)
-        if process.poll() is None:
+        if process.poll() is None:  # a second Ctrl-C
             process.kill()
-    if stopped:  # train has saved, and ended as if all were well
-        raise UserError("stopped by SIGTERM; the same command goes on")
     if code:
         raise UserError(f"{module} {' '.join(arguments)}: ended with {code}; see above")
 
 
 def _environment() -> dict[str, str]:
-    """This process's, with the project where this one has found it."""
+    """This process's, with its number, and the project where it has found that."""
     here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     paths = [here, os.environ.get("PYTHONPATH", "")]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    found = os.pathsep.join(filter(None, paths))
+    return {**os.environ, "PYTHONPATH": found, cli.PARENT: str(os.getpid())}
 
 
 def _scores(run: str) -> dict[str, Any]:
