@@ -15,6 +15,7 @@ import signal
 import sys
 import threading
 
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the command's own beginning
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir")
 
@@ -67,6 +68,7 @@ def main() -> None:
     atexit.register(_leave_count, count_file, aim)
     sys.argv = [module, *arguments]
     sys.addaudithook(aim)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 

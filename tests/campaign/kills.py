@@ -88,8 +88,10 @@ class Ended(NamedTuple):
 
 
 def make_inputs(folder: pathlib.Path) -> Inputs:
-    """Draws cells and makes of them what the commands start from."""
+    """Draws cells and makes of them what the commands start from, if it isn't there."""
     cells, data, run, model = (folder / n for n in ("cells", "data", "run", "model"))
+    if (model / "1").exists():
+        return Inputs(str(cells), str(data), str(run), str(model))
     synthetic.write_cells(str(cells), size=128, num_frames=8, seed=3)
     for module, *arguments in (
         ("preprocess.main", *CONFIG, f"--input={cells}", f"--output={data}"),
@@ -133,7 +135,7 @@ class Trials:
 
     def run(self, place: pathlib.Path, shot: Shot | None = None) -> Ended:
         """Runs the command to its end, which a shot may bring about."""
-        at, number, delay = shot or (0, 0, 0.0)
+        number, at, delay = shot or (0, 0, 0.0)
         command = [
             *(sys.executable, "-m", "tests.campaign.aim", f"{place}/"),
             *(str(place / "changes"), str(at), str(int(number)), str(delay)),
@@ -163,8 +165,8 @@ class Trials:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
                 code = -1000
-            children = _session(process.pid)
-            lingered = _wait_for(process.pid) if children else 0.0
+            children = session(process.pid)
+            lingered = wait_for_session(process.pid) if children else 0.0
         text = (place / "said").read_text(errors="replace")
         return Ended(code, text, children, lingered)
 
@@ -175,6 +177,8 @@ class Trials:
         for shot in shots:
             done = self.run(place, shot)
             lost += self._problems_of(done, shot)
+            if done.code > 128 and (left := os.listdir(place / "tmp")):
+                lost.append(f"{shot}: left in TMPDIR: {', '.join(left)}")
             lost += self._looked(place, finished)
             finished |= self.command.finished(place)
         done = self.run(place)
@@ -265,8 +269,8 @@ def _lines(said: str, name: str) -> list[str]:
     return [line for line in lines if line.startswith(begun)]
 
 
-def _session(leader: int) -> list[str]:
-    """The living processes of a session, its leader apart, by their command lines."""
+def session(leader: int) -> list[str]:
+    """The living processes of a session by their command lines."""
     found = []
     for stat in pathlib.Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -280,10 +284,10 @@ def _session(leader: int) -> list[str]:
     return found
 
 
-def _wait_for(leader: int) -> float:
+def wait_for_session(leader: int) -> float:
     """Until no process of a session is left; s that it took. Then they are killed."""
     started = time.monotonic()
-    while _session(leader):
+    while session(leader):
         if time.monotonic() - started > LINGER_S:
             os.killpg(leader, signal.SIGKILL)
             break
@@ -296,7 +300,7 @@ def campaign(
     seed: int,
     only: Sequence[str],
     folder: pathlib.Path,
-    shots: Sequence[Sequence[Shot]] = (),
+    inputs: pathlib.Path,
 ) -> list[tuple[str, Sequence[Shot], list[str]]]:
     """Trials of some commands.
 
@@ -305,12 +309,14 @@ def campaign(
       seed: of what is drawn.
       only: names of commands.
       folder: where everything is written; what was lost stays there.
-      shots: instead of drawn ones, for each command.
+      inputs: where what the commands start from lies, or is made.
 
     Returns:
       Of each trial: the command, its kills, and what was lost.
     """
-    given = make_inputs(folder / "inputs")
+    # Or what runs in the background ignores it, and all its children.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    given = make_inputs(inputs)
     trials = []
     try:
         for place, name in enumerate(only):
@@ -318,20 +324,18 @@ def campaign(
             rng = random.Random(f"{seed} {name}")
             for index in range(count // len(only) + (place < count % len(only))):
                 drawn = own.draw(rng, SIGNALS[index % len(SIGNALS)])
-                trials.append(_tried(own, f"{index:03d}", drawn))
-            for index, wanted in enumerate(shots):
-                trials.append(_tried(own, f"aimed-{index:03d}", wanted))
+                trials.append((name, drawn, _tried(own, f"{index:03d}", drawn)))
     finally:
         store.close()
     return trials
 
 
-def _tried(own: Trials, name: str, shots: Sequence[Shot]):
+def _tried(own: Trials, name: str, shots: Sequence[Shot]) -> list[str]:
     lost = own.trial(name, shots)
     own.say(f"{own.command.name} {name}: {', '.join(map(str, shots))}")
     for line in lost:
         own.say(f"  LOST {line}")
-    return own.command.name, shots, lost
+    return lost
 
 
 def table(trials) -> str:
@@ -362,10 +366,12 @@ def main() -> None:
     parser.add_argument(
         "--folder", help="where trials lie; a temporary one if not given"
     )
+    parser.add_argument("--inputs", help="of an earlier campaign: FOLDER/inputs")
     given = parser.parse_args()
     folder = pathlib.Path(given.folder or tempfile.mkdtemp(prefix="unet-kills-"))
     names = given.only.split(";")
-    trials = campaign(given.count, given.seed, names, folder)
+    inputs = pathlib.Path(given.inputs or folder / "inputs")
+    trials = campaign(given.count, given.seed, names, folder, inputs)
     print(table(trials))
     sys.exit(any(lost for _, _, lost in trials))
 
