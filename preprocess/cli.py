@@ -3,6 +3,7 @@
 Each command has a flag namespace of its own, so that several fit into one process.
 """
 
+import atexit
 import ctypes
 import os
 import re
@@ -10,7 +11,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import ml_collections
 from absl import flags
@@ -19,7 +20,7 @@ from ml_collections import config_flags
 import configs
 from preprocess.errors import UserError
 
-INTERRUPTED = 130  # the exit code after Ctrl-C, as shells have it
+INTERRUPTED, TERMINATED = 130, 143  # exit codes: 128 and the signal's number
 Run = Callable[[flags.FlagValues, list[str]], None]
 
 
@@ -79,12 +80,27 @@ def main(command: Command, argv: Sequence[str] | None = None) -> int:
         terminated = isinstance(stop, Terminated)
         how = "terminated" if terminated else "interrupted"
         print(f"\n{command.name}: {how}; run it again to go on", file=sys.stderr)
-        return 143 if terminated else INTERRUPTED
+        return TERMINATED if terminated else INTERRUPTED
     finally:
         if is_process:  # what comes while Python ends ends it, without a traceback
             _by_default(signal.SIGTERM)
             _by_default(signal.SIGINT)
     return 0
+
+
+def leave(code: int) -> NoReturn:
+    """Ends the process with a command's exit code.
+
+    After a signal at once: threads of libraries are still at work then. When Python
+    takes itself apart under them they abort the process (exit code 134), or hold a lock
+    that its end waits for without end.
+    """
+    if code in (INTERRUPTED, TERMINATED):
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 class Terminated(KeyboardInterrupt):

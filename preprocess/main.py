@@ -4,16 +4,16 @@ Every Beam option can follow, such as --runner=DataflowRunner --region=europe-we
 Without one, Beam's local runner uses all cores.
 """
 
-import atexit
 import collections
 import contextlib
 import itertools
 import json
 import os
+import shutil
 import signal
 import sys
 import time
-from typing import Any, NoReturn
+from typing import Any
 
 if __name__ == "__main__" and (
     signal.getsignal(signal.SIGINT) is not signal.SIG_IGN  # as in the background
@@ -233,8 +233,10 @@ def _run_pipeline(job, options) -> dict[str, int]:
     engine, result = given["runner"], None
     try:
         pipeline = beam.Pipeline(options=options)
-        build(pipeline, job)
-        with progress.Bars(job.output, job.frames):
+        with contextlib.ExitStack() as end, progress.Bars(job.output, job.frames):
+            # Beam leaves it where it is interrupted before it runs.
+            end.callback(shutil.rmtree, pipeline.local_tempdir, ignore_errors=True)
+            build(pipeline, job)
             result = pipeline.run()
             runners.wait_for(result)
     except Exception as error:
@@ -302,23 +304,7 @@ COMMAND = cli.Command(
 
 def run() -> None:
     """Entry point of `unet-preprocess` and `python -m preprocess.main`."""
-    code = cli.main(COMMAND)
-    if code == cli.INTERRUPTED:
-        _end_at_once(code)
-    sys.exit(code)
-
-
-def _end_at_once(code: int) -> NoReturn:
-    """Ends the process without taking Python apart.
-
-    Beam's thread that asks Dataflow for news still runs after Ctrl-C; where it held a
-    lock when the interpreter cut it off, the end may never come (a process hung so
-    twice, under load).
-    """
-    atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+    cli.leave(cli.main(COMMAND))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ import base64
 import importlib.util
 import io
 import itertools
-import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -306,7 +305,7 @@ COMMAND = cli.Command(
 
 def run() -> None:
     """Entry point of `unet-preview` and `python -m preprocess.preview`."""
-    sys.exit(cli.main(COMMAND))
+    cli.leave(cli.main(COMMAND))
 
 
 if __name__ == "__main__":

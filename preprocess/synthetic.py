@@ -6,7 +6,6 @@ EM in ISBI 2012's (slices of membrane-bound tissue): the same adapters read them
 
 import io
 import json
-import sys
 
 import cv2
 import numpy as np
@@ -227,4 +226,4 @@ COMMAND = cli.Command(
 
 
 if __name__ == "__main__":
-    sys.exit(cli.main(COMMAND))
+    cli.leave(cli.main(COMMAND))

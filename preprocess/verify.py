@@ -224,7 +224,7 @@ COMMAND = cli.Command(
 
 def run() -> None:
     """Entry point of `unet-verify` and `python -m preprocess.verify`."""
-    sys.exit(cli.main(COMMAND))
+    cli.leave(cli.main(COMMAND))
 
 
 if __name__ == "__main__":

@@ -149,4 +149,4 @@ def leave(run: Callable[[], int]) -> None:
     except SystemExit as asked:
         code = asked.code if isinstance(asked.code, int) else int(bool(asked.code))
         raise
-    sys.exit(code)
+    cli.leave(code)

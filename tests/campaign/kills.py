@@ -44,7 +44,8 @@ ENDS = {
     signal.SIGTERM: (143, 0),
     signal.SIGINT: (130, 0),
 }
-BEFORE_MAIN = {signal.SIGTERM: -signal.SIGTERM, signal.SIGINT: -signal.SIGINT}
+# Before a command has begun, or after its end, while Python starts and stops.
+OUTSIDE = {signal.SIGTERM: -signal.SIGTERM, signal.SIGINT: -signal.SIGINT}
 AT_A_CHANGE = 0.65  # share of kills that are aimed at a change of files
 AGAIN = 0.3  # share of reruns that are killed, too
 MOST_KILLS = 3
@@ -176,7 +177,7 @@ class Trials:
         finished: dict[str, int] = {}
         for shot in shots:
             done = self.run(place, shot)
-            lost += self._problems_of(done, shot)
+            lost += self._problems_of(done, shot, place)
             if done.code > 128 and (left := os.listdir(place / "tmp")):
                 lost.append(f"{shot}: left in TMPDIR: {', '.join(left)}")
             lost += self._looked(place, finished)
@@ -190,25 +191,22 @@ class Trials:
             shutil.rmtree(place)
         return lost
 
-    def _problems_of(self, done: Ended, shot: Shot) -> list[str]:
+    def _problems_of(self, done: Ended, shot: Shot, place: pathlib.Path) -> list[str]:
         """What was wrong with the way a run has ended."""
         lost = []
         if done.code not in ENDS[shot.number]:
-            if done.code != BEFORE_MAIN.get(shot.number):
+            outside = done.code == OUTSIDE.get(shot.number)
+            if not outside or (done.said.strip() and self._compared(place)):
                 lost.append(f"{shot}: ended with {done.code}: {done.said[-300:]}")
-            elif done.said.strip():
-                lost.append(f"{shot}: before the command began: {done.said[-300:]}")
-        elif "Traceback" in done.said or "Exception ignored" in done.said:
+        if "Traceback" in done.said or "Exception ignored" in done.said:
             lost.append(f"{shot}: a traceback: {done.said[-1500:]}")
         elif done.code > 128 and len(_lines(done.said, self.command.name)) != 1:
             lost.append(f"{shot}: not one line: {done.said[-600:]}")
-        if done.lingered_s >= LINGER_S or (
-            done.children and shot.number != signal.SIGKILL
-        ):
-            left = f"{done.children} after {done.lingered_s:.1f} s"
-            lost.append(f"{shot}: children left: {left}")
+        if done.lingered_s >= LINGER_S:
+            lost.append(f"{shot}: children left: {done.children}")
         elif done.children:
-            self.say(f"  children for {done.lingered_s:.1f} s: {done.children}")
+            line = f"  {shot}: children for {done.lingered_s:.1f} s: {done.children}"
+            self.say(line)
         return lost
 
     def _looked(self, place: pathlib.Path, finished: dict[str, int]) -> list[str]:
