@@ -17,6 +17,7 @@ from trainer import checkpoints, workdir
 from trainer import train as loop
 from trainer.build import build
 from trainer.check import check_batch, check_fit, check_train_config
+from trainer.logbook import Logbook
 from trainer.model import build_model
 from trainer.restore import restore_network
 from trainer.shard_files import Access
@@ -27,7 +28,7 @@ ONE = tf.distribute.OneDeviceStrategy("/cpu:0")
 
 
 def run(config, data, folder, **options):
-    train(config, data, str(folder), ONE, Options(**options))
+    return train(config, data, str(folder), ONE, Options(**options))
 
 
 def weights_of(folder, step):
@@ -84,6 +85,39 @@ def test_train_stop_resume_is_the_uninterrupted_run(
     assert series(halves) == series(whole)
     assert [line["step"] for line in series(whole)] == [4, 8, 10, 12, 16, 20]
     assert_same_weights(whole, halves, 20)
+
+
+def test_what_a_signal_saved_is_told_of_and_not_written_again(
+    shards_folder, train_config, tmp_path, series
+):
+    """Stopped where a validation is due, which comes first in the next call.
+
+    Killed after it, nothing is lost that was saved.
+    """
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    assert run(train_config, shards_folder, whole)
+    advance = Logbook.advance
+
+    def signalled(self, *arguments, **named):
+        advance(self, *arguments, **named)
+        if self.bar.n == 10:
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Logbook, "advance", signalled)
+        assert not run(train_config, shards_folder, stopped)
+    saved = stopped / "checkpoints/step-00000010"
+    state = {path: path.stat().st_mtime_ns for path in saved.glob("state.*")}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Logbook, "advance", kill)
+        with pytest.raises(Killed):
+            run(train_config, shards_folder, stopped)
+    about = checkpoints.read_about(str(stopped / "checkpoints"), 10)
+    assert about.progress["best_step"] == 10 and not about.progress["unlooked"]
+    assert run(train_config, shards_folder, stopped)
+    assert {path: path.stat().st_mtime_ns for path in saved.glob("state.*")} == state
+    assert series(stopped) == series(whole)
+    assert_same_weights(whole, stopped, 20)
 
 
 @pytest.mark.parametrize("xla", ["on", "off"])

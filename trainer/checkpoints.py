@@ -129,6 +129,17 @@ def save(
         _flush(folder)
 
 
+def note_progress(folder: str, step: int, progress: dict[str, Any]) -> None:
+    """Renews the progress that a whole checkpoint tells of; its values stay untouched.
+
+    Written anew it would be gone for a while, with what the last signal has saved.
+    """
+    path = files.join(folder, name_of(step), ABOUT)
+    about = About(**json.loads(files.read_bytes(path)))
+    noted = about._replace(progress=progress).sealed()
+    files.write_bytes(path, as_json(noted._asdict()))
+
+
 def _flush(path: str) -> None:
     """Has the system write a file or a folder's entries to disk."""
     handle = os.open(path, os.O_RDONLY)
@@ -173,6 +184,8 @@ def clear_unfinished(folder: str) -> None:
         )
         if name.startswith(files.TEMPORARY) or unmarked:
             files.remove([files.join(folder, name)])
+        else:
+            files.remove_unfinished(files.join(folder, name), older_s=0)
 
 
 def newest_whole(folder: str) -> About | None:

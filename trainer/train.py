@@ -266,9 +266,8 @@ class Loop:
         """Makes steps; why it made no more."""
         if self.progress.unlooked:
             self.progress.unlooked = False
-            self._look()
-            self.saved_at = (-1, self.saved_at[1])  # the checkpoint doesn't know of it
-            self._save()
+            self._look()  # saves nothing: this step is saved
+            self._note_progress()
         iterator = self.built.iterator(self.step) if self._more() else None
         while self._more():
             count = self._until_look()
@@ -391,10 +390,24 @@ class Loop:
         if not self.built.cluster.is_chief:
             return
         self._check_weights()
-        self.progress.records = self._records()
-        progress = dataclasses.asdict(self.progress)
         self.book.keep()
+        progress = self._told_progress()
         checkpoints.save(self.checkpoint, self.saved, self.step, progress)
+        self._prune()
+
+    def _note_progress(self) -> None:
+        """Tells this step's checkpoint what has been looked at since."""
+        if self.built.cluster.is_chief:
+            self.book.keep()
+            progress = self._told_progress()
+            checkpoints.note_progress(self.saved, self.step, progress)
+            self._prune()
+
+    def _told_progress(self) -> dict[str, Any]:
+        self.progress.records = self._records()
+        return dataclasses.asdict(self.progress)
+
+    def _prune(self) -> None:
         keep = self.train.keep_checkpoints
         checkpoints.prune(self.saved, keep, self.progress.best_step)
 
