@@ -200,7 +200,7 @@ class Train(Command):
         return _run(place / OUT)
 
     def finished(self, place):
-        return _times((place / OUT).glob("checkpoints/step-*/*"))
+        return _times((place / OUT).glob("checkpoints/step-*/state.*"))
 
 
 def _answers(version: pathlib.Path) -> str:

@@ -176,9 +176,11 @@ class Trials:
         place, lost = self.place(name), []
         finished: dict[str, int] = {}
         for shot in shots:
+            before = set(os.listdir(place / "tmp"))
             done = self.run(place, shot)
             lost += self._problems_of(done, shot, place)
-            if done.code > 128 and (left := os.listdir(place / "tmp")):
+            left = set(os.listdir(place / "tmp")) - before
+            if done.code > 128 and left:
                 lost.append(f"{shot}: left in TMPDIR: {', '.join(left)}")
             lost += self._looked(place, finished)
             finished |= self.command.finished(place)
