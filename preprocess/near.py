@@ -1,7 +1,10 @@
 """Remote files brought near: a stack of many pages is fetched once, not once a page."""
 
+import atexit
 import collections
+import functools
 import os
+import shutil
 import tempfile
 import threading
 import time
@@ -76,8 +79,22 @@ def _version(path: str) -> tuple[int, float]:
     return found.size_in_bytes, found.last_updated_in_seconds
 
 
+@functools.cache
+def _folder() -> str:
+    """Of this process' copies, those on their way included; it goes with it."""
+    folder = tempfile.mkdtemp(prefix="unet-near-")
+    atexit.register(_remove_all, folder)
+    return folder
+
+
+def _remove_all(folder: str) -> None:
+    for copy in list(_copies.values()):
+        copy.file.close()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 def _fetched(path: str) -> Copy:
-    file = tempfile.NamedTemporaryFile(prefix="unet-near-")
+    file = tempfile.NamedTemporaryFile(dir=_folder())
     size = 0
     for block in files.read_blocks(path):
         size += file.write(block)

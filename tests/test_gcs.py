@@ -2,6 +2,8 @@
 
 import os
 import pathlib
+import re
+import signal
 import subprocess
 import sys
 from functools import partial
@@ -177,6 +179,44 @@ def test_many_stacks_in_turn_are_fetched_once_each(here, tmp_path):
             image = read_image(Page(f"{BUCKET}/many/{index}.tif", number), 1)
             np.testing.assert_array_equal(np.squeeze(image), stack[number])
     assert len([r for r in here.seen if "alt=media" in r.path]) == len(stacks)
+
+
+STOPPED = """
+import os, signal, sys, threading
+from preprocess import cli, near
+
+def run(values, rest):
+    threading.Thread(target=near.open_near, args=[sys.argv[2]], daemon=True).start()
+    with near.open_near(sys.argv[1]) as file:
+        assert file.read() == b"abc"
+    while sum(len(names) for _, _, names in os.walk(os.environ["TMPDIR"])) < 2:
+        pass
+    os.kill(os.getpid(), int(sys.argv[3]))
+    signal.pause()
+
+command = cli.Command("wait", "", lambda values: None, run)
+cli.leave(cli.main(command._replace(takes_arguments=True)))
+"""
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_stopped_command_leaves_no_copies(here, tmp_path, number, code):
+    """Neither one that is kept, nor one on its way."""
+    here.put("a.bin", b"abc")
+    here.put("slow.bin", bytes(2**20))
+    here.faults.append((re.compile("slow.*alt=media"), [Fault(pause_s=0.5)]))
+    (tmp_path / "tmp").mkdir()
+    arguments = [f"{BUCKET}/a.bin", f"{BUCKET}/slow.bin", str(int(number))]
+    done = subprocess.run(
+        [PYTHON, "-c", STOPPED, *arguments],
+        cwd=ROOT,
+        env=os.environ | {"TMPDIR": str(tmp_path / "tmp")},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == code and "Traceback" not in done.stderr, done.stderr
+    assert os.listdir(tmp_path / "tmp") == []
 
 
 def test_names_like_patterns_are_read_and_not_written(here):
