@@ -233,10 +233,11 @@ def _run_pipeline(job, options) -> dict[str, int]:
     engine, result = given["runner"], None
     try:
         pipeline = beam.Pipeline(options=options)
-        with contextlib.ExitStack() as end, progress.Bars(job.output, job.frames):
+        with contextlib.ExitStack() as end:
             # Beam leaves it where it is interrupted before it runs.
             end.callback(shutil.rmtree, pipeline.local_tempdir, ignore_errors=True)
             build(pipeline, job)
+            end.enter_context(progress.Bars(job.output, job.frames))
             result = pipeline.run()
             runners.wait_for(result)
     except Exception as error:
