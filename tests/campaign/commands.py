@@ -110,7 +110,7 @@ def _sidecars(folder: pathlib.Path) -> dict[str, int]:
     noted = folder.glob(f"{UNFINISHED}-*.tfrecord.json")
     names = [p.name.removeprefix(f"{UNFINISHED}-").removesuffix(".json") for p in noted]
     if (folder / shards.INFO_NAME).exists():
-        names = [path.name for path in folder.glob("*.tfrecord")]
+        names = [p.name for p in _files(folder) if p.suffix == ".tfrecord"]
     return _times(folder / name for name in names if (folder / name).exists())
 
 
