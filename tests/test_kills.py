@@ -16,6 +16,7 @@ from preprocess.progress import ENDING
 from tests.campaign import kills
 from tests.campaign.commands import CONFIG, ROOT, Inputs, Preprocess
 from tests.campaign.kills import Shot
+from trainer import checkpoints
 from trainer.main import COMMANDS
 
 KILL, TERM, INT = signal.SIGKILL, signal.SIGTERM, signal.SIGINT
@@ -184,11 +185,12 @@ def test_temporaries_of_a_run_and_a_cache_go(cells, shards_folder, tmp_path):
 
 
 def cross_validation(cells, folder) -> subprocess.Popen:
-    """Its process, at work on its first fold."""
+    """Its process, while its child trains for long."""
     process = subprocess.Popen(
         [
             *(sys.executable, "-m", "trainer.main", "cross_validate", *CONFIG),
             *(f"--input={cells}", f"--workdir={folder}", "--folds=3", "--notune"),
+            "--config.train.steps=100000",
         ],
         cwd=ROOT,
         stderr=subprocess.PIPE,
@@ -196,7 +198,7 @@ def cross_validation(cells, folder) -> subprocess.Popen:
         start_new_session=True,
     )
     until = time.monotonic() + 120
-    while not (folder / "fold-0/data/.lock").exists():
+    while not (folder / "fold-0/train/metrics.jsonl").exists():
         assert process.poll() is None and time.monotonic() < until
         time.sleep(0.01)
     return process
@@ -205,12 +207,14 @@ def cross_validation(cells, folder) -> subprocess.Popen:
 @pytest.mark.slow
 @pytest.mark.parametrize("number, code", [(KILL, -KILL), (INT, 130)])
 def test_a_cross_validation_leaves_no_child(number, code, cells, tmp_path):
-    """Even where the signal comes to the parent alone."""
+    """Even where the signal comes to the parent alone; the child saves its step."""
     process = cross_validation(cells, tmp_path)
     assert len(kills.session(process.pid)) == 2
     process.send_signal(number)
     _, said = process.communicate(timeout=60)
     assert process.returncode == code and "Traceback" not in said
     assert kills.wait_for_session(process.pid) < 20
+    saved = tmp_path / "fold-0/train/checkpoints"
+    assert checkpoints.complete_steps(str(saved))
     if number != KILL:
         assert said.splitlines()[-1].startswith("cross_validate: ")
