@@ -60,10 +60,11 @@ def main(command: Command, argv: Sequence[str] | None = None) -> int:
     is_process = argv is None
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
-        if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # see the entry points
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-        hear_sigterm()
-        _end_with_parent()
+        if is_process:
+            if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # see entry points
+                signal.signal(signal.SIGINT, signal.default_int_handler)
+            hear_sigterm()
+            _end_with_parent()
         values, rest = parse(command, argv)
         if values is None:
             print(rest[0])

@@ -46,7 +46,10 @@ def staging(destination: str) -> Iterator[str]:
         files.remove_unfinished(destination)
         folder = os.path.join(destination, files.TEMPORARY + uuid.uuid4().hex[:8])
     try:
-        with files.exclusive(folder):  # or the next export takes it for abandoned
+        with contextlib.ExitStack() as held:
+            if not files.is_remote(destination):
+                # Or the next export takes it for abandoned.
+                held.enter_context(files.exclusive(folder))
             yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -65,9 +68,9 @@ def publish(folder: str, destination: str) -> str:
     Raises:
       UserError: it can't be written there, or arrived damaged.
     """
-    os.remove(os.path.join(folder, files.LOCK_NAME))
     if files.is_remote(destination):
         return _upload(folder, destination)
+    os.remove(os.path.join(folder, files.LOCK_NAME))
     _flush(folder)
     for number in _numbers_after(os.listdir(destination)):
         final = os.path.join(destination, str(number))
