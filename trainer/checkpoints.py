@@ -4,7 +4,6 @@ checkpoints/step-00000120/state.index, state.data-00000-of-00001   TensorFlow's
                           about.json   written last: files with sha256, progress
 """
 
-import json
 import os
 import re
 import sys
@@ -14,7 +13,7 @@ import tensorflow as tf
 
 from preprocess import files
 from preprocess.errors import UserError
-from preprocess.shards import as_json, fingerprint, sha256_of
+from preprocess.shards import as_json, fingerprint, parse_json, sha256_of
 from trainer import stores
 
 ABOUT = "about.json"
@@ -71,7 +70,7 @@ def read_about(folder: str, step: int) -> About:
     """
     inside = files.join(folder, name_of(step))
     try:
-        about = About(**json.loads(files.read_bytes(files.join(inside, ABOUT))))
+        about = About(**parse_json(files.read_bytes(files.join(inside, ABOUT))))
     except (ValueError, TypeError) as error:
         raise ValueError(f"{ABOUT} is broken: {error}") from None
     if about != about.sealed() or about.step != step:
