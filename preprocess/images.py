@@ -13,12 +13,14 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-from preprocess import files
+from preprocess import files, image_checks
 from preprocess.errors import UserError
 from preprocess.near import open_near
 from preprocess.statistics import strips
 
+Image.MAX_IMAGE_PIXELS = None  # `image_checks.check_size` has the limit of all formats
 MOST_LABELS = 2**24  # whole numbers that float32 holds exactly: see augment.warp_labels
+PNG_BEGINS = b"\x89PNG\r\n\x1a\n"
 EXTENSIONS = (".tif", ".tiff", ".png", ".jpg", ".jpeg")
 
 
@@ -91,6 +93,7 @@ def count_pages(path: str) -> int:
     if not _is_tiff(path):
         return 1
     with _tiff(path) as tiff:
+        image_checks.check_pages(tiff)
         told = (tiff.imagej_metadata or {}).get("images", 1) if tiff.is_imagej else 1
         if len(tiff.pages) == 1 and told > 1:
             raise UserError(
@@ -113,14 +116,32 @@ def pixels_of(page: Page) -> int:
 def _decode(page: Page) -> np.ndarray:
     if _is_tiff(page.path):
         with _tiff(page.path) as tiff:
-            if page.number >= len(tiff.pages):
-                raise ValueError(
-                    f"it has {len(tiff.pages)} pages, not {page.number + 1}"
-                )
-            pixels = np.asarray(tiff.pages[page.number].asarray())
+            try:
+                described = tiff.pages[page.number].aspage()
+            except IndexError:
+                raise ValueError(f"it has no page {page.number}") from None
+            _check_tiff_page(page, described)
+            pixels = np.asarray(described.asarray())
             planar = tiff.pages.first.planarconfig == 2
         return np.moveaxis(pixels, 0, -1) if planar and pixels.ndim == 3 else pixels
-    return decode_png(files.read_bytes(page.path))
+    return decode_png(_read_checked(page.path))
+
+
+def _check_tiff_page(page: Page, described: tifffile.TiffPage) -> None:
+    height, width = described.imagelength, described.imagewidth
+    if described.dtype is None or not height * width:
+        raise ValueError(f"{height} x {width} px of no known kind")
+    image_checks.check_size(str(page), height, width, described.nbytes / height / width)
+    image_checks.check_strips(described)
+
+
+def _read_checked(path: str) -> bytes:
+    """The bytes of a PNG or JPEG that memory can hold, decoded."""
+    content = files.read_bytes(path)
+    if content.startswith(PNG_BEGINS):
+        image_checks.check_png(content)  # first, or the size may be anything
+        image_checks.check_size(path, *image_checks.png_size(content))
+    return content
 
 
 @_explained
@@ -242,7 +263,7 @@ def _decode_labels(page: Page) -> np.ndarray:
 
 def _decode_palette(path: str) -> np.ndarray:
     """The indices as they are; OpenCV would give their colours."""
-    return np.asarray(Image.open(io.BytesIO(files.read_bytes(path))))
+    return np.asarray(Image.open(io.BytesIO(_read_checked(path))))
 
 
 def _swap_red_and_blue(image: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import datetime
 import importlib.metadata
+import json
 import platform
 from collections.abc import Iterable
 from typing import Any
@@ -11,7 +12,7 @@ import ml_collections
 from preprocess import tiling
 from preprocess.facts import Facts, Source, data_config, relative
 from preprocess.records import SCHEMA_VERSION, weight_step
-from preprocess.shards import Shard, SourcePart
+from preprocess.shards import Shard, SourcePart, sealed
 from preprocess.splits import SPLITS
 
 SOFTWARE = ("unet-tfrecords", "apache-beam", "numpy", "opencv-python-headless")
@@ -53,7 +54,7 @@ def dataset_info(
       unlabelled: images that nobody labelled.
       config: the whole config.
     """
-    return {
+    content = {
         "schema_version": SCHEMA_VERSION,
         "config": data_config(config),
         "geometry": geometry(config, facts.bits),
@@ -75,6 +76,7 @@ def dataset_info(
         },
         "times": {"finished": datetime.datetime.now(datetime.timezone.utc).isoformat()},
     }
+    return sealed(json.loads(json.dumps(content)))  # of what will be read
 
 
 def _split_info(split: str, shards: Iterable[Shard], frames: int) -> dict[str, Any]:

@@ -42,6 +42,7 @@ from preprocess.shards import (
     as_json,
     damaged_files,
     differences,
+    parse_json,
     read_info,
     read_sources,
     reopen,
@@ -183,7 +184,10 @@ def _is_complete(
             files.remove(files.glob_in(output, files.TEMPORARY + "*"))
         return not damaged
     if files.exists(job_path):
-        there = json.loads(files.read_bytes(job_path))
+        try:
+            there = parse_json(files.read_bytes(job_path))
+        except ValueError as error:
+            raise UserError(f"{job_path}: broken ({error}); {afresh}") from None
         if changed := differences(there, data_config(config), "config"):
             raise UserError(
                 [f"{output}: unfinished, {line}; {afresh}" for line in changed]

@@ -169,7 +169,9 @@ def write_plan(
     while chunk := list(itertools.islice(planned, of_each)):
         path = files.join(output, f"{PLAN_NAME}{job}-{len(paths):05d}{PLAN_ENDING}")
         lines = (json.dumps(_to_json(each), separators=(",", ":")) for each in chunk)
-        files.write_bytes(path, "".join(f"{line}\n" for line in lines).encode())
+        content = "".join(f"{line}\n" for line in lines).encode()
+        digest = hashlib.sha256(content).hexdigest().encode()
+        files.write_bytes(path, digest + b"\n" + content)
         paths.append(path)
     return paths
 
@@ -178,7 +180,7 @@ def read_plan(path: str) -> Iterator[PlannedFrame]:
     """The frames that one of those files holds.
 
     Raises:
-      UserError: it is gone.
+      UserError: it is gone, or not as it was written.
     """
     try:
         content = files.read_bytes(path)
@@ -186,6 +188,9 @@ def read_plan(path: str) -> Iterator[PlannedFrame]:
         raise UserError(
             f"{path}: gone, perhaps cleared up by another job; run this again to go on"
         ) from None
+    digest, _, content = content.partition(b"\n")
+    if digest != hashlib.sha256(content).hexdigest().encode():
+        raise UserError(f"{path}: damaged; run this again to go on")
     for line in content.splitlines():
         yield _from_json(json.loads(line))
 

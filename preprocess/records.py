@@ -28,6 +28,7 @@ UNLABELLED = 255  # class of pixels that nobody labelled; they cost nothing in t
 ENCODINGS = ("png", "raw")
 BYTES_FEATURES = ("image", "label", "weight", "key")
 FLOAT_FEATURES = ("mean", "std")
+MOST_BYTES = 2**31  # of a record: protobuf's own limit
 
 
 class Tile(NamedTuple):
@@ -220,7 +221,7 @@ def scan_records(file: IO[bytes]) -> Iterator[Scanned]:
             yield Scanned(offset, None, f"truncated at byte {offset}")
             return
         length, crc = struct.unpack("<QI", header)
-        if crc != _masked_crc(header[:8]):
+        if crc != _masked_crc(header[:8]) or length > MOST_BYTES:
             yield Scanned(offset, None, f"corrupted length at byte {offset}")
             return
         body = file.read(length + 4)

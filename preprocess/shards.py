@@ -26,6 +26,7 @@ INFO_PARTS = (
     "source_parts",
     "skipped",
 )
+OWN_DIGEST = "own_digest"  # of all else in a JSON object
 INFO_NAME = "dataset_info.json"  # written last: where it is, the data set is complete
 SHARD_NAME = re.compile(r"(train|validation|test)-[0-9]{5,}-of-[0-9]{5,}\.tfrecord")
 PART_NAME = re.compile(r"sources-[0-9]{5,}-of-[0-9]{5,}\.jsonl")
@@ -119,17 +120,19 @@ def read_sources(folder: str, info: dict[str, Any]) -> Iterator[dict[str, Any]]:
       info: its `dataset_info.json`.
 
     Raises:
-      UserError: a file of them is missing or broken.
+      UserError: a file of them is missing or not as it was written.
     """
     yield from info["sources"]
     for part in info["source_parts"]:
         path = files.join(folder, part["name"])
         try:
-            with files.open_read(path) as file:
-                for line in file:
-                    yield json.loads(line)
+            content = files.read_bytes(path)  # of PART_FRAMES: some 20 MB
+            if hashlib.sha256(content).hexdigest() != part["sha256"]:
+                raise ValueError("not as it was written")
         except (FileNotFoundError, ValueError) as error:
             raise UserError(f"{path}: missing or broken ({error})") from None
+        for line in content.splitlines():
+            yield parse_json(line)
 
 
 def write_shard(path: str, records: Iterable[bytes]) -> tuple[int, int, str]:
@@ -156,7 +159,8 @@ def sidecar_path(folder: str, name: str) -> str:
 
 def write_sidecar(folder: str, shard: Shard) -> None:
     """Notes a finished shard."""
-    files.write_bytes(sidecar_path(folder, shard.name), as_json(shard._asdict()))
+    note = sealed(shard._asdict())
+    files.write_bytes(sidecar_path(folder, shard.name), as_json(note))
 
 
 def kept_shard(folder: str, name: str, made_from: str) -> Shard | None:
@@ -165,9 +169,12 @@ def kept_shard(folder: str, name: str, made_from: str) -> Shard | None:
     if not files.exists(path) or not files.exists(sidecar_path(folder, name)):
         return None
     try:
-        shard = Shard(**json.loads(files.read_bytes(sidecar_path(folder, name))))
+        note = parse_json(files.read_bytes(sidecar_path(folder, name)))
+        check_sealed(note)
+        note.pop(OWN_DIGEST, None)  # notes of older versions have none
+        shard = Shard(**note)
         shard = shard._replace(class_pixels=tuple(shard.class_pixels))
-    except (ValueError, TypeError, FileNotFoundError):
+    except (ValueError, TypeError, AttributeError, FileNotFoundError):
         return None
     is_it = shard.name == name and shard.made_from == made_from
     return shard if is_it and shard.sha256 == sha256_of(path) else None
@@ -210,6 +217,55 @@ def fingerprint(content: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def parse_json(text: bytes) -> Any:
+    """What a JSON text says.
+
+    Raises:
+      ValueError: it is none, whatever is wrong with it.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+
+
+def read_json(path: str) -> Any:
+    """What a file of JSON says.
+
+    Raises:
+      UserError: it is broken.
+      FileNotFoundError: there is none.
+    """
+    try:
+        return parse_json(files.read_bytes(path))
+    except ValueError as error:
+        raise UserError(
+            f"{path}: broken ({error}); remove it to have it made"
+        ) from None
+
+
+def sealed(content: dict[str, Any]) -> dict[str, Any]:
+    """A JSON object with its own digest; times are not in it, since they count nowhere.
+
+    >>> sealed({"a": 1})["own_digest"] == sealed({"times": 2, "a": 1})["own_digest"]
+    True
+    """
+    counting = {k: v for k, v in content.items() if k not in (OWN_DIGEST, "times")}
+    return content | {OWN_DIGEST: fingerprint(counting)}
+
+
+def check_sealed(content: dict[str, Any]) -> None:
+    """Compares an object with its digest, if it has one: older versions wrote none.
+
+    Raises:
+      ValueError: it is another.
+    """
+    if OWN_DIGEST in content and content != sealed(content):
+        raise ValueError(
+            f"not as it was written; to keep an edit, take {OWN_DIGEST} out"
+        )
+
+
 def differences(old: Any, new: Any, name: str = "") -> list[str]:
     """Where two JSON trees differ, one line each.
 
@@ -238,11 +294,12 @@ def read_info(folder: str) -> dict[str, Any]:
             "run preprocess to its end, or give the right --data"
         )
     try:
-        info = json.loads(files.read_bytes(path))
+        info = parse_json(files.read_bytes(path))
         version = info["schema_version"]
         missing = [name for name in INFO_PARTS if name not in info]
         if version == SCHEMA_VERSION and missing:
             raise ValueError(f"without {', '.join(missing)}")
+        check_sealed(info)
         if version == SCHEMA_VERSION:
             check_names(info)
     except (ValueError, KeyError, TypeError, AttributeError) as error:

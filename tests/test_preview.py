@@ -97,7 +97,7 @@ def test_text_from_outside_is_escaped(data, tmp_path):
     info["sources"][0]["frame"] = info["sources"][0]["files"][0]["path"] = evil
     info["skipped"] = [{"frame": evil, "reasons": [evil], "files": []}]
     info["config"]["data"]["name"] = evil
-    path.write_text(json.dumps(info))
+    path.write_text(json.dumps(shards.sealed(info)))
     assert run(tmp_path / "d", tmp_path / "p") == 0
     text = (tmp_path / "p/index.html").read_text()
     assert "script" not in Page(text).tags and "&lt;script&gt;" in text

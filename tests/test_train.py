@@ -365,6 +365,7 @@ def test_extending_on_other_data_changes_nothing(shards_folder, train_config, tm
     info = json.loads((tmp_path / "dataset_info.json").read_text())
     info["splits"]["train"]["num_tiles"] += 1  # as if the data were others
     (tmp_path / "dataset_info.json").write_text(json.dumps(info))
+    (tmp_path / "SHA256SUMS").unlink()  # the change is meant
     with pytest.raises(UserError, match="num_tiles"):
         run(train_config, shards_folder, tmp_path, extend_steps=4)
     assert workdir.read_config(str(tmp_path)).train.steps == 2

@@ -47,7 +47,7 @@ def edit_info(folder, change):
     path = folder / shards.INFO_NAME
     info = json.loads(path.read_text())
     change(info)
-    path.write_text(json.dumps(info))
+    path.write_text(json.dumps(shards.sealed(info)))
 
 
 def rewrite(folder, name, change):

@@ -4,7 +4,6 @@ checkpoints/step-00000120/state.index, state.data-00000-of-00001   TensorFlow's
                           about.json   written last: files with sha256, progress
 """
 
-import json
 import os
 import re
 import sys
@@ -14,7 +13,7 @@ import tensorflow as tf
 
 from preprocess import files
 from preprocess.errors import UserError
-from preprocess.shards import as_json, fingerprint, sha256_of
+from preprocess.shards import as_json, fingerprint, parse_json, sha256_of
 from trainer import stores
 
 ABOUT = "about.json"
@@ -72,7 +71,7 @@ def read_about(folder: str, step: int) -> About:
     """
     inside = files.join(folder, name_of(step))
     try:
-        about = About(**json.loads(files.read_bytes(files.join(inside, ABOUT))))
+        about = About(**parse_json(files.read_bytes(files.join(inside, ABOUT))))
         digests = dict(about.digests)
         sizes = {name: about.sizes[name] for name in digests}
         # A name may lead out of the folder.
@@ -135,7 +134,7 @@ def note_progress(folder: str, step: int, progress: dict[str, Any]) -> None:
     Written anew it would be gone for a while, with what the last signal has saved.
     """
     path = files.join(folder, name_of(step), ABOUT)
-    about = About(**json.loads(files.read_bytes(path)))
+    about = About(**parse_json(files.read_bytes(path)))
     noted = about._replace(progress=progress).sealed()
     files.write_bytes(path, as_json(noted._asdict()))
 

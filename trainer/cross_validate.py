@@ -15,7 +15,7 @@ import ml_collections
 
 from preprocess import cli, files
 from preprocess.errors import UserError
-from preprocess.shards import as_json, differences
+from preprocess.shards import as_json, differences, read_json
 from trainer import workdir
 from trainer.evaluate import read_measured, summary, write
 from trainer.report import page
@@ -82,7 +82,7 @@ def _claim(folder: str, config: ml_collections.ConfigDict, **settings) -> None:
     mine = {"config": json.loads(config.to_json()), **settings}
     if not files.exists(path):
         files.write_bytes(path, as_json(mine))
-    elif lines := differences(json.loads(files.read_bytes(path)), mine, ""):
+    elif lines := differences(read_json(path), mine, ""):
         raise UserError(
             [f"{path}: {line}; give another --workdir" for line in lines[:20]]
         )
@@ -148,6 +148,4 @@ def _environment() -> dict[str, str]:
 
 
 def _scores(run: str) -> dict[str, Any]:
-    return json.loads(files.read_bytes(files.join(run, "evaluation-test.json")))[
-        "scores"
-    ]
+    return read_json(files.join(run, "evaluation-test.json"))["scores"]

@@ -1,7 +1,6 @@
 """Pictures of the best and the worst frames of an evaluation, for the report."""
 
 import base64
-import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 
 from preprocess import files
 from preprocess.records import UNLABELLED
-from preprocess.shards import as_json
+from preprocess.shards import as_json, read_json
 from preprocess.sources import Truth
 from trainer.instances import InstanceRules, classes_of, instances_of
 from trainer.predict.overlay import grey_levels, overlay
@@ -123,7 +122,7 @@ class Gallery:
 def read(folder: str, split: str) -> list[dict[str, Any]]:
     """What `Gallery.write` kept, the best first; nothing where there is none."""
     path = _path(folder, split)
-    return json.loads(files.read_bytes(path)) if files.exists(path) else []
+    return read_json(path) if files.exists(path) else []
 
 
 def _path(folder: str, split: str) -> str:

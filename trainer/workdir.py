@@ -8,9 +8,17 @@ from typing import Any
 
 import ml_collections
 
-from preprocess import files
+from preprocess import files, sums
 from preprocess.errors import UserError
-from preprocess.shards import INFO_NAME, as_json, check_names, differences
+from preprocess.shards import (
+    INFO_NAME,
+    as_json,
+    check_names,
+    check_sealed,
+    differences,
+    parse_json,
+    sealed,
+)
 from trainer.instances import InstanceRules, rules_from
 
 CONFIG_NAME = "config.json"
@@ -69,8 +77,11 @@ def claim(
             changed.append(f"{path}: {line}; {_advice(line)}")
     if changed:
         raise UserError(changed[:20])
-    for path, mine in to_write if write else []:
-        files.write_bytes(path, as_json(mine))
+    if write and (to_write or not files.exists(files.join(workdir, sums.NAME))):
+        files.remove([files.join(workdir, sums.NAME)])  # it holds for none in between
+        for path, mine in to_write:
+            files.write_bytes(path, as_json(mine))
+        sums.write(workdir, content)
 
 
 def _advice(line: str) -> str:
@@ -95,12 +106,26 @@ def _extended(path: str, there: dict[str, Any], steps: int) -> dict[str, Any]:
 
 
 def _read_json(path: str) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+      UserError: the file holds none.
+    """
     try:
-        content = json.loads(files.read_bytes(path))
+        content = parse_json(files.read_bytes(path))
         if not isinstance(content, dict):
             raise ValueError("not a JSON object")
     except ValueError as error:
         raise UserError(f"{path}: broken ({error}); is it train's own?") from None
+    return content
+
+
+def _read_sealed(path: str) -> dict[str, Any]:
+    content = _read_json(path)
+    try:
+        check_sealed(content)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from None
     return content
 
 
@@ -113,6 +138,7 @@ def read_config(workdir: str) -> ml_collections.ConfigDict:
     path = files.join(workdir, CONFIG_NAME)
     if not files.exists(path):
         raise UserError(f"{path}: missing; --workdir names the folder that train made")
+    sums.check(workdir, [CONFIG_NAME])
     return ml_collections.ConfigDict(_read_json(path))
 
 
@@ -122,6 +148,7 @@ def read_info(workdir: str) -> dict[str, Any]:
     Raises:
       UserError: it isn't what train has written.
     """
+    sums.check(workdir, [INFO_NAME])
     path = files.join(workdir, INFO_NAME)
     info = _read_json(path)
     try:
@@ -196,13 +223,13 @@ def read_rules(workdir: str) -> InstanceRules:
 def read_rules_file(workdir: str) -> dict[str, Any]:
     """The rules with how they were found; empty where nothing was tuned."""
     path = files.join(workdir, RULES_NAME)
-    return _read_json(path) if files.exists(path) else {}
+    return _read_sealed(path) if files.exists(path) else {}
 
 
 def write_rules(workdir: str, rules: InstanceRules, found: dict[str, Any]) -> None:
     """Keeps rules, and how they were found, for evaluate, export and predict."""
     content = {"rules": rules._asdict(), **found}
-    files.write_bytes(files.join(workdir, RULES_NAME), as_json(content))
+    files.write_bytes(files.join(workdir, RULES_NAME), as_json(sealed(content)))
 
 
 def read_metrics(workdir: str) -> list[dict[str, Any]]:
@@ -213,7 +240,7 @@ def read_metrics(workdir: str) -> list[dict[str, Any]]:
     lines = []
     for line in files.read_bytes(path).splitlines():
         try:
-            lines.append(json.loads(line))
+            lines.append(parse_json(line))
         except ValueError:  # cut off by a kill
             continue
     return lines
@@ -227,7 +254,7 @@ def trim_metrics(workdir: str, step: int) -> None:
     kept = []
     for line in files.read_bytes(path).splitlines(keepends=True):
         try:
-            beyond = json.loads(line)["step"] > step
+            beyond = parse_json(line)["step"] > step
         except (ValueError, TypeError, KeyError):
             continue
         if not beyond:

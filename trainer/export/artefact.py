@@ -13,7 +13,7 @@ from preprocess.shards import as_json, read_sources
 from trainer import workdir
 from trainer.export import about, layout, onnx, warmup
 from trainer.export.memory import tile_within
-from trainer.export.publish import check, publish, staging
+from trainer.export.publish import check, files_below, publish, staging
 from trainer.export.signatures import Served
 from trainer.inference import Segmenter
 from trainer.input_pipeline import Geometry, geometry_of
@@ -110,6 +110,7 @@ def export(folder: str, destinations: list[str], options: Options) -> list[str]:
             if options.onnx:
                 path = os.path.join(stage, layout.EXTRA, layout.ONNX)
                 onnx.convert(served.functions["tile"], content, path)
+            layout.seal(stage, files_below(stage))
             made.append(publish(stage, destination))
     return made
 

@@ -6,14 +6,16 @@ MODEL/VERSION/saved_model.pb, variables/   the signatures and the weights
                 model.json                 what programs must know: see `about`
                 model_card.md              for people
                 tile.onnx                  where asked for
+                SHA256SUMS                 of the files above; `predict` checks them
                 tf_serving_warmup_requests which Serving replays before it answers
 """
 
-import json
+from collections.abc import Iterable
 from typing import Any
 
-from preprocess import files
+from preprocess import files, sums
 from preprocess.errors import UserError
+from preprocess.shards import parse_json
 
 GRAPH = "saved_model.pb"
 VARIABLES = "variables"
@@ -43,6 +45,23 @@ def newest_version(model: str) -> str:
     )
 
 
+def seal(version: str, names: Iterable[str]) -> None:
+    """Notes the files of a finished version, by names within it."""
+    sums.write(version, names, f"{EXTRA}/{sums.NAME}")
+
+
+def check(version: str, names: Iterable[str]) -> None:
+    """Compares files of a version with what export wrote.
+
+    Weights may be constants of saved_model.pb, of whose bytes TensorFlow has no
+    checksum: a changed one would be another network, or end the interpreter.
+
+    Raises:
+      UserError: some are missing or have changed.
+    """
+    sums.check(version, names, f"{EXTRA}/{sums.NAME}")
+
+
 def read_about(version: str) -> dict[str, Any]:
     """What model.json says of a version.
 
@@ -52,8 +71,9 @@ def read_about(version: str) -> dict[str, Any]:
     path = files.join(version, EXTRA, ABOUT)
     if not files.exists(path):
         raise UserError(f"{version}: not a SavedModel of export's: no {EXTRA}/{ABOUT}")
+    check(version, [f"{EXTRA}/{ABOUT}"])
     try:
-        about = json.loads(files.read_bytes(path))
+        about = parse_json(files.read_bytes(path))
         return {name: about[name] for name in NEEDED} | about
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: broken ({error}); export again") from None

@@ -106,7 +106,7 @@ def _flush(folder: str) -> None:
 
 
 def _upload(folder: str, destination: str) -> str:
-    paths = _relative_paths(folder)
+    paths = files_below(folder)
     bucket, prefix = _bucket_and_prefix(destination)
     with _explained(destination):
         number = _claim(bucket, prefix)
@@ -162,7 +162,8 @@ def check(destination: str) -> None:
             _names_in(bucket, prefix)
 
 
-def _relative_paths(folder: str) -> list[str]:
+def files_below(folder: str) -> list[str]:
+    """Paths of all files of a local folder, relative to it."""
     return sorted(
         os.path.relpath(os.path.join(place, name), folder)
         for place, _, names in os.walk(folder)

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from preprocess import files
 from preprocess.errors import UserError
 from preprocess.images import is_spread, read_image
-from preprocess.shards import as_json, differences, sha256_of
+from preprocess.shards import as_json, differences, parse_json, sha256_of
 from trainer.export import layout
 from trainer.instances import InstanceRules, rules_from
 from trainer.predict import runtimes
@@ -172,7 +172,7 @@ def _check_record(output: str, record: dict[str, Any], overwrite: bool) -> None:
     if overwrite or not files.exists(path):
         return
     try:
-        there = json.loads(files.read_bytes(path))
+        there = parse_json(files.read_bytes(path))
     except ValueError:
         there = {}
     if lines := differences(there, record, ""):

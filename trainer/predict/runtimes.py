@@ -55,8 +55,10 @@ def load(
       UserError: broken, made by something else, or without what the runtime needs.
     """
     about = layout.read_about(version)
+    paths = model_files(version, runtime)
+    layout.check(version, [path[len(version) :].strip("/") for path in paths])
     if runtime == "onnx":
-        [path] = model_files(version, runtime)
+        [path] = paths
         return [OnnxRuntime(path, about, tta=tta)]
     from trainer import strategy
 
