@@ -79,9 +79,10 @@ def _version(path: str) -> tuple[int, float]:
 def _fetched(path: str) -> Copy:
     file = tempfile.NamedTemporaryFile(prefix="unet-near-")
     size = 0
-    for block in files.read_blocks(path):
-        size += file.write(block)
-    file.flush()
+    with files.naming(file.name):
+        for block in files.read_blocks(path):
+            size += file.write(block)
+        file.flush()
     version = _version(path) if size >= LARGE else None
     return Copy(file, size, time.monotonic(), version)
 

@@ -110,6 +110,8 @@ def save(
     except tf.errors.OpError as error:  # a full disk, no permission, a lost bucket
         if line := stores.line_of(error, [written]):
             raise UserError(f"checkpoint not written: {line}") from error
+        if of_disk := stores.disk_error(error):
+            raise of_disk from error
         reason = " ".join(error.message.split())[:200]
         raise UserError(f"{written}: checkpoint not written: {reason}") from error
     paths = files.list_files(written)

@@ -254,7 +254,7 @@ class MetricsLog:
         """Adds a line."""
         text = (json.dumps(line) + "\n").encode()
         if not self.remote:
-            with open(self.path, "ab") as file:
+            with files.naming(self.path), open(self.path, "ab") as file:
                 file.write(text)
             return
         self.content += text

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import json
+import os
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from preprocess import files
-from preprocess.errors import UserError
+from preprocess.errors import UserError, of_disk
 from preprocess.images import is_spread, read_image
 from preprocess.shards import as_json, differences, sha256_of
 from trainer.export import layout
@@ -128,6 +129,11 @@ def _outputs_of(
         try:
             stack = stack_name(job, choice)
             own = [*encoders(job, choice), *([stack] if stack else [])]
+            if too_long := [n for n in own if len(os.fsencode(n)) > files.MOST_BYTES]:
+                raise UserError(
+                    f"{job.page}: its output {too_long[0]} would have a name of more "
+                    f"than {files.MOST_BYTES} bytes; rename the image"
+                )
             own = [files.join(output, name) for name in own]
         except UserError as error:
             problems += error.problems
@@ -222,8 +228,7 @@ def _run(pipeline: Pipeline, stacks: Stacks, skipped: int) -> list[str]:
     ):
         for job, error in running:
             if _stops_all(error):
-                reason = f"{job.page}: {error}; stopped here"
-                raise UserError([*problems, reason]) from error
+                raise UserError([*problems, *_lines_of(job, error)]) from error
             if error is not None and not isinstance(error, Exception):
                 raise error  # Ctrl-C in a thread
             if error is not None:
@@ -240,6 +245,8 @@ def _stops_all(error: BaseException | None) -> bool:
 
 def _lines_of(job: Job, error: BaseException) -> list[str]:
     """The lines of an error, each with its image."""
+    if isinstance(error, OSError) and (text := of_disk(error)):
+        return [f"{job.page}: {text}"]
     if not isinstance(error, UserError):
         text = " ".join(str(error).split())[:200]
         return [f"{job.page}: {type(error).__name__}: {text}"]
