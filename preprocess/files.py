@@ -261,7 +261,9 @@ def _sign(file: IO[bytes]) -> None:
     now = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
     with contextlib.suppress(OSError):  # a full disk is told of where it matters
         file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}, {now}".encode())
+        file.write(
+            f"process {os.getpid()} on {socket.gethostname()} since {now}".encode()
+        )
 
 
 def _signed(path: str) -> str:

@@ -188,7 +188,9 @@ def newest_whole(folder: str) -> About | None:
         try:
             about = read_about(folder, step)
         except (ValueError, OSError) as error:
-            problems.append(f"{files.join(folder, name_of(step))}: damaged: {error}")
+            inside = files.join(folder, name_of(step))
+            if files.exists(files.join(inside, ABOUT)):  # else a training has pruned it
+                problems.append(f"{inside}: damaged: {error}")
             continue
         for line in problems:
             print(f"{line}; taking the one before it", file=sys.stderr, flush=True)
