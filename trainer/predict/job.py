@@ -18,7 +18,7 @@ from preprocess.shards import as_json, differences, sha256_of
 from trainer.export import layout
 from trainer.instances import InstanceRules, rules_from
 from trainer.predict import runtimes
-from trainer.predict.images import Job, find_jobs
+from trainer.predict.images import Job, find_jobs, page_names
 from trainer.predict.outputs import (
     Choice,
     Result,
@@ -28,6 +28,7 @@ from trainer.predict.outputs import (
     stack_name,
 )
 from trainer.predict.pipeline import Pipeline
+from trainer.predict.seen import Seen
 
 FATAL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 RECORD_NAME = "predict.json"  # which model made what lies here, and how
@@ -76,8 +77,11 @@ def predict(
         record = _record(version, choice, runtime, tta or about.get("tta", False))
         there = files.updated_in(output)
         _check_record(output, record, overwrite)
+        seen = Seen(output)
         todo = [
-            job for job in names if overwrite or not _is_done(names[job], job, there)
+            job
+            for job in names
+            if overwrite or not seen.is_done(job, names[job], there)
         ]
         if todo:
             loaded = runtimes.load(version, runtime=runtime, tta=tta, devices=devices)
@@ -87,7 +91,7 @@ def predict(
                 files.remove([path for path in made if path in there])
             files.write_bytes(files.join(output, RECORD_NAME), as_json(record))
             done = len(names) - len(todo)
-            problems += _segment_all(todo, loaded, about, choice, output, done)
+            problems += _segment_all(todo, loaded, about, choice, output, seen, done)
         if problems:
             raise UserError(problems)
         return len(todo), len(names) - len(todo)
@@ -99,6 +103,7 @@ def _segment_all(
     about: dict[str, Any],
     choice: Choice,
     output: str,
+    seen: Seen,
     done: int,
 ) -> list[str]:
     """Takes images through the pipeline; a line for each that could not be made."""
@@ -108,7 +113,7 @@ def _segment_all(
         read=lambda job: _read(job, about),
         workers=[runtime.segment for runtime in loaded],
         write=lambda job, image, made: _write(
-            job, result_of(image, made, choice), choice, output, stacks
+            job, result_of(image, made, choice), choice, output, stacks, seen
         ),
     )
     try:
@@ -188,12 +193,6 @@ def _check_record(output: str, record: dict[str, Any], overwrite: bool) -> None:
         )
 
 
-def _is_done(paths: list[str], job: Job, there: dict[str, float]) -> bool:
-    """Whether all outputs are there and the image has not changed since."""
-    times = [there.get(path) for path in paths]
-    return all(time is not None and time >= job.updated for time in times)
-
-
 def _read(job: Job, about: dict[str, Any]) -> np.ndarray:
     """Reads an image whose intensities mean what they meant in training."""
     if about["normalization"] and is_spread(job.page):
@@ -205,12 +204,14 @@ def _read(job: Job, about: dict[str, Any]) -> np.ndarray:
 
 
 def _write(
-    job: Job, result: Result, choice: Choice, output: str, stacks: Stacks
+    job: Job, result: Result, choice: Choice, output: str, stacks: Stacks, seen: Seen
 ) -> None:
     for name, encode in encoders(job, choice).items():
         files.write_bytes(files.join(output, name), encode(result))
-    if stack := stack_name(job, choice):
-        stacks.add(stack, job, result)
+    if not (stack := stack_name(job, choice)):
+        seen.add([job.name], job.updated)
+    elif stacks.add(stack, job, result):
+        seen.add(page_names(job.stack, job.pages), job.updated)
 
 
 def _run(pipeline: Pipeline, stacks: Stacks, skipped: int) -> list[str]:
@@ -227,7 +228,7 @@ def _run(pipeline: Pipeline, stacks: Stacks, skipped: int) -> list[str]:
         tqdm(total=total, initial=skipped, unit="image", file=sys.stderr) as bar,
     ):
         for job, error in running:
-            if _stops_all(error):
+            if error is not None and _stops_all(error):
                 raise UserError([*problems, *_lines_of(job, error)]) from error
             if error is not None and not isinstance(error, Exception):
                 raise error  # Ctrl-C in a thread
@@ -238,7 +239,7 @@ def _run(pipeline: Pipeline, stacks: Stacks, skipped: int) -> list[str]:
     return problems
 
 
-def _stops_all(error: BaseException | None) -> bool:
+def _stops_all(error: BaseException) -> bool:
     """Whether the next image would fare no better: a full or read-only disk."""
     return isinstance(error, OSError) and error.errno in FATAL
 
