@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from preprocess import files
 from preprocess.errors import UserError
-from trainer import checkpoints, workdir
+from trainer import checkpoints, stores, workdir
 from trainer.model import build_model
 
 
@@ -31,6 +31,7 @@ def restore_network(
     Raises:
       UserError: no such checkpoint there.
     """
+    stores.check_name(folder)
     inside = files.join(folder, workdir.CHECKPOINTS)
     network = build_model(config.model, precision=precision, seed=config.seed)
     there = checkpoints.complete_steps(inside)

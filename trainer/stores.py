@@ -26,6 +26,7 @@ from preprocess.object_store import (
     store_error,
 )
 
+PATTERNS = "[]*?\\"  # in names, to TensorFlow's file systems
 PLUGINS = "tensorflow_io"
 PLUGINS_WANT = "2.17."
 ENVIRONMENT = f"UNET_EXTRA=io ./launch.sh has TensorFlow {PLUGINS_WANT}x, which does"
@@ -114,6 +115,19 @@ def explained(run: cli.Run) -> cli.Run:
             raise
 
     return told
+
+
+def check_name(name: str) -> None:
+    """Refuses what TensorFlow takes for a pattern, and finds nothing below.
+
+    Raises:
+      UserError: of weights below such a folder.
+    """
+    if set(name) & set(PATTERNS):
+        raise UserError(
+            f"{name}: TensorFlow finds no weights below a name with {PATTERNS}; "
+            "take another"
+        )
 
 
 def line_of(error: Exception, places: Sequence[str] = ()) -> str:

@@ -11,6 +11,7 @@ import ml_collections
 from preprocess import files
 from preprocess.errors import UserError
 from preprocess.shards import INFO_NAME, as_json, check_names, differences
+from trainer import stores
 from trainer.instances import InstanceRules, rules_from
 
 CONFIG_NAME = "config.json"
@@ -45,11 +46,7 @@ def claim(
     Raises:
       UserError: another run lies there, naming what differs.
     """
-    if set(workdir) & set("[]*?"):
-        raise UserError(
-            f"--workdir={workdir}: TensorFlow finds no checkpoints below a name "
-            "with [ ] * or ?; give another"
-        )
+    stores.check_name(f"--workdir={workdir}")
     content = {
         CONFIG_NAME: json.loads(config.to_json()),
         INFO_NAME: {name: value for name, value in info.items() if name != "times"},

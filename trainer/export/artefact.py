@@ -66,6 +66,7 @@ def export(folder: str, destinations: list[str], options: Options) -> list[str]:
         nothing can be written there.
     """
     for destination in destinations:
+        stores.check_name(destination)
         check(destination)
     config = workdir.read_config(folder)
     info = workdir.read_info(folder)
