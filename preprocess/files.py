@@ -166,20 +166,20 @@ def open_atomic(path: str) -> Iterator[IO[bytes]]:
     if not is_remote(path):
         make_folder(folder or ".")
     try:
-        with (
-            naming(path, temporary),
-            object_store.create(temporary)
-            if is_remote(path)
-            else open(temporary, "wb") as file,
-        ):
-            yield file
-            if not is_remote(path):
-                file.flush()
-                os.fsync(file.fileno())
-        if is_remote(path):
-            object_store.rename(temporary, path)
-        else:
-            os.replace(temporary, path)
+        with naming(path, temporary):
+            with (
+                object_store.create(temporary)
+                if is_remote(path)
+                else open(temporary, "wb") as file
+            ):
+                yield file
+                if not is_remote(path):
+                    file.flush()
+                    os.fsync(file.fileno())
+            if is_remote(path):
+                object_store.rename(temporary, path)
+            else:
+                os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(Exception):
             remove([temporary])
