@@ -44,22 +44,19 @@ def ended(process) -> tuple[int, list[str]]:
 
 
 @pytest.mark.slow
-def test_three_preprocess_jobs_at_once(cells, shards_folder, digests, tmp_path):
+def test_two_preprocess_jobs_at_once(cells, shards_folder, digests, tmp_path):
     output = tmp_path / "data"
     given = f"--input={cells}", f"--output={output}"
     other = [*CONFIG, "--config.seed=9", *given]
     jobs = [start("preprocess.main", *CONFIG, *given, "--overwrite")]
-    jobs += [start("preprocess.main", *CONFIG, *given)]
     jobs += [start("preprocess.main", *other)]
     found = [ended(job) for job in jobs]
     assert any(code == 0 for code, _ in found)
     for code, lines in found:
         assert code == 0 or (code, len(lines)) == (2, 1)
         assert code == 0 or "since" in lines[0] or "seed" in lines[0]
-    if found[2][0]:  # else the other seed was first, and the two were refused
+    if found[1][0]:  # else the other seed was first
         assert digests(output) == digests(type(tmp_path)(shards_folder))
-    else:
-        assert [code for code, _ in found[:2]] == [2, 2]
     assert verify.verify(str(output)) > 0
     assert not [n for n in os.listdir(output) if n.startswith(".")]
 
@@ -128,8 +125,6 @@ def test_a_second_training_and_readers_beside_a_training(
         assert "is being read" in capfd.readouterr().err
         scored = [f"--workdir={run_folder}", f"--input={cells}"]
         assert run(COMMANDS["evaluate"], scored) == 0
-        to = f"--output={tmp_path / 'model'}"
-        assert run(COMMANDS["export"], [scored[0], to, "--checkpoint=newest"]) == 0
         assert "damaged" not in capfd.readouterr().err
         os.kill(first.pid, signal.SIGCONT)
         _, said = first.communicate(timeout=200)
