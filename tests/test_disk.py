@@ -8,14 +8,16 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import tensorflow as tf
 
 from preprocess import files, main, pipeline
 from preprocess.cli import main as run
+from preprocess.errors import of_disk
 from tests.campaign import disk
 from tests.conftest import ROOT, TINY_DATA
-from trainer import checkpoints, stores
+from trainer import checkpoints, evaluate, stores, tune
 from trainer.export import publish
 from trainer.main import COMMANDS
 
@@ -71,6 +73,18 @@ def test_what_tensorflow_says_of_a_disk_is_told_like_everybodys():
     other = tf.errors.InternalError(None, None, "/a/b; something else")
     assert stores.disk_error(other) is None
     assert stores.disk_error(OSError(28, "No space left on device")) is None
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
+@pytest.mark.parametrize("size", [4, 400])  # px: fits into a buffer, or does not
+def test_scratch_files_on_a_full_disk(tmp_path, size):
+    (tmp_path / "0.npy").symlink_to("/dev/full")
+    image = np.zeros((size, size, 1), np.uint8)
+    run = evaluate.Run(None, {}, 1, lambda image: image.astype(np.float32))
+    scored = evaluate.Scored(None, image, None, None)
+    with pytest.raises(OSError) as caught:
+        tune._Kept(run, str(tmp_path)).add(scored)
+    assert of_disk(caught.value).startswith(f"{tmp_path}/0.npy: No space left")
 
 
 def test_a_file_that_goes_between_plan_and_read(cells, tmp_path, monkeypatch, capfd):
