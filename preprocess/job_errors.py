@@ -16,7 +16,7 @@ from preprocess.errors import UserError, of_disk
 WORKERS_OWN = re.compile(
     r"^.*(?:errors\.UserError: |OSError: |Error: (?=\[Errno))(.*?)(?: \[while|$)", re.M
 )
-OF_DISK = re.compile(r"""\[Errno (\d+)\] (.*?): ('.*'|".*")""")
+OF_DISK = re.compile(r"""\[Errno (\d+)\] ([^:]*): ('[^']*'|"[^"]*")""")
 DOCKER = (
     "no container could be started there; see that Docker runs, and its image can be "
     "had (--environment_config=IMAGE), or choose another --environment_type "

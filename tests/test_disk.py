@@ -116,7 +116,7 @@ def test_a_folder_that_goes_under_a_job(
         written = write_shard(path, records)
         if not gone:
             gone.append(path)
-            shutil.rmtree(output)
+            shutil.rmtree(output, ignore_errors=True)  # of what others write
         return written
 
     monkeypatch.setattr(pipeline, "write_shard", then_gone)
