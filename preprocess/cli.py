@@ -10,15 +10,15 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
-from typing import NamedTuple, NoReturn
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, NoReturn
 
 import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
 import configs
-from preprocess.errors import UserError
+from preprocess.errors import UserError, of_disk
 
 INTERRUPTED, TERMINATED = 130, 143  # exit codes: 128 and the signal's number
 Run = Callable[[flags.FlagValues, list[str]], None]
@@ -74,7 +74,7 @@ def main(command: Command, argv: Sequence[str] | None = None) -> int:
         _tell(command, error.problems)
         return error.exit_code
     except OSError as error:  # a full disk, a file in a folder's place, no permission
-        _tell(command, [_one_line(error)])
+        _tell(command, [of_disk(error) or _one_line(error)])
         return UserError.exit_code
     except KeyboardInterrupt as stop:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C: no traceback
@@ -146,7 +146,25 @@ def _end_with_parent() -> None:
 
 def _tell(command: Command, problems: Sequence[str]) -> None:
     for line in problems:
-        print(f"{command.name}: {line}", file=sys.stderr)
+        print(f"{command.name}: {printable(line)}", file=sys.stderr)
+
+
+def printable(text: str) -> str:
+    """A line that stays one: whatever a file's name can hold and no line can, escaped.
+
+    >>> print(printable("a\\tb\\n\\udcff é"))
+    a\\tb\\n\\xff é
+    """
+    return "".join(
+        character if character.isprintable() else _escaped(character)
+        for character in text
+    )
+
+
+def _escaped(character: str) -> str:
+    if "\udc80" <= character <= "\udcff":  # a byte that is no UTF-8 (PEP 383)
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode()
 
 
 def parse(
@@ -179,19 +197,35 @@ def parse(
     except Exception as error:
         # A config is Python: whatever it does wrong, the user hears of it in one line.
         raise UserError(f"{_one_line(error)}; see --help") from error
-    for name in values:
-        value = values[name].value
-        if isinstance(value, str) and (found := MISTYPED.match(value)):
-            raise UserError(f"--{name}={value}: write {found[1]}://BUCKET/FOLDER")
+    _check_names({f"--{name}": values[name].value for name in values})
     if missing:
         given = ", ".join(f"--{name}" for name in missing)
         raise UserError(f"{given} must be given; see --help")
     if rest and not (command.passes_on or command.takes_arguments):
         raise UserError(f"does not take {' '.join(rest)!r}; see --help")
+    if command.takes_arguments:
+        _check_names({f"argument {i}": text for i, text in enumerate(rest, 1)})
     return values, rest
 
 
+def _check_names(values: Mapping[str, Any]) -> None:
+    """Refuses names that would be taken for others, or that not all libraries take.
+
+    Raises:
+      UserError: the first of them.
+    """
+    for name, value in values.items():
+        if isinstance(value, str) and (found := MISTYPED.match(value)):
+            raise UserError(f"{name}={value}: write {found[1]}://BUCKET/FOLDER")
+        if isinstance(value, str) and UNPRINTABLE.search(value):
+            raise UserError(
+                f"{name}={value}: a line break, another control character or a byte "
+                "that is no UTF-8 in it; take another name"
+            )
+
+
 _EMPTY = (None, "")
+UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 # Taken for folders of this machine otherwise.
 MISTYPED = re.compile("(gs|s3|az|azfs|hdfs):(?!//[^/])")
 

@@ -1,5 +1,7 @@
 """Mistakes that a user can mend: shown as lines without a traceback, exit code 2."""
 
+import errno
+import os
 from collections.abc import Sequence
 
 
@@ -14,3 +16,25 @@ class UserError(Exception):
     def __init__(self, problems: str | Sequence[str]):
         self.problems = [problems] if isinstance(problems, str) else list(problems)
         super().__init__("\n".join(self.problems))
+
+
+FREE_SOME = "; free some, then run it again"
+ADVICE = {
+    errno.ENOSPC: FREE_SOME,
+    errno.EDQUOT: FREE_SOME,
+    errno.EROFS: "; give another folder",
+    errno.EACCES: "; give another folder, or yourself the right to it",
+    errno.ENAMETOOLONG: "; give shorter names",
+}
+
+
+def of_disk(error: OSError) -> str:
+    """Which file the system refused, why, and what to do; "" where it says no file.
+
+    >>> of_disk(OSError(errno.ENOSPC, "No space left on device", "a.png"))
+    'a.png: No space left on device; free some, then run it again'
+    """
+    if not error.errno or error.filename is None:
+        return ""
+    name = os.fsdecode(error.filename)
+    return f"{name}: {error.strerror}{ADVICE.get(error.errno, '')}"

@@ -9,6 +9,7 @@ import fcntl
 import glob as local_glob
 import os
 import shutil
+import socket
 import time
 import uuid
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from preprocess.errors import UserError
 LOCK_NAME = ".lock"
 TEMPORARY = ".unfinished-"  # begins the name of every file not yet complete
 ABANDONED_S = 24 * 3600  # after which what nobody has touched counts as left by a kill
+MOST_BYTES = 255  # of a file's name, on every usual disk
 
 
 def is_remote(path: str) -> bool:
@@ -161,28 +163,53 @@ def remove(paths: list[str]) -> None:
 def open_atomic(path: str) -> Iterator[IO[bytes]]:
     """A binary file that appears under its name only when the block ends well."""
     folder, name = path[: -len(basename(path))], basename(path)
-    temporary = f"{folder}{TEMPORARY}{uuid.uuid4().hex[:8]}-{name}"
-    if not is_remote(path):
-        make_folder(folder or ".")
+    temporary = folder + _temporary(name)
     try:
-        with (
-            object_store.create(temporary)
-            if is_remote(path)
-            else open(temporary, "wb") as file
-        ):
-            if not is_remote(path):
-                _lock(file)  # see remove_unfinished
-            yield file
-            if not is_remote(path):
+        with naming(path, temporary):
+            if is_remote(path):
+                with object_store.create(temporary) as file:
+                    yield file
+                object_store.rename(temporary, path)
+                return
+            make_folder(folder or ".")
+            with _open_locked(temporary) as file:
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
-        if is_remote(path):
-            object_store.rename(temporary, path)
-        else:
-            os.replace(temporary, path)
+                os.replace(temporary, path)  # as long as it is locked
     except BaseException:
         with contextlib.suppress(Exception):
             remove([temporary])
+        raise
+
+
+def _temporary(name: str) -> str:
+    """A name beside a file's own that nobody else takes, and no disk finds too long.
+
+    >>> len(_temporary("n" * MOST_BYTES)), _temporary("a.png")[-6:]
+    (255, '-a.png')
+    """
+    start = f"{TEMPORARY}{uuid.uuid4().hex[:8]}-"
+    room = MOST_BYTES - len(start)
+    if len(encoded := os.fsencode(name)) <= room:
+        return start + name
+    return start + encoded[-room:].decode(errors="ignore")
+
+
+@contextlib.contextmanager
+def naming(path: str, instead_of: str | None = None) -> Iterator[None]:
+    """Has the errors of a disk name a file: those of writing and flushing name none.
+
+    Args:
+      path: the file's name for people.
+      instead_of: what the system calls it.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno and error.filename in (None, instead_of):
+            error.filename = path
+            error.filename2 = None  # of a rename: the same again
         raise
 
 
@@ -195,7 +222,7 @@ def exclusive(folder: str) -> Iterator[None]:
     alone, and a job of another config is refused by what the first one noted.
 
     Raises:
-      UserError: another process is at work there.
+      UserError: another process is at work there, and which.
     """
     if is_remote(folder):
         yield
@@ -203,8 +230,8 @@ def exclusive(folder: str) -> Iterator[None]:
     make_folder(folder)
     path = os.path.join(folder, LOCK_NAME)
     # Not through a link: whoever packed the folder would have another file opened.
-    how = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
-    with open(os.open(path, how, 0o666), "wb") as file:
+    how = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+    with open(os.open(path, how, 0o666), "ab", buffering=0) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             held = os.path.exists(path) and os.path.samestat(
@@ -213,14 +240,95 @@ def exclusive(folder: str) -> Iterator[None]:
         except BlockingIOError:
             held = False
         if not held:
-            raise UserError(f"{folder}: another job is writing there; wait for its end")
+            raise UserError(
+                f"{folder}: another job is writing there{_signed(path)}; "
+                "wait for its end"
+            )
         try:
+            _sign(file)
             yield
         finally:
             with contextlib.suppress(FileNotFoundError):
                 os.remove(path)
             with contextlib.suppress(OSError):
                 os.rmdir(folder)  # where nothing was written, nothing is left
+
+
+def _sign(file: IO[bytes]) -> None:
+    """Notes who holds a lock, for whom it keeps out to read."""
+    now = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
+    with contextlib.suppress(OSError):  # a full disk is told of where it matters
+        file.truncate(0)
+        file.write(
+            f"process {os.getpid()} on {socket.gethostname()} since {now}".encode()
+        )
+
+
+def _signed(path: str) -> str:
+    with contextlib.suppress(OSError):
+        if text := read_bytes(path).decode(errors="replace"):
+            return f" ({text})"
+    return ""
+
+
+@contextlib.contextmanager
+def reading(folder: str) -> Iterator[None]:
+    """Has `unread` wait for nobody and refuse: this process needs the files there.
+
+    Raises:
+      UserError: a job is about to make them anew.
+    """
+    with _flock(folder, fcntl.LOCK_SH) as free:
+        if not free:
+            raise UserError(f"{folder}: is being made anew; wait for its end")
+        yield
+
+
+@contextlib.contextmanager
+def unread(folder: str) -> Iterator[None]:
+    """Sees to it that nobody is reading what the block removes.
+
+    Raises:
+      UserError: somebody is.
+    """
+    with _flock(folder, fcntl.LOCK_EX) as free:
+        if not free:
+            raise UserError(
+                f"{folder}: is being read, by a training perhaps; wait for its end, or "
+                "give another folder"
+            )
+        yield
+
+
+@contextlib.contextmanager
+def in_turn(folder: str) -> Iterator[None]:
+    """Waits until no other process is in such a block: for files that belong together.
+
+    Not in remote stores.
+    """
+    with _flock(folder, fcntl.LOCK_EX, wait=True):
+        yield
+
+
+@contextlib.contextmanager
+def _flock(folder: str, how: int, *, wait: bool = False) -> Iterator[bool]:
+    """Locks a local folder itself, which leaves nothing there; whether it was free.
+
+    Where its disk knows no such locks (some network disks), it counts as free.
+    """
+    handle, free = None, True
+    if not is_remote(folder):
+        with contextlib.suppress(OSError):
+            handle = os.open(folder, os.O_RDONLY)
+            try:
+                fcntl.flock(handle, how | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError:
+                free = False
+    try:
+        yield free
+    finally:
+        if handle is not None:
+            os.close(handle)
 
 
 def remove_unfinished(folder: str, *, older_s: float = ABANDONED_S) -> None:
@@ -252,6 +360,17 @@ def _is_abandoned(path: str) -> bool:
         return False
     with open(locked, "rb+") as file:
         return _lock(file)
+
+
+def _open_locked(path: str) -> IO[bytes]:
+    """A new file that `remove_unfinished` lets live: locked while it is open."""
+    while True:
+        file = open(path, "wb")
+        _lock(file)
+        with contextlib.suppress(FileNotFoundError):  # removed before it was locked
+            if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+                return file
+        file.close()
 
 
 def _lock(file: IO[bytes]) -> bool:

@@ -76,15 +76,23 @@ def _explained(read):
             raise
         except FileNotFoundError:
             raise UserError(f"{path}: no such file") from None
+        except OSError as error:
+            if not error.errno:  # Pillow's, of bytes that are no image
+                raise _unreadable(path, error) from error
+            raise UserError(f"{path}: {error.strerror}") from error
         except Exception as error:
             # Decoders raise anything from struct.error to RuntimeError on bad bytes.
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise UserError(
-                f"{path}: cannot be read as an image ({reason[:120]}); "
-                "replace the file or take it out"
-            ) from error
+            raise _unreadable(path, error) from error
 
     return wrapped
+
+
+def _unreadable(path: str, error: Exception) -> UserError:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return UserError(
+        f"{path}: cannot be read as an image ({reason[:120]}); "
+        "replace the file or take it out"
+    )
 
 
 @_explained

@@ -5,16 +5,18 @@ around the reason. Beam's local runner is this program: there, what isn't a user
 mistake stays a traceback.
 """
 
+import ast
 import re
 import tempfile
 import traceback
 
-from preprocess.errors import UserError
+from preprocess.errors import UserError, of_disk
 
 # A worker's exception arrives as text, with the worker's traceback around it.
 WORKERS_OWN = re.compile(
     r"^.*(?:errors\.UserError: |OSError: |Error: (?=\[Errno))(.*?)(?: \[while|$)", re.M
 )
+OF_DISK = re.compile(r"""\[Errno (\d+)\] ([^:]*): ('[^']*'|"[^"]*")""")
 DOCKER = (
     "no container could be started there; see that Docker runs, and its image can be "
     "had (--environment_config=IMAGE), or choose another --environment_type "
@@ -70,10 +72,17 @@ def explained(error: Exception, engine: str, *, local: bool, given: dict) -> Exc
                 f"--runner={engine}: {line.format(*found.groups(), **given)}"
             )
     if own := WORKERS_OWN.findall(text):
-        return UserError(own[:1])
+        return UserError(_told(own[-1]))  # those before are what it was raised from
     if local or isinstance(error, OSError):  # which every command tells in one line
         return error
     return UserError(f"--runner={engine}: {_telling_line(error)}{_kept(error)}")
+
+
+def _told(line: str) -> str:
+    """What a worker said, and the errors of a disk as every command tells them."""
+    if not (found := OF_DISK.fullmatch(line)):
+        return line
+    return of_disk(OSError(int(found[1]), found[2], ast.literal_eval(found[3])))
 
 
 def _telling_line(error: Exception) -> str:

@@ -163,7 +163,8 @@ def _is_complete(
       UserError: another data set lies there, naming the differences.
     """
     if overwrite:
-        _clear(output)
+        with files.unread(output):
+            _clear(output)
         return False
     info_path, job_path = files.join(output, INFO_NAME), files.join(output, JOB_NAME)
     afresh = "give another --output, or --overwrite to start afresh"
@@ -178,8 +179,9 @@ def _is_complete(
         if damaged:
             print(f"missing or damaged, made again: {', '.join(damaged)}")
             # Noted first, so that a kill in between leaves no folder without a guard.
-            files.write_bytes(files.join(output, JOB_NAME), as_json(info["config"]))
-            reopen(output, info)
+            with files.unread(output):
+                files.write_bytes(files.join(output, JOB_NAME), as_json(info["config"]))
+                reopen(output, info)
         if not damaged and not files.is_remote(output):  # after a kill at the very end
             files.remove(files.glob_in(output, files.TEMPORARY + "*"))
         return not damaged

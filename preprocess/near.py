@@ -96,9 +96,10 @@ def _remove_all(folder: str) -> None:
 def _fetched(path: str) -> Copy:
     file = tempfile.NamedTemporaryFile(dir=_folder())
     size = 0
-    for block in files.read_blocks(path):
-        size += file.write(block)
-    file.flush()
+    with files.naming(file.name):
+        for block in files.read_blocks(path):
+            size += file.write(block)
+        file.flush()
     version = _version(path) if size >= LARGE else None
     return Copy(file, size, time.monotonic(), version)
 

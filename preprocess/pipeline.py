@@ -24,6 +24,7 @@ from apache_beam.pvalue import AsList, AsSingleton
 
 from preprocess import facts as facts_module
 from preprocess import files, info, plan, progress, splits
+from preprocess.errors import UserError
 from preprocess.facts import Facts, Source, Sums, inspect
 from preprocess.memory import keep_freed_memory, room_for
 from preprocess.plan import Unit
@@ -476,6 +477,7 @@ def write_info(
     files.remove(  # shards of a plan that an interrupted run had, with other frames
         [path for path in shard_files(output) if files.basename(path) not in own]
     )
+    _check_there(output, [*shards, *parts])
     files.write_bytes(files.join(output, INFO_NAME), as_json(content))
     # The plan, notes of finished shards, and halves that a killed run has left; not the
     # counts that a bar still follows, nor the plan of another job on the same bucket.
@@ -483,3 +485,22 @@ def write_info(
     others = plan.PLAN_ENDING if files.is_remote(output) else "/"
     spared = {p for p in left if progress.is_count(p) or p.endswith(others)}
     files.remove([path for path in left if path not in spared - set(job.plan_files)])
+
+
+def _check_there(output: str, written: list[Any]) -> None:
+    """Sees that nobody has cleared the folder while the job ran.
+
+    Raises:
+      UserError: files that were written are gone, or others.
+    """
+    sizes = files.sizes_in(output)
+    gone = [
+        each.name
+        for each in written
+        if sizes.get(files.join(output, each.name)) != each.bytes
+    ]
+    if gone:
+        raise UserError(
+            f"{output}: gone or changed since they were written: "
+            f"{', '.join(sorted(gone)[:9])}; run this again to go on"
+        )

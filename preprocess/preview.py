@@ -291,7 +291,8 @@ def _preview(values: flags.FlagValues, _: list[str]) -> None:
             raise UserError(
                 f"needs {needed}; pip install 'unet-tfrecords[view]' brings it"
             )
-    print(preview(values.data, values.output, values.tiles))
+    with files.reading(values.data):
+        print(preview(values.data, values.output, values.tiles))
 
 
 COMMAND = cli.Command(

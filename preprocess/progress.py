@@ -35,7 +35,8 @@ def add(output: str, what: str, number: int) -> None:
     """Counts some more things as done."""
     if not files.is_remote(output):
         files.make_folder(output)
-        with open(_path(output, what), "ab") as file:
+        path = _path(output, what)
+        with files.naming(path), open(path, "ab") as file:
             file.write(b"." * number)
 
 

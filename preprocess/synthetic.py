@@ -6,6 +6,7 @@ EM in ISBI 2012's (slices of membrane-bound tissue): the same adapters read them
 
 import io
 import json
+from typing import Any
 
 import cv2
 import numpy as np
@@ -207,6 +208,14 @@ def _define(values: flags.FlagValues) -> None:
 
 def _draw(values: flags.FlagValues, _: list[str]) -> None:
     asked = {name: values[name].value for name in ("kind", "frames", "size", "seed")}
+    with files.exclusive(values.output):
+        _draw_into(values, asked)
+    print(
+        f"{values.frames} frames of {values.size} x {values.size} px: {values.output}"
+    )
+
+
+def _draw_into(values: flags.FlagValues, asked: dict[str, Any]) -> None:
     note = files.join(values.output, NOTE_NAME)
     drawn = json.loads(files.read_bytes(note)) if files.exists(note) else None
     there = files.list_files(values.output) + files.list_folders(values.output)
@@ -215,9 +224,6 @@ def _draw(values: flags.FlagValues, _: list[str]) -> None:
     files.write_bytes(note, as_json(asked))
     write = KINDS[values.kind]
     write(values.output, size=values.size, num_frames=values.frames, seed=values.seed)
-    print(
-        f"{values.frames} frames of {values.size} x {values.size} px: {values.output}"
-    )
 
 
 COMMAND = cli.Command(

@@ -38,7 +38,8 @@ def verify(folder: str) -> int:
       UserError: all that is wrong, a line each.
     """
     try:
-        return _verified(folder, read_info(folder))
+        with files.reading(folder):
+            return _verified(folder, read_info(folder))
     except (KeyError, TypeError, IndexError, AttributeError) as error:
         raise UserError(
             f"{files.join(folder, INFO_NAME)}: broken ({type(error).__name__}: "

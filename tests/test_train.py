@@ -490,7 +490,7 @@ def test_failed_start_claims_no_workdir(shards_folder, train_config, tmp_path):
 def test_workdir_where_checkpoints_would_be_lost_is_refused(
     shards_folder, train_config, tmp_path
 ):
-    with pytest.raises(UserError, match="finds no checkpoints"):
+    with pytest.raises(UserError, match="finds no weights"):
         run(train_config, shards_folder, tmp_path / "run [1]")
 
 

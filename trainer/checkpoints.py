@@ -109,6 +109,8 @@ def save(
     except tf.errors.OpError as error:  # a full disk, no permission, a lost bucket
         if line := stores.line_of(error, [written]):
             raise UserError(f"checkpoint not written: {line}") from error
+        if of_disk := stores.disk_error(error):
+            raise of_disk from error
         reason = " ".join(error.message.split())[:200]
         raise UserError(f"{written}: checkpoint not written: {reason}") from error
     paths = files.list_files(written)
@@ -198,7 +200,9 @@ def newest_whole(folder: str) -> About | None:
         try:
             about = read_about(folder, step)
         except (ValueError, OSError) as error:
-            problems.append(f"{files.join(folder, name_of(step))}: damaged: {error}")
+            inside = files.join(folder, name_of(step))
+            if files.exists(files.join(inside, ABOUT)):  # else a training has pruned it
+                problems.append(f"{inside}: damaged: {error}")
             continue
         for line in problems:
             print(f"{line}; taking the one before it", file=sys.stderr, flush=True)

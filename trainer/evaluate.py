@@ -206,9 +206,10 @@ def evaluate(
         )
     about = {"split": split, "step": run.step, "tta": tta, "rules": rules._asdict()}
     result = about | summary(measured)
-    gallery.write(folder, split)
-    write(folder, split, result, measured)
-    page.write(folder)
+    with files.in_turn(folder):  # what is read together is of one evaluation
+        gallery.write(folder, split)
+        write(folder, split, result, measured)
+        page.write(folder)
     return result
 
 

@@ -5,7 +5,8 @@ import ml_collections
 import tensorflow as tf
 
 from preprocess import files
-from trainer import checkpoints, workdir
+from preprocess.errors import UserError
+from trainer import checkpoints, stores, workdir
 from trainer.model import build_model
 
 
@@ -30,10 +31,24 @@ def restore_network(
     Raises:
       UserError: no such checkpoint there.
     """
+    stores.check_name(folder)
     inside = files.join(folder, workdir.CHECKPOINTS)
-    step = checkpoints.chosen(inside, which).step
     network = build_model(config.model, precision=precision, seed=config.seed)
+    there = checkpoints.complete_steps(inside)
+    while True:
+        try:
+            return network, _restore(network, inside, which)
+        except (UserError, OSError, tf.errors.OpError):
+            before, there = there, checkpoints.complete_steps(inside)
+            if there == before:
+                raise
+            # A training that goes on has removed what was chosen: there are newer ones.
+
+
+def _restore(network: keras.Model, inside: str, which: str) -> int:
+    """Reads a checkpoint into a network; its step."""
+    step = checkpoints.chosen(inside, which).step
     status = checkpoints.restore(tf.train.Checkpoint(averaged=network), inside, step)
     status.assert_existing_objects_matched()
     status.expect_partial()  # the optimiser's state stays behind
-    return network, step
+    return step

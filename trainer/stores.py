@@ -6,6 +6,7 @@ gs:// is built in. Others come with tensorflow-io, whose plug-ins load into Tens
 
 import atexit
 import contextlib
+import errno
 import functools
 import importlib
 import os
@@ -25,6 +26,7 @@ from preprocess.object_store import (
     store_error,
 )
 
+PATTERNS = "[]*?\\"  # in names, to TensorFlow's file systems
 PLUGINS = "tensorflow_io"
 PLUGINS_WANT = "2.17."
 ENVIRONMENT = f"UNET_EXTRA=io ./launch.sh has TensorFlow {PLUGINS_WANT}x, which does"
@@ -36,6 +38,21 @@ STORE = re.compile(
     "AccessDenied|InvalidAccessKeyId"
 )
 PATH = re.compile(r"\b(?!https?:)[a-z][a-z0-9]*://[^\s'\"`,;)\]{}]+")
+DISK_REASONS = {
+    os.strerror(number): number
+    for number in (
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EROFS,
+        errno.EACCES,
+        errno.EPERM,
+        errno.EIO,
+        errno.ENOENT,
+        errno.ENOTDIR,
+        errno.ENAMETOOLONG,
+    )
+}
+DISK = re.compile(rf"(?:^|}}}} )([^;{{}}]+); ({'|'.join(DISK_REASONS)})")
 STATUS = {  # of tf.errors, where no answer is told
     "UNAUTHENTICATED": 401,
     "PERMISSION_DENIED": 403,
@@ -93,9 +110,24 @@ def explained(run: cli.Run) -> cli.Run:
             places = [v for v in given if isinstance(v, str) and files.is_remote(v)]
             if line := line_of(error, places):
                 raise store_error(line) from error
+            if of_disk := disk_error(error):
+                raise of_disk from error
             raise
 
     return told
+
+
+def check_name(name: str) -> None:
+    """Refuses what TensorFlow takes for a pattern, and finds nothing below.
+
+    Raises:
+      UserError: of weights below such a folder.
+    """
+    if set(name) & set(PATTERNS):
+        raise UserError(
+            f"{name}: TensorFlow finds no weights below a name with {PATTERNS}; "
+            "take another"
+        )
 
 
 def line_of(error: Exception, places: Sequence[str] = ()) -> str:
@@ -117,6 +149,20 @@ def line_of(error: Exception, places: Sequence[str] = ()) -> str:
     if status == 404 and "NoSuchBucket" not in message:
         return NO_OBJECT.format(path)
     return f"{path}: {reason_of(status, path, message)}"
+
+
+def disk_error(error: Exception) -> OSError | None:
+    """What Python would have raised where TensorFlow met a full disk or the like.
+
+    Args:
+      error: TensorFlow's, which says "PATH; REASON" among other things.
+    """
+    tensorflow = sys.modules.get("tensorflow")
+    if not (tensorflow and isinstance(error, tensorflow.errors.OpError)):
+        return None
+    if not (found := DISK.search(error.message)):
+        return None
+    return OSError(DISK_REASONS[found[2]], found[2], found[1])
 
 
 def _status(error: Exception) -> int:

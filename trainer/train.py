@@ -94,7 +94,10 @@ def built(
     options: Options,
 ) -> Iterator[Built]:
     """`build`, with a scratch folder that goes when the block ends."""
-    with tempfile.TemporaryDirectory(prefix="unet-train-") as scratch:
+    with (
+        files.reading(data),
+        tempfile.TemporaryDirectory(prefix="unet-train-") as scratch,
+    ):
         access = Access(options.on_bad_record, options.cache, scratch)
         yield build(config, data, devices, access)
 
@@ -256,7 +259,8 @@ class Loop:
             self._profile(ended=True)
             self._save()
             if self.built.cluster.is_chief:
-                page.write(self.folder)
+                with files.in_turn(self.folder):
+                    page.write(self.folder)
             strategy.chiefs(self.built.devices, self.built.cluster, 0)  # all wait here
         if self.asked_to_stop is signal.SIGINT and self.progress.unlooked:
             raise KeyboardInterrupt

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from preprocess import files
 from trainer import workdir
 from trainer.evaluate import (
     Run,
@@ -107,7 +108,8 @@ class _Kept:
 
     def add(self, scored: Scored) -> None:
         path = os.path.join(self.folder, f"{len(self.frames)}.npy")
-        np.save(path, self.run.probabilities(scored.image))
+        with files.naming(path):
+            np.save(path, self.run.probabilities(scored.image))
         nothing = scored.image[:0]
         self.frames.append((path, scored._replace(image=nothing)))
 

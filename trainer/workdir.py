@@ -19,6 +19,7 @@ from preprocess.shards import (
     parse_json,
     sealed,
 )
+from trainer import stores
 from trainer.instances import InstanceRules, rules_from
 
 CONFIG_NAME = "config.json"
@@ -53,11 +54,7 @@ def claim(
     Raises:
       UserError: another run lies there, naming what differs.
     """
-    if set(workdir) & set("[]*?"):
-        raise UserError(
-            f"--workdir={workdir}: TensorFlow finds no checkpoints below a name "
-            "with [ ] * or ?; give another"
-        )
+    stores.check_name(f"--workdir={workdir}")
     content = {
         CONFIG_NAME: json.loads(config.to_json()),
         INFO_NAME: {name: value for name, value in info.items() if name != "times"},
@@ -281,7 +278,7 @@ class MetricsLog:
         """Adds a line."""
         text = (json.dumps(line) + "\n").encode()
         if not self.remote:
-            with open(self.path, "ab") as file:
+            with files.naming(self.path), open(self.path, "ab") as file:
                 file.write(text)
             return
         self.content += text

@@ -10,7 +10,7 @@ import tensorflow as tf
 from preprocess import files
 from preprocess.errors import UserError
 from preprocess.shards import as_json, read_sources
-from trainer import workdir
+from trainer import stores, workdir
 from trainer.export import about, layout, onnx, warmup
 from trainer.export.memory import tile_within
 from trainer.export.publish import check, files_below, publish, staging
@@ -66,6 +66,7 @@ def export(folder: str, destinations: list[str], options: Options) -> list[str]:
         nothing can be written there.
     """
     for destination in destinations:
+        stores.check_name(destination)
         check(destination)
     config = workdir.read_config(folder)
     info = workdir.read_info(folder)
@@ -147,7 +148,9 @@ def save(served: Served, path: str) -> None:
     """Writes the SavedModel with its signatures."""
     try:
         tf.saved_model.save(served, path, signatures=served.functions)
-    except tf.errors.OpError as error:  # a full disk
+    except tf.errors.OpError as error:
+        if of_disk := stores.disk_error(error):
+            raise of_disk from error
         reason = " ".join(error.message.split())[:200]
         raise UserError(f"{path}: not written: {reason}") from error
 

@@ -81,7 +81,16 @@ def _jobs_of(path: str, stem: str, updated: float) -> list[Job]:
     pages = count_pages(path)
     if not pages:
         raise UserError(f"{path}: holds no image; replace the file or take it out")
-    names = [stem] if pages == 1 else [f"{stem}-z{z:03d}" for z in range(pages)]
     return [
-        Job(Page(path, z), name, stem, pages, updated) for z, name in enumerate(names)
+        Job(Page(path, z), name, stem, pages, updated)
+        for z, name in enumerate(page_names(stem, pages))
     ]
+
+
+def page_names(stem: str, pages: int) -> list[str]:
+    """What the outputs' names of each page begin with.
+
+    >>> page_names("a", 1), page_names("a", 2)
+    (['a'], ['a-z000', 'a-z001'])
+    """
+    return [stem] if pages == 1 else [f"{stem}-z{z:03d}" for z in range(pages)]

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import json
+import os
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -11,13 +12,13 @@ import numpy as np
 from tqdm import tqdm
 
 from preprocess import files
-from preprocess.errors import UserError
+from preprocess.errors import UserError, of_disk
 from preprocess.images import is_spread, read_image
 from preprocess.shards import as_json, differences, parse_json, sha256_of
 from trainer.export import layout
 from trainer.instances import InstanceRules, rules_from
 from trainer.predict import runtimes
-from trainer.predict.images import Job, find_jobs
+from trainer.predict.images import Job, find_jobs, page_names
 from trainer.predict.outputs import (
     Choice,
     Result,
@@ -27,6 +28,7 @@ from trainer.predict.outputs import (
     stack_name,
 )
 from trainer.predict.pipeline import Pipeline
+from trainer.predict.seen import Seen
 
 FATAL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 RECORD_NAME = "predict.json"  # which model made what lies here, and how
@@ -75,8 +77,11 @@ def predict(
         record = _record(version, choice, runtime, tta or about.get("tta", False))
         there = files.updated_in(output)
         _check_record(output, record, overwrite)
+        seen = Seen(output)
         todo = [
-            job for job in names if overwrite or not _is_done(names[job], job, there)
+            job
+            for job in names
+            if overwrite or not seen.is_done(job, names[job], there)
         ]
         if todo:
             loaded = runtimes.load(version, runtime=runtime, tta=tta, devices=devices)
@@ -86,7 +91,7 @@ def predict(
                 files.remove([path for path in made if path in there])
             files.write_bytes(files.join(output, RECORD_NAME), as_json(record))
             done = len(names) - len(todo)
-            problems += _segment_all(todo, loaded, about, choice, output, done)
+            problems += _segment_all(todo, loaded, about, choice, output, seen, done)
         if problems:
             raise UserError(problems)
         return len(todo), len(names) - len(todo)
@@ -98,6 +103,7 @@ def _segment_all(
     about: dict[str, Any],
     choice: Choice,
     output: str,
+    seen: Seen,
     done: int,
 ) -> list[str]:
     """Takes images through the pipeline; a line for each that could not be made."""
@@ -107,7 +113,7 @@ def _segment_all(
         read=lambda job: _read(job, about),
         workers=[runtime.segment for runtime in loaded],
         write=lambda job, image, made: _write(
-            job, result_of(image, made, choice), choice, output, stacks
+            job, result_of(image, made, choice), choice, output, stacks, seen
         ),
     )
     try:
@@ -128,6 +134,11 @@ def _outputs_of(
         try:
             stack = stack_name(job, choice)
             own = [*encoders(job, choice), *([stack] if stack else [])]
+            if too_long := [n for n in own if len(os.fsencode(n)) > files.MOST_BYTES]:
+                raise UserError(
+                    f"{job.page}: its output {too_long[0]} would have a name of more "
+                    f"than {files.MOST_BYTES} bytes; rename the image"
+                )
             own = [files.join(output, name) for name in own]
         except UserError as error:
             problems += error.problems
@@ -182,12 +193,6 @@ def _check_record(output: str, record: dict[str, Any], overwrite: bool) -> None:
         )
 
 
-def _is_done(paths: list[str], job: Job, there: dict[str, float]) -> bool:
-    """Whether all outputs are there and the image has not changed since."""
-    times = [there.get(path) for path in paths]
-    return all(time is not None and time >= job.updated for time in times)
-
-
 def _read(job: Job, about: dict[str, Any]) -> np.ndarray:
     """Reads an image whose intensities mean what they meant in training."""
     if about["normalization"] and is_spread(job.page):
@@ -199,12 +204,14 @@ def _read(job: Job, about: dict[str, Any]) -> np.ndarray:
 
 
 def _write(
-    job: Job, result: Result, choice: Choice, output: str, stacks: Stacks
+    job: Job, result: Result, choice: Choice, output: str, stacks: Stacks, seen: Seen
 ) -> None:
     for name, encode in encoders(job, choice).items():
         files.write_bytes(files.join(output, name), encode(result))
-    if stack := stack_name(job, choice):
-        stacks.add(stack, job, result)
+    if not (stack := stack_name(job, choice)):
+        seen.add([job.name], job.updated)
+    elif stacks.add(stack, job, result):
+        seen.add(page_names(job.stack, job.pages), job.updated)
 
 
 def _run(pipeline: Pipeline, stacks: Stacks, skipped: int) -> list[str]:
@@ -221,9 +228,8 @@ def _run(pipeline: Pipeline, stacks: Stacks, skipped: int) -> list[str]:
         tqdm(total=total, initial=skipped, unit="image", file=sys.stderr) as bar,
     ):
         for job, error in running:
-            if _stops_all(error):
-                reason = f"{job.page}: {error}; stopped here"
-                raise UserError([*problems, reason]) from error
+            if error is not None and _stops_all(error):
+                raise UserError([*problems, *_lines_of(job, error)]) from error
             if error is not None and not isinstance(error, Exception):
                 raise error  # Ctrl-C in a thread
             if error is not None:
@@ -233,13 +239,15 @@ def _run(pipeline: Pipeline, stacks: Stacks, skipped: int) -> list[str]:
     return problems
 
 
-def _stops_all(error: BaseException | None) -> bool:
+def _stops_all(error: BaseException) -> bool:
     """Whether the next image would fare no better: a full or read-only disk."""
     return isinstance(error, OSError) and error.errno in FATAL
 
 
 def _lines_of(job: Job, error: BaseException) -> list[str]:
     """The lines of an error, each with its image."""
+    if isinstance(error, OSError) and (text := of_disk(error)):
+        return [f"{job.page}: {text}"]
     if not isinstance(error, UserError):
         text = " ".join(str(error).split())[:200]
         return [f"{job.page}: {type(error).__name__}: {text}"]

@@ -203,18 +203,19 @@ class Stacks:
         self.open: dict[str, _Stack] = {}
         self.abandoned: dict[str, Job] = {}
 
-    def add(self, name: str, job: Job, result: Result) -> None:
-        """One page; the file appears with its last one."""
+    def add(self, name: str, job: Job, result: Result) -> bool:
+        """One page; the file appears with its last one. Whether it has."""
         page = np.ascontiguousarray(result.probabilities[..., 1])
         with self.lock:
             if job.stack in self.abandoned:
-                return
+                return False
             stack = self.open.get(name)
             if stack is None:
                 path = files.join(self.folder, name)
                 stack = self.open[name] = _Stack(path, job.pages, page.nbytes)
-            if stack.add(job.page.number, page):
+            if whole := stack.add(job.page.number, page):
                 del self.open[name]
+            return whole
 
     def abandon(self, job: Job) -> None:
         """A page will not come: its stack is given up, pages that wait forgotten."""

@@ -86,6 +86,7 @@ class TensorFlowRuntime:
             # TensorFlow raises anything from OSError to KeyError here.
             if line := stores.line_of(error, [path]):
                 raise UserError(line) from error
+            stores.check_name(path)
             reason = " ".join(str(error).split())[:150]
             raise UserError(
                 f"{path}: not a SavedModel of export's ({reason})"

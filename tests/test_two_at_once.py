@@ -1,0 +1,193 @@
+"""Two commands on the same folders at once: refused in a line, or right."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+import tensorflow as tf
+
+from preprocess import files, main, verify
+from preprocess.cli import main as run
+from preprocess.errors import UserError
+from tests.conftest import ROOT, TINY_DATA, train_command, until
+from trainer import checkpoints, workdir
+from trainer.evaluate import read_measured
+from trainer.main import COMMANDS
+from trainer.model import build_model
+from trainer.restore import restore_network
+
+CONFIG = (f"--config={ROOT}/configs/synthetic.py:smoke", *TINY_DATA)
+
+
+def start(module, *arguments):
+    """A command as a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", module, *map(str, arguments)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def ended(process) -> tuple[int, list[str]]:
+    """Its exit code and its own lines on stderr."""
+    _, said = process.communicate(timeout=200)
+    assert "Traceback" not in said
+    lines = said.replace("\r", "\n").splitlines()
+    return process.returncode, [x for x in lines if x.startswith("preprocess: ")]
+
+
+@pytest.mark.slow
+def test_two_preprocess_jobs_at_once(cells, shards_folder, digests, tmp_path):
+    output = tmp_path / "data"
+    given = f"--input={cells}", f"--output={output}"
+    other = [*CONFIG, "--config.seed=9", *given]
+    jobs = [start("preprocess.main", *CONFIG, *given, "--overwrite")]
+    jobs += [start("preprocess.main", *other)]
+    found = [ended(job) for job in jobs]
+    assert any(code == 0 for code, _ in found)
+    for code, lines in found:
+        assert code == 0 or (code, len(lines)) == (2, 1)
+        assert code == 0 or "since" in lines[0] or "seed" in lines[0]
+    if found[1][0]:  # else the other seed was first
+        assert digests(output) == digests(type(tmp_path)(shards_folder))
+    assert verify.verify(str(output)) > 0
+    assert not [n for n in os.listdir(output) if n.startswith(".")]
+
+
+def test_a_lock_says_who_holds_it(tmp_path):
+    (tmp_path / "kept").touch()
+    with files.exclusive(str(tmp_path)):
+        with pytest.raises(UserError) as caught, files.exclusive(str(tmp_path)):
+            pass
+        with pytest.raises(UserError), files.exclusive(str(tmp_path)):
+            pass  # the refused one took nothing of it away
+    assert f"(process {os.getpid()} on {os.uname().nodename} since 20" in str(
+        caught.value
+    )
+    assert os.listdir(tmp_path) == ["kept"]
+
+
+def test_what_is_read_is_not_made_anew(cells, shards_folder, tmp_path, capfd, digests):
+    data = tmp_path / "data"
+    shutil.copytree(shards_folder, data)
+    given = [*CONFIG, f"--input={cells}", f"--output={data}"]
+    before = digests(data)
+    with files.reading(str(data)), files.reading(str(data)):
+        assert run(main.COMMAND, given) == 0  # which changes nothing there
+        assert run(main.COMMAND, [*given, "--overwrite"]) == 2
+        assert "is being read, by a training perhaps" in capfd.readouterr().err
+        assert digests(data) == before
+        (data / "train-00000-of-00002.tfrecord").write_bytes(b"damaged")
+        assert run(main.COMMAND, given) == 2
+        assert (data / "dataset_info.json").exists()
+    with files.unread(str(data)):
+        assert run(verify.COMMAND, [f"--data={data}"]) == 2
+        assert "is being made anew" in capfd.readouterr().err
+    assert run(main.COMMAND, given) == 0
+    assert digests(data) == before
+
+
+def test_reading_takes_no_right_to_write_and_no_folder(tmp_path):
+    with files.reading(str(tmp_path / "none")), files.reading("gs://b/data"):
+        pass
+    with files.reading(str(tmp_path)):
+        assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.slow
+def test_a_second_training_and_readers_beside_a_training(
+    shards_folder, cells, trained, series, tmp_path, capfd
+):
+    data, run_folder = tmp_path / "data", tmp_path / "run"
+    shutil.copytree(shards_folder, data)
+    more = "--config.train.steps=4", "--config.train.validate_every_steps=2"
+    every_step = "--config.train.checkpoint_every_steps=1"
+    command = train_command(data, run_folder, *more, every_step)
+    first = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        until(
+            first, lambda: checkpoints.complete_steps(str(run_folder / "checkpoints"))
+        )
+        os.kill(first.pid, signal.SIGSTOP)  # however long the others take
+        second = command[4:]
+        assert run(COMMANDS["train"], second) == 2
+        [line] = [x for x in capfd.readouterr().err.splitlines() if "train: " in x]
+        assert f"another job is writing there (process {first.pid} on " in line
+        again = [*CONFIG, f"--input={cells}", f"--output={data}", "--overwrite"]
+        assert run(main.COMMAND, again) == 2
+        assert "is being read" in capfd.readouterr().err
+        scored = [f"--workdir={run_folder}", f"--input={cells}"]
+        assert run(COMMANDS["evaluate"], scored) == 0
+        assert "damaged" not in capfd.readouterr().err
+        os.kill(first.pid, signal.SIGCONT)
+        _, said = first.communicate(timeout=200)
+        assert first.returncode == 0, said
+    finally:
+        first.kill()
+    assert series(run_folder) == series(trained)
+
+
+@pytest.mark.parametrize("which", ["best", "newest"])
+@pytest.mark.parametrize("moment", ["restore", "read_about", "sha256_of"])
+def test_a_checkpoint_that_goes_while_it_is_chosen(
+    trained, tmp_path, monkeypatch, which, moment, capfd
+):
+    """A training that goes on saves at the worst moment, with one checkpoint kept."""
+    shutil.copytree(trained, tmp_path / "run")
+    folder, config = (
+        str(tmp_path / "run/checkpoints"),
+        workdir.read_config(str(trained)),
+    )
+    saved = tf.train.Checkpoint(averaged=build_model(config.model, seed=1))
+    goes_on, steps = getattr(checkpoints, moment), iter((9, 10, 11))
+
+    def after_a_save(*arguments):
+        monkeypatch.setattr(checkpoints, moment, goes_on)
+        if step := next(steps, None):
+            checkpoints.save(saved, folder, step, {"best_step": step})
+            checkpoints.prune(folder, 1, step)
+            monkeypatch.setattr(checkpoints, moment, after_a_save)
+        return goes_on(*arguments)
+
+    monkeypatch.setattr(checkpoints, moment, after_a_save)
+    _, step = restore_network(str(tmp_path / "run"), config, which)
+    assert step == 11
+    assert "damaged" not in capfd.readouterr().err
+
+
+def test_two_evaluations_leave_the_files_of_one(trained, cells, tmp_path, monkeypatch):
+    """Their pictures, sums and scores belong together, whoever is last."""
+    from trainer import evaluate
+
+    folder = str(tmp_path / "run")
+    shutil.copytree(trained, folder)
+    write_bytes = files.write_bytes
+    met = threading.Barrier(2, timeout=20)
+
+    def meeting(path, content):
+        """The other one, if it may, writes between two files of this one."""
+        if path.endswith("-frames.jsonl"):
+            try:
+                met.wait(0.5)
+            except threading.BrokenBarrierError:
+                met.reset()
+        write_bytes(path, content)
+
+    monkeypatch.setattr(evaluate.files, "write_bytes", meeting)
+    given = f"--workdir={folder}", f"--input={cells}"
+    plain, turned = (
+        threading.Thread(target=run, args=(COMMANDS["evaluate"], [*given, *more]))
+        for more in ([], ["--tta"])
+    )
+    plain.start(), turned.start()
+    plain.join(), turned.join()
+    result = json.loads((tmp_path / "run/evaluation-test.json").read_text())
+    of_both = evaluate.summary(read_measured(folder, "test"))
+    assert of_both["scores"] == result["scores"]
