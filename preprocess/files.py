@@ -348,8 +348,9 @@ def remove_unfinished(folder: str, *, older_s: float = ABANDONED_S) -> None:
         # Another writer may be done with its own between our listing and our look.
         with contextlib.suppress(FileNotFoundError):
             if entry.name.startswith(TEMPORARY):
-                old = time.time() - entry.stat().st_mtime >= older_s
-                if old or _is_abandoned(entry.path):
+                age_s = time.time() - entry.stat(follow_symlinks=False).st_mtime
+                link = entry.is_symlink()  # we make none
+                if link or age_s >= older_s or _is_abandoned(entry.path):
                     remove([entry.path])
 
 

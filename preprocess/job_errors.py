@@ -5,7 +5,6 @@ around the reason. Beam's local runner is this program: there, what isn't a user
 mistake stays a traceback.
 """
 
-import ast
 import re
 import tempfile
 import traceback
@@ -82,7 +81,7 @@ def _told(line: str) -> str:
     """What a worker said, and the errors of a disk as every command tells them."""
     if not (found := OF_DISK.fullmatch(line)):
         return line
-    return of_disk(OSError(int(found[1]), found[2], ast.literal_eval(found[3])))
+    return of_disk(OSError(int(found[1]), found[2], found[3].strip("'\"")))
 
 
 def _telling_line(error: Exception) -> str:

@@ -219,7 +219,7 @@ def test_a_compressed_shard_is_damage(data):
 
 LIES = {
     "records": lambda info: info["splits"]["train"]["shards"][0].update(records=1),
-    "sha256": lambda info: info["splits"]["train"]["shards"][0].update(sha256="0"),
+    "sha256": lambda info: info["splits"]["train"]["shards"][0].update(sha256="0" * 64),
     "class_pixels": lambda info: info["splits"]["train"].update(class_pixels=[1, 1]),
     "weight_step": lambda info: info["geometry"].update(weight_step=0.01),
     "normalization": lambda info: info.update(normalization={"mean": [1], "std": [1]}),

@@ -244,6 +244,7 @@ def test_compare_runs(evaluated, trained, tmp_path, capsys):
     assert "None." in text  # no setting differs
     other = tmp_path / "other"
     shutil.copytree(evaluated, other)
+    (other / "SHA256SUMS").unlink()  # a run changed on purpose
     changed = read(other, "config.json")
     changed["train"]["learning_rate"] = 0.5
     (other / "config.json").write_text(json.dumps(changed))

@@ -67,10 +67,14 @@ def missing(values, rest):
     tf.io.read_file("/nowhere/at/all")
 
 
-@pytest.mark.parametrize("run", [broken, missing])
-def test_what_is_no_stores_keeps_its_traceback(run):
+def test_what_is_no_stores_keeps_its_traceback():
     with pytest.raises(tf.errors.OpError):
-        stores.explained(run)(flags.FlagValues(), [])
+        stores.explained(broken)(flags.FlagValues(), [])
+
+
+def test_what_a_disk_lacks_is_said_of_the_file():
+    with pytest.raises(FileNotFoundError, match="/nowhere/at/all"):
+        stores.explained(missing)(flags.FlagValues(), [])
 
 
 @pytest.fixture
