@@ -55,12 +55,15 @@ def free_memory() -> float:
         for line in pathlib.Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):
                 free = int(line.split()[1]) * 1024
-    with contextlib.suppress(
-        OSError, ValueError
-    ):  # a container's, where it has its own
+    # A container's, where it has its own.
+    with contextlib.suppress(OSError, ValueError, KeyError):
         group = pathlib.Path("/sys/fs/cgroup")
         most = int((group / "memory.max").read_text())
-        free = min(free, most - int((group / "memory.current").read_text()))
+        used = dict(
+            line.split() for line in (group / "memory.stat").read_text().splitlines()
+        )
+        # Not memory.current, which counts the files that the system keeps meanwhile.
+        free = min(free, most - int(used["anon"]) - int(used["shmem"]))
     return free
 
 
