@@ -1,6 +1,6 @@
 """Numbers at their ends, through the commands: each result is a defined one.
 
-docs/reliability-data.md has the definitions as a table.
+docs/reliability.md has the definitions as a table.
 """
 
 import csv
