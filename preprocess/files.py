@@ -349,35 +349,43 @@ def remove_unfinished(folder: str, *, older_s: float = ABANDONED_S) -> None:
         with contextlib.suppress(FileNotFoundError):
             if entry.name.startswith(TEMPORARY):
                 age_s = time.time() - entry.stat(follow_symlinks=False).st_mtime
-                link = entry.is_symlink()  # we make none
-                if link or age_s >= older_s or _is_abandoned(entry.path):
+                if entry.is_symlink() or age_s >= older_s:  # we make no links
                     remove([entry.path])
+                else:
+                    _remove_abandoned(entry.path)
 
 
-def _is_abandoned(path: str) -> bool:
-    """Whether the writer of a file, or of a folder, is known to be gone."""
+def _remove_abandoned(path: str) -> None:
+    """Removes a file, or a folder, if its writer is known to be gone."""
     locked = os.path.join(path, LOCK_NAME) if os.path.isdir(path) else path
-    if not os.path.exists(locked):
-        return False
-    with open(locked, "rb+") as file:
-        return _lock(file)
+    if os.path.exists(locked):
+        with open(locked, "rb+") as file, contextlib.suppress(BlockingIOError):
+            if _lock(file):
+                remove([path])  # while it is locked: see _open_locked
 
 
 def _open_locked(path: str) -> IO[bytes]:
     """A new file that `remove_unfinished` lets live: locked while it is open."""
     while True:
         file = open(path, "wb")
-        _lock(file)
-        with contextlib.suppress(FileNotFoundError):  # removed before it was locked
+        # Somebody may be removing it, who found it before it was locked.
+        with contextlib.suppress(BlockingIOError, FileNotFoundError):
+            _lock(file)
             if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
                 return file
         file.close()
 
 
 def _lock(file: IO[bytes]) -> bool:
-    """Locks a file, if the disk has locks and nobody else has."""
+    """Locks a file; whether its disk has locks.
+
+    Raises:
+      BlockingIOError: another process has locked it.
+    """
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
     except OSError:
         return False
     return True

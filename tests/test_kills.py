@@ -153,6 +153,21 @@ def test_what_a_killed_writer_left_goes_and_a_living_ones_stays(code, tmp_path):
             stop(writer)
 
 
+def test_a_writer_that_has_not_locked_its_file_yet_begins_again(tmp_path, monkeypatch):
+    """Another clears up between the making of its file and the lock on it."""
+    lock = files._lock
+
+    def lock_late(file):
+        monkeypatch.setattr(files, "_lock", lock)
+        files.remove_unfinished(str(tmp_path))
+        assert os.listdir(tmp_path) == []
+        return lock(file)
+
+    monkeypatch.setattr(files, "_lock", lock_late)
+    files.write_bytes(str(tmp_path / "a"), b"whole")
+    assert (tmp_path / "a").read_bytes() == b"whole"
+
+
 def left_by_a_kill(folder: pathlib.Path, name: str) -> pathlib.Path:
     folder.mkdir(exist_ok=True)
     path = folder / f"{files.TEMPORARY}0123abcd-{name}"

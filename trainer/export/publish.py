@@ -37,22 +37,21 @@ def staging(destination: str) -> Iterator[str]:
 
     What is left there at the end is removed.
     """
-    if files.is_remote(destination):
-        if not destination.startswith("gs://"):
-            raise UserError(f"{destination}: models are published to gs:// or a folder")
-        folder = tempfile.mkdtemp(prefix="unet-export-")
-    else:
-        files.make_folder(destination)
-        files.remove_unfinished(destination)
-        folder = os.path.join(destination, files.TEMPORARY + uuid.uuid4().hex[:8])
-    try:
-        with contextlib.ExitStack() as held:
-            if not files.is_remote(destination):
-                # Or the next export takes it for abandoned.
-                held.enter_context(files.exclusive(folder))
-            yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    remote = files.is_remote(destination)
+    if remote and not destination.startswith("gs://"):
+        raise UserError(f"{destination}: models are published to gs:// or a folder")
+    with contextlib.ExitStack() as end:
+        if remote:
+            folder = tempfile.mkdtemp(prefix="unet-export-")
+            end.callback(shutil.rmtree, folder, ignore_errors=True)
+        else:
+            folder = os.path.join(destination, files.TEMPORARY + uuid.uuid4().hex[:8])
+            end.callback(shutil.rmtree, folder, ignore_errors=True)
+            files.make_folder(destination)
+            with files.in_turn(destination):  # or another takes it, not yet locked,
+                files.remove_unfinished(destination)  # for abandoned
+                end.enter_context(files.exclusive(folder))
+        yield folder
 
 
 def publish(folder: str, destination: str) -> str:
