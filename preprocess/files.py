@@ -209,7 +209,7 @@ def naming(path: str, instead_of: str | None = None) -> Iterator[None]:
     except OSError as error:
         if error.errno and error.filename in (None, instead_of):
             error.filename = path
-            error.filename2 = None  # of a rename: the same again
+            del error.filename2  # of a rename: the same again
         raise
 
 

@@ -406,6 +406,7 @@ def test_a_crafted_run_makes_a_harmless_report(hostile, tmp_path, evil):
     """As if a stranger had packed a work directory with every text replaced."""
     run = tmp_path / "run"
     shutil.copytree(hostile / "run<b>", run)
+    (run / "SHA256SUMS").unlink()  # or made to fit
     edit(run / EVALUATION, lambda c: c.update(step=evil))
     edit(
         run / EVALUATION,

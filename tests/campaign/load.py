@@ -146,7 +146,7 @@ def files(version: str, folder: pathlib.Path, count: int) -> list[Reading]:
     with subprocess.Popen(command, cwd=ROOT) as process:
         watched = psutil.Process(process.pid)
         while process.poll() is None:
-            time.sleep(0.5)
+            time.sleep(0.1)
             done = len(os.listdir(output)) if output.is_dir() else 0
             if done > count // 20:  # TensorFlow and the model are loaded
                 with contextlib.suppress(psutil.NoSuchProcess):
