@@ -4,6 +4,7 @@ Each command has a flag namespace of its own, so that several fit into one proce
 """
 
 import atexit
+import contextlib
 import ctypes
 import os
 import re
@@ -20,7 +21,7 @@ from ml_collections import config_flags
 import configs
 from preprocess.errors import UserError, of_disk
 
-INTERRUPTED, TERMINATED = 130, 143  # exit codes: 128 and the signal's number
+INTERRUPTED, TERMINATED, HUNG_UP = 130, 143, 129  # exit codes: 128 + the signal
 Run = Callable[[flags.FlagValues, list[str]], None]
 
 
@@ -55,7 +56,7 @@ def main(command: Command, argv: Sequence[str] | None = None) -> int:
       argv: arguments without the program's name; None takes the process's.
 
     Returns:
-      The exit code: 0, 2 for a user's mistake, 130 after Ctrl-C, 143 after SIGTERM.
+      The exit code: 0, 2 for a user's mistake, 128 and a signal's number.
     """
     is_process = argv is None
     argv = list(sys.argv[1:] if argv is None else argv)
@@ -63,7 +64,7 @@ def main(command: Command, argv: Sequence[str] | None = None) -> int:
         if is_process:
             if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # see entry points
                 signal.signal(signal.SIGINT, signal.default_int_handler)
-            hear_sigterm()
+            hear_signals()
             _end_with_parent()
         values, rest = parse(command, argv)
         if values is None:
@@ -73,18 +74,29 @@ def main(command: Command, argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         _tell(command, error.problems)
         return error.exit_code
+    except BrokenPipeError:
+        # Or Python would say so once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        _tell(command, ["standard output was closed; run it again to go on"])
+        return UserError.exit_code
     except OSError as error:  # a full disk, a file in a folder's place, no permission
         _tell(command, [of_disk(error) or _one_line(error)])
         return UserError.exit_code
     except KeyboardInterrupt as stop:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C: no traceback
-        terminated = isinstance(stop, Terminated)
-        how = "terminated" if terminated else "interrupted"
-        print(f"\n{command.name}: {how}; run it again to go on", file=sys.stderr)
-        return TERMINATED if terminated else INTERRUPTED
+        code = stop.code if isinstance(stop, Terminated) else INTERRUPTED
+        how = {INTERRUPTED: "interrupted", HUNG_UP: "its terminal has gone"}
+        with contextlib.suppress(OSError):  # of a terminal that is gone
+            print(
+                f"\n{command.name}: {how.get(code, 'terminated')}; "
+                "run it again to go on",
+                file=sys.stderr,
+            )
+        return code
     finally:
         if is_process:  # what comes while Python ends ends it, without a traceback
             _by_default(signal.SIGTERM)
+            _by_default(signal.SIGHUP)
             _by_default(signal.SIGINT)
     return 0
 
@@ -96,30 +108,36 @@ def leave(code: int) -> NoReturn:
     takes itself apart under them they abort the process (exit code 134), or hold a lock
     that its end waits for without end.
     """
-    if code in (INTERRUPTED, TERMINATED):
+    if code in (INTERRUPTED, TERMINATED, HUNG_UP):
         atexit._run_exitfuncs()
-        sys.stdout.flush()
-        sys.stderr.flush()
+        with contextlib.suppress(OSError):  # of a terminal that is gone
+            sys.stdout.flush()
+            sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
 
 
 class Terminated(KeyboardInterrupt):
-    """A SIGTERM: it ends a command as Ctrl-C does, after its clearing up."""
+    """A SIGTERM or SIGHUP: it ends a command as Ctrl-C does, after its clearing up."""
+
+    def __init__(self, number: int = signal.SIGTERM):
+        super().__init__()
+        self.code = 128 + number
 
 
-def hear_sigterm() -> None:
-    """Has SIGTERM raise Terminated in the main thread, and a second one kill."""
-    if (
-        threading.current_thread() is threading.main_thread()
-        and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    ):
-        signal.signal(signal.SIGTERM, _terminate)
+def hear_signals() -> None:
+    """Has SIGTERM and SIGHUP raise Terminated in the main thread; a second kills."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if (
+            threading.current_thread() is threading.main_thread()
+            and signal.getsignal(number) is signal.SIG_DFL
+        ):
+            signal.signal(number, _terminate)
 
 
-def _terminate(*_) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    raise Terminated
+def _terminate(number: int, _) -> None:
+    signal.signal(number, signal.SIG_DFL)
+    raise Terminated(number)
 
 
 def _by_default(number: signal.Signals) -> None:
@@ -138,7 +156,7 @@ def _end_with_parent() -> None:
       Terminated: it is gone already.
     """
     parent = os.environ.pop(PARENT, "")
-    if parent and sys.platform == "linux":
+    if parent.isdecimal() and sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != int(parent):
             raise Terminated

@@ -10,6 +10,7 @@ import glob as local_glob
 import os
 import shutil
 import socket
+import stat
 import time
 import uuid
 from collections.abc import Iterator
@@ -123,7 +124,12 @@ def list_folders(folder: str) -> list[str]:
 
 def open_read(path: str) -> contextlib.AbstractContextManager[IO[bytes]]:
     """Opens a file for reading, as stored (never decompressed by its name)."""
-    return object_store.open_read(path) if is_remote(path) else open(path, "rb")
+    if is_remote(path):
+        return object_store.open_read(path)
+    mode = os.stat(path).st_mode  # before it is opened: a pipe would wait for ever
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise UserError(f"{path}: a pipe or device, not a file; take it out")
+    return open(path, "rb")
 
 
 def read_bytes(path: str) -> bytes:
@@ -227,31 +233,59 @@ def exclusive(folder: str) -> Iterator[None]:
     if is_remote(folder):
         yield
         return
-    make_folder(folder)
-    path = os.path.join(folder, LOCK_NAME)
-    # Not through a link: whoever packed the folder would have another file opened.
-    how = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
-    with open(os.open(path, how, 0o666), "ab", buffering=0) as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            held = os.path.exists(path) and os.path.samestat(
-                os.fstat(file.fileno()), os.stat(path)
-            )  # or its holder removed the file between our open and our lock
-        except BlockingIOError:
-            held = False
-        if not held:
-            raise UserError(
-                f"{folder}: another job is writing there{_signed(path)}; "
-                "wait for its end"
-            )
-        try:
-            _sign(file)
-            yield
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                os.remove(path)
+    made = not os.path.isdir(folder)
+    file = _own_lock(folder)
+    try:
+        _sign(file)
+        yield
+    finally:
+        path = os.path.join(folder, LOCK_NAME)
+        if _is_at(file, path):
+            os.remove(path)
+        file.close()
+        if made:
             with contextlib.suppress(OSError):
                 os.rmdir(folder)  # where nothing was written, nothing is left
+
+
+def _own_lock(folder: str) -> IO[bytes]:
+    """The lock's file, locked by this process if the disk has locks."""
+    path = os.path.join(folder, LOCK_NAME)
+    for attempt in reversed(range(20)):
+        try:
+            make_folder(folder)
+            file = _open_lock(path)
+        except (FileNotFoundError, FileExistsError):
+            if not attempt:
+                raise
+            continue  # a holder that has just ended removed the folder
+        try:
+            if not _lock(file) or _is_at(file, path):
+                return file
+        except BlockingIOError:
+            file.close()
+            break
+        file.close()  # its holder removed it between our open and our lock
+    raise UserError(
+        f"{folder}: another job is writing there{_signed(path)}; wait for its end"
+    )
+
+
+def _open_lock(path: str) -> IO[bytes]:
+    # Not through a link: whoever packed the folder would have another file opened.
+    how = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+    try:
+        handle = os.open(path, how, 0o666)
+    except PermissionError:  # another user's, which can be locked all the same
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    return open(handle, "ab", buffering=0)
+
+
+def _is_at(file: IO[bytes], path: str) -> bool:
+    """Whether an open file is what a path leads to now."""
+    with contextlib.suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    return False
 
 
 def _sign(file: IO[bytes]) -> None:
@@ -346,7 +380,8 @@ def remove_unfinished(folder: str, *, older_s: float = ABANDONED_S) -> None:
         return
     for entry in list(os.scandir(folder)):
         # Another writer may be done with its own between our listing and our look.
-        with contextlib.suppress(FileNotFoundError):
+        # What is another user's stays theirs.
+        with contextlib.suppress(FileNotFoundError, PermissionError):
             if entry.name.startswith(TEMPORARY):
                 age_s = time.time() - entry.stat(follow_symlinks=False).st_mtime
                 if entry.is_symlink() or age_s >= older_s:  # we make no links
@@ -369,9 +404,9 @@ def _open_locked(path: str) -> IO[bytes]:
     while True:
         file = open(path, "wb")
         # Somebody may be removing it, who found it before it was locked.
-        with contextlib.suppress(BlockingIOError, FileNotFoundError):
+        with contextlib.suppress(BlockingIOError):
             _lock(file)
-            if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+            if _is_at(file, path):
                 return file
         file.close()
 

@@ -5,6 +5,7 @@ that are missing show what was in memory before. Here that is an error.
 """
 
 import contextlib
+import io
 import math
 import os
 import pathlib
@@ -12,6 +13,7 @@ import struct
 import zlib
 
 import tifffile
+from PIL import Image
 
 from preprocess.errors import UserError
 
@@ -128,6 +130,20 @@ def check_png(content: bytes) -> None:
         if stored != struct.pack(">I", zlib.crc32(content[place + 4 : end])):
             raise ValueError(f"damaged at byte {place}")
         place = end + 4
+
+
+def check_jpeg(path: str, content: bytes) -> None:
+    """Compares the size that a JPEG claims with its bytes, before it is decoded.
+
+    Raises:
+      UserError: more pixels than memory could hold.
+      ValueError: fewer bytes than the least that so many pixels take.
+    """
+    width, height = Image.open(io.BytesIO(content)).size
+    check_size(path, height, width, 3)
+    # A block of 8 x 8 px takes a bit at least, even the first time it is told of.
+    if height * width > 8 * 64 * len(content):
+        raise ValueError(f"{height} x {width} px in {len(content)} bytes")
 
 
 def png_size(header: bytes) -> tuple[int, int, float]:

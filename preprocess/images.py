@@ -20,6 +20,7 @@ from preprocess.statistics import strips
 
 Image.MAX_IMAGE_PIXELS = None  # `image_checks.check_size` has the limit of all formats
 MOST_LABELS = 2**24  # whole numbers that float32 holds exactly: see augment.warp_labels
+JPEG_BEGINS = b"\xff\xd8"
 PNG_BEGINS = b"\x89PNG\r\n\x1a\n"
 EXTENSIONS = (".tif", ".tiff", ".png", ".jpg", ".jpeg")
 
@@ -102,13 +103,21 @@ def count_pages(path: str) -> int:
         return 1
     with _tiff(path) as tiff:
         image_checks.check_pages(tiff)
-        told = (tiff.imagej_metadata or {}).get("images", 1) if tiff.is_imagej else 1
-        if len(tiff.pages) == 1 and told > 1:
+        if len(tiff.pages) == 1 and (told := _told_images(tiff)) > 1:
             raise UserError(
                 f"{path}: {told} images behind one header, as ImageJ saves over 4 GB; "
                 "save it as a TIFF of single pages, or in parts"
             )
         return len(tiff.pages)
+
+
+def _told_images(tiff: tifffile.TiffFile) -> int:
+    """Images that a TIFF of one page says it holds."""
+    if tiff.is_imagej:
+        return (tiff.imagej_metadata or {}).get("images", 1)
+    if tiff.is_stk or tiff.is_shaped:  # MetaMorph, tifffile
+        return tiff.series[0].size // tiff.pages.first.size
+    return 1
 
 
 @_explained
@@ -146,7 +155,11 @@ def _check_tiff_page(page: Page, described: tifffile.TiffPage) -> None:
 def _read_checked(path: str) -> bytes:
     """The bytes of a PNG or JPEG that memory can hold, decoded."""
     content = files.read_bytes(path)
-    if content.startswith(PNG_BEGINS):
+    if not content.startswith(JPEG_BEGINS if is_lossy(path) else PNG_BEGINS):
+        raise ValueError("its bytes are of another format than its name says")
+    if is_lossy(path):
+        image_checks.check_jpeg(path, content)
+    else:
         image_checks.check_png(content)  # first, or the size may be anything
         image_checks.check_size(path, *image_checks.png_size(content))
     return content

@@ -41,7 +41,9 @@ def check(folder: str, names: Iterable[str], inside: str = NAME) -> None:
     for name in names:
         place = files.join(folder, name)
         if name not in noted:
-            problems.append(f"{path}: damaged, it has no line of {name}")
+            problems.append(
+                f"{path}: damaged, it has no line of {name}; get it anew, or remove it"
+            )
         elif not files.exists(place):
             problems.append(f"{place}: missing")
         elif sha256_of(place) != noted[name]:
@@ -51,6 +53,15 @@ def check(folder: str, names: Iterable[str], inside: str = NAME) -> None:
             )
     if problems:
         raise UserError(problems)
+
+
+def fits(folder: str, names: Iterable[str], inside: str = NAME) -> bool:
+    """Whether there is a note, and files are as it says."""
+    try:
+        check(folder, names, inside)
+    except UserError:
+        return False
+    return files.exists(files.join(folder, inside))
 
 
 def _split(text: str) -> list[tuple[str, str, str]]:

@@ -34,6 +34,17 @@ def data_of(folder, step):
     return path
 
 
+def test_a_disk_that_fails_damages_no_checkpoint(saved, monkeypatch):
+    """An error of permission, or of a network disk, isn't the file's."""
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(checkpoints, "sha256_of", refuse)
+    with pytest.raises(PermissionError):
+        checkpoints.newest_whole(str(saved))
+
+
 def test_what_is_saved_comes_back(saved, variable):
     assert checkpoints.complete_steps(str(saved)) == [1, 2, 3, 4]
     newest = checkpoints.newest_whole(str(saved))

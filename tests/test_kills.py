@@ -81,7 +81,12 @@ def test_ctrl_c_while_it_is_imported_says_nothing(module):
 
 
 @pytest.mark.parametrize(
-    "number, code, said", [(TERM, 143, "terminated"), (INT, 130, "interrupted")]
+    "number, code, said",
+    [
+        (TERM, 143, "terminated"),
+        (INT, 130, "interrupted"),
+        (signal.SIGHUP, 129, "its terminal has gone"),
+    ],
 )
 def test_a_signal_is_one_line_and_leaves_nothing(number, code, said, tmp_path):
     text = f"""
@@ -106,7 +111,7 @@ def test_a_handler_of_ones_own_stays():
     handler = signal.signal(signal.SIGTERM, lambda *_: None)
     try:
         mine = signal.getsignal(signal.SIGTERM)
-        cli.hear_sigterm()
+        cli.hear_signals()
         assert signal.getsignal(signal.SIGTERM) is mine
     finally:
         signal.signal(signal.SIGTERM, handler)

@@ -84,6 +84,17 @@ def reader(tmp_path_factory):
 
 
 @pytest.mark.slow
+def test_planes_behind_one_header_are_not_lost(tmp_path):
+    """tifffile's own form; MetaMorph's and ImageJ's are told in the same way."""
+    path = tmp_path / "stack.tif"
+    with tifffile.TiffWriter(path) as writer:
+        writer.write(np.zeros((5, 64, 70), np.uint8), truncate=True)
+    with pytest.raises(UserError, match="stack.tif: 5 images behind one header"):
+        images.count_pages(str(path))
+    tifffile.imwrite(path, np.zeros((64, 70, 3), np.uint8))
+    assert images.count_pages(str(path)) == 1
+
+
 @pytest.mark.parametrize("name", bombs.IMAGES)
 def test_bombs_are_refused_and_large_images_are_not(reader, name):
     content, said = bombs.IMAGES[name]

@@ -189,6 +189,52 @@ def test_an_image_replaced_by_an_older_one_is_segmented_again(
     assert "1 images segmented, 6 were there" in capsys.readouterr().out
 
 
+def test_images_of_one_name_in_two_folders_are_not_mixed(
+    predict, images, tmp_path, capfd
+):
+    """Equal times, too: as of archives that were made to be the same each time."""
+    other = tmp_path / "other"
+    shutil.copytree(images, other)
+    os.replace(other / "t005.tif", other / "t001.tif")
+    then = time.time() - 3600
+    for path in (*images.iterdir(), *other.iterdir()):
+        os.utime(path, (then, then))
+    assert predict(images) == 0
+    before = (tmp_path / "out/t001_mask.png").read_bytes()
+    capfd.readouterr()
+    assert predict(other) == 2
+    lines = [x for x in capfd.readouterr().err.splitlines() if "predict: " in x]
+    assert f"t001.tif: {tmp_path / 'out'} has outputs of that name of {images}" in (
+        "".join(lines)
+    )
+    assert (tmp_path / "out/t001_mask.png").read_bytes() == before
+    shutil.rmtree(other)
+    images.rename(other)  # moved: the same images
+    capfd.readouterr()
+    assert predict(other) == 0
+    assert "0 images segmented" in capfd.readouterr().out
+
+
+def test_some_overwritten_by_another_setting_leave_none_of_the_old(
+    predict, images, tmp_path, capsys
+):
+    assert predict(images) == 0
+    assert predict(images / "t001.tif", "--tta", "--overwrite") == 0
+    capsys.readouterr()
+    assert predict(images, "--tta") == 0
+    assert "7 images segmented, 1 were there" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("line", ["5", "null", '[["x"], 1]', "[" * 10**5, '["a", 1]'])
+def test_a_strange_note_of_what_was_seen_is_passed_over(
+    predict, images, tmp_path, line
+):
+    assert predict(images / "t001.tif") == 0
+    note = tmp_path / "out/.predict-images.jsonl"
+    note.write_text(f"{line}\n{note.read_text()}")
+    assert predict(images / "t001.tif") == 0
+
+
 def test_outputs_of_other_settings_are_not_mixed(predict, images, tmp_path, capfd):
     assert predict(images) == 0
     assert predict(images, "--tta") == 2

@@ -1,5 +1,7 @@
 """Two commands on the same folders at once: refused in a line, or right."""
 
+import errno
+import fcntl
 import json
 import os
 import shutil
@@ -11,7 +13,7 @@ import threading
 import pytest
 import tensorflow as tf
 
-from preprocess import files, main, verify
+from preprocess import files, main, shards, verify
 from preprocess.cli import main as run
 from preprocess.errors import UserError
 from tests.conftest import ROOT, TINY_DATA, train_command, until
@@ -72,6 +74,50 @@ def test_a_lock_says_who_holds_it(tmp_path):
         caught.value
     )
     assert os.listdir(tmp_path) == ["kept"]
+
+
+def test_a_lock_leaves_a_folder_that_was_there(tmp_path):
+    with files.exclusive(str(tmp_path / "made")), files.exclusive(str(tmp_path)):
+        assert files.LOCK_NAME in os.listdir(tmp_path / "made")
+    assert tmp_path.is_dir() and not os.listdir(tmp_path)
+
+
+def test_a_disk_without_locks_is_as_good(tmp_path, monkeypatch):
+    def none(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    with files.exclusive(str(tmp_path)):
+        files.write_bytes(str(tmp_path / "a"), b"a")
+    assert os.listdir(tmp_path) == ["a"]
+
+
+def test_holders_that_come_and_go_are_waited_for_or_named(tmp_path):
+    """Each is let in, or told that another is there; never another error."""
+    folder, ended, said = str(tmp_path / "f"), [], set()
+
+    def hold():
+        for _ in range(200):
+            try:
+                with files.exclusive(folder):
+                    pass
+            except UserError as error:
+                said.add(str(error).split(" (")[0])
+        ended.append(True)
+
+    threads = [threading.Thread(target=hold) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(ended) == 4
+    assert all("another job is writing there" in line for line in said)
+
+
+def test_a_pipe_in_a_files_place_is_no_wait(tmp_path):
+    os.mkfifo(tmp_path / "dataset_info.json")
+    with pytest.raises(UserError, match="a pipe or device, not a file"):
+        shards.read_info(str(tmp_path))
 
 
 def test_what_is_read_is_not_made_anew(cells, shards_folder, tmp_path, capfd, digests):

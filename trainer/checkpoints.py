@@ -18,7 +18,7 @@ from trainer import stores
 
 ABOUT = "about.json"
 STATE = "state"
-PATTERN = re.compile(r"step-(\d+)$")
+PATTERN = re.compile(r"step-([0-9]{8,})")
 STATE_FILE = re.compile(rf"{STATE}\.[-a-z0-9]+")
 
 
@@ -199,9 +199,11 @@ def newest_whole(folder: str) -> About | None:
     for step in reversed(complete_steps(folder)):
         try:
             about = read_about(folder, step)
-        except (ValueError, OSError) as error:
+        except FileNotFoundError:  # a training has pruned it
+            continue
+        except ValueError as error:  # not an OSError: a disk that fails damages nothing
             inside = files.join(folder, name_of(step))
-            if files.exists(files.join(inside, ABOUT)):  # else a training has pruned it
+            if files.exists(files.join(inside, ABOUT)):
                 problems.append(f"{inside}: damaged: {error}")
             continue
         for line in problems:
@@ -230,7 +232,12 @@ def chosen(folder: str, which: str) -> About:
         if step is None:
             return newest  # nothing was validated
         if step not in complete_steps(folder):
-            return newest  # it went with a damaged newer one
+            print(  # it went with a damaged newer one
+                f"{files.join(folder, name_of(step))}: the best one is gone; taking "
+                f"the newest, of step {newest.step}",
+                file=sys.stderr,
+            )
+            return newest
     elif which.isdecimal():
         step = int(which)
     else:

@@ -21,6 +21,7 @@ from trainer.evaluate import read_measured, summary, write
 from trainer.report import page
 
 SETUP_NAME = "cross-validation.json"
+FINISHED = "finished"  # in a fold's folder
 STOPPED = 143  # how train ends that was told to before its end; 0 would mean done
 
 
@@ -58,7 +59,9 @@ def cross_validate(
         raise UserError(f"--folds={folds}: at least 3, for each trains on all but two")
     with files.exclusive(folder):
         files.remove_unfinished(folder)
-        _claim(folder, config, input=source, folds=folds, tta=tta, tune=tune)
+        _claim(
+            folder, config, input=source.rstrip("/"), folds=folds, tta=tta, tune=tune
+        )
         measured = []
         for fold in range(folds):
             own = files.join(folder, f"fold-{fold}")
@@ -99,7 +102,9 @@ def _fold(
     tune: bool,
 ) -> None:
     data, run = files.join(own, "data"), files.join(own, "train")
-    if files.exists(files.join(run, "evaluation-test.json")):
+    # Not its evaluation, which may be of a training that has not ended.
+    finished = files.join(own, FINISHED)
+    if files.exists(finished):
         return
     given = [
         *flags,
@@ -115,6 +120,7 @@ def _fold(
     if tune and not rules:
         _run("trainer.main", "evaluate", *scored, "--tune")
     _run("trainer.main", "evaluate", *scored)
+    files.write_bytes(finished, b"")
 
 
 def _run(module: str, *arguments: str) -> None:

@@ -60,6 +60,8 @@ def rules_from(content: dict, where: str) -> InstanceRules:
     Raises:
       UserError: unknown or impossible ones.
     """
+    if not isinstance(content, dict):
+        raise UserError(f"{where}: broken (rules are values by name)")
     try:
         rules = InstanceRules(**content)
         problems = check_rules(rules)

@@ -151,7 +151,7 @@ def _train(values: flags.FlagValues, _: list[str]) -> None:
         devices = strategy.start(values.devices)
         # TensorFlow's runtime takes SIGTERM for itself here.
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        cli.hear_sigterm()
+        cli.hear_signals()
     if not values.cache:
         stores.reach(values.data, "give --cache=DIR, for copies on this machine")
     stores.reach(values.workdir, KEEP_NEAR.format("workdir"))

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import datetime
 import math
+import os
 import signal
 import sys
 import tempfile
@@ -135,6 +136,8 @@ def train(
             f"--profile_steps={options.profile_steps[0]},{options.profile_steps[1]}: "
             f"the run has config.train.steps={config.train.steps}"
         )
+    if os.path.realpath(folder) == os.path.realpath(data):
+        raise UserError(f"--workdir={folder}: is --data; give another folder")
     with contextlib.ExitStack() as stack:
         run = stack.enter_context(built(config, data, devices, options))
         chief = run.cluster.is_chief
@@ -449,7 +452,10 @@ class Loop:
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
-        """Notes SIGTERM and Ctrl-C, to save first; a second Ctrl-C kills."""
+        """Notes SIGTERM, SIGHUP and Ctrl-C, to save first; a second Ctrl-C kills.
+
+        What is ignored (in the background, under nohup) stays ignored.
+        """
 
         def note(number, _):
             self.asked_to_stop = signal.Signals(number)
@@ -457,8 +463,9 @@ class Loop:
                 signal.signal(number, before[number])
 
         before: dict[int, Any] = {}
-        for wanted in (signal.SIGTERM, signal.SIGINT):
-            before[wanted] = signal.signal(wanted, note)
+        for wanted in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+            if signal.getsignal(wanted) is not signal.SIG_IGN:
+                before[wanted] = signal.signal(wanted, note)
         try:
             yield
         finally:

@@ -12,6 +12,8 @@ from preprocess import files, sums
 from preprocess.errors import UserError
 from preprocess.shards import (
     INFO_NAME,
+    INFO_PARTS,
+    OWN_DIGEST,
     as_json,
     check_names,
     check_sealed,
@@ -57,7 +59,7 @@ def claim(
     stores.check_name(f"--workdir={workdir}")
     content = {
         CONFIG_NAME: json.loads(config.to_json()),
-        INFO_NAME: {name: value for name, value in info.items() if name != "times"},
+        INFO_NAME: {n: v for n, v in info.items() if n not in ("times", OWN_DIGEST)},
         COMPUTED_NAME: computed,
     }
     changed, to_write = [], []
@@ -68,13 +70,15 @@ def claim(
             to_write.append((path, mine))
         if there is None:
             continue
+        if name == INFO_NAME:
+            there.pop(OWN_DIGEST, None)
         if extend and name == CONFIG_NAME:
             there = _extended(path, there, mine["train"]["steps"])
         for line in differences(there, mine, name.removesuffix(".json")):
             changed.append(f"{path}: {line}; {_advice(line)}")
     if changed:
         raise UserError(changed[:20])
-    if write and (to_write or not files.exists(files.join(workdir, sums.NAME))):
+    if write and (to_write or not sums.fits(workdir, content)):
         files.remove([files.join(workdir, sums.NAME)])  # it holds for none in between
         for path, mine in to_write:
             files.write_bytes(path, as_json(mine))
@@ -149,6 +153,8 @@ def read_info(workdir: str) -> dict[str, Any]:
     path = files.join(workdir, INFO_NAME)
     info = _read_json(path)
     try:
+        if missing := set(INFO_PARTS) - set(info):
+            raise ValueError(f"without {', '.join(sorted(missing))}")
         check_names(info)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: broken ({error}); is it train's own?") from None
@@ -186,9 +192,17 @@ def read_evaluation(workdir: str, split: str) -> dict[str, Any]:
     """
     path = files.join(workdir, f"evaluation-{split}.json")
     found = _read_json(path) if files.exists(path) else {}
+    scores = found.get("scores", {})
+    if not isinstance(scores, dict) or not all(map(_is_score, scores.values())):
+        raise UserError(f"{path}: broken (its scores); evaluate again")
     if found.get("split", split) != split:
         raise UserError(f"{path}: broken (of split {found['split']!r}); evaluate again")
     return found
+
+
+def _is_score(value: Any) -> bool:
+    values = value if isinstance(value, list) else [value]  # of each class
+    return all(each is None or isinstance(each, (int, float)) for each in values)
 
 
 def warn_of_other_rules(workdir: str, *, step: int, tta: bool) -> None:
@@ -237,9 +251,11 @@ def read_metrics(workdir: str) -> list[dict[str, Any]]:
     lines = []
     for line in files.read_bytes(path).splitlines():
         try:
-            lines.append(parse_json(line))
+            content = parse_json(line)
         except ValueError:  # cut off by a kill
             continue
+        if isinstance(content, dict):
+            lines.append(content)
     return lines
 
 

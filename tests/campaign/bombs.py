@@ -3,6 +3,7 @@
 import struct
 import zlib
 
+import cv2
 import numpy as np
 
 BLOCK = 10**7  # zero bytes that one piece of a stream stands for
@@ -34,6 +35,13 @@ def png(height: int, width: int, pixels: bytes | None = None, bits: int = 8) -> 
     header = struct.pack(">IIBBBBB", width, height, bits, 0, 0, 0, 0)
     parts = part(b"IHDR", header), part(b"IDAT", pixels), part(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def jpeg(height: int, width: int) -> bytes:
+    """A JPEG of 16 x 16 px that claims to be of another size."""
+    made = cv2.imencode(".jpg", np.zeros((16, 16), np.uint8))[1].tobytes()
+    place = made.index(b"\xff\xc0") + 5  # the frame's header, its sizes
+    return made[:place] + struct.pack(">HH", height, width) + made[place + 4 :]
 
 
 def directory(
@@ -99,6 +107,10 @@ IMAGES: dict[str, tuple[bytes, str]] = {
     "no-pixels.png": (png(500, 500, b""), "cannot be read"),
     "few-pixels.png": (png(500, 500, zeros(1000)), "cannot be read"),
     "honest.png": (png(16_000, 16_000), ""),
+    "claims.jpg": (jpeg(32_000, 32_000), "32000 x 32000 px in"),
+    "claims-more.jpg": (jpeg(40_000, 40_000), "over 1,073,741,824 pixels"),
+    "jpeg.png": (jpeg(16, 16), "of another format than its name says"),
+    "png.jpg": (png(5, 5), "of another format than its name says"),
     "claims.tif": (tiff(*CLAIMED, bytes(64)), "over 1,073,741,824"),
     "claims-deflate.tif": (
         tiff(*CLAIMED, zeros(10**6), compression=8),

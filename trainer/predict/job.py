@@ -77,7 +77,9 @@ def predict(
         record = _record(version, choice, runtime, tta or about.get("tta", False))
         there = files.updated_in(output)
         _check_record(output, record, overwrite)
-        seen = Seen(output)
+        seen = Seen(output, record)
+        if not overwrite:
+            problems += _take_out_others(names, seen, output)
         todo = [
             job
             for job in names
@@ -155,6 +157,18 @@ def _outputs_of(
     return names, problems
 
 
+def _take_out_others(names: dict[Job, list[str]], seen: Seen, output: str) -> list[str]:
+    """Takes out images whose outputs would replace another's; a line for each."""
+    others = {job: path for job in names if (path := seen.other_image(job))}
+    for job in others:
+        del names[job]
+    return [
+        f"{job.page}: {output} has outputs of that name of {path}; give another "
+        "--output, or --overwrite"
+        for job, path in others.items()
+    ]
+
+
 def _rules(
     version: str, about: dict[str, Any], changes: Mapping[str, Any]
 ) -> InstanceRules:
@@ -209,9 +223,10 @@ def _write(
     for name, encode in encoders(job, choice).items():
         files.write_bytes(files.join(output, name), encode(result))
     if not (stack := stack_name(job, choice)):
-        seen.add([job.name], job.updated)
+        seen.add({job.name: seen.image(job)})
     elif stacks.add(stack, job, result):
-        seen.add(page_names(job.stack, job.pages), job.updated)
+        pages = page_names(job.stack, job.pages)
+        seen.add(dict.fromkeys(pages, seen.image(job)))
 
 
 def _run(pipeline: Pipeline, stacks: Stacks, skipped: int) -> list[str]:

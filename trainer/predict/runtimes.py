@@ -32,7 +32,8 @@ def model_files(version: str, runtime: str) -> list[str]:
       UserError: it was not exported.
     """
     if runtime == "tensorflow":
-        variables = files.list_files(files.join(version, layout.VARIABLES))
+        inside = files.join(version, layout.VARIABLES)
+        variables = files.glob_in(inside, f"{layout.VARIABLES}.*")
         return [files.join(version, layout.GRAPH), *variables]
     path = files.join(version, layout.EXTRA, layout.ONNX)
     if not files.exists(path):

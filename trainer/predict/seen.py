@@ -1,54 +1,76 @@
-"""Which version of each image was segmented, by the time of its last change.
+"""Which image each output was made of, and how.
 
-Times of outputs would not tell: clocks step back, and a file that is copied over
-another may be the older one.
+Times of outputs would not tell: clocks step back, a file that is copied over another
+may be the older one, and two folders can hold images of the same name.
 """
 
 import json
+import os
+from typing import Any
 
 from preprocess import files
+from preprocess.shards import fingerprint, parse_json
 from trainer.predict.images import Job
 
-NAME = ".predict-images.jsonl"  # [name, time of the image] a line, the last one counts
+NAME = ".predict-images.jsonl"  # [job's name, Image] a line; the last one counts
+Image = tuple[str, int, float, str]  # path, bytes, time of its last change, how
 
 
 class Seen:
     """The images whose outputs lie in a folder; of a remote one nothing is noted."""
 
-    def __init__(self, output: str):
+    def __init__(self, output: str, record: dict[str, Any]):
+        """Reads what is noted.
+
+        Args:
+          output: the folder.
+          record: how outputs are made now, the images apart.
+        """
         self.path = files.join(output, NAME)
         self.kept = not files.is_remote(output)
-        self.times: dict[str, float] = {}
+        self.how = fingerprint([record])
+        self.images: dict[str, Image] = {}
         if self.kept and files.exists(self.path):
             for line in files.read_bytes(self.path).splitlines():
                 try:
-                    name, time = json.loads(line)
-                except ValueError:  # cut off by a kill, or by a full disk
+                    name, (path, size, updated, how) = parse_json(line)
+                    self.images[str(name)] = (str(path), size, updated, how)
+                except (ValueError, TypeError):  # cut off by a kill, or by a full disk
                     continue
-                self.times[name] = time
 
-    def add(self, names: list[str], updated: float) -> None:
-        """Notes images whose outputs are there.
+    def image(self, job: Job) -> Image:
+        """What is noted of an image."""
+        path = os.path.abspath(job.page.path)
+        size = 0 if files.is_remote(path) else files.size_of(path)
+        return path, size, job.updated, self.how
 
-        Args:
-          names: the jobs'.
-          updated: when their file was last changed, s since 1970.
-        """
+    def add(self, jobs: dict[str, Image]) -> None:
+        """Notes images, by their jobs' names, whose outputs are there."""
         if self.kept:
-            lines = "".join(f"\n{json.dumps([name, updated])}" for name in names)
-            with files.naming(self.path), open(self.path, "ab", buffering=0) as file:
-                file.write(lines.encode())
+            lines = "".join(f"\n{json.dumps(each)}" for each in jobs.items())
+            # Not through a link: it might lead to any other file.
+            how = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+            with files.naming(self.path):
+                with open(os.open(self.path, how, 0o666), "ab", buffering=0) as file:
+                    file.write(lines.encode())
+
+    def other_image(self, job: Job) -> str:
+        """The path of another image, still there, that this job's outputs are of."""
+        path = self.images.get(job.name, ("",))[0]
+        if not path or path == self.image(job)[0] or not os.path.exists(path):
+            return ""
+        return path
 
     def is_done(self, job: Job, paths: list[str], there: dict[str, float]) -> bool:
-        """Whether all outputs are there, and of the image as it is.
+        """Whether all outputs are there, and of the image as it is, made as now.
 
         Args:
-          job: the image.
+          job: the image; it may have been moved since.
           paths: of its outputs.
           there: when each file in the folder was last changed.
         """
         if not all(path in there for path in paths):
             return False
-        if job.name in self.times:
-            return self.times[job.name] == job.updated
+        if job.name in self.images:
+            return self.images[job.name][1:] == self.image(job)[1:]
         return all(there[path] >= job.updated for path in paths)
