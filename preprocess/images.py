@@ -4,6 +4,8 @@ import contextlib
 import functools
 import io
 import math
+import os
+import socket
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -31,13 +33,37 @@ class Page(NamedTuple):
     Attributes:
       path: the file.
       number: its page, 0 for files of one page.
+      stamp: `stamp_of` the file when it was found; "" where it may change.
     """
 
     path: str
     number: int = 0
+    stamp: str = ""
 
     def __str__(self) -> str:
         return f"{self.path} (page {self.number})" if self.number else self.path
+
+
+def stamp_of(path: str) -> str:
+    """What tells a file from what takes its place: this machine, bytes, time.
+
+    Machines may have copies of their own, with other times; remote files have none.
+    """
+    if files.is_remote(path):
+        return ""
+    there = os.stat(path)
+    return f"{socket.gethostname()}/{there.st_size}/{there.st_mtime_ns}"
+
+
+def check_unchanged(page: Page) -> None:
+    """Sees that a file which has been read is still the one that was found.
+
+    Raises:
+      UserError: it has changed since.
+    """
+    host = page.stamp.partition("/")[0]
+    if host == socket.gethostname() and page.stamp != stamp_of(page.path):
+        raise UserError(f"{page.path}: has changed since this began; run it again")
 
 
 def is_image(path: str) -> bool:
@@ -140,8 +166,9 @@ def _decode(page: Page) -> np.ndarray:
             _check_tiff_page(page, described)
             pixels = np.asarray(described.asarray())
             planar = tiff.pages.first.planarconfig == 2
+        check_unchanged(page)
         return np.moveaxis(pixels, 0, -1) if planar and pixels.ndim == 3 else pixels
-    return decode_png(_read_checked(page.path))
+    return decode_png(_read_checked(page))
 
 
 def _check_tiff_page(page: Page, described: tifffile.TiffPage) -> None:
@@ -152,9 +179,11 @@ def _check_tiff_page(page: Page, described: tifffile.TiffPage) -> None:
     image_checks.check_strips(described)
 
 
-def _read_checked(path: str) -> bytes:
+def _read_checked(page: Page) -> bytes:
     """The bytes of a PNG or JPEG that memory can hold, decoded."""
+    path = page.path
     content = files.read_bytes(path)
+    check_unchanged(page)
     if not content.startswith(JPEG_BEGINS if is_lossy(path) else PNG_BEGINS):
         raise ValueError("its bytes are of another format than its name says")
     if is_lossy(path):
@@ -277,14 +306,14 @@ def _decode_labels(page: Page) -> np.ndarray:
     with files.open_read(page.path) as file:
         bits, colour_type = file.read(26)[24:] or (8, 0)
     if colour_type == 3:
-        return _decode_palette(page.path)
+        return _decode_palette(page)
     image = _decode(page)
     return image // (255 // (2**bits - 1)) if bits < 8 else image
 
 
-def _decode_palette(path: str) -> np.ndarray:
+def _decode_palette(page: Page) -> np.ndarray:
     """The indices as they are; OpenCV would give their colours."""
-    return np.asarray(Image.open(io.BytesIO(_read_checked(path))))
+    return np.asarray(Image.open(io.BytesIO(_read_checked(page))))
 
 
 def _swap_red_and_blue(image: np.ndarray) -> np.ndarray:

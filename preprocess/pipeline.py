@@ -26,6 +26,7 @@ from preprocess import facts as facts_module
 from preprocess import files, info, plan, progress, splits
 from preprocess.errors import UserError
 from preprocess.facts import Facts, Source, Sums, inspect
+from preprocess.images import Page, check_unchanged
 from preprocess.memory import keep_freed_memory, room_for
 from preprocess.plan import Unit
 from preprocess.progress import FRAMES, TILES, Stopwatch
@@ -206,27 +207,30 @@ def _number(identity: str) -> int:
     return plan.identity_seed(identity, 0) >> 1  # as Beam encodes numbers: below 2**63
 
 
-def _with_path(frame: Frame) -> Iterator[tuple[int, tuple[str, str]]]:
-    for path in {page.path for page in frame.pages}:
-        yield _number(path), (path, frame.key)
+def _with_path(frame: Frame) -> Iterator[tuple[int, tuple[Page, str]]]:
+    for page in {page._replace(number=0) for page in frame.pages}:
+        yield _number(page.path), (page, frame.key)
 
 
 def _digested(
-    element: tuple[int, Iterable[tuple[str, str]]],
+    element: tuple[int, Iterable[tuple[Page, str]]],
 ) -> Iterator[tuple[int, tuple[str, str, str]]]:
     """A file that can't be read has no digest; its frame's inspection says why."""
     digests: dict[str, str] = {}
-    for path, key in element[1]:
+    for page, key in element[1]:
+        path = page.path
         if path not in digests:
-            digests[path] = _sha256_if_readable(path)
+            digests[path] = _sha256_if_readable(page)
         yield _number(key), (key, path, digests[path])
 
 
-def _sha256_if_readable(path: str) -> str:
+def _sha256_if_readable(page: Page) -> str:
     try:
-        return sha256_of(path)
+        digest = sha256_of(page.path)
+        check_unchanged(page)
     except OSError:
         return ""
+    return digest
 
 
 class JoinSources(beam.PTransform):

@@ -4,6 +4,7 @@ Nothing here depends on a worker, on time or on the order in which things happen
 every runner makes the same bytes.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import itertools
@@ -15,7 +16,7 @@ import ml_collections
 
 from preprocess import files, splits
 from preprocess.errors import UserError
-from preprocess.images import Page
+from preprocess.images import Page, stamp_of
 from preprocess.sources import Frame, look_for_frames
 
 PLAN_NAME = files.TEMPORARY + "plan"
@@ -198,7 +199,13 @@ def read_plan(path: str) -> Iterator[PlannedFrame]:
 def _to_json(planned: PlannedFrame) -> list[Any]:
     frame = planned.frame
     values = [getattr(frame, field.name) for field in dataclasses.fields(Frame)]
-    return [values, *planned[1:]]
+    return [[_stamped(v) if isinstance(v, Page) else v for v in values], *planned[1:]]
+
+
+def _stamped(page: Page) -> Page:
+    with contextlib.suppress(OSError):  # whoever reads it says what is wrong
+        return page._replace(stamp=stamp_of(page.path))
+    return page
 
 
 def _from_json(content: list[Any]) -> PlannedFrame:

@@ -106,6 +106,37 @@ def test_a_file_that_goes_between_plan_and_read(cells, tmp_path, monkeypatch, ca
     assert run(main.COMMAND, given) == 0
 
 
+def test_an_image_that_is_replaced_under_a_job(
+    cells, shards_folder, tmp_path, monkeypatch, capfd, digests
+):
+    """After it was looked at and its digest taken, before its tiles are made."""
+    source, output = tmp_path / "cells", tmp_path / "out"
+    shutil.copytree(cells, source)
+    write_shard = pipeline.write_shard
+    frames = [source / f"01/t00{number}.tif" for number in range(8)]
+
+    def then_another(path, records):
+        for frame, other in zip(frames, reversed(frames), strict=True):
+            shutil.copyfile(cells / "01" / other.name, frame)
+        return write_shard(path, records)
+
+    monkeypatch.setattr(pipeline, "write_shard", then_another)
+    given = [*CONFIG, f"--input={source}", f"--output={output}"]
+    assert run(main.COMMAND, given) == 2
+    lines = capfd.readouterr().err.replace("\r", "\n").splitlines()
+    [line] = [x for x in lines if x.startswith("preprocess: ")]
+    assert line.endswith(".tif: has changed since this began; run it again")
+    assert not (output / "dataset_info.json").exists()
+    monkeypatch.setattr(pipeline, "write_shard", write_shard)
+    for frame in frames:
+        shutil.copyfile(cells / "01" / frame.name, frame)
+    assert run(main.COMMAND, given) == 0
+    made, quiet = digests(output), digests(pathlib.Path(shards_folder))
+    assert {n: d for n, d in made.items() if n.startswith("train")} == {
+        n: d for n, d in quiet.items() if n.startswith("train")
+    }
+
+
 def test_a_folder_that_goes_under_a_job(
     cells, shards_folder, tmp_path, monkeypatch, capfd, digests
 ):
