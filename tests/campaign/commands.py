@@ -12,7 +12,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from preprocess import shards
+from preprocess import shards, sums
 from tests.campaign import store
 from trainer import checkpoints
 
@@ -217,7 +217,12 @@ def _answers(version: pathlib.Path) -> str:
 def _version(folder: pathlib.Path) -> str:
     """A digest of a version: which files, which answers, what is said beside."""
     names = [str(path.relative_to(folder)) for path in _files(folder)]
-    extras = [path.read_bytes() for path in _files(folder / "assets.extra")]
+    # Not the sums: TensorFlow writes a graph in other bytes each time.
+    extras = [
+        path.read_bytes()
+        for path in _files(folder / "assets.extra")
+        if path.name != sums.NAME
+    ]
     said = hashlib.sha256(b"".join(extras)).hexdigest()
     return _digest(json.dumps([names, said, _answers(folder)]).encode())
 
