@@ -15,6 +15,7 @@ import numpy as np
 from preprocess import shards, sums
 from tests.campaign import store
 from trainer import checkpoints
+from trainer.predict import seen
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 CONFIG = (
@@ -299,6 +300,8 @@ class Predict(Command):
     def outputs(self, place):
         found = {}
         for path in _files(place / OUT):
+            if path.name == seen.NAME:
+                continue  # a line whenever an image is done, by several threads
             content = path.read_bytes()
             if path.suffix == ".png":
                 assert cv2.imdecode(np.frombuffer(content, np.uint8), -1) is not None
