@@ -107,6 +107,25 @@ sys.exit(cli.main(cli.Command("wait", "", lambda values: None, run)))
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.parametrize("number", [TERM, INT, signal.SIGHUP])
+def test_while_a_library_is_loaded_a_signal_ends_it_without_a_word(number):
+    text = f"""
+import os, sys
+from preprocess import cli
+
+def run(values, rest):
+    with cli.deaf():
+        pass
+    with cli.deaf():
+        os.kill(os.getpid(), {int(number)})
+
+sys.exit(cli.main(cli.Command("wait", "", lambda values: None, run)))
+"""
+    process = started(text, stderr=subprocess.PIPE)
+    assert process.communicate(timeout=60) == (b"", b"")
+    assert process.returncode == -number
+
+
 def test_a_handler_of_ones_own_stays():
     handler = signal.signal(signal.SIGTERM, lambda *_: None)
     try:

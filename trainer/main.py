@@ -109,7 +109,7 @@ def _starting() -> Iterator[None]:
         b"cpu_feature_guard",
     )
     stderr = os.dup(2)
-    with tempfile.TemporaryFile() as caught:
+    with tempfile.TemporaryFile() as caught, cli.deaf():
         os.dup2(caught.fileno(), 2)
         try:
             yield

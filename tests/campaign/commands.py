@@ -12,9 +12,10 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from preprocess import shards
+from preprocess import shards, sums
 from tests.campaign import store
 from trainer import checkpoints
+from trainer.predict import seen
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 CONFIG = (
@@ -217,7 +218,12 @@ def _answers(version: pathlib.Path) -> str:
 def _version(folder: pathlib.Path) -> str:
     """A digest of a version: which files, which answers, what is said beside."""
     names = [str(path.relative_to(folder)) for path in _files(folder)]
-    extras = [path.read_bytes() for path in _files(folder / "assets.extra")]
+    # Not the sums: TensorFlow writes a graph in other bytes each time.
+    extras = [
+        path.read_bytes()
+        for path in _files(folder / "assets.extra")
+        if path.name != sums.NAME
+    ]
     said = hashlib.sha256(b"".join(extras)).hexdigest()
     return _digest(json.dumps([names, said, _answers(folder)]).encode())
 
@@ -294,6 +300,8 @@ class Predict(Command):
     def outputs(self, place):
         found = {}
         for path in _files(place / OUT):
+            if path.name == seen.NAME:
+                continue  # a line whenever an image is done, by several threads
             content = path.read_bytes()
             if path.suffix == ".png":
                 assert cv2.imdecode(np.frombuffer(content, np.uint8), -1) is not None
