@@ -363,7 +363,6 @@ ALL: dict[str, type[Command]] = {
 
 def unfinished(folder: pathlib.Path) -> list[str]:
     """Temporaries, and locks, that lie about."""
-    found = [
-        p for p in sorted(folder.rglob(".*")) if not re.match(r"\.claims$", p.name)
-    ]
+    own = (".claims", seen.NAME)  # which publish and predict keep
+    found = [path for path in sorted(folder.rglob(".*")) if path.name not in own]
     return [str(path.relative_to(folder)) for path in found]
