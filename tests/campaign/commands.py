@@ -6,7 +6,6 @@ Each is a folder for itself, in which `out` is what it writes.
 import hashlib
 import json
 import pathlib
-import re
 from typing import NamedTuple
 
 import cv2
