@@ -6,6 +6,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from preprocess.distances import distances_to
 from preprocess.errors import UserError
 from preprocess.sources.base import connected_instances
 from preprocess.weights import distances_to_two
@@ -166,9 +167,7 @@ def _bulges(mask: np.ndarray, least_px: float) -> tuple[np.ndarray, np.ndarray]:
     """
     from skimage import measure, morphology
 
-    depth = cv2.distanceTransform(
-        mask.view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE
-    )
+    depth = distances_to(~mask)
     peaks = mask & (morphology.h_maxima(depth, least_px) > 0)
     pieces = connected_instances(mask.view(np.uint8))
     has_peak = np.zeros(int(pieces.max()) + 1, bool)

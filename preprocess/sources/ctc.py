@@ -14,11 +14,11 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import cv2
 import ml_collections
 import numpy as np
 
 from preprocess import files
+from preprocess.distances import distances_to
 from preprocess.errors import UserError
 from preprocess.images import Page, count_pages, read_labels
 from preprocess.records import UNLABELLED
@@ -303,9 +303,7 @@ def unlabelled_surroundings(instances: np.ndarray, markers: np.ndarray) -> np.nd
                 max(0, top - length) : bottom + length,
                 max(0, left - length) : right + length,
             ]
-            away = (markers[box] != marker).view(np.uint8)
-            distance = cv2.distanceTransform(away, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-            near[box] |= distance <= length
+            near[box] |= distances_to(markers[box] == marker) <= length
     return near & (instances == 0)
 
 

@@ -5,6 +5,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from preprocess.distances import distances_to
+
 
 class Surface(NamedTuple):
     """Distances from each outline to the other, both ways together.
@@ -33,7 +35,7 @@ def surface_distances(truth: np.ndarray, result: np.ndarray) -> Surface | None:
     if not all(outline.any() for outline in outlines):
         return None
     first, second = outlines
-    away = np.concatenate([_distance_to(second)[first], _distance_to(first)[second]])
+    away = np.concatenate([distances_to(second)[first], distances_to(first)[second]])
     return Surface(float(away.sum(dtype=np.float64)), away.size, float(away.max()))
 
 
@@ -43,9 +45,3 @@ def _outline(mask: np.ndarray) -> np.ndarray:
     # Beyond the frame's edge counts as inside.
     inside = cv2.erode(mask.astype(np.uint8), cross)
     return mask & (inside == 0)
-
-
-def _distance_to(mask: np.ndarray) -> np.ndarray:
-    return cv2.distanceTransform(
-        (~mask).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE
-    )
