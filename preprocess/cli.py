@@ -83,7 +83,8 @@ def main(command: Command, argv: Sequence[str] | None = None) -> int:
         _tell(command, [of_disk(error) or _one_line(error)])
         return UserError.exit_code
     except KeyboardInterrupt as stop:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C: no traceback
+        if is_process:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one: no traceback
         code = stop.code if isinstance(stop, Terminated) else INTERRUPTED
         how = {INTERRUPTED: "interrupted", HUNG_UP: "its terminal has gone"}
         with contextlib.suppress(OSError):  # of a terminal that is gone

@@ -4,11 +4,15 @@ import hashlib
 import json
 import os
 import pathlib
+import signal
 import sys
 import time
 
 os.environ["TF_ENABLE_ONEDNN_OPTS"] = "1"
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
+# In the background, and under nohup, these are ignored, by the processes of tests too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 import numpy as np
 import pytest

@@ -40,9 +40,10 @@ class Seen:
 
     def image(self, job: Job) -> Image:
         """What is noted of an image."""
-        path = os.path.abspath(job.page.path)
-        size = 0 if files.is_remote(path) else files.size_of(path)
-        return path, size, job.updated, self.how
+        path = job.page.path
+        if files.is_remote(path):
+            return path, 0, job.updated, self.how
+        return os.path.abspath(path), files.size_of(path), job.updated, self.how
 
     def add(self, jobs: dict[str, Image]) -> None:
         """Notes images, by their jobs' names, whose outputs are there."""
@@ -57,9 +58,10 @@ class Seen:
     def other_image(self, job: Job) -> str:
         """The path of another image, still there, that this job's outputs are of."""
         path = self.images.get(job.name, ("",))[0]
-        if not path or path == self.image(job)[0] or not os.path.exists(path):
+        if not path or path == self.image(job)[0]:
             return ""
-        return path
+        # Of what is gone the image may be the same, moved.
+        return path if files.is_remote(path) or os.path.exists(path) else ""
 
     def is_done(self, job: Job, paths: list[str], there: dict[str, float]) -> bool:
         """Whether all outputs are there, and of the image as it is, made as now.
