@@ -20,7 +20,8 @@ HOSTS = (
     "oauth2.googleapis.com",
     "iamcredentials.googleapis.com",
 )
-ADDRESS = "127.99.7.1"  # loopback too, and nobody else's
+# Loopback too, and no other test process's, which listens at the same port.
+ADDRESS = f"127.99.{os.getpid() // 250 % 250 + 1}.{os.getpid() % 250 + 1}"
 
 RUN = """
 mount --bind "$1" /etc/hosts || exit 96
