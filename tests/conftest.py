@@ -10,9 +10,6 @@ import time
 
 os.environ["TF_ENABLE_ONEDNN_OPTS"] = "1"
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
-# In the background, and under nohup, these are ignored, by the processes of tests too.
-signal.signal(signal.SIGINT, signal.default_int_handler)
-signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 import numpy as np
 import pytest
@@ -27,6 +24,10 @@ TINY_DATA = (
     "--config.data.augmentations=2",
 )
 ROOT = pathlib.Path(__file__).parent.parent
+
+# In the background, and under nohup, these are ignored, by the processes of tests too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # Two logical devices on one processor: enough for MirroredStrategy.
 tf.config.set_logical_device_configuration(
