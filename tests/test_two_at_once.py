@@ -77,9 +77,12 @@ def test_a_lock_says_who_holds_it(tmp_path):
 
 
 def test_a_lock_leaves_a_folder_that_was_there(tmp_path):
-    with files.exclusive(str(tmp_path / "made")), files.exclusive(str(tmp_path)):
-        assert files.LOCK_NAME in os.listdir(tmp_path / "made")
-    assert tmp_path.is_dir() and not os.listdir(tmp_path)
+    there, made = tmp_path / "there", tmp_path / "made"
+    there.mkdir()
+    for folder in (there, made):
+        with files.exclusive(str(folder)):
+            assert os.listdir(folder) == [files.LOCK_NAME]
+    assert os.listdir(tmp_path) == ["there"] and not os.listdir(there)
 
 
 def test_a_disk_without_locks_is_as_good(tmp_path, monkeypatch):
@@ -92,26 +95,20 @@ def test_a_disk_without_locks_is_as_good(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["a"]
 
 
-def test_holders_that_come_and_go_are_waited_for_or_named(tmp_path):
-    """Each is let in, or told that another is there; never another error."""
-    folder, ended, said = str(tmp_path / "f"), [], set()
+def test_a_folder_that_goes_before_its_lock_is_there_is_made_again(
+    tmp_path, monkeypatch
+):
+    """A holder that ends removes the folder that it had made."""
+    folder, open_lock = tmp_path / "f", files._open_lock
 
-    def hold():
-        for _ in range(200):
-            try:
-                with files.exclusive(folder):
-                    pass
-            except UserError as error:
-                said.add(str(error).split(" (")[0])
-        ended.append(True)
+    def too_late(path):
+        monkeypatch.setattr(files, "_open_lock", open_lock)
+        folder.rmdir()
+        return open_lock(path)
 
-    threads = [threading.Thread(target=hold) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(ended) == 4
-    assert all("another job is writing there" in line for line in said)
+    monkeypatch.setattr(files, "_open_lock", too_late)
+    with files.exclusive(str(folder)):
+        assert os.listdir(folder) == [files.LOCK_NAME]
 
 
 def test_a_pipe_in_a_files_place_is_no_wait(tmp_path):
