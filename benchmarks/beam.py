@@ -21,12 +21,12 @@ import time
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
 from configs import dic_hela
+from preprocess import files, plan
 from preprocess import pipeline as job
-from preprocess import plan
 from preprocess.facts import Source, Sums, conclude, inspect
 from preprocess.info import source_info
 from preprocess.runners import LOCAL_RUNNER
-from preprocess.shards import INFO_NAME, sha256_of
+from preprocess.shards import INFO_NAME
 from preprocess.splits import SPLITS
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -37,7 +37,7 @@ def plain_loop(folder: str, output: str, config) -> None:
     writer = job.WriteShard(config, output)
     writer.setup()
     planned = plan.plan_dataset(folder, config)
-    digest = functools.cache(sha256_of)
+    digest = functools.cache(files.sha256_of)
     sources = [
         Source(inspect(frame, config), tuple(digest(page.path) for page in frame.pages))
         for frame in planned.frames

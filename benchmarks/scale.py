@@ -75,7 +75,7 @@ def empty_pixels(shards: list[str]) -> None:
         shards.append(path)
         return 0, 0, digested(path)
 
-    pipeline.inspect, pipeline.sha256_of = inspected, digested
+    pipeline.inspect, pipeline.files.sha256_of = inspected, digested
     pipeline.write_shard = written
     pipeline.room_for = contextlib.nullcontext
     pipeline.write_sidecar = lambda folder, shard: None

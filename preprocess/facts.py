@@ -14,10 +14,9 @@ from typing import Any, NamedTuple
 import ml_collections
 import numpy as np
 
-from preprocess import tiling
+from preprocess import json_files, tiling
 from preprocess.errors import UserError
 from preprocess.records import UNLABELLED
-from preprocess.shards import fingerprint
 from preprocess.sources import Frame, check_frame
 from preprocess.statistics import Moments, count_values, moments, pooled
 
@@ -105,7 +104,7 @@ def data_config(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """The part of a config that the shards depend on, as plain JSON values."""
     model = {name: config.model[name] for name in ("depth", "channels", "classes")}
     content = {"seed": config.seed, "data": config.data.to_dict(), "model": model}
-    return json.loads(json.dumps(content))  # tuples to lists, as they will be read
+    return json_files.as_read(content)
 
 
 @dataclasses.dataclass
@@ -264,7 +263,7 @@ def conclude(
         tuple(lines),
         frozenset(sums.skipped),
         sums.moments,
-        fingerprint([data_config(config), f"{sums.digest:064x}"]),
+        json_files.fingerprint([data_config(config), f"{sums.digest:064x}"]),
         sums.frames,
         sums.tiles,
     )

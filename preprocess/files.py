@@ -7,9 +7,9 @@ object store. A file appears whole or not at all.
 import contextlib
 import fcntl
 import glob as local_glob
+import hashlib
 import os
 import shutil
-import socket
 import stat
 import time
 import uuid
@@ -147,6 +147,14 @@ def read_blocks(path: str, size: int = 1 << 22) -> Iterator[bytes]:
                 return
 
 
+def sha256_of(path: str) -> str:
+    """sha256 of a file, hexadecimal; a file of any size in bounded memory."""
+    digest = hashlib.sha256()
+    for block in read_blocks(path):
+        digest.update(block)
+    return digest.hexdigest()
+
+
 def make_folder(path: str) -> None:
     """Makes a local folder and its parents; remote stores have no folders."""
     if not is_remote(path):
@@ -219,152 +227,6 @@ def naming(path: str, instead_of: str | None = None) -> Iterator[None]:
         raise
 
 
-@contextlib.contextmanager
-def exclusive(folder: str) -> Iterator[None]:
-    """Keeps other processes of this machine, or of a shared disk, out of a folder.
-
-    The lock goes with the process, so a killed one leaves nothing locked. Remote
-    stores have no locks: there, shards are whole objects that depend on the config
-    alone, and a job of another config is refused by what the first one noted.
-
-    Raises:
-      UserError: another process is at work there, and which.
-    """
-    if is_remote(folder):
-        yield
-        return
-    made = not os.path.isdir(folder)
-    file = _own_lock(folder)
-    try:
-        _sign(file)
-        yield
-    finally:
-        path = os.path.join(folder, LOCK_NAME)
-        if _is_at(file, path):
-            os.remove(path)
-        file.close()
-        if made:
-            with contextlib.suppress(OSError):
-                os.rmdir(folder)  # where nothing was written, nothing is left
-
-
-def _own_lock(folder: str) -> IO[bytes]:
-    """The lock's file, locked by this process if the disk has locks."""
-    path = os.path.join(folder, LOCK_NAME)
-    for attempt in reversed(range(20)):
-        try:
-            make_folder(folder)
-            file = _open_lock(path)
-        except (FileNotFoundError, FileExistsError):
-            if not attempt:
-                raise
-            continue  # a holder that has just ended removed the folder
-        try:
-            if not _lock(file) or _is_at(file, path):
-                return file
-        except BlockingIOError:
-            file.close()
-            break
-        file.close()  # its holder removed it between our open and our lock
-    raise UserError(
-        f"{folder}: another job is writing there{_signed(path)}; wait for its end"
-    )
-
-
-def _open_lock(path: str) -> IO[bytes]:
-    # Not through a link: whoever packed the folder would have another file opened.
-    how = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
-    try:
-        handle = os.open(path, how, 0o666)
-    except PermissionError:  # another user's, which can be locked all the same
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
-    return open(handle, "ab", buffering=0)
-
-
-def _is_at(file: IO[bytes], path: str) -> bool:
-    """Whether an open file is what a path leads to now."""
-    with contextlib.suppress(FileNotFoundError):
-        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
-    return False
-
-
-def _sign(file: IO[bytes]) -> None:
-    """Notes who holds a lock, for whom it keeps out to read."""
-    now = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
-    with contextlib.suppress(OSError):  # a full disk is told of where it matters
-        file.truncate(0)
-        file.write(
-            f"process {os.getpid()} on {socket.gethostname()} since {now}".encode()
-        )
-
-
-def _signed(path: str) -> str:
-    with contextlib.suppress(OSError):
-        if text := read_bytes(path).decode(errors="replace"):
-            return f" ({text})"
-    return ""
-
-
-@contextlib.contextmanager
-def reading(folder: str) -> Iterator[None]:
-    """Has `unread` wait for nobody and refuse: this process needs the files there.
-
-    Raises:
-      UserError: a job is about to make them anew.
-    """
-    with _flock(folder, fcntl.LOCK_SH) as free:
-        if not free:
-            raise UserError(f"{folder}: is being made anew; wait for its end")
-        yield
-
-
-@contextlib.contextmanager
-def unread(folder: str) -> Iterator[None]:
-    """Sees to it that nobody is reading what the block removes.
-
-    Raises:
-      UserError: somebody is.
-    """
-    with _flock(folder, fcntl.LOCK_EX) as free:
-        if not free:
-            raise UserError(
-                f"{folder}: is being read, by a training perhaps; wait for its end, or "
-                "give another folder"
-            )
-        yield
-
-
-@contextlib.contextmanager
-def in_turn(folder: str) -> Iterator[None]:
-    """Waits until no other process is in such a block: for files that belong together.
-
-    Not in remote stores.
-    """
-    with _flock(folder, fcntl.LOCK_EX, wait=True):
-        yield
-
-
-@contextlib.contextmanager
-def _flock(folder: str, how: int, *, wait: bool = False) -> Iterator[bool]:
-    """Locks a local folder itself, which leaves nothing there; whether it was free.
-
-    Where its disk knows no such locks (some network disks), it counts as free.
-    """
-    handle, free = None, True
-    if not is_remote(folder):
-        with contextlib.suppress(OSError):
-            handle = os.open(folder, os.O_RDONLY)
-            try:
-                fcntl.flock(handle, how | (0 if wait else fcntl.LOCK_NB))
-            except BlockingIOError:
-                free = False
-    try:
-        yield free
-    finally:
-        if handle is not None:
-            os.close(handle)
-
-
 def remove_unfinished(folder: str, *, older_s: float = ABANDONED_S) -> None:
     """Removes what killed writers left in a local folder; others may be writing there.
 
@@ -395,7 +257,7 @@ def _remove_abandoned(path: str) -> None:
     locked = os.path.join(path, LOCK_NAME) if os.path.isdir(path) else path
     if os.path.exists(locked):
         with open(locked, "rb+") as file, contextlib.suppress(BlockingIOError):
-            if _lock(file):
+            if lock(file):
                 remove([path])  # while it is locked: see _open_locked
 
 
@@ -405,13 +267,19 @@ def _open_locked(path: str) -> IO[bytes]:
         file = open(path, "wb")
         # Somebody may be removing it, who found it before it was locked.
         with contextlib.suppress(BlockingIOError):
-            _lock(file)
-            if _is_at(file, path):
+            lock(file)
+            if is_at(file, path):
                 return file
         file.close()
 
 
-def _lock(file: IO[bytes]) -> bool:
+def write_bytes(path: str, content: bytes) -> None:
+    """Writes a whole file, atomically: a store shows no object before its end."""
+    with object_store.create(path) if is_remote(path) else open_atomic(path) as file:
+        file.write(content)
+
+
+def lock(file: IO[bytes]) -> bool:
     """Locks a file; whether its disk has locks.
 
     Raises:
@@ -426,7 +294,8 @@ def _lock(file: IO[bytes]) -> bool:
     return True
 
 
-def write_bytes(path: str, content: bytes) -> None:
-    """Writes a whole file, atomically: a store shows no object before its end."""
-    with object_store.create(path) if is_remote(path) else open_atomic(path) as file:
-        file.write(content)
+def is_at(file: IO[bytes], path: str) -> bool:
+    """Whether an open file is what a path leads to now."""
+    with contextlib.suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    return False

@@ -2,17 +2,16 @@
 
 import datetime
 import importlib.metadata
-import json
 import platform
 from collections.abc import Iterable
 from typing import Any
 
 import ml_collections
 
-from preprocess import tiling
+from preprocess import json_files, tiling
 from preprocess.facts import Facts, Source, data_config, relative
 from preprocess.records import SCHEMA_VERSION, weight_step
-from preprocess.shards import Shard, SourcePart, sealed
+from preprocess.shards import Shard, SourcePart
 from preprocess.splits import SPLITS
 
 SOFTWARE = ("unet-tfrecords", "apache-beam", "numpy", "opencv-python-headless")
@@ -76,7 +75,7 @@ def dataset_info(
         },
         "times": {"finished": datetime.datetime.now(datetime.timezone.utc).isoformat()},
     }
-    return sealed(json.loads(json.dumps(content)))  # of what will be read
+    return json_files.sealed(json_files.as_read(content))  # of what will be read
 
 
 def _split_info(split: str, shards: Iterable[Shard], frames: int) -> dict[str, Any]:

@@ -7,7 +7,6 @@ Without one, Beam's local runner uses all cores.
 import collections
 import contextlib
 import itertools
-import json
 import os
 import shutil
 import signal
@@ -28,6 +27,8 @@ from preprocess import (
     cli,
     files,
     job_errors,
+    json_files,
+    locks,
     plan,
     preflight,
     progress,
@@ -39,14 +40,10 @@ from preprocess.errors import UserError
 from preprocess.facts import data_config
 from preprocess.shards import (
     INFO_NAME,
-    as_json,
     damaged_files,
-    differences,
-    parse_json,
     read_info,
     read_sources,
     reopen,
-    sha256_of,
     shard_files,
 )
 from preprocess.sources import Frame
@@ -87,7 +84,7 @@ def preprocess(values: flags.FlagValues, beam_args: list[str]) -> None:
         folder = os.path.abspath(folder)
 
     planned = plan.plan_dataset(folder, config)
-    with files.exclusive(output):
+    with locks.exclusive(output):
         complete = _is_complete(
             output, config, planned.frames, folder=folder, overwrite=values.overwrite
         )
@@ -108,7 +105,7 @@ def _make(options, folder, output, config, planned: plan.Plan) -> dict[str, int]
     """
     from preprocess import pipeline  # Beam takes a second to import
 
-    files.write_bytes(files.join(output, JOB_NAME), as_json(data_config(config)))
+    json_files.write(files.join(output, JOB_NAME), data_config(config))
     job = None
     try:
         parts = runners.parts_of(options)
@@ -117,7 +114,7 @@ def _make(options, folder, output, config, planned: plan.Plan) -> dict[str, int]
         counters = _run_pipeline(job, options)
         problems_path = files.join(output, pipeline.PROBLEMS_NAME)
         if files.exists(problems_path):
-            problems = json.loads(files.read_bytes(problems_path))
+            problems = json_files.read(problems_path, cure="run it again", kind=list)
             files.remove([problems_path])
             raise UserError(problems)
     except Exception as error:
@@ -160,17 +157,19 @@ def _is_complete(
     """Whether the same data set lies there already, whole.
 
     Raises:
-      UserError: another data set lies there, naming the differences.
+      UserError: another data set lies there, naming the json_files.differences.
     """
     if overwrite:
-        with files.unread(output):
+        with locks.unread(output):
             _clear(output)
         return False
     info_path, job_path = files.join(output, INFO_NAME), files.join(output, JOB_NAME)
     afresh = "give another --output, or --overwrite to start afresh"
     if files.exists(info_path):
         info = read_info(output)
-        if changed := differences(info["config"], data_config(config), "config"):
+        if changed := json_files.differences(
+            info["config"], data_config(config), "config"
+        ):
             raise UserError([f"{output}: {line}; {afresh}" for line in changed])
         damaged = damaged_files(output, info)
         readable = not {part["name"] for part in info["source_parts"]} & set(damaged)
@@ -179,18 +178,15 @@ def _is_complete(
         if damaged:
             print(f"missing or damaged, made again: {', '.join(damaged)}")
             # Noted first, so that a kill in between leaves no folder without a guard.
-            with files.unread(output):
-                files.write_bytes(files.join(output, JOB_NAME), as_json(info["config"]))
+            with locks.unread(output):
+                json_files.write(files.join(output, JOB_NAME), info["config"])
                 reopen(output, info)
         if not damaged and not files.is_remote(output):  # after a kill at the very end
             files.remove(files.glob_in(output, files.TEMPORARY + "*"))
         return not damaged
     if files.exists(job_path):
-        try:
-            there = parse_json(files.read_bytes(job_path))
-        except ValueError as error:
-            raise UserError(f"{job_path}: broken ({error}); {afresh}") from None
-        if changed := differences(there, data_config(config), "config"):
+        there = json_files.read(job_path, cure=afresh)
+        if changed := json_files.differences(there, data_config(config), "config"):
             raise UserError(
                 [f"{output}: unfinished, {line}; {afresh}" for line in changed]
             )
@@ -212,7 +208,7 @@ def _changed_sources(
     for path, name in names.items():
         if name not in recorded:
             lines.append(f"{path}: new since")
-        elif recorded[name] != sha256_of(path):
+        elif recorded[name] != files.sha256_of(path):
             lines.append(f"{path}: changed since")
     return lines
 

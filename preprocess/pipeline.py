@@ -23,7 +23,7 @@ from apache_beam.metrics import Metrics
 from apache_beam.pvalue import AsList, AsSingleton
 
 from preprocess import facts as facts_module
-from preprocess import files, info, plan, progress, splits
+from preprocess import files, info, json_files, plan, progress, splits
 from preprocess.errors import UserError
 from preprocess.facts import Facts, Source, Sums, inspect
 from preprocess.images import Page, check_unchanged
@@ -36,11 +36,8 @@ from preprocess.shards import (
     INFO_NAME,
     Shard,
     SourcePart,
-    as_json,
-    fingerprint,
     kept_shard,
     parts_for,
-    sha256_of,
     shard_files,
     shard_name,
     write_shard,
@@ -226,7 +223,7 @@ def _digested(
 
 def _sha256_if_readable(page: Page) -> str:
     try:
-        digest = sha256_of(page.path)
+        digest = files.sha256_of(page.path)
         check_unchanged(page)
     except OSError:
         return ""
@@ -400,7 +397,7 @@ class WriteShard(beam.DoFn):
     ) -> Shard:
         """An earlier run's shard where it is whole, else a new one."""
         name = shard_name(split, index, units[0].num_shards)
-        made_from = fingerprint([facts.digest, [unit.key for unit in units]])
+        made_from = json_files.fingerprint([facts.digest, [unit.key for unit in units]])
         if shard := kept_shard(self.output, name, made_from):
             self.shards_kept.inc()
             progress.add(self.output, TILES, shard.records)
@@ -466,7 +463,7 @@ def write_info(
     output = job.output
     if facts.problems:
         path = files.join(output, PROBLEMS_NAME)
-        files.write_bytes(path, as_json(list(facts.problems)))
+        json_files.write(path, list(facts.problems))
         return
     content = info.dataset_info(
         shards,
@@ -482,7 +479,7 @@ def write_info(
         [path for path in shard_files(output) if files.basename(path) not in own]
     )
     _check_there(output, [*shards, *parts])
-    files.write_bytes(files.join(output, INFO_NAME), as_json(content))
+    json_files.write(files.join(output, INFO_NAME), content)
     # The plan, notes of finished shards, and halves that a killed run has left; not the
     # counts that a bar still follows, nor the plan of another job on the same bucket.
     left = files.glob_in(output, files.TEMPORARY + "*")

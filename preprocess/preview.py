@@ -17,7 +17,7 @@ import numpy as np
 from absl import flags
 from tqdm import tqdm
 
-from preprocess import cli, files
+from preprocess import cli, files, locks
 from preprocess.errors import UserError
 from preprocess.records import UNLABELLED, Tile
 from preprocess.shards import read_info, read_tiles
@@ -291,7 +291,7 @@ def _preview(values: flags.FlagValues, _: list[str]) -> None:
             raise UserError(
                 f"needs {needed}; pip install 'unet-tfrecords[view]' brings it"
             )
-    with files.reading(values.data):
+    with locks.reading(values.data):
         print(preview(values.data, values.output, values.tiles))
 
 

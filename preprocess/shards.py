@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
-from preprocess import files
+from preprocess import files, json_files
 from preprocess.errors import UserError
 from preprocess.records import (
     SCHEMA_VERSION,
@@ -26,7 +26,6 @@ INFO_PARTS = (
     "source_parts",
     "skipped",
 )
-OWN_DIGEST = "own_digest"  # of all else in a JSON object
 INFO_NAME = "dataset_info.json"  # written last: where it is, the data set is complete
 SHARD_NAME = re.compile(r"(train|validation|test)-[0-9]{5,}-of-[0-9]{5,}\.tfrecord")
 PART_NAME = re.compile(r"sources-[0-9]{5,}-of-[0-9]{5,}\.jsonl")
@@ -132,7 +131,7 @@ def read_sources(folder: str, info: dict[str, Any]) -> Iterator[dict[str, Any]]:
         except (FileNotFoundError, ValueError) as error:
             raise UserError(f"{path}: missing or broken ({error})") from None
         for line in content.splitlines():
-            yield parse_json(line)
+            yield json_files.parse(line)
 
 
 def write_shard(path: str, records: Iterable[bytes]) -> tuple[int, int, str]:
@@ -159,8 +158,8 @@ def sidecar_path(folder: str, name: str) -> str:
 
 def write_sidecar(folder: str, shard: Shard) -> None:
     """Notes a finished shard."""
-    note = sealed(shard._asdict())
-    files.write_bytes(sidecar_path(folder, shard.name), as_json(note))
+    note = json_files.sealed(shard._asdict())
+    json_files.write(sidecar_path(folder, shard.name), note)
 
 
 def kept_shard(folder: str, name: str, made_from: str) -> Shard | None:
@@ -169,15 +168,15 @@ def kept_shard(folder: str, name: str, made_from: str) -> Shard | None:
     if not files.exists(path) or not files.exists(sidecar_path(folder, name)):
         return None
     try:
-        note = parse_json(files.read_bytes(sidecar_path(folder, name)))
-        check_sealed(note)
-        note.pop(OWN_DIGEST, None)  # notes of older versions have none
+        note = json_files.parse(files.read_bytes(sidecar_path(folder, name)))
+        json_files.check_sealed(note)
+        note.pop(json_files.OWN_DIGEST, None)  # notes of older versions have none
         shard = Shard(**note)
         shard = shard._replace(class_pixels=tuple(shard.class_pixels))
     except (ValueError, TypeError, AttributeError, FileNotFoundError):
         return None
     is_it = shard.name == name and shard.made_from == made_from
-    return shard if is_it and shard.sha256 == sha256_of(path) else None
+    return shard if is_it and shard.sha256 == files.sha256_of(path) else None
 
 
 def damaged_files(folder: str, info: dict[str, Any]) -> list[str]:
@@ -186,7 +185,7 @@ def damaged_files(folder: str, info: dict[str, Any]) -> list[str]:
     damaged = []
     for entry in entries + info["source_parts"]:
         path = files.join(folder, entry["name"])
-        if not files.exists(path) or sha256_of(path) != entry["sha256"]:
+        if not files.exists(path) or files.sha256_of(path) != entry["sha256"]:
             damaged.append(entry["name"])
     return damaged
 
@@ -197,88 +196,6 @@ def reopen(folder: str, info: dict[str, Any]) -> None:
         for shard in content["shards"]:
             write_sidecar(folder, Shard(split=split, **shard))
     files.remove([files.join(folder, INFO_NAME)])
-
-
-def sha256_of(path: str) -> str:
-    """sha256 of a file, hexadecimal; a file of any size in bounded memory."""
-    digest = hashlib.sha256()
-    for block in files.read_blocks(path):
-        digest.update(block)
-    return digest.hexdigest()
-
-
-def fingerprint(content: Any) -> str:
-    """A short digest of anything JSON can hold; the same content, the same digest.
-
-    >>> fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1})
-    True
-    """
-    text = json.dumps(content, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def parse_json(text: bytes) -> Any:
-    """What a JSON text says.
-
-    Raises:
-      ValueError: it is none, whatever is wrong with it.
-    """
-    try:
-        return json.loads(text)
-    except RecursionError:
-        raise ValueError("nested too deep") from None
-
-
-def read_json(path: str) -> Any:
-    """What a file of JSON says.
-
-    Raises:
-      UserError: it is broken.
-      FileNotFoundError: there is none.
-    """
-    try:
-        return parse_json(files.read_bytes(path))
-    except ValueError as error:
-        raise UserError(
-            f"{path}: broken ({error}); remove it to have it made"
-        ) from None
-
-
-def sealed(content: dict[str, Any]) -> dict[str, Any]:
-    """A JSON object with its own digest; times are not in it, since they count nowhere.
-
-    >>> sealed({"a": 1})["own_digest"] == sealed({"times": 2, "a": 1})["own_digest"]
-    True
-    """
-    counting = {k: v for k, v in content.items() if k not in (OWN_DIGEST, "times")}
-    return content | {OWN_DIGEST: fingerprint(counting)}
-
-
-def check_sealed(content: dict[str, Any]) -> None:
-    """Compares an object with its digest, if it has one: older versions wrote none.
-
-    Raises:
-      ValueError: it is another.
-    """
-    if OWN_DIGEST in content and content != sealed(content):
-        raise ValueError(
-            f"not as it was written; to keep an edit, take {OWN_DIGEST} out"
-        )
-
-
-def differences(old: Any, new: Any, name: str = "") -> list[str]:
-    """Where two JSON trees differ, one line each.
-
-    >>> differences({"a": {"b": 1}}, {"a": {"b": 2}})
-    ['a.b: 1 there, 2 here']
-    """
-    if isinstance(old, dict) and isinstance(new, dict):
-        lines = []
-        for key in sorted(old.keys() | new.keys()):
-            inner = f"{name}.{key}" if name else key
-            lines += differences(old.get(key), new.get(key), inner)
-        return lines
-    return [] if old == new else [f"{name}: {old} there, {new} here"]
 
 
 def read_info(folder: str) -> dict[str, Any]:
@@ -294,12 +211,12 @@ def read_info(folder: str) -> dict[str, Any]:
             "run preprocess to its end, or give the right --data"
         )
     try:
-        info = parse_json(files.read_bytes(path))
+        info = json_files.parse(files.read_bytes(path))
         version = info["schema_version"]
         missing = [name for name in INFO_PARTS if name not in info]
         if version == SCHEMA_VERSION and missing:
             raise ValueError(f"without {', '.join(missing)}")
-        check_sealed(info)
+        json_files.check_sealed(info)
         if version == SCHEMA_VERSION:
             check_names(info)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -355,8 +272,3 @@ def read_tiles(path: str, geometry: dict[str, Any]) -> Iterator[Tile]:
                 image_shape=(size, size, geometry["channels"]),
                 bits=geometry["bits"],
             )
-
-
-def as_json(content: Any) -> bytes:
-    """Readable JSON with sorted keys, so that equal content is equal bytes."""
-    return (json.dumps(content, indent=2, sort_keys=True) + "\n").encode()

@@ -4,7 +4,6 @@ from collections.abc import Iterable
 
 from preprocess import files
 from preprocess.errors import UserError
-from preprocess.shards import sha256_of
 
 NAME = "SHA256SUMS"
 
@@ -17,7 +16,7 @@ def write(folder: str, names: Iterable[str], inside: str = NAME) -> None:
       names: of the files, relative to it.
       inside: path of the list, relative to it.
     """
-    lines = [f"{sha256_of(files.join(folder, n))}  {n}\n" for n in sorted(names)]
+    lines = [f"{files.sha256_of(files.join(folder, n))}  {n}\n" for n in sorted(names)]
     files.write_bytes(files.join(folder, inside), "".join(lines).encode())
 
 
@@ -46,7 +45,7 @@ def check(folder: str, names: Iterable[str], inside: str = NAME) -> None:
             )
         elif not files.exists(place):
             problems.append(f"{place}: missing")
-        elif sha256_of(place) != noted[name]:
+        elif files.sha256_of(place) != noted[name]:
             problems.append(
                 f"{place}: not as it was written; get it anew, or remove {path} if it "
                 "was changed on purpose"

@@ -5,7 +5,6 @@ EM in ISBI 2012's (slices of membrane-bound tissue): the same adapters read them
 """
 
 import io
-import json
 from typing import Any
 
 import cv2
@@ -13,11 +12,10 @@ import numpy as np
 import tifffile
 from absl import flags
 
-from preprocess import cli, files
+from preprocess import cli, files, json_files, locks
 from preprocess.augment import along_columns, interpolate, spline_basis
 from preprocess.errors import UserError
 from preprocess.plan import identity_seed
-from preprocess.shards import as_json
 from preprocess.weights import touching_pixels
 
 MARKER_RADIUS_PX = 4
@@ -208,7 +206,7 @@ def _define(values: flags.FlagValues) -> None:
 
 def _draw(values: flags.FlagValues, _: list[str]) -> None:
     asked = {name: values[name].value for name in ("kind", "frames", "size", "seed")}
-    with files.exclusive(values.output):
+    with locks.exclusive(values.output):
         _draw_into(values, asked)
     print(
         f"{values.frames} frames of {values.size} x {values.size} px: {values.output}"
@@ -217,11 +215,12 @@ def _draw(values: flags.FlagValues, _: list[str]) -> None:
 
 def _draw_into(values: flags.FlagValues, asked: dict[str, Any]) -> None:
     note = files.join(values.output, NOTE_NAME)
-    drawn = json.loads(files.read_bytes(note)) if files.exists(note) else None
+    cure = "give another --output"
+    drawn = json_files.read(note, cure=cure) if files.exists(note) else None
     there = files.list_files(values.output) + files.list_folders(values.output)
     if drawn != asked and there:
-        raise UserError(f"{values.output}: holds something else; give another --output")
-    files.write_bytes(note, as_json(asked))
+        raise UserError(f"{values.output}: holds something else; {cure}")
+    json_files.write(note, asked)
     write = KINDS[values.kind]
     write(values.output, size=values.size, num_frames=values.frames, seed=values.seed)
 

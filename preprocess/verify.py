@@ -10,7 +10,7 @@ import numpy as np
 from absl import flags
 from tqdm import tqdm
 
-from preprocess import cli, files, tiling
+from preprocess import cli, files, locks, tiling
 from preprocess.errors import UserError
 from preprocess.records import UNLABELLED, Tile
 from preprocess.shards import (
@@ -18,7 +18,6 @@ from preprocess.shards import (
     read_info,
     read_sources,
     read_tiles,
-    sha256_of,
     shard_files,
 )
 from preprocess.splits import SPLITS
@@ -38,7 +37,7 @@ def verify(folder: str) -> int:
       UserError: all that is wrong, a line each.
     """
     try:
-        with files.reading(folder):
+        with locks.reading(folder):
             return _verified(folder, read_info(folder))
     except (KeyError, TypeError, IndexError, AttributeError) as error:
         raise UserError(
@@ -122,7 +121,7 @@ def _wrong_file(path: str, shard: dict[str, Any]) -> str | None:
     if not files.exists(path):
         return f"{path}: missing"
     try:
-        if sha256_of(path) != shard["sha256"]:
+        if files.sha256_of(path) != shard["sha256"]:
             return f"{path}: its sha256 is not that in the info"
         if files.size_of(path) != shard["bytes"]:
             return f"{path}: {files.size_of(path)} bytes, {shard['bytes']} in the info"

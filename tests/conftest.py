@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from preprocess import shards, synthetic
+from preprocess import json_files, shards, synthetic
 
 # What makes `config` below of configs/synthetic.py:smoke, for commands.
 TINY_DATA = (
@@ -181,7 +181,7 @@ def digests():
             if path.name == shards.INFO_NAME:
                 info = json.loads(content)
                 del info["times"]
-                content = shards.as_json(info)
+                content = json_files.as_json(info)
             found[path.name] = hashlib.sha256(content).hexdigest()
         return found
 

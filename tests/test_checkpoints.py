@@ -40,7 +40,7 @@ def test_a_disk_that_fails_damages_no_checkpoint(saved, monkeypatch):
     def refuse(path):
         raise PermissionError(13, "Permission denied", path)
 
-    monkeypatch.setattr(checkpoints, "sha256_of", refuse)
+    monkeypatch.setattr(checkpoints.files, "sha256_of", refuse)
     with pytest.raises(PermissionError):
         checkpoints.newest_whole(str(saved))
 

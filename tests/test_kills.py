@@ -179,15 +179,15 @@ def test_what_a_killed_writer_left_goes_and_a_living_ones_stays(code, tmp_path):
 
 def test_a_writer_that_has_not_locked_its_file_yet_begins_again(tmp_path, monkeypatch):
     """Another clears up between the making of its file and the lock on it."""
-    lock = files._lock
+    lock = files.lock
 
     def lock_late(file):
-        monkeypatch.setattr(files, "_lock", lock)
+        monkeypatch.setattr(files, "lock", lock)
         files.remove_unfinished(str(tmp_path))
         assert os.listdir(tmp_path) == []
         return lock(file)
 
-    monkeypatch.setattr(files, "_lock", lock_late)
+    monkeypatch.setattr(files, "lock", lock_late)
     files.write_bytes(str(tmp_path / "a"), b"whole")
     assert (tmp_path / "a").read_bytes() == b"whole"
 

@@ -13,7 +13,7 @@ import pytest
 import tensorflow as tf
 import tifffile
 
-from preprocess import images, main, plan, records, shards, sums
+from preprocess import images, json_files, main, plan, records, shards, sums
 from preprocess.cli import main as command
 from preprocess.errors import UserError
 from preprocess.image_checks import MOST_PIXELS_FLAG, check_size
@@ -247,7 +247,7 @@ def test_no_field_of_the_info_changes_without_notice(data, lie):
     path.write_text(json.dumps(info))
     with pytest.raises(UserError, match="dataset_info.json: broken .not as it was"):
         shards.read_info(str(data))
-    del info[shards.OWN_DIGEST]  # as older versions wrote it, and whoever edits it
+    del info[json_files.OWN_DIGEST]  # as older versions wrote it, and whoever edits it
     path.write_text(json.dumps(info))
     assert shards.read_info(str(data)) == info
 

@@ -289,7 +289,7 @@ def test_two_jobs_at_once_are_refused(cells, made, tmp_path, capfd, digests):
     code = (
         "import sys, time\n"
         "from preprocess import files\n"
-        "with files.exclusive(sys.argv[1]):\n"
+        "with locks.exclusive(sys.argv[1]):\n"
         "    print('locked', flush=True)\n"
         "    time.sleep(60)"
     )

@@ -468,7 +468,7 @@ def test_an_overwrite_that_is_stopped_leaves_no_old_outputs(
 
 
 def test_two_at_once_in_one_folder_are_refused(predict, images, tmp_path, capfd):
-    with predict_job.files.exclusive(str(tmp_path / "out")):
+    with predict_job.locks.exclusive(str(tmp_path / "out")):
         assert predict(images) == 2
     assert "another job is writing there" in capfd.readouterr().err
 

@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 
-from preprocess import main, preview, shards
+from preprocess import json_files, main, preview, shards
 from preprocess.cli import main as run_command
 from preprocess.images import decode_png
 from preprocess.records import UNLABELLED, Tile
@@ -97,7 +97,7 @@ def test_text_from_outside_is_escaped(data, tmp_path):
     info["sources"][0]["frame"] = info["sources"][0]["files"][0]["path"] = evil
     info["skipped"] = [{"frame": evil, "reasons": [evil], "files": []}]
     info["config"]["data"]["name"] = evil
-    path.write_text(json.dumps(shards.sealed(info)))
+    path.write_text(json.dumps(json_files.sealed(info)))
     assert run(tmp_path / "d", tmp_path / "p") == 0
     text = (tmp_path / "p/index.html").read_text()
     assert "script" not in Page(text).tags and "&lt;script&gt;" in text

@@ -20,7 +20,7 @@ import pytest
 import tensorflow as tf
 import tifffile
 
-from preprocess import files, main, preview, shards, verify
+from preprocess import files, json_files, main, preview, shards, verify
 from preprocess.cli import main as run_command
 from preprocess.errors import UserError
 from tests.conftest import TINY_DATA
@@ -210,9 +210,9 @@ def test_a_checkpoint_names_no_file_outside_its_folder(trained, tmp_path, change
     shutil.copytree(trained / "checkpoints", folder)
     [step, *_] = checkpoints.complete_steps(str(folder))
     path = folder / checkpoints.name_of(step) / checkpoints.ABOUT
-    about = checkpoints.About(**json.loads(path.read_text()))._replace(**change)
-    path.write_bytes(shards.as_json(about.sealed()._asdict()))
-    with pytest.raises(ValueError, match="broken|changed"):
+    about = json.loads(path.read_text()) | change
+    path.write_bytes(json_files.as_json(json_files.sealed(about)))
+    with pytest.raises(ValueError, match="broken"):
         checkpoints.read_about(str(folder), step)
 
 

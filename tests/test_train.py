@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from preprocess import locks
 from preprocess.errors import UserError
 from preprocess.shards import read_info
 from tests.conftest import train_command, until
@@ -495,9 +496,8 @@ def test_workdir_where_checkpoints_would_be_lost_is_refused(
 
 
 def test_two_trainers_in_one_workdir(shards_folder, train_config, tmp_path):
-    from preprocess import files
 
-    with files.exclusive(str(tmp_path / "run")):
+    with locks.exclusive(str(tmp_path / "run")):
         with pytest.raises(UserError, match="another job is writing there"):
             run(train_config, shards_folder, tmp_path / "run")
 

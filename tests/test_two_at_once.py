@@ -13,7 +13,7 @@ import threading
 import pytest
 import tensorflow as tf
 
-from preprocess import files, main, shards, verify
+from preprocess import files, locks, main, shards, verify
 from preprocess.cli import main as run
 from preprocess.errors import UserError
 from tests.conftest import ROOT, TINY_DATA, train_command, until
@@ -65,10 +65,10 @@ def test_two_preprocess_jobs_at_once(cells, shards_folder, digests, tmp_path):
 
 def test_a_lock_says_who_holds_it(tmp_path):
     (tmp_path / "kept").touch()
-    with files.exclusive(str(tmp_path)):
-        with pytest.raises(UserError) as caught, files.exclusive(str(tmp_path)):
+    with locks.exclusive(str(tmp_path)):
+        with pytest.raises(UserError) as caught, locks.exclusive(str(tmp_path)):
             pass
-        with pytest.raises(UserError), files.exclusive(str(tmp_path)):
+        with pytest.raises(UserError), locks.exclusive(str(tmp_path)):
             pass  # the refused one took nothing of it away
     assert f"(process {os.getpid()} on {os.uname().nodename} since 20" in str(
         caught.value
@@ -80,7 +80,7 @@ def test_a_lock_leaves_a_folder_that_was_there(tmp_path):
     there, made = tmp_path / "there", tmp_path / "made"
     there.mkdir()
     for folder in (there, made):
-        with files.exclusive(str(folder)):
+        with locks.exclusive(str(folder)):
             assert os.listdir(folder) == [files.LOCK_NAME]
     assert os.listdir(tmp_path) == ["there"] and not os.listdir(there)
 
@@ -90,7 +90,7 @@ def test_a_disk_without_locks_is_as_good(tmp_path, monkeypatch):
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", none)
-    with files.exclusive(str(tmp_path)):
+    with locks.exclusive(str(tmp_path)):
         files.write_bytes(str(tmp_path / "a"), b"a")
     assert os.listdir(tmp_path) == ["a"]
 
@@ -99,15 +99,15 @@ def test_a_folder_that_goes_before_its_lock_is_there_is_made_again(
     tmp_path, monkeypatch
 ):
     """A holder that ends removes the folder that it had made."""
-    folder, open_lock = tmp_path / "f", files._open_lock
+    folder, open_lock = tmp_path / "f", locks._open_lock
 
     def too_late(path):
-        monkeypatch.setattr(files, "_open_lock", open_lock)
+        monkeypatch.setattr(locks, "_open_lock", open_lock)
         folder.rmdir()
         return open_lock(path)
 
-    monkeypatch.setattr(files, "_open_lock", too_late)
-    with files.exclusive(str(folder)):
+    monkeypatch.setattr(locks, "_open_lock", too_late)
+    with locks.exclusive(str(folder)):
         assert os.listdir(folder) == [files.LOCK_NAME]
 
 
@@ -122,7 +122,7 @@ def test_what_is_read_is_not_made_anew(cells, shards_folder, tmp_path, capfd, di
     shutil.copytree(shards_folder, data)
     given = [*CONFIG, f"--input={cells}", f"--output={data}"]
     before = digests(data)
-    with files.reading(str(data)), files.reading(str(data)):
+    with locks.reading(str(data)), locks.reading(str(data)):
         assert run(main.COMMAND, given) == 0  # which changes nothing there
         assert run(main.COMMAND, [*given, "--overwrite"]) == 2
         assert "is being read, by a training perhaps" in capfd.readouterr().err
@@ -130,7 +130,7 @@ def test_what_is_read_is_not_made_anew(cells, shards_folder, tmp_path, capfd, di
         (data / "train-00000-of-00002.tfrecord").write_bytes(b"damaged")
         assert run(main.COMMAND, given) == 2
         assert (data / "dataset_info.json").exists()
-    with files.unread(str(data)):
+    with locks.unread(str(data)):
         assert run(verify.COMMAND, [f"--data={data}"]) == 2
         assert "is being made anew" in capfd.readouterr().err
     assert run(main.COMMAND, given) == 0
@@ -138,9 +138,9 @@ def test_what_is_read_is_not_made_anew(cells, shards_folder, tmp_path, capfd, di
 
 
 def test_reading_takes_no_right_to_write_and_no_folder(tmp_path):
-    with files.reading(str(tmp_path / "none")), files.reading("gs://b/data"):
+    with locks.reading(str(tmp_path / "none")), locks.reading("gs://b/data"):
         pass
-    with files.reading(str(tmp_path)):
+    with locks.reading(str(tmp_path)):
         assert os.listdir(tmp_path) == []
 
 
@@ -189,17 +189,18 @@ def test_a_checkpoint_that_goes_while_it_is_chosen(
         workdir.read_config(str(trained)),
     )
     saved = tf.train.Checkpoint(averaged=build_model(config.model, seed=1))
-    goes_on, steps = getattr(checkpoints, moment), iter((9, 10, 11))
+    module = files if moment == "sha256_of" else checkpoints
+    goes_on, steps = getattr(module, moment), iter((9, 10, 11))
 
     def after_a_save(*arguments):
-        monkeypatch.setattr(checkpoints, moment, goes_on)
+        monkeypatch.setattr(module, moment, goes_on)
         if step := next(steps, None):
             checkpoints.save(saved, folder, step, {"best_step": step})
             checkpoints.prune(folder, 1, step)
-            monkeypatch.setattr(checkpoints, moment, after_a_save)
+            monkeypatch.setattr(module, moment, after_a_save)
         return goes_on(*arguments)
 
-    monkeypatch.setattr(checkpoints, moment, after_a_save)
+    monkeypatch.setattr(module, moment, after_a_save)
     _, step = restore_network(str(tmp_path / "run"), config, which)
     assert step == 11
     assert "damaged" not in capfd.readouterr().err

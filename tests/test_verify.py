@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from preprocess import records, shards
+from preprocess import json_files, records, shards
 from preprocess.cli import main
 from preprocess.errors import UserError
 from preprocess.main import COMMAND
@@ -47,7 +47,7 @@ def edit_info(folder, change):
     path = folder / shards.INFO_NAME
     info = json.loads(path.read_text())
     change(info)
-    path.write_text(json.dumps(shards.sealed(info)))
+    path.write_text(json.dumps(json_files.sealed(info)))
 
 
 def rewrite(folder, name, change):

@@ -5,9 +5,9 @@ from typing import Any
 
 import ml_collections
 
+from preprocess import json_files
 from preprocess.errors import UserError
 from preprocess.facts import data_config
-from preprocess.shards import differences
 
 CHOICES = {
     "optimizer": ("sgd", "adam", "adamw"),
@@ -123,7 +123,7 @@ def check_fit(info: dict[str, Any], config: ml_collections.ConfigDict) -> None:
     there, here = info["config"], data_config(config)
     here["seed"] = there["seed"]
     here["data"]["on_bad_frame"] = there["data"]["on_bad_frame"]
-    if changed := differences(there, here, "config"):
+    if changed := json_files.differences(there, here, "config"):
         raise UserError(
             [
                 f"{line} (there: the data, here: the config given); use the config "

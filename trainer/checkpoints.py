@@ -11,9 +11,8 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from preprocess import files
+from preprocess import files, json_files
 from preprocess.errors import UserError
-from preprocess.shards import as_json, fingerprint, parse_json, sha256_of
 from trainer import stores
 
 ABOUT = "about.json"
@@ -29,19 +28,12 @@ class About(NamedTuple):
       step: steps made.
       progress: what the loop must know to go on, as JSON.
       sizes, digests: of each file by name.
-      own_digest: of all the above.
     """
 
     step: int
     progress: dict[str, Any]
     sizes: dict[str, int]
     digests: dict[str, str]
-    own_digest: str = ""
-
-    def sealed(self) -> "About":
-        """The same with its own digest."""
-        content = self._replace(own_digest="")._asdict()
-        return self._replace(own_digest=fingerprint(content))
 
 
 def name_of(step: int) -> str:
@@ -71,25 +63,36 @@ def read_about(folder: str, step: int) -> About:
     """
     inside = files.join(folder, name_of(step))
     try:
-        about = About(**parse_json(files.read_bytes(files.join(inside, ABOUT))))
+        about = _about_in(inside)
         digests = dict(about.digests)
         sizes = {name: about.sizes[name] for name in digests}
         # A name may lead out of the folder.
         if strange := [name for name in digests if not STATE_FILE.fullmatch(name)]:
             raise ValueError(f"{', '.join(strange)}: no file of a checkpoint")
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{ABOUT} is broken: {error}") from None
-    if about != about.sealed() or about.step != step:
-        raise ValueError(f"{ABOUT} has changed since it was written")
+    if about.step != step:
+        raise ValueError(f"{ABOUT} is of step {about.step}")
     for name, digest in digests.items():
         path = files.join(inside, name)
         if not files.exists(path):
             raise ValueError(f"{name} is missing")
         if files.size_of(path) != sizes[name]:
             raise ValueError(f"{name} is cut")
-        if sha256_of(path) != digest:
+        if files.sha256_of(path) != digest:
             raise ValueError(f"{name} has changed since it was written")
     return about
+
+
+def _about_in(inside: str) -> About:
+    content = json_files.parse(files.read_bytes(files.join(inside, ABOUT)))
+    if content.pop(json_files.OWN_DIGEST) != json_files.own_digest(content):
+        raise ValueError("changed since it was written")
+    return About(**content)
+
+
+def _write_about(inside: str, about: About) -> None:
+    json_files.write(files.join(inside, ABOUT), json_files.sealed(about._asdict()))
 
 
 def save(
@@ -118,12 +121,12 @@ def save(
         step,
         progress,
         {files.basename(path): files.size_of(path) for path in paths},
-        {files.basename(path): sha256_of(path) for path in paths},
+        {files.basename(path): files.sha256_of(path) for path in paths},
     )
     if not remote:
         for path in paths:
             _flush(path)
-    files.write_bytes(files.join(written, ABOUT), as_json(about.sealed()._asdict()))
+    _write_about(written, about)
     if not remote:
         remove(folder, step)
         os.replace(written, final)
@@ -135,10 +138,8 @@ def note_progress(folder: str, step: int, progress: dict[str, Any]) -> None:
 
     Written anew it would be gone for a while, with what the last signal has saved.
     """
-    path = files.join(folder, name_of(step), ABOUT)
-    about = About(**parse_json(files.read_bytes(path)))
-    noted = about._replace(progress=progress).sealed()
-    files.write_bytes(path, as_json(noted._asdict()))
+    inside = files.join(folder, name_of(step))
+    _write_about(inside, _about_in(inside)._replace(progress=progress))
 
 
 def _flush(path: str) -> None:

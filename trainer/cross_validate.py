@@ -13,9 +13,8 @@ from typing import Any
 
 import ml_collections
 
-from preprocess import cli, files
+from preprocess import cli, files, json_files, locks
 from preprocess.errors import UserError
-from preprocess.shards import as_json, differences, read_json
 from trainer import workdir
 from trainer.evaluate import read_measured, summary, write
 from trainer.report import page
@@ -57,7 +56,7 @@ def cross_validate(
     """
     if folds < 3:
         raise UserError(f"--folds={folds}: at least 3, for each trains on all but two")
-    with files.exclusive(folder):
+    with locks.exclusive(folder):
         files.remove_unfinished(folder)
         _claim(
             folder, config, input=source.rstrip("/"), folds=folds, tta=tta, tune=tune
@@ -84,8 +83,10 @@ def _claim(folder: str, config: ml_collections.ConfigDict, **settings) -> None:
     path = files.join(folder, SETUP_NAME)
     mine = {"config": json.loads(config.to_json()), **settings}
     if not files.exists(path):
-        files.write_bytes(path, as_json(mine))
-    elif lines := differences(read_json(path), mine, ""):
+        json_files.write(path, mine)
+        return
+    there = json_files.read(path, cure="give another --workdir")
+    if lines := json_files.differences(there, mine):
         raise UserError(
             [f"{path}: {line}; give another --workdir" for line in lines[:20]]
         )
@@ -154,4 +155,4 @@ def _environment() -> dict[str, str]:
 
 
 def _scores(run: str) -> dict[str, Any]:
-    return read_json(files.join(run, "evaluation-test.json"))["scores"]
+    return workdir.read_evaluation(run, "test")["scores"]

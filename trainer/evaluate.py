@@ -13,9 +13,9 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from preprocess import files
+from preprocess import files, json_files, locks
 from preprocess.errors import UserError
-from preprocess.shards import as_json, read_sources, sha256_of
+from preprocess.shards import read_sources
 from preprocess.sources import (
     Frame,
     Objects,
@@ -72,7 +72,7 @@ def check_unseen(frames: list[Frame], folder: str, info: dict[str, Any]) -> None
         for source in read_sources(folder, info)
         if source["split"] == "train"
     }
-    digest = functools.cache(sha256_of)
+    digest = functools.cache(files.sha256_of)
     seen = [f for f in frames if (digest(f.image.path), f.image.number) in trained]
     if seen:
         raise UserError(
@@ -206,7 +206,7 @@ def evaluate(
         )
     about = {"split": split, "step": run.step, "tta": tta, "rules": rules._asdict()}
     result = about | summary(measured)
-    with files.in_turn(folder):  # what is read together is of one evaluation
+    with locks.in_turn(folder):  # what is read together is of one evaluation
         gallery.write(folder, split)
         write(folder, split, result, measured)
         page.write(folder)
@@ -237,7 +237,7 @@ def write(
     files.write_bytes(f"{base}-frames.jsonl", "".join(f"{x}\n" for x in lines).encode())
     if any(frame.every is not None for frame in measured):
         files.write_bytes(f"{base}-objects.csv", _object_table(measured).encode())
-    files.write_bytes(f"{base}.json", as_json(result))
+    json_files.write(f"{base}.json", result)
 
 
 def read_measured(folder: str, split: str) -> list[Measured]:

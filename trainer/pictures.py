@@ -7,9 +7,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from preprocess import files
+from preprocess import files, json_files
 from preprocess.records import UNLABELLED
-from preprocess.shards import as_json, read_json
 from preprocess.sources import Truth
 from trainer.instances import InstanceRules, classes_of, instances_of
 from trainer.predict.overlay import grey_levels, overlay
@@ -116,13 +115,15 @@ class Gallery:
             }
             for score, key, drawn in reversed(self.shown)
         ]
-        files.write_bytes(_path(folder, split), as_json(content))
+        json_files.write(_path(folder, split), content)
 
 
 def read(folder: str, split: str) -> list[dict[str, Any]]:
     """What `Gallery.write` kept, the best first; nothing where there is none."""
     path = _path(folder, split)
-    return read_json(path) if files.exists(path) else []
+    if not files.exists(path):
+        return []
+    return json_files.read(path, cure="evaluate again", kind=list)
 
 
 def _path(folder: str, split: str) -> str:

@@ -18,7 +18,6 @@ from tqdm import tqdm
 from preprocess import files
 from preprocess.errors import UserError
 from preprocess.records import Scanned, frame_record, parse, scan_records
-from preprocess.shards import sha256_of
 from trainer.reading_order import Shard
 
 MEMORY = "memory"  # a cache in main memory: a file system that Linux keeps there
@@ -131,7 +130,7 @@ def bring_near(
 def _without_damage(shard: Shard, geometry: dict[str, Any], scratch: str) -> Shard:
     """A shard's good records: itself, or a copy of those; what is left out is said."""
     whole = files.size_of(shard.path) == shard.entry["bytes"]
-    if whole and sha256_of(shard.path) == shard.entry["sha256"]:
+    if whole and files.sha256_of(shard.path) == shard.entry["sha256"]:
         return shard
     kept, copy = 0, os.path.join(scratch, shard.entry["name"])
     with files.open_atomic(copy) as file:
@@ -175,7 +174,7 @@ def _copies(shards: Sequence[Shard], cache: str) -> list[str]:
     todo = [
         (shard, copy)
         for shard, copy in zip(shards, copies, strict=True)
-        if not os.path.exists(copy) or sha256_of(copy) != shard.entry["sha256"]
+        if not os.path.exists(copy) or files.sha256_of(copy) != shard.entry["sha256"]
     ]
     wanted = sum(shard.entry["bytes"] for shard, _ in todo)
     free = shutil.disk_usage(folder).free

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import ml_collections
 import tensorflow as tf
 
-from preprocess import files
+from preprocess import files, locks
 from preprocess.errors import UserError
 from trainer import checkpoints, stores, strategy, workdir
 from trainer.build import Built, build
@@ -96,7 +96,7 @@ def built(
 ) -> Iterator[Built]:
     """`build`, with a scratch folder that goes when the block ends."""
     with (
-        files.reading(data),
+        locks.reading(data),
         tempfile.TemporaryDirectory(prefix="unet-train-") as scratch,
     ):
         access = Access(options.on_bad_record, options.cache, scratch)
@@ -142,7 +142,7 @@ def train(
         run = stack.enter_context(built(config, data, devices, options))
         chief = run.cluster.is_chief
         if chief:
-            stack.enter_context(files.exclusive(folder))
+            stack.enter_context(locks.exclusive(folder))
             files.remove_unfinished(folder)
         extend = bool(options.extend_steps)
         computed = {"precision": run.precision, "xla": run.xla}
@@ -262,7 +262,7 @@ class Loop:
             self._profile(ended=True)
             self._save()
             if self.built.cluster.is_chief:
-                with files.in_turn(self.folder):
+                with locks.in_turn(self.folder):
                     page.write(self.folder)
             strategy.chiefs(self.built.devices, self.built.cluster, 0)  # all wait here
         if self.asked_to_stop is signal.SIGINT and self.progress.unlooked:

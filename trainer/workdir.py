@@ -8,19 +8,9 @@ from typing import Any
 
 import ml_collections
 
-from preprocess import files, sums
+from preprocess import files, json_files, sums
 from preprocess.errors import UserError
-from preprocess.shards import (
-    INFO_NAME,
-    INFO_PARTS,
-    OWN_DIGEST,
-    as_json,
-    check_names,
-    check_sealed,
-    differences,
-    parse_json,
-    sealed,
-)
+from preprocess.shards import INFO_NAME, INFO_PARTS, check_names
 from trainer import stores
 from trainer.instances import InstanceRules, rules_from
 
@@ -59,7 +49,9 @@ def claim(
     stores.check_name(f"--workdir={workdir}")
     content = {
         CONFIG_NAME: json.loads(config.to_json()),
-        INFO_NAME: {n: v for n, v in info.items() if n not in ("times", OWN_DIGEST)},
+        INFO_NAME: {
+            n: v for n, v in info.items() if n not in ("times", json_files.OWN_DIGEST)
+        },
         COMPUTED_NAME: computed,
     }
     changed, to_write = [], []
@@ -71,17 +63,17 @@ def claim(
         if there is None:
             continue
         if name == INFO_NAME:
-            there.pop(OWN_DIGEST, None)
+            there.pop(json_files.OWN_DIGEST, None)
         if extend and name == CONFIG_NAME:
             there = _extended(path, there, mine["train"]["steps"])
-        for line in differences(there, mine, name.removesuffix(".json")):
+        for line in json_files.differences(there, mine, name.removesuffix(".json")):
             changed.append(f"{path}: {line}; {_advice(line)}")
     if changed:
         raise UserError(changed[:20])
     if write and (to_write or not sums.fits(workdir, content)):
         files.remove([files.join(workdir, sums.NAME)])  # it holds for none in between
         for path, mine in to_write:
-            files.write_bytes(path, as_json(mine))
+            json_files.write(path, mine)
         sums.write(workdir, content)
 
 
@@ -107,27 +99,7 @@ def _extended(path: str, there: dict[str, Any], steps: int) -> dict[str, Any]:
 
 
 def _read_json(path: str) -> dict[str, Any]:
-    """A JSON object.
-
-    Raises:
-      UserError: the file holds none.
-    """
-    try:
-        content = parse_json(files.read_bytes(path))
-        if not isinstance(content, dict):
-            raise ValueError("not a JSON object")
-    except ValueError as error:
-        raise UserError(f"{path}: broken ({error}); is it train's own?") from None
-    return content
-
-
-def _read_sealed(path: str) -> dict[str, Any]:
-    content = _read_json(path)
-    try:
-        check_sealed(content)
-    except ValueError as error:
-        raise UserError(f"{path}: {error}") from None
-    return content
+    return json_files.read(path, cure="is it train's own?")
 
 
 def read_config(workdir: str) -> ml_collections.ConfigDict:
@@ -175,7 +147,7 @@ def write_about(workdir: str, about: dict[str, Any]) -> None:
     """Notes how a run was started, unless that stands there already."""
     path = files.join(workdir, ABOUT_NAME)
     if not files.exists(path):
-        files.write_bytes(path, as_json(about))
+        json_files.write(path, about)
 
 
 def read_about(workdir: str) -> dict[str, Any]:
@@ -234,13 +206,13 @@ def read_rules(workdir: str) -> InstanceRules:
 def read_rules_file(workdir: str) -> dict[str, Any]:
     """The rules with how they were found; empty where nothing was tuned."""
     path = files.join(workdir, RULES_NAME)
-    return _read_sealed(path) if files.exists(path) else {}
+    return _read_json(path) if files.exists(path) else {}
 
 
 def write_rules(workdir: str, rules: InstanceRules, found: dict[str, Any]) -> None:
     """Keeps rules, and how they were found, for evaluate, export and predict."""
     content = {"rules": rules._asdict(), **found}
-    files.write_bytes(files.join(workdir, RULES_NAME), as_json(sealed(content)))
+    json_files.write(files.join(workdir, RULES_NAME), json_files.sealed(content))
 
 
 def read_metrics(workdir: str) -> list[dict[str, Any]]:
@@ -251,7 +223,7 @@ def read_metrics(workdir: str) -> list[dict[str, Any]]:
     lines = []
     for line in files.read_bytes(path).splitlines():
         try:
-            content = parse_json(line)
+            content = json_files.parse(line)
         except ValueError:  # cut off by a kill
             continue
         if isinstance(content, dict):
@@ -267,7 +239,7 @@ def trim_metrics(workdir: str, step: int) -> None:
     kept = []
     for line in files.read_bytes(path).splitlines(keepends=True):
         try:
-            beyond = parse_json(line)["step"] > step
+            beyond = json_files.parse(line)["step"] > step
         except (ValueError, TypeError, KeyError):
             continue
         if not beyond:

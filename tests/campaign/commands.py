@@ -11,7 +11,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from preprocess import shards, sums
+from preprocess import json_files, shards, sums
 from tests.campaign import store
 from trainer import checkpoints
 from trainer.predict import seen
@@ -93,7 +93,7 @@ def _times(paths) -> dict[str, int]:
 def _info(content: bytes) -> str:
     info = json.loads(content)
     del info["times"]
-    return _digest(shards.as_json(info))
+    return _digest(json_files.as_json(info))
 
 
 def _data_set(folder: pathlib.Path) -> dict[str, str]:
@@ -167,12 +167,12 @@ def _run(folder: pathlib.Path) -> dict[str, str]:
             if line.endswith(b"\n"):  # a kill may cut the last one
                 content = json.loads(line)
                 del content["images_per_s"]
-                found[f"line {content['step']}"] = _digest(shards.as_json(content))
+                found[f"line {content['step']}"] = _digest(json_files.as_json(content))
     for name in ("config.json", "computed.json"):
         if (folder / name).exists():
             content = json.loads((folder / name).read_bytes())
             # Where a run lies is no part of what it makes.
-            found[name] = _digest(shards.as_json(content))
+            found[name] = _digest(json_files.as_json(content))
     if (folder / "report.html").exists():
         assert (folder / "report.html").read_bytes().rstrip().endswith(b"</html>")
         found["report.html"] = "whole"

@@ -9,7 +9,7 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-from preprocess import plan, shards, synthetic
+from preprocess import json_files, plan, shards, synthetic
 from preprocess.images import Page, encode_png
 from preprocess.plan import PlannedFrame
 from preprocess.sources import Frame
@@ -164,5 +164,5 @@ def write_parted(data: pathlib.Path, folder: pathlib.Path) -> None:
 
 def write_info(folder: pathlib.Path, info: dict) -> None:
     """`dataset_info.json`, as the job writes it."""
-    content = shards.as_json(shards.sealed(json.loads(json.dumps(info))))
+    content = json_files.as_json(json_files.sealed(json.loads(json.dumps(info))))
     (folder / shards.INFO_NAME).write_bytes(content)

@@ -7,9 +7,9 @@ import keras
 import ml_collections
 import tensorflow as tf
 
-from preprocess import files
+from preprocess import files, json_files
 from preprocess.errors import UserError
-from preprocess.shards import as_json, read_sources
+from preprocess.shards import read_sources
 from trainer import stores, workdir
 from trainer.export import about, layout, onnx, warmup
 from trainer.export.memory import tile_within
@@ -170,8 +170,8 @@ def write_extras(
     }
     height, width = _warmup_size(folder, info, served.geometry, content["tile"])
     written = {
-        layout.CONFIG: as_json(config.to_dict()),
-        layout.ABOUT: as_json(content),
+        layout.CONFIG: json_files.as_json(config.to_dict()),
+        layout.ABOUT: json_files.as_json(content),
         layout.CARD: about.card(content, takes).encode(),
         layout.WARMUP: warmup.warmup_records(height, width, served.geometry.channels),
     }

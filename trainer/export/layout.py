@@ -13,9 +13,8 @@ MODEL/VERSION/saved_model.pb, variables/   the signatures and the weights
 from collections.abc import Iterable
 from typing import Any
 
-from preprocess import files, sums
+from preprocess import files, json_files, sums
 from preprocess.errors import UserError
-from preprocess.shards import parse_json
 
 GRAPH = "saved_model.pb"
 VARIABLES = "variables"
@@ -72,11 +71,10 @@ def read_about(version: str) -> dict[str, Any]:
     if not files.exists(path):
         raise UserError(f"{version}: not a SavedModel of export's: no {EXTRA}/{ABOUT}")
     check(version, [f"{EXTRA}/{ABOUT}"])
-    try:
-        about = parse_json(files.read_bytes(path))
-        return {name: about[name] for name in NEEDED} | about
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: broken ({error}); export again") from None
+    about = json_files.read(path, cure="export again")
+    if missing := [name for name in NEEDED if name not in about]:
+        raise UserError(f"{path}: broken (no {', '.join(missing)}); export again")
+    return about
 
 
 NEEDED = ("channels", "class_names", "classes", "depth", "normalization", "tile")

@@ -21,7 +21,7 @@ from typing import Any
 
 import google_crc32c
 
-from preprocess import files
+from preprocess import files, locks
 from preprocess.errors import UserError
 from trainer.export.layout import GRAPH
 
@@ -48,9 +48,9 @@ def staging(destination: str) -> Iterator[str]:
             folder = os.path.join(destination, files.TEMPORARY + uuid.uuid4().hex[:8])
             end.callback(shutil.rmtree, folder, ignore_errors=True)
             files.make_folder(destination)
-            with files.in_turn(destination):  # or another takes it, not yet locked,
+            with locks.in_turn(destination):  # or another takes it, not yet locked,
                 files.remove_unfinished(destination)  # for abandoned
-                end.enter_context(files.exclusive(folder))
+                end.enter_context(locks.exclusive(folder))
         yield folder
 
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import json
 import os
 import sys
 from collections.abc import Mapping
@@ -11,10 +10,9 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from preprocess import files
+from preprocess import files, json_files, locks
 from preprocess.errors import UserError, of_disk
 from preprocess.images import is_spread, read_image
-from preprocess.shards import as_json, differences, parse_json, sha256_of
 from trainer.export import layout
 from trainer.instances import InstanceRules, rules_from
 from trainer.predict import runtimes
@@ -66,7 +64,7 @@ def predict(
       UserError: no model or no images, or outputs of another model there; or, after
         all others have been segmented, images that can't be read.
     """
-    with files.exclusive(output):
+    with locks.exclusive(output):
         files.remove_unfinished(output, older_s=0)
         version = layout.newest_version(model)
         about = layout.read_about(version)
@@ -91,7 +89,7 @@ def predict(
                 # Or a stopped run would leave another model's outputs as its own.
                 made = {path for job in todo for path in names[job]}
                 files.remove([path for path in made if path in there])
-            files.write_bytes(files.join(output, RECORD_NAME), as_json(record))
+            json_files.write(files.join(output, RECORD_NAME), record)
             done = len(names) - len(todo)
             problems += _segment_all(todo, loaded, about, choice, output, seen, done)
         if problems:
@@ -181,14 +179,14 @@ def _record(version: str, choice: Choice, runtime: str, tta: bool) -> dict[str, 
     """What outputs hang on, the images apart."""
     content = {
         "model_sha256": [
-            sha256_of(path) for path in runtimes.model_files(version, runtime)
+            files.sha256_of(path) for path in runtimes.model_files(version, runtime)
         ],
         "runtime": runtime,
         "tta": tta,
         **choice._asdict(),
         "rules": choice.rules._asdict(),
     }
-    return json.loads(json.dumps(content))
+    return json_files.as_read(content)
 
 
 def _check_record(output: str, record: dict[str, Any], overwrite: bool) -> None:
@@ -197,10 +195,10 @@ def _check_record(output: str, record: dict[str, Any], overwrite: bool) -> None:
     if overwrite or not files.exists(path):
         return
     try:
-        there = parse_json(files.read_bytes(path))
+        there = json_files.parse(files.read_bytes(path))
     except ValueError:
         there = {}
-    if lines := differences(there, record, ""):
+    if lines := json_files.differences(there, record, ""):
         raise UserError(
             f"{output}: holds outputs made otherwise ({'; '.join(lines)[:300]}); "
             "give another --output, or --overwrite"

@@ -8,8 +8,7 @@ import json
 import os
 from typing import Any
 
-from preprocess import files
-from preprocess.shards import fingerprint, parse_json
+from preprocess import files, json_files
 from trainer.predict.images import Job
 
 NAME = ".predict-images.jsonl"  # [job's name, Image] a line; the last one counts
@@ -28,12 +27,12 @@ class Seen:
         """
         self.path = files.join(output, NAME)
         self.kept = not files.is_remote(output)
-        self.how = fingerprint([record])
+        self.how = json_files.fingerprint([record])
         self.images: dict[str, Image] = {}
         if self.kept and files.exists(self.path):
             for line in files.read_bytes(self.path).splitlines():
                 try:
-                    name, (path, size, updated, how) = parse_json(line)
+                    name, (path, size, updated, how) = json_files.parse(line)
                     self.images[str(name)] = (str(path), size, updated, how)
                 except (ValueError, TypeError):  # cut off by a kill, or by a full disk
                     continue
