@@ -22,7 +22,7 @@ import types
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
 from configs import dic_hela
-from preprocess import files, pipeline, plan, sources
+from preprocess import files, pipeline, pipeline_shards, pipeline_sources, plan, sources
 from preprocess.facts import Inspection
 from preprocess.images import Page
 from preprocess.runners import parse_options
@@ -75,10 +75,11 @@ def empty_pixels(shards: list[str]) -> None:
         shards.append(path)
         return 0, 0, digested(path)
 
-    pipeline.inspect, pipeline.files.sha256_of = inspected, digested
-    pipeline.write_shard = written
-    pipeline.room_for = contextlib.nullcontext
-    pipeline.write_sidecar = lambda folder, shard: None
+    files.sha256_of = digested
+    pipeline_sources.inspect, pipeline_shards.write_shard = inspected, written
+    for module in (pipeline_sources, pipeline_shards):
+        module.room_for = contextlib.nullcontext
+    pipeline_shards.write_sidecar = lambda folder, shard: None
 
 
 def main() -> None:

@@ -31,13 +31,13 @@ def work(given) -> None:
     """The other process: one image, and when each stage was over."""
     marks = {"Python": seconds_since_start()}
     from preprocess.images import Page, read_image
-    from trainer import main
+    from trainer import start
     from trainer.export import layout
     from trainer.predict import job, runtimes
 
     marks["our modules, NumPy, OpenCV"] = seconds_since_start()
     if given.work == "tensorflow":
-        main._load_tensorflow()
+        start.load_tensorflow()
         marks["TensorFlow"] = seconds_since_start()
     version = layout.newest_version(given.model)
     about = layout.read_about(version)

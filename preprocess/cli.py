@@ -8,8 +8,10 @@ import contextlib
 import ctypes
 import os
 import re
+import shutil
 import signal
 import sys
+import textwrap
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
@@ -19,6 +21,7 @@ from absl import flags
 from ml_collections import config_flags
 
 import configs
+from preprocess.cli_flags import Flag
 from preprocess.errors import UserError, of_disk
 
 INTERRUPTED, TERMINATED, HUNG_UP = 130, 143, 129  # exit codes: 128 + the signal
@@ -31,7 +34,7 @@ class Command(NamedTuple):
     Attributes:
       name: as typed after ./launch.sh.
       summary: what it does, the first lines of its --help.
-      define: adds its flags to a namespace.
+      flags: it has.
       run: does it, given the parsed flags and the arguments left over.
       required: flags that must be given.
       takes_config: whether it has --config=FILE:variant and --config.KEY=VALUE.
@@ -41,7 +44,7 @@ class Command(NamedTuple):
 
     name: str
     summary: str
-    define: Callable[[flags.FlagValues], None]
+    flags: Sequence[Flag]
     run: Run
     required: tuple[str, ...] = ()
     takes_config: bool = False
@@ -213,13 +216,15 @@ def parse(
       UserError: a flag or config key that does not exist or does not fit.
     """
     values = flags.FlagValues()
-    command.define(values)
+    for flag in command.flags:
+        flag(values)
     argv = [_find_config(argument) for argument in argv]
     if command.takes_config:
         config_flags.DEFINE_config_file(
             "config",
             help_string="FILE.py[:variant], such as configs/phc_u373.py:cpu; it is run "
-            "as Python, so trust it; single values as --config.train.steps=200",
+            "as Python, so trust it; configs/base.py has every value with its unit and "
+            "reason, and each can be given, as --config.train.steps=200",
             lock_config=True,
             flag_values=values,
             sys_argv=[command.name, *argv],
@@ -289,15 +294,26 @@ def _one_line(error: Exception) -> str:
 
 
 def _help(command: Command, values: flags.FlagValues) -> str:
+    width = min(shutil.get_terminal_size((88, 24)).columns, 100)
     usage = f"usage: ./launch.sh {command.name} [--flag=value ...]"
     lines = [usage, "", command.summary.strip(), "", "flags:"]
-    for name in sorted(values):
-        flag = values[name]
-        if name not in ("help", "helpfull", "helpshort", "helpxml"):
-            needed = " (required)" if name in _required(command) else ""
-            default = f" (default: {flag.default})" if flag.default is not None else ""
-            lines.append(f"  --{name}{needed}{default}\n      {flag.help}")
+    required = _required(command)
+    shown = {*values} - {"help", "helpfull", "helpshort", "helpxml"}
+    for name in sorted(shown, key=lambda name: (name not in required, name)):
+        lines.append(_flag_line(values[name], name in required))
+        indent = "      "
+        lines += textwrap.wrap(
+            values[name].help, width, initial_indent=indent, subsequent_indent=indent
+        )
     return "\n".join(lines)
+
+
+def _flag_line(flag: flags.Flag, required: bool) -> str:
+    if required:
+        return f"  --{flag.name} (required)"
+    name = f"--[no]{flag.name}" if flag.boolean else f"--{flag.name}"
+    empty = flag.default in (None, "", [])
+    return f"  {name}" + ("" if empty else f" (default: {flag.default})")
 
 
 def given_flags(values: flags.FlagValues) -> list[str]:

@@ -25,6 +25,7 @@ from absl import flags
 
 from preprocess import (
     cli,
+    cli_flags,
     files,
     job_errors,
     json_files,
@@ -49,25 +50,6 @@ from preprocess.shards import (
 from preprocess.sources import Frame
 
 JOB_NAME = files.TEMPORARY + "job.json"  # the config of a job that has not ended
-
-
-def _define(values: flags.FlagValues) -> None:
-    flags.DEFINE_string(
-        "input", None, "data set's folder, local or gs://", flag_values=values
-    )
-    flags.DEFINE_string(
-        "output", None, "folder for shards, local or gs://", flag_values=values
-    )
-    flags.DEFINE_enum(
-        "on_bad_frame",
-        None,
-        ["fail", "skip"],
-        "fail (default): list all bad frames and stop; skip: leave out and record",
-        flag_values=values,
-    )
-    flags.DEFINE_bool(
-        "overwrite", False, "start afresh where data lies already", flag_values=values
-    )
 
 
 def preprocess(values: flags.FlagValues, beam_args: list[str]) -> None:
@@ -297,7 +279,18 @@ def _summarise(
 COMMAND = cli.Command(
     name="preprocess",
     summary=__doc__,
-    define=_define,
+    flags=(
+        cli_flags.string("input", "data set's folder, local or gs://, s3://"),
+        cli_flags.string("output", "folder for shards, local or gs://, s3://"),
+        cli_flags.choice(
+            "on_bad_frame",
+            "fail: list all bad frames and stop; skip: leave them out and record them; "
+            "without it, config.data.on_bad_frame",
+            ("fail", "skip"),
+            None,
+        ),
+        cli_flags.boolean("overwrite", "start afresh where data lies already"),
+    ),
     run=preprocess,
     required=("input", "output"),
     takes_config=True,

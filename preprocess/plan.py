@@ -60,6 +60,14 @@ def identity_seed(identity: str, base_seed: int) -> int:
     return int.from_bytes(digest[:8], "little")
 
 
+def group_number(identity: str) -> int:
+    """What things are grouped by: Dask hashes keys, and Python's hashes of words differ
+    from process to process. Two words may come to one number, so words are compared
+    within each group.
+    """
+    return identity_seed(identity, 0) >> 1  # as Beam encodes numbers: below 2**63
+
+
 class Plan(NamedTuple):
     """What a data set is to be made from.
 

@@ -17,7 +17,7 @@ import numpy as np
 from absl import flags
 from tqdm import tqdm
 
-from preprocess import cli, files, locks
+from preprocess import cli, cli_flags, files, locks
 from preprocess.errors import UserError
 from preprocess.records import UNLABELLED, Tile
 from preprocess.shards import read_info, read_tiles
@@ -272,19 +272,6 @@ def _flat(tree: dict[str, Any], name: str = "config") -> Iterable[tuple[str, Any
             yield f"{name}.{key}", value
 
 
-def _define(values: flags.FlagValues) -> None:
-    flags.DEFINE_string("data", None, "folder that preprocess made", flag_values=values)
-    flags.DEFINE_string("output", None, "folder for the pictures", flag_values=values)
-    flags.DEFINE_integer(
-        "tiles",
-        6,
-        "tiles of each split on its sheet",
-        lower_bound=1,
-        upper_bound=40,
-        flag_values=values,
-    )
-
-
 def _preview(values: flags.FlagValues, _: list[str]) -> None:
     for needed in ("jinja2", "matplotlib"):
         if not importlib.util.find_spec(needed):
@@ -298,7 +285,13 @@ def _preview(values: flags.FlagValues, _: list[str]) -> None:
 COMMAND = cli.Command(
     name="preview",
     summary=__doc__,
-    define=_define,
+    flags=(
+        cli_flags.string("data", "folder that preprocess made"),
+        cli_flags.string("output", "folder for the pictures"),
+        cli_flags.integer(
+            "tiles", "tiles of each split on its sheet", 6, least=1, most=40
+        ),
+    ),
     run=_preview,
     required=("data", "output"),
 )

@@ -19,6 +19,7 @@ from preprocess import files
 
 FRAMES, TILES = "frames", "tiles"  # what is counted
 ENDING = ".count"
+NAMESPACE = "preprocess"  # of all of Beam's counters
 
 
 def _path(output: str, what: str) -> str:

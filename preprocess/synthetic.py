@@ -12,7 +12,7 @@ import numpy as np
 import tifffile
 from absl import flags
 
-from preprocess import cli, files, json_files, locks
+from preprocess import cli, cli_flags, files, json_files, locks
 from preprocess.augment import along_columns, interpolate, spline_basis
 from preprocess.errors import UserError
 from preprocess.plan import identity_seed
@@ -188,22 +188,6 @@ def write_em(folder: str, *, size: int, num_frames: int, seed: int) -> None:
 KINDS = {"cells": write_cells, "em": write_em}
 
 
-def _define(values: flags.FlagValues) -> None:
-    flags.DEFINE_enum(
-        "kind",
-        "cells",
-        sorted(KINDS),
-        "cells (Cell Tracking Challenge layout) or em (ISBI 2012 layout)",
-        flag_values=values,
-    )
-    flags.DEFINE_string("output", None, "folder to write to", flag_values=values)
-    flags.DEFINE_integer(
-        "frames", 24, "how many frames", lower_bound=1, flag_values=values
-    )
-    flags.DEFINE_integer("size", 256, "frame's edge, px", 32, flag_values=values)
-    flags.DEFINE_integer("seed", 1, "of the drawing", flag_values=values)
-
-
 def _draw(values: flags.FlagValues, _: list[str]) -> None:
     asked = {name: values[name].value for name in ("kind", "frames", "size", "seed")}
     with locks.exclusive(values.output):
@@ -226,7 +210,22 @@ def _draw_into(values: flags.FlagValues, asked: dict[str, Any]) -> None:
 
 
 COMMAND = cli.Command(
-    name="draw", summary=__doc__, define=_define, run=_draw, required=("output",)
+    name="draw",
+    summary=__doc__,
+    flags=(
+        cli_flags.choice(
+            "kind",
+            "layout of the Cell Tracking Challenge, or of ISBI 2012's EM stack",
+            sorted(KINDS),
+            "cells",
+        ),
+        cli_flags.string("output", "folder to write to"),
+        cli_flags.integer("frames", "how many frames", 24, least=1),
+        cli_flags.integer("size", "frame's edge, px", 256, least=32),
+        cli_flags.integer("seed", "of the drawing", 1),
+    ),
+    run=_draw,
+    required=("output",),
 )
 
 

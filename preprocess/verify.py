@@ -10,7 +10,7 @@ import numpy as np
 from absl import flags
 from tqdm import tqdm
 
-from preprocess import cli, files, locks, tiling
+from preprocess import cli, cli_flags, files, locks, tiling
 from preprocess.errors import UserError
 from preprocess.records import UNLABELLED, Tile
 from preprocess.shards import (
@@ -208,17 +208,17 @@ def _wrong_frequencies(
             yield f"{split}: class frequencies are not those in the info"
 
 
-def _define(values: flags.FlagValues) -> None:
-    flags.DEFINE_string("data", None, "folder that preprocess made", flag_values=values)
-
-
 def _verify(values: flags.FlagValues, _: list[str]) -> None:
     tiles = verify(values.data)
     print(f"{values.data}: {tiles} tiles, all as {values.data}/dataset_info.json says")
 
 
 COMMAND = cli.Command(
-    name="verify", summary=__doc__, define=_define, run=_verify, required=("data",)
+    name="verify",
+    summary=__doc__,
+    flags=(cli_flags.string("data", "folder that preprocess made"),),
+    run=_verify,
+    required=("data",),
 )
 
 

@@ -50,7 +50,8 @@ def known_flags(arguments: list[str]) -> None:
     from absl import flags
 
     values = flags.FlagValues()
-    COMMANDS["train"].define(values)
+    for flag in COMMANDS["train"].flags:
+        flag(values)
     for argument in arguments:
         name = argument.removeprefix("--").split("=")[0]
         assert name == "config" or name in values, argument

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from preprocess import files, main, pipeline
+from preprocess import files, main, pipeline, pipeline_shards
 from preprocess.cli import main as run
 from preprocess.errors import of_disk
 from tests.campaign import disk
@@ -112,7 +112,7 @@ def test_an_image_that_is_replaced_under_a_job(
     """After it was looked at and its digest taken, before its tiles are made."""
     source, output = tmp_path / "cells", tmp_path / "out"
     shutil.copytree(cells, source)
-    write_shard = pipeline.write_shard
+    write_shard = pipeline_shards.write_shard
     frames = [source / f"01/t00{number}.tif" for number in range(8)]
 
     def then_another(path, records):
@@ -120,14 +120,14 @@ def test_an_image_that_is_replaced_under_a_job(
             shutil.copyfile(cells / "01" / other.name, frame)
         return write_shard(path, records)
 
-    monkeypatch.setattr(pipeline, "write_shard", then_another)
+    monkeypatch.setattr(pipeline_shards, "write_shard", then_another)
     given = [*CONFIG, f"--input={source}", f"--output={output}"]
     assert run(main.COMMAND, given) == 2
     lines = capfd.readouterr().err.replace("\r", "\n").splitlines()
     [line] = [x for x in lines if x.startswith("preprocess: ")]
     assert line.endswith(".tif: has changed since this began; run it again")
     assert not (output / "dataset_info.json").exists()
-    monkeypatch.setattr(pipeline, "write_shard", write_shard)
+    monkeypatch.setattr(pipeline_shards, "write_shard", write_shard)
     for frame in frames:
         shutil.copyfile(cells / "01" / frame.name, frame)
     assert run(main.COMMAND, given) == 0
@@ -140,7 +140,7 @@ def test_an_image_that_is_replaced_under_a_job(
 def test_a_folder_that_goes_under_a_job(
     cells, shards_folder, tmp_path, monkeypatch, capfd, digests
 ):
-    output, write_shard = tmp_path / "out", pipeline.write_shard
+    output, write_shard = tmp_path / "out", pipeline_shards.write_shard
     gone = []
 
     def then_gone(path, records):
@@ -150,7 +150,7 @@ def test_a_folder_that_goes_under_a_job(
             shutil.rmtree(output, ignore_errors=True)  # of what others write
         return written
 
-    monkeypatch.setattr(pipeline, "write_shard", then_gone)
+    monkeypatch.setattr(pipeline_shards, "write_shard", then_gone)
     given = [*CONFIG, f"--input={cells}", f"--output={output}"]
     code = run(main.COMMAND, given)
     lines = capfd.readouterr().err.replace("\r", "\n").splitlines()

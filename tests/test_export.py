@@ -282,8 +282,8 @@ MISTAKES = [
     (["--memory_mb=-1"], "the smallest tile at depth 2"),
     (["--tiles_per_step=0"], "at least 1"),
     (["--onnx", "--precision=mixed_bfloat16"], "--onnx needs --precision=float32"),
-    (["--weights=none"], "one of auto, constants, variables"),
-    (["--precision=float16"], "one of float32"),
+    (["--weights=none"], "one of <auto|constants|variables>"),
+    (["--precision=float16"], "one of <float32"),
     (["--checkpoint=77"], "77"),
 ]
 

@@ -194,7 +194,7 @@ def run(values, rest):
     os.kill(os.getpid(), int(sys.argv[3]))
     signal.pause()
 
-command = cli.Command("wait", "", lambda values: None, run)
+command = cli.Command("wait", "", (), run)
 cli.leave(cli.main(command._replace(takes_arguments=True)))
 """
 

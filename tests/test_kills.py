@@ -98,7 +98,7 @@ def run(values, rest):
         os.kill(os.getpid(), {int(number)})
         signal.pause()
 
-sys.exit(cli.main(cli.Command("wait", "", lambda values: None, run)))
+sys.exit(cli.main(cli.Command("wait", "", (), run)))
 """
     process = started(text, stderr=subprocess.PIPE, text=True)
     _, error = process.communicate(timeout=60)
@@ -119,7 +119,7 @@ def run(values, rest):
     with cli.deaf():
         os.kill(os.getpid(), {int(number)})
 
-sys.exit(cli.main(cli.Command("wait", "", lambda values: None, run)))
+sys.exit(cli.main(cli.Command("wait", "", (), run)))
 """
     process = started(text, stderr=subprocess.PIPE)
     assert process.communicate(timeout=60) == (b"", b"")

@@ -288,7 +288,7 @@ def test_two_jobs_at_once_are_refused(cells, made, tmp_path, capfd, digests):
     output = tmp_path / "out"
     code = (
         "import sys, time\n"
-        "from preprocess import files\n"
+        "from preprocess import locks\n"
         "with locks.exclusive(sys.argv[1]):\n"
         "    print('locked', flush=True)\n"
         "    time.sleep(60)"

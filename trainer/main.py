@@ -1,14 +1,7 @@
-"""The trainer's commands, from train to predict.
+"""The trainer's commands, from train to predict: the only home of their flags."""
 
-The only home of their flags; each loads TensorFlow when it runs, not before.
-"""
-
-import contextlib
-import os
 import signal
 import sys
-import tempfile
-from collections.abc import Iterator, Sequence
 
 if __name__ == "__main__" and (
     signal.getsignal(signal.SIGINT) is not signal.SIG_IGN  # as in the background
@@ -16,314 +9,52 @@ if __name__ == "__main__" and (
     # Ctrl-C before all is imported ends it without a traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-from absl import flags
+from preprocess import cli, cli_flags
+from preprocess.splits import SPLITS
+from trainer import commands, stores
 
-from preprocess import cli
-from preprocess.check import check_data_config
-from preprocess.errors import UserError
-from trainer import stores
-
-
-def _string(name: str, text: str, default: str | None = None):
-    return lambda values: flags.DEFINE_string(name, default, text, flag_values=values)
-
-
-def _integer(name: str, text: str, default: int | None = 0):
-    return lambda values: flags.DEFINE_integer(name, default, text, flag_values=values)
-
-
-def _float(name: str, text: str, default: float | None = None):
-    return lambda values: flags.DEFINE_float(name, default, text, flag_values=values)
-
-
-def _boolean(name: str, text: str, default: bool | None = False):
-    return lambda values: flags.DEFINE_boolean(name, default, text, flag_values=values)
-
-
-def _list(name: str, text: str):
-    return lambda values: flags.DEFINE_list(name, [], text, flag_values=values)
-
-
-CHECKPOINT = _string(
+CHECKPOINT = cli_flags.string(
     "checkpoint",
     "best (by config.train.best_metric; newest where nothing was validated), newest, "
     "or a step",
     "best",
 )
-PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
-WEIGHTS = ("auto", "constants", "variables")
-TTA = _boolean(
+TTA = cli_flags.boolean(
     "tta",
     "averages over the eight turned and mirrored versions of each image, inside the "
     "graph: eight times the work",
 )
-COPY = "copy --{} to a disk of this machine"
-KEEP_NEAR = "keep --{} on a disk of this machine"
-WORKDIR = _string("workdir", "folder of the run: checkpoints, logs, metrics")
+WORKDIR = cli_flags.string("workdir", "folder of the run: checkpoints, logs, metrics")
 
 
-# Of predict; None leaves the model's own, which `evaluate --tune` has found.
+# How predict makes instances of probabilities.
+ELSE = "; by default as the model has it, from evaluate --tune"
 RULES = (
-    _float("threshold", "probability above which a pixel is foreground; 0 to 1"),
-    _float(
+    cli_flags.number(
+        "threshold", f"probability above which a pixel is foreground, 0 to 1{ELSE}"
+    ),
+    cli_flags.number(
         "core_threshold",
         "above --threshold: instances grow from cores more probable than this, so that "
-        "cells part at bridges of doubt",
+        f"cells part at bridges of doubt{ELSE}",
     ),
-    _float(
+    cli_flags.number(
         "split_px",
         "parts cells where a bridge is narrower than both sides by so many px "
-        "(half-widths); 0 parts nothing",
+        f"(half-widths); 0 parts nothing{ELSE}",
     ),
-    _integer("min_size_px", "instances of fewer pixels are dropped", None),
-    _boolean("fill_holes", "fills what a single instance encloses", None),
-    _integer(
+    cli_flags.integer(
+        "min_size_px", f"instances of fewer pixels are dropped{ELSE}", None
+    ),
+    cli_flags.boolean(
+        "fill_holes", f"fills what a single instance encloses{ELSE}", None
+    ),
+    cli_flags.integer(
         "border_px",
-        "gaps between instances of up to so many px are given back to them",
+        f"gaps between instances of up to so many px are given back to them{ELSE}",
         None,
     ),
 )
-
-
-def _flags(*definitions):
-    def define(values: flags.FlagValues) -> None:
-        for definition in definitions:
-            definition(values)
-
-    return define
-
-
-@contextlib.contextmanager
-def _starting() -> Iterator[None]:
-    """TensorFlow's start, with oneDNN's fast kernels and without what it says there.
-
-    Its C++ part writes a few lines to stderr before it reads any log level; they are
-    taken out, everything else passes.
-    """
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # leave room for others
-    chatter = (
-        b"oneDNN custom operations",
-        b"absl::InitializeLog",
-        b"cpu_feature_guard",
-    )
-    stderr = os.dup(2)
-    with tempfile.TemporaryFile() as caught, cli.deaf():
-        os.dup2(caught.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(stderr, 2)
-            os.close(stderr)
-            caught.seek(0)
-            for line in caught:
-                if not any(words in line for words in chatter):
-                    os.write(2, line)
-
-
-def _load_tensorflow(devices: int = 0) -> None:
-    """Starts TensorFlow; with `devices`, which must be told it before, half-way."""
-    with _starting():
-        import tensorflow as tf
-
-        if not devices:
-            tf.config.list_logical_devices("CPU")  # the runtime's start says it again
-
-
-def _train(values: flags.FlagValues, _: list[str]) -> None:
-    if values.on_bad_record not in ("fail", "skip"):
-        raise UserError(f"--on_bad_record={values.on_bad_record}: fail or skip")
-    if not (values.workdir or values.dry_run):
-        raise UserError("--workdir must be given, or --dry_run; see --help")
-    profile_steps = _profile_steps(values.profile_steps)
-    config = cli.config_of(values)
-    with _starting():
-        from trainer import rendezvous, strategy
-        from trainer.train import Options, WorkerEnded, built, train
-
-        several = strategy.read_cluster().size > 1
-        devices = None if several else strategy.start(values.devices)
-    if devices is None:  # it waits for the others, and may have to say so
-        worker, size = strategy.read_cluster()
-        print(f"worker {worker} of {size}: waiting for the others", flush=True)
-        rendezvous.meet(strategy.read_hosts(), worker, values.wait_minutes)
-        devices = strategy.start(values.devices)
-        # TensorFlow's runtime takes SIGTERM for itself here.
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        cli.hear_signals()
-    if not values.cache:
-        stores.reach(values.data, "give --cache=DIR, for copies on this machine")
-    stores.reach(values.workdir, KEEP_NEAR.format("workdir"))
-    options = Options(
-        values.on_bad_record,
-        values.cache,
-        values.extend_steps,
-        profile_steps,
-        tuple(cli.given_flags(values)),
-    )
-    if values.dry_run:
-        from trainer.dry_run import dry_run
-
-        with built(config, values.data, devices, options) as run:
-            print(dry_run(run))
-        return
-    try:
-        ended = train(config, values.data, values.workdir, devices, options)
-    except WorkerEnded as error:
-        error.exit_code = values.stopped_exit_code or error.exit_code
-        raise
-    if not ended:
-        sys.exit(values.stopped_exit_code)
-
-
-def _profile_steps(given: list[str]) -> tuple[int, ...]:
-    try:
-        steps = tuple(int(step) for step in given)
-    except ValueError:
-        steps = (-1,)
-    if steps and not (len(steps) == 2 and 0 <= steps[0] < steps[1]):
-        raise UserError(
-            f"--profile_steps={','.join(given)}: two numbers of steps, as 10,20"
-        )
-    return steps
-
-
-def _evaluate(values: flags.FlagValues, _: list[str]) -> None:
-    _load_tensorflow()
-    stores.reach(values.workdir, COPY.format("workdir"))
-    from trainer.evaluate import evaluate, table
-
-    if values.tune:
-        from trainer.tune import tune
-
-        if values["split"].present:
-            raise UserError("--tune is on the validation split; leave --split out")
-        print(tune(values.workdir, values.input, values.checkpoint, values.tta).table())
-        return
-    result = evaluate(
-        values.workdir,
-        values.input,
-        values.split,
-        checkpoint=values.checkpoint,
-        tta=values.tta,
-    )
-    print(table(result))
-
-
-def _cross_validate(values: flags.FlagValues, _: list[str]) -> None:
-    config = cli.config_of(values)
-    with _starting():  # its folds are processes of their own
-        from trainer.cross_validate import cross_validate
-        from trainer.evaluate import table
-
-    config_flags = [f for f in cli.given_flags(values) if f.startswith("--config")]
-    result = cross_validate(
-        config,
-        config_flags,
-        values.input,
-        values.workdir,
-        folds=values.folds,
-        tta=values.tta,
-        tune=values.tune,
-    )
-    print(table(result))
-    print(f"report: {values.workdir}/report.html")
-
-
-def _compare(values: flags.FlagValues, folders: list[str]) -> None:
-    with _starting():
-        from trainer.report.compare import compare, table
-
-    rows = compare(folders, values.split, values.output)
-    print(table(rows, folders))
-    if values.output:
-        print(f"page: {values.output}")
-
-
-def _export(values: flags.FlagValues, _: list[str]) -> None:
-    destinations = [path for path in (values.output, values.publish) if path]
-    if not destinations:
-        raise UserError("--output or --publish must be given; see --help")
-    _check_choice(values, "precision", PRECISIONS)
-    _check_choice(values, "weights", WEIGHTS)
-    _load_tensorflow()
-    stores.reach(values.workdir, COPY.format("workdir"))
-    from trainer.export.artefact import Options, export
-
-    options = Options(
-        checkpoint=values.checkpoint,
-        tile=values.tile,
-        tiles_per_step=values.tiles_per_step,
-        memory_mb=values.memory_mb,
-        tta=values.tta,
-        precision=values.precision,
-        weights=values.weights,
-        onnx=values.onnx,
-    )
-    for version in export(values.workdir, destinations, options):
-        print(f"{version}/saved_model.pb")
-
-
-def _predict(values: flags.FlagValues, _: list[str]) -> None:
-    from trainer.instances import InstanceRules, check_rules
-    from trainer.predict.job import predict
-    from trainer.predict.outputs import FORMATS, PROBABILITIES, Choice
-    from trainer.predict.runtimes import RUNTIMES
-
-    _check_choice(values, "format", FORMATS)
-    _check_choice(values, "probabilities", PROBABILITIES)
-    _check_choice(values, "runtime", RUNTIMES)
-    if values.devices < 0:
-        raise UserError(f"--devices={values.devices} must not be negative")
-    changes = {
-        name: given
-        for name in InstanceRules._fields
-        if (given := getattr(values, name)) is not None
-    }
-    if problems := check_rules(InstanceRules()._replace(**changes)):
-        raise UserError([f"--{problem}" for problem in problems])
-    if values.runtime == "onnx" and values.devices:
-        raise UserError("--devices is TensorFlow's; not with --runtime=onnx")
-    if values.runtime == "tensorflow":
-        _load_tensorflow(values.devices)
-        stores.reach(values.model, COPY.format("model"))
-    is_png = values.format == "png"
-    choice = Choice(
-        values.format,
-        values.probabilities,
-        is_png if values.overlays is None else values.overlays,
-        values.instances,
-    )
-    made, before = predict(
-        values.model,
-        values.input,
-        values.output,
-        choice,
-        runtime=values.runtime,
-        tta=values.tta,
-        devices=values.devices,
-        overwrite=values.overwrite,
-        rules=changes,
-    )
-    done = f", {before} were there" if before else ""
-    print(f"{made} images segmented{done}: {values.output}")
-
-
-def _check_choice(values: flags.FlagValues, name: str, known: Sequence[str]) -> None:
-    if values[name].value not in known:
-        raise UserError(f"--{name}={values[name].value}: one of {', '.join(known)}")
-
-
-def _summary(values: flags.FlagValues, _: list[str]) -> None:
-    _load_tensorflow()
-    from trainer.model import build_model
-
-    config = cli.config_of(values)
-    check_data_config(config)
-    network = build_model(config.model, size=config.data.tile_size)
-    os.environ.setdefault("COLUMNS", "110")  # or the table is cut where there's no tty
-    network.summary(line_length=108)
 
 
 COMMANDS = {
@@ -334,56 +65,62 @@ COMMANDS = {
             "Trains on a data set's shards, on all GPUs or else the processor (with "
             "TF_CONFIG, on\nall workers), and goes on where an earlier run of the same "
             "command stopped.",
-            _flags(
-                _string("data", "folder that preprocess made"),
-                WORKDIR,
-                _integer(
+            (
+                cli_flags.string("data", "folder that preprocess made"),
+                cli_flags.string(
+                    "workdir",
+                    "folder of the run: checkpoints, logs, metrics; with --dry_run "
+                    "none is needed",
+                ),
+                cli_flags.integer(
                     "devices",
                     "splits the first GPU, or else the processor, into so many logical "
                     "devices, to try out what many do; 0 takes what there is",
+                    least=0,
                 ),
-                _boolean(
+                cli_flags.boolean(
                     "dry_run",
                     "builds everything, makes two steps on real shards and segments "
                     "one validation frame, prints what it costs, writes nothing",
                 ),
-                _string(
+                cli_flags.choice(
                     "on_bad_record",
                     "fail: stop at a damaged record and name it; skip: leave it out, "
                     "count and report it",
+                    ("fail", "skip"),
                     "fail",
                 ),
-                _string(
+                cli_flags.string(
                     "cache",
                     "reads shards from copies: in memory, or in a folder of this "
                     "machine; for shards on slow or remote disks",
                     "",
                 ),
-                _integer(
+                cli_flags.integer(
                     "extend_steps",
                     "trains the run in --workdir on to so many steps in all, the only "
                     "change of its config that is allowed; its schedule then is that "
                     "of so many steps",
                 ),
-                _float(
+                cli_flags.number(
                     "wait_minutes",
                     "with TF_CONFIG: gives up, naming the workers that have not come, "
                     "after so many minutes; 0 waits for ever",
                     15.0,
                 ),
-                _integer(
+                cli_flags.integer(
                     "stopped_exit_code",
                     "exit code where SIGTERM, or the end of another worker, has "
                     "stopped the run before its end, for schedulers that start it "
                     "again by the code (75 is customary); 0: 0 and 2",
                 ),
-                _list(
+                cli_flags.strings(
                     "profile_steps",
                     "profiles from one step to another, as 10,20: see TensorBoard's "
                     "Profile page",
                 ),
             ),
-            _train,
+            commands.train,
             required=("data",),
             takes_config=True,
         ),
@@ -391,11 +128,13 @@ COMMANDS = {
             "evaluate",
             "Scores a run on whole frames that it did not train on: IoU, Dice, pixel "
             "error.\nPrints a table and writes WORKDIR/evaluation-SPLIT.json.",
-            _flags(
+            (
                 WORKDIR,
-                _string("input", "the data set's folder, as given to preprocess"),
-                _string("split", "train, validation or test", "test"),
-                _boolean(
+                cli_flags.string(
+                    "input", "the data set's folder, as given to preprocess"
+                ),
+                cli_flags.choice("split", "whose frames", SPLITS, "test"),
+                cli_flags.boolean(
                     "tune",
                     "finds threshold, parting of touching cells, smallest size, "
                     "holes and borders on the validation frames, and keeps them for "
@@ -404,25 +143,31 @@ COMMANDS = {
                 TTA,
                 CHECKPOINT,
             ),
-            _evaluate,
+            commands.evaluate,
             required=("workdir", "input"),
         ),
         cli.Command(
             "cross_validate",
             "Trains and evaluates a run for each block of frames, so that every frame "
             "is tested\nonce, and reports them together. Goes on where it was stopped.",
-            _flags(
-                _string("input", "the data set's folder, as preprocess takes it"),
-                _string("workdir", "folder for everything: fold-0/data, fold-0/train"),
-                _integer("folds", "blocks that each sequence's frames are cut into", 5),
-                _boolean(
+            (
+                cli_flags.string(
+                    "input", "the data set's folder, as preprocess takes it"
+                ),
+                cli_flags.string(
+                    "workdir", "folder for everything: fold-0/data, fold-0/train"
+                ),
+                cli_flags.integer(
+                    "folds", "blocks that each sequence's frames are cut into", 5
+                ),
+                cli_flags.boolean(
                     "tune",
                     "each fold finds its post-processing on its validation block",
                     True,
                 ),
                 TTA,
             ),
-            _cross_validate,
+            commands.cross_validate,
             required=("input", "workdir"),
             takes_config=True,
         ),
@@ -430,13 +175,13 @@ COMMANDS = {
             "compare",
             "One table of several runs' scores, and a page with their curves over each "
             "other:\ncompare RUN RUN ...",
-            _flags(
-                _string(
-                    "split", "whose evaluations: train, validation or test", "test"
+            (
+                cli_flags.choice("split", "whose evaluations", SPLITS, "test"),
+                cli_flags.string(
+                    "output", "the page; --output= writes none", "compare.html"
                 ),
-                _string("output", "the page; --output= writes none", "compare.html"),
             ),
-            _compare,
+            commands.compare,
             takes_arguments=True,
         ),
         cli.Command(
@@ -444,48 +189,52 @@ COMMANDS = {
             "Writes OUTPUT/<version>/saved_model.pb: raw images of any size in, seams "
             "exact.\nBeside it, in assets.extra/: config, scores, model card, warm-up "
             "requests.",
-            _flags(
+            (
                 WORKDIR,
-                _string("output", "the model's folder; versions lie inside"),
-                _string(
+                cli_flags.string("output", "the model's folder; versions lie inside"),
+                cli_flags.string(
                     "publish",
                     "gs://BUCKET/PREFIX or folder that TensorFlow Serving polls: the "
                     "next version appears there whole, saved_model.pb last; with "
                     "--output or alone",
                 ),
-                _integer(
+                cli_flags.integer(
                     "tile",
                     "largest input tile, px; smaller images take smaller ones; 0 takes "
                     "the one that gives 1028 px (docs/inference.md: what tiles cost)",
                 ),
-                _integer("tiles_per_step", "tiles at once; more fill large GPUs", 1),
-                _integer(
+                cli_flags.integer(
+                    "tiles_per_step", "tiles at once; more fill large GPUs", 1
+                ),
+                cli_flags.integer(
                     "memory_mb",
                     "takes the largest tile whose steps need no more memory than this, "
                     "MB, the image and its probabilities apart; 0 sets no limit",
                 ),
                 TTA,
-                _string(
+                cli_flags.choice(
                     "precision",
                     "float32, or mixed_bfloat16, mixed_float16 for GPUs that compute "
                     "in them; outputs are float32 in any case",
+                    ("float32", "mixed_bfloat16", "mixed_float16"),
                     "float32",
                 ),
-                _string(
+                cli_flags.choice(
                     "weights",
                     "constants: of the graph, far faster on a processor; "
                     "variables: far less memory; auto: constants up to "
                     "200 MB of weights",
+                    ("auto", "constants", "variables"),
                     "auto",
                 ),
-                _boolean(
+                cli_flags.boolean(
                     "onnx",
                     "writes assets.extra/tile.onnx too, for predict --runtime=onnx "
                     "(extra onnx)",
                 ),
                 CHECKPOINT,
             ),
-            _export,
+            commands.export,
             required=("workdir",),
         ),
         cli.Command(
@@ -493,58 +242,66 @@ COMMANDS = {
             "Segments images with a SavedModel: NAME_mask.png holds class numbers (0 "
             "is\nbackground, so it looks black), NAME_overlay.png is for looking at. "
             "Run again, it\ngoes on with what is not done.",
-            _flags(
-                _string("model", "folder that export made, or one version in it"),
-                _string(
+            (
+                cli_flags.string(
+                    "model", "folder that export made, or one version in it"
+                ),
+                cli_flags.string(
                     "input",
                     "folder, glob, gs:// prefix or one file: TIFF (stacks by page), "
                     "PNG, JPEG, 8 or 16 bit",
                 ),
-                _string("output", "folder for what is written"),
-                _string(
+                cli_flags.string("output", "folder for what is written"),
+                cli_flags.choice(
                     "format",
                     "png: NAME_mask.png of class numbers; ctc: maskNNN.tif of "
                     "tNNN.tif, uint16 instances, as the Cell Tracking Challenge takes "
                     "results; isbi: NAME.tif, float32 probability of class 1, a page a "
                     "page",
+                    ("png", "ctc", "isbi"),
                     "png",
                 ),
-                _string(
+                cli_flags.choice(
                     "probabilities",
                     "none; tiff: NAME_probabilities.tif, uint16, 65535 is 1, a page a "
                     "class; npy: NAME_probabilities.npy, float32 [H, W, classes]",
+                    ("none", "tiff", "npy"),
                     "none",
                 ),
-                _boolean(
+                cli_flags.boolean(
                     "overlays",
                     "NAME_overlay.png to look at; by default with --format=png",
                     None,
                 ),
-                _boolean("instances", "NAME_instances.tif too: cells numbered from 1"),
+                cli_flags.boolean(
+                    "instances", "NAME_instances.tif too: cells numbered from 1"
+                ),
                 *RULES,
                 TTA,
-                _string(
+                cli_flags.choice(
                     "runtime",
                     "tensorflow, or onnx: on a processor, of a model exported with "
                     "--onnx",
+                    ("tensorflow", "onnx"),
                     "tensorflow",
                 ),
-                _integer(
+                cli_flags.integer(
                     "devices",
                     "splits the first GPU, or else the processor, into so many logical "
                     "devices, to try out how several share the images; 0 takes all "
                     "GPUs",
+                    least=0,
                 ),
-                _boolean("overwrite", "segments what is done already again"),
+                cli_flags.boolean("overwrite", "segments what is done already again"),
             ),
-            _predict,
+            commands.predict,
             required=("model", "input", "output"),
         ),
         cli.Command(
             "summary",
             "Prints the network's layers for the config's tile size.",
-            _flags(),
-            _summary,
+            (),
+            commands.summary,
             takes_config=True,
         ),
     )

@@ -27,8 +27,6 @@ from trainer.instances import InstanceRules, classes_of, instances_of
 from trainer.predict.images import Job
 from trainer.predict.overlay import overlay
 
-FORMATS = ("png", "ctc", "isbi")
-PROBABILITIES = ("none", "tiff", "npy")
 _CTC_FRAME = re.compile(r"t(\d{3,})$")
 LARGEST_TIFF = 2**32 - 2**25  # bytes; above, offsets need 64 bits (BigTIFF)
 MOST_INSTANCES = 2**16 - 1  # that uint16 can tell apart
@@ -38,8 +36,8 @@ class Choice(NamedTuple):
     """What is to be written.
 
     Attributes:
-      format: one of FORMATS.
-      probabilities: one of PROBABILITIES.
+      format: png, ctc or isbi.
+      probabilities: none, tiff or npy.
       overlays: whether there are pictures to look at.
       instances: whether instances are written; the challenge's format always does.
       rules: how classes and instances are made of probabilities.

@@ -15,8 +15,6 @@ from trainer import stores
 from trainer.export import layout
 from trainer.symmetry import SYMMETRIES, Symmetry
 
-RUNTIMES = ("tensorflow", "onnx")
-
 
 class Runtime(Protocol):
     """A model on one device."""
@@ -48,7 +46,7 @@ def load(
 
     Args:
       version: its folder.
-      runtime: one of RUNTIMES.
+      runtime: tensorflow or onnx.
       tta: averages over the eight symmetries of the square.
       devices: above 0, so many logical devices; see `strategy.start`.
 

@@ -1,0 +1,46 @@
+"""TensorFlow's start, when a command needs it and not before."""
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+
+from preprocess import cli
+
+
+@contextlib.contextmanager
+def starting() -> Iterator[None]:
+    """TensorFlow's start, with oneDNN's fast kernels and without what it says there.
+
+    Its C++ part writes a few lines to stderr before it reads any log level; they are
+    taken out, everything else passes.
+    """
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # leave room for others
+    chatter = (
+        b"oneDNN custom operations",
+        b"absl::InitializeLog",
+        b"cpu_feature_guard",
+    )
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as caught, cli.deaf():
+        os.dup2(caught.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            caught.seek(0)
+            for line in caught:
+                if not any(words in line for words in chatter):
+                    os.write(2, line)
+
+
+def load_tensorflow(devices: int = 0) -> None:
+    """Starts TensorFlow; with `devices`, which must be told it before, half-way."""
+    with starting():
+        import tensorflow as tf
+
+        if not devices:
+            tf.config.list_logical_devices("CPU")  # the runtime's start says it again
