@@ -11,8 +11,9 @@ from preprocess.errors import UserError
 from preprocess.records import frame_record, read_records, scan_records
 from preprocess.shards import read_info
 from trainer import shard_files
+from trainer.loop import Options
 from trainer.shard_files import Access, bring_near, find_shards
-from trainer.train import Options, train
+from trainer.train import train
 
 ONE = tf.distribute.OneDeviceStrategy("/cpu:0")
 SECOND = "train-00001-of-00002.tfrecord"

@@ -19,10 +19,11 @@ from trainer import train as loop
 from trainer.build import build
 from trainer.check import check_batch, check_fit, check_train_config
 from trainer.logbook import Logbook
+from trainer.loop import Options, Progress
 from trainer.model import build_model
 from trainer.restore import restore_network
 from trainer.shard_files import Access
-from trainer.train import Options, Progress, train
+from trainer.train import train
 
 ROOT = pathlib.Path(__file__).parent.parent
 ONE = tf.distribute.OneDeviceStrategy("/cpu:0")

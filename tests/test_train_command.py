@@ -72,7 +72,10 @@ def test_flops_are_those_of_the_layers(config):
 MISTAKES = [
     (["--profile_steps=20,10"], "two numbers of steps, as 10,20"),
     (["--profile_steps=a"], "two numbers of steps"),
-    (["--on_bad_record=maybe"], "--on_bad_record=maybe: value should be one of <fail|skip>"),
+    (
+        ["--on_bad_record=maybe"],
+        "--on_bad_record=maybe: value should be one of <fail|skip>",
+    ),
     (["--config.train.stepz=3"], "stepz"),
     (["--config.train.schedule=step"], "schedule='step' is none of constant, cosine"),
     (["--config.train.global_batch=6", "--config.train.accumulate=4"], "accumulate=4"),
