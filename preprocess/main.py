@@ -35,6 +35,7 @@ from preprocess import (
     progress,
     runners,
     splits,
+    tfds_info,
 )
 from preprocess.check import check_data_config
 from preprocess.errors import UserError
@@ -198,6 +199,7 @@ def _changed_sources(
 def _clear(output: str) -> None:
     """Removes what an earlier job made, the mark of completeness first."""
     files.remove([files.join(output, INFO_NAME)])
+    tfds_info.remove(output)
     stale = files.glob_in(output, files.TEMPORARY + "*")
     files.remove(shard_files(output) + stale)
 

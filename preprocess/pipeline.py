@@ -16,7 +16,7 @@ import apache_beam as beam
 import ml_collections
 from apache_beam.pvalue import AsList, AsSingleton
 
-from preprocess import files, info, json_files, plan, progress
+from preprocess import files, info, json_files, plan, progress, tfds_info
 from preprocess.errors import UserError
 from preprocess.facts import Facts
 from preprocess.pipeline_shards import WriteShards, WriteSources
@@ -160,6 +160,7 @@ def write_info(
         [path for path in shard_files(output) if files.basename(path) not in own]
     )
     _check_there(output, [*shards, *parts])
+    tfds_info.write(output, content)
     json_files.write(files.join(output, INFO_NAME), content)
     # The plan, notes of finished shards, and halves that a killed run has left; not the
     # counts that a bar still follows, nor the plan of another job on the same bucket.

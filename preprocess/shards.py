@@ -27,7 +27,9 @@ INFO_PARTS = (
     "skipped",
 )
 INFO_NAME = "dataset_info.json"  # written last: where it is, the data set is complete
-SHARD_NAME = re.compile(r"(train|validation|test)-[0-9]{5,}-of-[0-9]{5,}\.tfrecord")
+SHARD_NAME = re.compile(
+    r"(train|validation|test)-(?P<index>[0-9]{5,})-of-(?P<count>[0-9]{5,})\.tfrecord"
+)
 PART_NAME = re.compile(r"sources-[0-9]{5,}-of-[0-9]{5,}\.jsonl")
 SHA256 = re.compile(r"[0-9a-f]{64}")
 

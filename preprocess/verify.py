@@ -10,7 +10,7 @@ import numpy as np
 from absl import flags
 from tqdm import tqdm
 
-from preprocess import cli, cli_flags, files, locks, tiling
+from preprocess import cli, cli_flags, files, json_files, locks, tfds_info, tiling
 from preprocess.errors import UserError
 from preprocess.records import UNLABELLED, Tile
 from preprocess.shards import (
@@ -55,6 +55,7 @@ def _verified(folder: str, info: dict[str, Any]) -> int:
         *_shared_frames(folder, info),
         *_strange_files(folder, info),
         *_wrong_sums(folder, info),
+        *_wrong_tfds(folder, info),
     ]
     tiles = 0
     places: dict[str, list[str]] = collections.defaultdict(list)
@@ -108,6 +109,14 @@ def _strange_files(folder: str, info: dict[str, Any]) -> Iterator[str]:
     for path in {*files.glob_in(folder, "*.tfrecord"), *shard_files(folder)}:
         if files.basename(path) not in known:
             yield f"{path}: not of this data set"
+
+
+def _wrong_tfds(folder: str, info: dict[str, Any]) -> Iterator[str]:
+    """What TensorFlow Datasets would be told; data sets of older versions lack it."""
+    for name, content in tfds_info.files_of(folder, info).items():
+        path = files.join(folder, tfds_info.FOLDER, name)
+        if files.exists(path) and files.read_bytes(path) != json_files.as_json(content):
+            yield f"{path}: not as the info says; remove it, or preprocess again"
 
 
 def _wrong_parts(folder: str, info: dict[str, Any]) -> Iterator[str]:

@@ -176,13 +176,13 @@ def digests():
 
     def of(folder: pathlib.Path) -> dict[str, str]:
         found = {}
-        for path in sorted(folder.iterdir()):
+        for path in sorted(filter(pathlib.Path.is_file, folder.rglob("*"))):
             content = path.read_bytes()
-            if path.name == shards.INFO_NAME:
+            if path == folder / shards.INFO_NAME:
                 info = json.loads(content)
                 del info["times"]
                 content = json_files.as_json(info)
-            found[path.name] = hashlib.sha256(content).hexdigest()
+            found[str(path.relative_to(folder))] = hashlib.sha256(content).hexdigest()
         return found
 
     return of
