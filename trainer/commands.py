@@ -156,6 +156,7 @@ def export(values: flags.FlagValues, _: list[str]) -> None:
         precision=values.precision,
         weights=values.weights,
         onnx=values.onnx,
+        bioimageio=values.bioimageio,
     )
     for version in artefact.export(values.workdir, destinations, options):
         print(f"{version}/saved_model.pb")

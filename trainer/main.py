@@ -232,6 +232,11 @@ COMMANDS = {
                     "writes assets.extra/tile.onnx too, for predict --runtime=onnx "
                     "(extra onnx)",
                 ),
+                cli_flags.boolean(
+                    "bioimageio",
+                    "writes assets.extra/bioimageio.zip too, for bioimage.io, ilastik, "
+                    "deepImageJ (extra bioimageio)",
+                ),
                 CHECKPOINT,
             ),
             commands.export,

@@ -11,7 +11,7 @@ from preprocess import files, json_files
 from preprocess.errors import UserError
 from preprocess.shards import read_sources
 from trainer import stores, workdir
-from trainer.export import about, layout, onnx, warmup
+from trainer.export import about, bioimageio, layout, onnx, warmup
 from trainer.export.memory import tile_within
 from trainer.export.publish import check, files_below, publish, staging
 from trainer.export.signatures import Served
@@ -38,6 +38,7 @@ class Options(NamedTuple):
       precision: a Keras dtype policy.
       weights: constants, variables, or auto: by their size.
       onnx: writes tile.onnx too.
+      bioimageio: writes bioimageio.zip too.
     """
 
     checkpoint: str = "best"
@@ -48,6 +49,7 @@ class Options(NamedTuple):
     precision: str = "float32"
     weights: str = "auto"
     onnx: bool = False
+    bioimageio: bool = False
 
 
 def export(folder: str, destinations: list[str], options: Options) -> list[str]:
@@ -68,6 +70,10 @@ def export(folder: str, destinations: list[str], options: Options) -> list[str]:
     for destination in destinations:
         stores.check_name(destination)
         check(destination)
+    if options.onnx or options.bioimageio:
+        onnx.library()
+    if options.bioimageio:
+        bioimageio.library()
     config = workdir.read_config(folder)
     info = workdir.read_info(folder)
     rules = workdir.read_rules(folder)
@@ -111,6 +117,11 @@ def export(folder: str, destinations: list[str], options: Options) -> list[str]:
             if options.onnx:
                 path = os.path.join(stage, layout.EXTRA, layout.ONNX)
                 onnx.convert(served.functions["tile"], content, path)
+            if options.bioimageio:
+                path = os.path.join(stage, layout.EXTRA, layout.BIOIMAGEIO)
+                card = os.path.join(stage, layout.EXTRA, layout.CARD)
+                text = files.read_bytes(card).decode()
+                bioimageio.package(segmenter, content, text, path)
             layout.seal(stage, files_below(stage))
             made.append(publish(stage, destination))
     return made
@@ -125,8 +136,9 @@ def as_constants(network: keras.Model, weights: str) -> bool:
 
 def _chosen_tile(model: ml_collections.ConfigDict, options: Options) -> int:
     """--tile, or the largest that --memory_mb allows."""
-    if options.onnx and options.precision != "float32":
-        raise UserError("--onnx needs --precision=float32: onnxruntime takes no other")
+    if (options.onnx or options.bioimageio) and options.precision != "float32":
+        flag = "onnx" if options.onnx else "bioimageio"
+        raise UserError(f"--{flag} needs --precision=float32: onnxruntime has no other")
     if options.tiles_per_step < 1:
         raise UserError(f"--tiles_per_step={options.tiles_per_step} must be at least 1")
     if not options.memory_mb:

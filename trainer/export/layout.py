@@ -6,6 +6,7 @@ MODEL/VERSION/saved_model.pb, variables/   the signatures and the weights
                 model.json                 what programs must know: see `about`
                 model_card.md              for people
                 tile.onnx                  where asked for
+                bioimageio.zip             where asked for
                 SHA256SUMS                 of the files above; `predict` checks them
                 tf_serving_warmup_requests which Serving replays before it answers
 """
@@ -23,6 +24,7 @@ CONFIG = "config.json"
 ABOUT = "model.json"
 CARD = "model_card.md"
 ONNX = "tile.onnx"
+BIOIMAGEIO = "bioimageio.zip"
 WARMUP = "tf_serving_warmup_requests"
 
 

@@ -11,16 +11,11 @@ OPSET = 18  # the newest that tf2onnx 1.17 writes
 METADATA = "unet"  # key of model.json's content within the file
 
 
-def convert(tile, about: dict[str, Any], path: str) -> None:
-    """Writes a tile function of `signatures` as ONNX, any batch and legal size.
-
-    Args:
-      tile: the tf.function.
-      about: what model.json holds; it travels in the file's metadata.
-      path: of the file, local.
+def library():
+    """tf2onnx.
 
     Raises:
-      UserError: tf2onnx is not installed.
+      UserError: it is not installed.
     """
     try:
         import tf2onnx
@@ -28,7 +23,18 @@ def convert(tile, about: dict[str, Any], path: str) -> None:
         raise UserError(
             f"--onnx needs tf2onnx ({error}): pip install 'unet-tfrecords[onnx]'"
         ) from error
-    model, _ = tf2onnx.convert.from_function(
+    return tf2onnx
+
+
+def convert(tile, about: dict[str, Any], path: str) -> None:
+    """Writes a tile function of `signatures` as ONNX, any batch and legal size.
+
+    Args:
+      tile: the tf.function.
+      about: what model.json holds; it travels in the file's metadata.
+      path: of the file, local.
+    """
+    model, _ = library().convert.from_function(
         tile, input_signature=tile.input_signature, opset=OPSET
     )
     entry = model.metadata_props.add()
