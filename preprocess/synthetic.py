@@ -229,5 +229,10 @@ COMMAND = cli.Command(
 )
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """Entry point of `unet-draw` and `python -m preprocess.synthetic`."""
     cli.leave(cli.main(COMMAND))
+
+
+if __name__ == "__main__":
+    run()

@@ -327,6 +327,16 @@ def evaluate() -> None:
     _run("evaluate")
 
 
+def cross_validate() -> None:
+    """Entry point of `unet-cross-validate`."""
+    _run("cross_validate")
+
+
+def compare() -> None:
+    """Entry point of `unet-compare`."""
+    _run("compare")
+
+
 def export() -> None:
     """Entry point of `unet-export`."""
     _run("export")
@@ -335,6 +345,11 @@ def export() -> None:
 def predict() -> None:
     """Entry point of `unet-predict`."""
     _run("predict")
+
+
+def summary() -> None:
+    """Entry point of `unet-summary`."""
+    _run("summary")
 
 
 def run() -> None:
