@@ -41,7 +41,7 @@ EXCEPTIONS = {  # whose metadata say nothing; read in the licence file they brin
     "namex": "Apache-2.0",
     "py-ctcmetrics": "BSD-3-Clause",
 }
-HEAD = """# Licences of what is installed
+HEAD = """# Which licences has what is installed?
 
 Apache-2.0 is our own. `python -m tests.licences` writes this page from the metadata of
 the installed packages; `tests/test_licences.py` holds that each is under permissive

@@ -26,6 +26,7 @@ from preprocess.sources import (
 )
 from preprocess.splits import SPLITS, assign_splits
 from trainer import pictures, workdir
+from trainer.graphs import graph_function
 from trainer.inference import Segmenter
 from trainer.layers import freeze
 from trainer.report import names, page
@@ -135,7 +136,7 @@ def load_run(folder: str, checkpoint: str, tta: bool) -> Run:
         tta=tta,
     )
     shape = [None, None, None, model.channels]
-    segment = tf.function(
+    segment = graph_function(
         segmenter, input_signature=[tf.TensorSpec(shape, tf.float32, name="image")]
     )
 

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from preprocess.records import BYTES_FEATURES, FLOAT_FEATURES
 from trainer import light_augment
+from trainer.graphs import as_written
 from trainer.reading_order import MOST_LANES, Part, Shard, part_of
 
 READ_AT_ONCE = 16  # shards over all lanes, whose records are shuffled together
@@ -187,6 +188,7 @@ def _worker_records(
     )
 
 
+@as_written
 def training_batches(
     lanes: list[list[Shard]],
     geometry: Geometry,

@@ -10,6 +10,8 @@ from collections.abc import Callable
 import keras
 import tensorflow as tf
 
+from trainer.graphs import graph_function
+
 
 @tf.custom_gradient
 def max_pool_2x2(image_BHWC: tf.Tensor):
@@ -134,7 +136,7 @@ def with_variables(network: keras.Model) -> Callable[[tf.Tensor], tf.Tensor]:
       network: float32 [B, H, W, channels] to logits.
     """
     image = tf.TensorSpec([None, *network.input_shape[1:]], tf.float32)
-    return tf.function(
+    return graph_function(
         lambda image: network(image, training=False), input_signature=[image]
     )
 
@@ -157,7 +159,7 @@ def freeze(network: keras.Model) -> Callable[[tf.Tensor], tf.Tensor]:
     )
     image = tf.TensorSpec([None, *network.input_shape[1:]], tf.float32)
 
-    @tf.function(input_signature=[image])
+    @graph_function(input_signature=[image])
     def logits(image):
         constants = [[tf.constant(w) for w in weights] for weights in (trainable, rest)]
         return network.stateless_call(*constants, image, training=False)[0]

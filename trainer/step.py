@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from trainer import input_pipeline
 from trainer.dropout import TileSeeds
+from trainer.graphs import graph_function
 from trainer.losses import tile_losses
 from trainer.model import build_model
 from trainer.optimizers import make_optimizer
@@ -86,7 +87,7 @@ def make_gradients(
     parts of a batch, add up to the loss and gradient that one device would have.
     """
 
-    @tf.function(jit_compile=xla or None, autograph=False)
+    @graph_function(jit_compile=xla or None)
     def gradients_of(batch, tile_seeds):
         state.tile_seeds.current = tile_seeds
         image = input_pipeline.normalise(batch)
@@ -140,13 +141,20 @@ def make_steps(
         parts = {k: tf.reshape(v, [-1, size, *v.shape[1:]]) for k, v in batch.items()}
         seeds = tf.reshape(seeds, [-1, size])
         variables = state.network.trainable_variables
-        total = tf.constant(0.0)
-        sums = [tf.zeros(v.shape, v.dtype) for v in variables]
-        for index in tf.range(train.accumulate):
+
+        def add(index, total, sums):
             part = {name: value[index] for name, value in parts.items()}
             loss, gradients = gradients_of(part, seeds[index])
-            total += loss
-            sums = [a + b for a, b in zip(sums, gradients, strict=True)]
+            added = [a + b for a, b in zip(sums, gradients, strict=True)]
+            return index + 1, total + loss, added
+
+        sums = [tf.zeros(v.shape, v.dtype) for v in variables]
+        _, total, sums = tf.while_loop(
+            lambda index, *_: index < train.accumulate,
+            add,
+            (tf.constant(0), tf.constant(0.0), sums),
+            parallel_iterations=1,  # one part's activations in memory at a time
+        )
         return total, sums
 
     def replica_step(batch):
@@ -165,17 +173,23 @@ def make_steps(
     def summed(per_replica):
         return strategy.reduce(tf.distribute.ReduceOp.SUM, per_replica, axis=None)
 
-    @tf.function
+    @graph_function
     def run_steps(iterator, count, stop):
-        losses = tf.TensorArray(tf.float32, size=count)
-        norms = tf.TensorArray(tf.float32, size=count)
-        for index in tf.range(count):
-            loss, norm = strategy.run(replica_step, args=(next(iterator),))
-            losses = losses.write(index, summed(loss))
+        def one(index, losses, norms):
+            loss, norm = strategy.run(replica_step, args=(iterator.get_next(),))
             local = strategy.experimental_local_results(norm)[0]  # all are the same
-            norms = norms.write(index, local)
             state.update_average(strategy)
             state.step.assign_add(1)
+            losses = losses.write(index, summed(loss))
+            return index + 1, losses, norms.write(index, local)
+
+        made = [tf.TensorArray(tf.float32, size=count) for _ in range(2)]
+        _, losses, norms = tf.while_loop(
+            lambda index, *_: index < count,
+            one,
+            (tf.constant(0), *made),
+            parallel_iterations=1,  # steps follow each other
+        )
         stops = summed(strategy.run(lambda: tf.cast(stop, tf.int32)))
         return Made(losses.stack(), norms.stack(), stops)
 

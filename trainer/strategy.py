@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from preprocess.errors import UserError
+from trainer.graphs import graph_function
 
 TF_CONFIG = "TF_CONFIG"
 MOST_PORTS = 65535
@@ -195,7 +196,7 @@ def chiefs(devices: tf.distribute.Strategy, cluster: Cluster, value: int) -> int
     own = tf.constant(value if cluster.is_chief else 0, tf.int64)
     local = len(devices.extended.worker_devices)
 
-    @tf.function
+    @graph_function
     def add_up():
         total = devices.run(lambda: own)
         return devices.reduce(tf.distribute.ReduceOp.SUM, total, axis=None)

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from preprocess.records import UNLABELLED
+from trainer.graphs import graph_function
 from trainer.inference import Segmenter
 from trainer.scores.pixels import confusion_matrix, pixel_scores
 from trainer.whole_frames import WholeFrame
@@ -56,15 +57,15 @@ class Validator:
         self.replicas = len(strategy.extended.worker_devices)
         segmenter = Segmenter(network, depth=model.depth, classes=model.classes)
         spec = tf.TensorSpec([1, None, None, model.channels], tf.float32)
-        segment = tf.function(segmenter.stitch, input_signature=[spec])
+        segment = graph_function(segmenter.stitch, input_signature=[spec])
 
-        @tf.function(reduce_retracing=True)
+        @graph_function(reduce_retracing=True)
         def segment_all(images):
             return strategy.run(lambda image: segment(image), args=(images,))
 
         self.segment_all = segment_all
 
-        @tf.function
+        @graph_function
         def add_up(values):
             total = strategy.run(lambda: values / self.replicas)
             return strategy.reduce(tf.distribute.ReduceOp.SUM, total, axis=None)

@@ -16,6 +16,7 @@ import tensorflow as tf
 from preprocess import files, images, synthetic, tiling
 from preprocess.errors import UserError
 from trainer.export import onnx
+from trainer.graphs import graph_function
 from trainer.inference import Segmenter, normalise_images
 from trainer.predict.overlay import overlay
 
@@ -57,7 +58,7 @@ def block_function(segmenter: Segmenter, channels: int):
     spec = tf.TensorSpec([None, None, None, channels], tf.float32, name="block")
     pad = tiling.pad(segmenter.depth)
 
-    @tf.function(input_signature=[spec])
+    @graph_function(input_signature=[spec])
     def of_block(block):
         around = [[0, 0], [pad, pad], [pad, pad], [0, 0]]
         logits = segmenter.network(tf.pad(block, around, "REFLECT"))

@@ -20,6 +20,7 @@ from typing import Any
 import tensorflow as tf
 
 from preprocess import tiling
+from trainer.graphs import graph_function
 from trainer.inference import Segmenter
 from trainer.input_pipeline import Geometry, decode_pixels
 
@@ -48,7 +49,7 @@ class Served(tf.Module):
         channels = geometry.channels
         image = tf.TensorSpec([None, None, None, channels], tf.float32, name="image")
         whole, averaged = (
-            tf.function(functools.partial(segmenter.segment, tta=tta), [image])
+            graph_function(functools.partial(segmenter.segment, tta=tta), [image])
             for tta in (segmenter.tta, True)
         )
         self.functions: dict[str, Any] = {
@@ -66,7 +67,7 @@ def bytes_function(segment, channels: int):
     pixels = tf.TensorSpec([None, None, channels], tf.float32)
     encoded = tf.TensorSpec([None], tf.string, name="image_bytes")
 
-    @tf.function(input_signature=[encoded])
+    @graph_function(input_signature=[encoded])
     def from_bytes(image_bytes):
         return segment(
             tf.map_fn(
@@ -137,7 +138,7 @@ def tile_function(segmenter: Segmenter, channels: int):
     if segmenter.normalization:
         known = [list(segmenter.normalization[name]) for name in ("mean", "std")]
 
-        @tf.function(input_signature=[tile])
+        @graph_function(input_signature=[tile])
         def of_tile(tile):
             mean, std = (tf.constant([values], tf.float32) for values in known)
             return _tile_outcome(segmenter, tile, mean, std)
@@ -148,7 +149,7 @@ def tile_function(segmenter: Segmenter, channels: int):
         for name in ("mean", "std")
     )
 
-    @tf.function(input_signature=[tile, mean, std])
+    @graph_function(input_signature=[tile, mean, std])
     def of_tile_and_moments(tile, mean, std):
         return _tile_outcome(segmenter, tile, mean, std)
 
@@ -166,7 +167,7 @@ def example_function(segmenter: Segmenter, geometry: Geometry):
         "std": moments,
     }
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="examples")])
+    @graph_function(input_signature=[tf.TensorSpec([None], tf.string, name="examples")])
     def from_examples(examples):
         features = tf.io.parse_example(examples, spec)
         images = tf.map_fn(
