@@ -23,7 +23,8 @@ PROJECT = "unet-tfrecords"
 # Permissive, and MPL-2.0, whose copyleft ends at its own files.
 ALLOWED = {
     *("0BSD", "Apache-2.0", "BSD", "BSD-2-Clause", "BSD-3-Clause", "CC0-1.0", "ISC"),
-    *("CNRI-Python", "MIT", "MIT-0", "MIT-CMU", "MPL-2.0", "PSF-2.0", "Zlib"),
+    *("CNRI-Python", "MIT", "MIT-0", "MIT-CMU", "MPL-2.0", "PSF-2.0", "Unlicense"),
+    "Zlib",
 }
 WORDS = {  # what metadata say that is no SPDX expression
     "3-Clause BSD License": "BSD-3-Clause",
@@ -37,9 +38,12 @@ WORDS = {  # what metadata say that is no SPDX expression
     "Mozilla Public License 2.0 (MPL 2.0)": "MPL-2.0",
     "Python Software Foundation License": "PSF-2.0",
 }
-EXCEPTIONS = {  # whose metadata say nothing; read in the licence file they bring along
+EXCEPTIONS = {  # whose metadata name none; read in the licence file they bring along
+    "bioimageio-core": "MIT",
+    "bioimageio-spec": "MIT",
     "namex": "Apache-2.0",
     "py-ctcmetrics": "BSD-3-Clause",
+    "simple-parsing": "MIT",
 }
 HEAD = """# Which licences has what is installed?
 

@@ -6,6 +6,7 @@ cut large images into blocks after it.
 """
 
 import os
+import pathlib
 import re
 import tempfile
 from typing import Any
@@ -134,7 +135,7 @@ def _description(about: dict[str, Any], folder: str):
     from bioimageio.spec.model import v0_5 as spec
 
     def file(name: str):
-        return spec.FileDescr(source=os.path.join(folder, name))
+        return spec.FileDescr(source=pathlib.Path(folder, name))
 
     least, step = block_sizes(about["depth"])
     batch = spec.BatchAxis()
@@ -170,7 +171,7 @@ def _description(about: dict[str, Any], folder: str):
         data=spec.IntervalOrRatioDataDescr(type="float32", range=(0.0, 1.0)),
     )
     weights = spec.OnnxWeightsDescr(
-        source=os.path.join(folder, "weights.onnx"), opset_version=onnx.OPSET
+        source=pathlib.Path(folder, "weights.onnx"), opset_version=onnx.OPSET
     )
     name = re.sub("[^A-Za-z0-9]", " ", about["data"]["name"])
     return spec.ModelDescr(
