@@ -46,10 +46,9 @@ usage: ./launch.sh COMMAND [--flag=value ...]        (COMMAND --help lists its f
               ./launch.sh export --workdir=runs/u373/train --output=runs/u373/export
   predict     a SavedModel over images: masks, overlays, instances, probabilities
               ./launch.sh predict --model=runs/u373/export --input=DIR/01 --output=OUT
-  benchmark   measures: train, ablation, input, against_torch, inference, start, tiles, beam, memory,
-              scale
-              ./launch.sh benchmark --what=train --config=configs/phc_u373.py:cpu \
-                --data=runs/u373/data
+  benchmark   how fast it all is, beside its peers: JSON and a page in benchmarks/results/;
+              --what=NAME is one of benchmarks/*.py, with flags of its own
+              ./launch.sh benchmark
   summary     the network's layers
               ./launch.sh summary --config=configs/phc_u373.py
   lock        new exact versions in requirements/*.lock (needs uv)
@@ -199,14 +198,15 @@ doctor() {
   PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" exec "$with" -m doctor.main "$@"
 }
 
+# All of them, or the one that --what names.
 benchmark() {
-  local what=""
+  local what=main
   if [[ ${1:-} == --what=* ]]; then
     what=${1#--what=}
     shift
   fi
   if [[ -z $what || $what == */* || ! -f "$root/benchmarks/$what.py" ]]; then
-    say "benchmark --what=WHAT ..., one of:" "$(cd "$root/benchmarks" && echo *.py)"
+    say "benchmark --what=$what: one of" "$(cd "$root/benchmarks" && echo *.py)"
     exit 2
   fi
   exec "$python" "$root/benchmarks/$what.py" "$@"

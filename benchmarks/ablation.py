@@ -15,7 +15,7 @@ import tempfile
 
 from absl import flags
 
-from preprocess import cli
+from preprocess import cli, cli_flags
 from preprocess.errors import UserError
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -37,19 +37,8 @@ WITHOUT = {
 SHOWN = ("val_mean_iou", "val_pixel_error", "val_cross_entropy")
 
 
-def _define(values: flags.FlagValues) -> None:
-    def text(name, words, default=None):
-        flags.DEFINE_string(name, default, words, flag_values=values)
-
-    text("data", "folder that preprocess made with this config")
-    text("only", "one of the trainings, by its name; all otherwise", "")
-    flags.DEFINE_integer("steps", 300, "of each training", flag_values=values)
-
-
 def _run(values: flags.FlagValues, _: list[str]) -> None:
     given = [flag for flag in cli.given_flags(values) if flag.startswith("--config")]
-    if values.only and values.only not in WITHOUT:
-        raise UserError(f"--only={values.only}: one of {', '.join(WITHOUT)}")
     names = [values.only] if values.only else list(WITHOUT)
     print(f"{'':32}" + "".join(f"{name:>20}" for name in SHOWN))
     for name in names:
@@ -78,8 +67,12 @@ def _trained(data: str, steps: int, settings: list[str]) -> dict[str, float]:
 COMMAND = cli.Command(
     "benchmark --what=ablation",
     "What each change of a variant gains, by trainings that lack it.",
-    _define,
-    _run,
+    flags=(
+        cli_flags.string("data", "folder that preprocess made with this config"),
+        cli_flags.choice("only", "one of the trainings; all otherwise", list(WITHOUT)),
+        cli_flags.integer("steps", "of each training", 300, least=1),
+    ),
+    run=_run,
     required=("data",),
     takes_config=True,
 )

@@ -1,8 +1,7 @@
 """Training steps a second beside the same network in PyTorch, on the processor.
 
-    .venv/bin/pip install 'torch>=2.6'   (the extra `bench`; its CPU build will do)
-    .venv/bin/python benchmarks/against_torch.py --width=16 --batch=1
-    .venv/bin/python benchmarks/against_torch.py --ablate  # what gained what
+    ./launch.sh benchmark --what=against_torch --width 8 16 --torch_python=PYTHON
+    ./launch.sh benchmark --what=against_torch --ablate  # what gained what
 
 Each side is a process of its own that holds network, batch and Adam; steps take turns,
 so that whatever else the machine does meets all alike. Same network, weighted
@@ -20,7 +19,8 @@ import sys
 ROOT = pathlib.Path(__file__).parent.parent
 sys.path[0] = str(ROOT)  # not this folder: its names are no modules
 
-from benchmarks.sides import torch_unet, turns  # noqa: E402  sys.path first
+from benchmarks.record import Record, parser_of
+from benchmarks.sides import torch_unet, turns
 
 TILE, OUTPUT = 572, 388
 
@@ -122,7 +122,7 @@ def work(variant: str, width: int, batch: int) -> None:
     turns.answer(lambda _: step())
 
 
-def start(variant: str, given) -> turns.Player:
+def start(variant: str, width: int, given) -> turns.Player:
     """A process that is ready to make steps."""
     python = given.torch_python if variant == "PyTorch" else sys.executable
     return turns.Player(
@@ -130,16 +130,42 @@ def start(variant: str, given) -> turns.Player:
             python,
             __file__,
             f"--work={variant}",
-            f"--width={given.width}",
+            f"--width={width}",
             f"--batch={given.batch}",
         ],
         {"TF_CPP_MIN_LOG_LEVEL": "2", **VARIANTS[variant]},
     )
 
 
+def compare(width: int, given, record: Record) -> None:
+    """Steps of all sides in turns, of a network so wide."""
+    names = list(VARIANTS) if given.ablate else ["this project", "PyTorch"]
+    players = turns.start(
+        {n: lambda n=n: start(n, width, given) for n in names}, record
+    )
+    seconds = turns.play(players, rounds=given.rounds)
+    print(f"width {width}, batch {given.batch}, {given.rounds} steps in turns")
+    for name, taken in seconds.items():
+        of = {"unit": "s", "at": width, "of": "width of the first level"}
+        record.add("time of a step", name, taken, **of)
+        middle = statistics.median(taken)
+        line = (
+            f"{name:>28}: {middle:7.3f} s a step, {given.batch / middle:5.2f} images/s"
+        )
+        if "PyTorch" in seconds:
+            ratios = [a / b for a, b in zip(taken, seconds["PyTorch"], strict=True)]
+            line += (
+                f", {statistics.median(ratios):.2f} of PyTorch's time "
+                f"({min(ratios):.2f} to {max(ratios):.2f})"
+            )
+        print(line, flush=True)
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--width", type=int, default=16, help="of the first level")
+    parser = parser_of(__doc__)
+    parser.add_argument(
+        "--width", type=int, nargs="+", default=[16], help="of the first level"
+    )
     parser.add_argument("--batch", type=int, default=1, help="tiles a step")
     parser.add_argument("--rounds", type=int, default=7, help="steps of each, in turns")
     parser.add_argument("--ablate", action="store_true", help="all variants, not two")
@@ -149,24 +175,12 @@ def main() -> None:
     parser.add_argument("--work", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.work:
-        work(given.work, given.width, given.batch)
+        work(given.work, given.width[0], given.batch)
         return
-    names = list(VARIANTS) if given.ablate else ["this project", "PyTorch"]
-    players = {name: start(name, given) for name in names}
-    seconds = turns.play(players, rounds=given.rounds)
-    print(f"width {given.width}, batch {given.batch}, {given.rounds} steps in turns")
-    for name in names:
-        ratios = [
-            own / other
-            for own, other in zip(seconds[name], seconds["PyTorch"], strict=True)
-        ]
-        middle = statistics.median(seconds[name])
-        images = given.batch / middle
-        print(
-            f"{name:>28}: {middle:7.3f} s a step, {images:5.2f} images/s, "
-            f"{statistics.median(ratios):.2f} of PyTorch's time "
-            f"({min(ratios):.2f} to {max(ratios):.2f})"
-        )
+    record = Record()
+    for width in given.width:
+        compare(width, given, record)
+    record.write(given.json)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,11 @@
 """What Beam costs over a plain loop, and what a second worker gives.
 
-    .venv/bin/python benchmarks/beam.py --input=DIR/DIC-C2DH-HeLa
+    ./launch.sh benchmark --what=beam --input=DIR/DIC-C2DH-HeLa
 
 The loop calls the functions that the job's transforms call, in one thread, and writes
 the same files; their bytes are compared. Rounds take turns, the median counts.
 """
 
-import argparse
 import collections
 import functools
 import hashlib
@@ -18,10 +17,11 @@ import sys
 import tempfile
 import time
 
-sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
+sys.path[0] = str(pathlib.Path(__file__).parent.parent)  # not this folder
 
+from benchmarks.record import Record, parser_of
 from configs import dic_hela
-from preprocess import files, plan
+from preprocess import files, pipeline_shards, plan
 from preprocess import pipeline as job
 from preprocess.facts import Source, Sums, conclude, inspect
 from preprocess.info import source_info
@@ -34,7 +34,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 def plain_loop(folder: str, output: str, config) -> None:
     """The job without Beam."""
-    writer = job.WriteShard(config, output)
+    writer = pipeline_shards.WriteShard(config, output)
     writer.setup()
     planned = plan.plan_dataset(folder, config)
     digest = functools.cache(files.sha256_of)
@@ -109,7 +109,7 @@ def one_way(name: str, folder: str, config) -> tuple[float, str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = parser_of(__doc__)
     parser.add_argument("--input", required=True, help="a set of the challenge's")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--augmentations", type=int, default=20)
@@ -137,6 +137,10 @@ def main() -> None:
             digests.add(digest)
     assert len(digests) == 1, "the ways made different bytes"
     medians = {name: statistics.median(taken) for name, taken in seconds.items()}
+    record = Record()
+    for name, taken in seconds.items():
+        record.add("time of the job", name, taken, unit="s")
+    record.write(given.json)
     for name, taken in medians.items():
         spread = f"{min(seconds[name]):.1f} to {max(seconds[name]):.1f}"
         print(

@@ -1,8 +1,7 @@
 """Whole frames a second beside PyTorch's tile loop and MONAI's sliding windows.
 
-    .venv/bin/pip install 'torch>=2.6' monai   (the extra `bench`)
-    .venv/bin/python benchmarks/inference.py
-    .venv/bin/python benchmarks/inference.py --tiles   # tile size against memory
+    ./launch.sh benchmark --what=inference --torch_python=PYTHON
+    ./launch.sh benchmark --what=inference --tiles   # tile size against memory
 
 Each side is a process of its own, on the processor, in float32; they take turns frame
 by frame. From a float32 array of raw intensities to one of
@@ -26,10 +25,11 @@ import time
 ROOT = pathlib.Path(__file__).parent.parent
 sys.path[0] = str(ROOT)  # not this folder: its names are no modules
 
-import numpy as np  # noqa: E402  sys.path first
+import numpy as np
 
-from benchmarks.sides import torch_unet, turns  # noqa: E402  sys.path first
-from preprocess import tiling  # noqa: E402  sys.path first
+from benchmarks.record import Record, parser_of
+from benchmarks.sides import torch_unet, turns
+from preprocess import tiling
 
 DEPTH = 4
 FRAMES = ((512, 512), (520, 696), (4096, 4096))
@@ -197,12 +197,14 @@ def start(name: str, given, folder: str, tile: int = 0, per_step: int = 1):
     )
 
 
-def compare(given, folder: str) -> None:
+def compare(given, folder: str, record: Record) -> None:
     """Megapixels a second of all, side by side."""
     names = [OURS, ONNX, TORCH, TORCH_LAST, MONAI]
-    players = {name: start(name, given, folder) for name in names}
+    # Ours first: it writes the weights.
+    sides = {name: lambda name=name: start(name, given, folder) for name in names}
+    players = turns.start(sides, record)
     means = {name: player.turn((388, 388))["mean"] for name, player in players.items()}
-    for name in (ONNX, TORCH, TORCH_LAST):
+    for name in {ONNX, TORCH, TORCH_LAST} & set(players):
         if abs(means[name] - means[OURS]) > 1e-5:
             raise SystemExit(f"{name} computes something else: {means}")
     print(f"width {given.width}; medians of {given.rounds} frames each, in turns")
@@ -216,8 +218,12 @@ def compare(given, folder: str) -> None:
                 told[name].append(player.turn(size))
         print(f"{size[0]} x {size[1]}")
         own = [turn["spent"] for turn in told[OURS][1:]]
-        for name in names:
+        edge = {"at": (size[0] * size[1]) ** 0.5, "of": "edge of the frame, px"}
+        for name in players:
             spent = [turn["spent"] for turn in told[name][1:]]
+            record.add("time of a frame", name, spent, unit="s", **edge)
+            extra = [max(turn["extra_mb"] for turn in told[name])]
+            record.add("memory of a frame", name, extra, unit="MB more", **edge)
             ratios = [other / mine for other, mine in zip(spent, own, strict=True)]
             middle = statistics.median(spent)
             print(
@@ -225,7 +231,7 @@ def compare(given, folder: str) -> None:
                 f"{middle:7.3f} s, "
                 f"{statistics.median(ratios):5.2f} times our time "
                 f"({min(ratios):.2f} to {max(ratios):.2f}), "
-                f"{max(turn['extra_mb'] for turn in told[name]):5d} MB more",
+                f"{extra[0]:5d} MB more",
                 flush=True,
             )
     for player in players.values():
@@ -252,7 +258,7 @@ def tabulate(given, folder: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = parser_of(__doc__)
     parser.add_argument("--width", type=int, default=16, help="of the first level")
     parser.add_argument(
         "--rounds", type=int, default=7, help="frames of each, in turns"
@@ -278,8 +284,13 @@ def main() -> None:
     if given.work:
         work(given)
         return
+    record = Record()
     with tempfile.TemporaryDirectory() as folder:
-        (tabulate if given.tiles else compare)(given, folder)
+        if given.tiles:
+            tabulate(given, folder)
+        else:
+            compare(given, folder, record)
+    record.write(given.json)
 
 
 if __name__ == "__main__":

@@ -5,10 +5,10 @@
 Everything included: read, checksums, parse, decode, flips and quarter turns, batches of
 8. The process keeps to one core. First the pipeline as the trainer runs it, on the
 shards as they lie; then the same tiles written in other encodings and read by the same
-steps, each round all of them in turn. Medians, by processor time.
+steps, and as PNG files by PyTorch's DataLoader, each round all of them in turn.
+Medians, by processor time.
 """
 
-import argparse
 import os
 import pathlib
 import statistics
@@ -17,13 +17,15 @@ import tempfile
 import time
 import zlib
 
-sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
+sys.path[0] = str(pathlib.Path(__file__).parent.parent)  # not this folder
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 import ml_collections
 import tensorflow as tf
 
+from benchmarks.record import Record, parser_of
+from benchmarks.sides import turns
 from preprocess.images import encode_png
 from preprocess.shards import read_info, read_tiles
 from trainer import input_pipeline, light_augment
@@ -40,6 +42,7 @@ ENCODINGS = [
     ("raw", "zlib"),
     ("zlib", "zlib"),
 ]
+TORCH = "PyTorch's DataLoader, PNG files"
 
 
 def encode(array, encoding: str, flat: bool) -> bytes:
@@ -126,6 +129,25 @@ def stream(path: str, image: str, target: str, geometry) -> tf.data.Dataset:
     )
 
 
+def write_files(folder: str, tiles, step: float) -> float:
+    """The tiles as three PNG files each; bytes a tile."""
+    os.mkdir(folder)
+    for number, tile in enumerate(tiles):
+        weight = (tile.weight / step).round().astype("uint8")
+        parts = {"image": tile.image, "label": tile.label, "weight": weight}
+        for name, array in parts.items():
+            path = os.path.join(folder, f"{number:06d}-{name}.png")
+            pathlib.Path(path).write_bytes(encode_png(array))
+    size = sum(path.stat().st_size for path in pathlib.Path(folder).iterdir())
+    return size / len(tiles)
+
+
+def torch_loader(python: str, folder: str) -> turns.Player:
+    """A process on this core that reads such files."""
+    script = pathlib.Path(__file__).parent / "sides/torch_loader.py"
+    return turns.Player([python, str(script), folder, str(BATCH)], {})
+
+
 def tiles_per_cpu_second(batches, number: int) -> float:
     """By processor time, which what else the machine does leaves alone."""
     for _ in range(3):
@@ -137,8 +159,9 @@ def tiles_per_cpu_second(batches, number: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = parser_of(__doc__)
+    parser.add_argument(
+        "--torch_python", default=sys.executable, help="a Python with PyTorch, Pillow"
     )
     parser.add_argument("--data", required=True, help="folder that preprocess made")
     parser.add_argument("--rounds", type=int, default=5)
@@ -146,6 +169,7 @@ def main() -> None:
     given = parser.parse_args()
     if hasattr(os, "sched_setaffinity"):  # before TensorFlow counts the cores
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    record = Record()
     info = read_info(given.data)
     geometry = input_pipeline.geometry_of(info)
     if geometry.bits != 8:
@@ -172,18 +196,30 @@ def main() -> None:
             path = os.path.join(scratch, name)
             sizes[name] = write(path, tiles, image, target, geometry.weight_step)
             streams[name] = iter(stream(path, image, target, geometry))
-        rates: dict[str, list[float]] = {name: [] for name in streams}
+        folder = os.path.join(scratch, "files")
+        sizes[TORCH] = write_files(folder, tiles, geometry.weight_step)
+        starter = {TORCH: lambda: torch_loader(given.torch_python, folder)}
+        players = turns.start(starter, record)
+        rates: dict[str, list[float]] = {name: [] for name in [*streams, *players]}
+        number = -(-given.tiles // BATCH)
         for _ in range(given.rounds):
             for name, batches in streams.items():
                 rates[name].append(tiles_per_cpu_second(batches, given.tiles))
+            for name, player in players.items():
+                rates[name].append(number * BATCH / player.turn(number)["cpu"])
+        for player in players.values():
+            player.end()
     print(
         f"{geometry.tile_size} px, one core, "
         f"{given.rounds} rounds of {given.tiles} tiles"
     )
-    print(f"{'':>26}  {'tiles/s':>8}  {'ms a tile':>9}  {'kB a tile':>9}")
+    print(f"{'':>31}  {'tiles/s':>8}  {'ms a tile':>9}  {'kB a tile':>9}")
     for name, found in rates.items():
+        record.add("tiles read", name, found, unit="tiles/s and core")
+        record.add("size of a tile", name, [sizes[name] / 1000], unit="kB")
         rate = statistics.median(found)
-        print(f"{name:>26}  {rate:8.0f}  {1000 / rate:9.2f}  {sizes[name] / 1000:9.1f}")
+        print(f"{name:>31}  {rate:8.0f}  {1000 / rate:9.2f}  {sizes[name] / 1000:9.1f}")
+    record.write(given.json)
 
 
 if __name__ == "__main__":

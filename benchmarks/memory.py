@@ -1,15 +1,14 @@
 """Peak memory and time of preprocess as the work grows, and of one huge frame.
 
-    .venv/bin/python benchmarks/memory.py --input=DIR/DIC-C2DH-HeLa
-    .venv/bin/python benchmarks/memory.py --huge
+    ./launch.sh benchmark --what=memory --input=DIR/DIC-C2DH-HeLa
+    ./launch.sh benchmark --what=memory --huge
 
-The first runs the command with 1, 4 and 16 times the augmentations, with the frames 1
-and 4 times, and with the shards 1 and 4 times; the second on a drawn frame of 20,000 x
-20,000 pixels of 16 bits. Memory is the largest resident set of any process, as the
-system reports it at its end.
+The first runs the command with 1, 4 and 16 times (or --times) the augmentations, with
+the frames and the shards as many times, but 16; the second on a drawn frame of
+20,000 x 20,000 pixels of 16 bits. Memory is the largest resident set of any process, as
+the system reports it at its end.
 """
 
-import argparse
 import os
 import pathlib
 import shutil
@@ -22,6 +21,9 @@ import numpy as np
 import tifffile
 
 ROOT = pathlib.Path(__file__).parent.parent
+sys.path[0] = str(ROOT)  # not this folder: its names are no modules
+
+from benchmarks.record import Record, parser_of
 
 
 def run(arguments: list[str]) -> tuple[float, float]:
@@ -55,27 +57,30 @@ def copies(folder: str, into: pathlib.Path, number: int) -> str:
     return str(into)
 
 
-def grown(folder: str) -> None:
+def grown(folder: str, times: list[int], record: Record) -> None:
     """A table of what grows with what."""
     base = ["--config=configs/dic_hela.py:cpu", "--config.data.name=HeLa"]
     # Copies of one sequence may not lie in two splits: all are trained on.
     base += ["--config.data.split.validation=0.0", "--config.data.split.test=0.0"]
     cases = [
-        (f"augmentations {n}", [f"--config.data.augmentations={2 * n}"], 1)
-        for n in (1, 4, 16)
+        ("augmentations", n, [f"--config.data.augmentations={2 * n}"], 1) for n in times
     ]
     few = "--config.data.augmentations=2"
-    cases += [(f"frames {n}", [few], n) for n in (1, 4)]
+    few_times = times[:2]
+    cases += [("frames", n, [few], n) for n in few_times]
     cases += [
-        (f"shards {n}", [few, f"--config.data.num_shards={4 * n}"], 1) for n in (1, 4)
+        ("shards", n, [few, f"--config.data.num_shards={4 * n}"], 1) for n in few_times
     ]
     print(f"{'times the':>18}  {'seconds':>8}  {'peak MB':>8}")
-    for name, more, number in cases:
+    for name, n, more, number in cases:
         with tempfile.TemporaryDirectory(dir=os.environ.get("SCRATCH")) as scratch:
             source = copies(folder, pathlib.Path(scratch) / "in", number)
             paths = [f"--input={source}", f"--output={scratch}/out"]
             seconds, megabytes = run([*base, *more, *paths])
-        print(f"{name:>18}  {seconds:8.1f}  {megabytes:8.0f}", flush=True)
+        print(f"{f'{name} {n}':>18}  {seconds:8.1f}  {megabytes:8.0f}", flush=True)
+        times_as_many = {"at": n, "of": "times as many"}
+        record.add("time of the command", name, [seconds], unit="s", **times_as_many)
+        record.add("peak memory", name, [megabytes], unit="MB", **times_as_many)
 
 
 def draw_huge(folder: pathlib.Path, edge: int) -> None:
@@ -116,15 +121,18 @@ def huge(edge: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = parser_of(__doc__)
     parser.add_argument("--input", help="a set of the challenge's")
     parser.add_argument("--huge", action="store_true")
     parser.add_argument(
         "--edge", type=int, default=20_000, help="of the huge frame, px"
     )
+    parser.add_argument("--times", type=int, nargs="+", default=[1, 4, 16])
     given = parser.parse_args()
+    record = Record()
     if given.input:
-        grown(given.input)
+        grown(given.input, given.times, record)
+    record.write(given.json)
     if given.huge:
         huge(given.edge)
 

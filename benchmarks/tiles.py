@@ -1,6 +1,6 @@
 """Tiles per second and core: this project's way beside the straightforward one.
 
-    .venv/bin/python benchmarks/tiles.py --data=DIR   (with the challenges' sets)
+    ./launch.sh benchmark --what=tiles --data=DIR   (with the challenges' sets)
 
 The straightforward way is what a competent person writes first: SciPy's cubic
 `map_coordinates` for the deformation, one SciPy distance transform of the frame a cell
@@ -9,7 +9,6 @@ writer. Both read the same files, make the same units on one thread and write a 
 rounds take turns, the median counts. What they made is compared too.
 """
 
-import argparse
 import functools
 import os
 import pathlib
@@ -18,7 +17,7 @@ import sys
 import tempfile
 import time
 
-sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
+sys.path[0] = str(pathlib.Path(__file__).parent.parent)  # not this folder
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
@@ -28,7 +27,8 @@ import tensorflow as tf
 from scipy import ndimage
 from scipy.interpolate import CubicSpline
 
-from configs import dic_hela, phc_u373
+from benchmarks.record import Record, parser_of
+from configs import dic_hela, phc_u373, synthetic
 from preprocess import (
     augment,
     memory,
@@ -41,7 +41,12 @@ from preprocess import (
 )
 from preprocess.weights import touching_pixels
 
-SETS = {"DIC-C2DH-HeLa": dic_hela, "PhC-C2DH-U373": phc_u373}
+# By their folders' names; `drawn` is for who has none.
+SETS = {
+    "DIC-C2DH-HeLa": dic_hela.get_config,
+    "PhC-C2DH-U373": phc_u373.get_config,
+    "drawn": lambda: synthetic.get_config("cpu"),
+}
 
 
 def units_of(folder: str, config, number: int) -> list[plan.Unit]:
@@ -172,7 +177,7 @@ def compare(units, config) -> str:
     )
 
 
-def measure(folder: str, config, rounds: int, number: int) -> None:
+def measure(folder: str, config, rounds: int, number: int, record: Record) -> None:
     units = units_of(folder, config, number)
     ways = {"straightforward": write_straightforward, "this project": write_ours}
     seconds = {name: [] for name in ways}
@@ -186,6 +191,12 @@ def measure(folder: str, config, rounds: int, number: int) -> None:
                 seconds[name].append(time.perf_counter() - started)
                 sizes[name] = os.path.getsize(path) / tiles
     rate = {name: tiles / statistics.median(s) for name, s in seconds.items()}
+    group = os.path.basename(folder)
+    for name, taken in seconds.items():
+        rates = [tiles / each for each in taken]
+        record.add("tiles made", name, rates, unit="tiles/s and core", group=group)
+        size = [sizes[name] / 1000]
+        record.add("size of a tile", name, size, unit="kB", group=group)
     ratios = [a / b for a, b in zip(*seconds.values(), strict=True)]
     for name in ways:
         print(f"{name:>16}: {rate[name]:6.1f} tiles/s, {sizes[name]:9.0f} bytes a tile")
@@ -199,7 +210,7 @@ def measure(folder: str, config, rounds: int, number: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = parser_of(__doc__)
     parser.add_argument("--data", required=True, help="folder that holds the sets")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument(
@@ -208,10 +219,15 @@ def main() -> None:
     given = parser.parse_args()
     cv2.setNumThreads(1)  # as the job's workers do, both lines
     memory.keep_freed_memory()
-    for name, module in SETS.items():
-        print(f"{name}, {given.units} augmented frames, one thread")
+    record = Record()
+    for name, config_of in SETS.items():
         folder = os.path.join(given.data, name)
-        measure(folder, module.get_config(), given.rounds, given.units)
+        if os.path.isdir(folder):
+            print(f"{name}, {given.units} augmented frames, one thread", flush=True)
+            measure(folder, config_of(), given.rounds, given.units, record)
+    if not record.rows:
+        parser.error(f"--data={given.data}: none of {', '.join(SETS)} in it")
+    record.write(given.json)
 
 
 if __name__ == "__main__":

@@ -5,10 +5,9 @@
 On the shards and devices that training would take. Some steps on the stream and as
 many on one repeated batch take turns; what the stream's are slower by is the waiting.
 Peak is a product of two matrices of 4096 x 4096 (2048 on a processor) in the training's
-precision on one device, times the replicas. Prints a table, then the same as JSON.
+precision on one device, times the replicas. Prints a table.
 """
 
-import json
 import os
 import pathlib
 import statistics
@@ -16,15 +15,15 @@ import sys
 import tempfile
 import time
 
-sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
+sys.path[0] = str(pathlib.Path(__file__).parent.parent)  # not this folder
 os.environ["TF_ENABLE_ONEDNN_OPTS"] = os.environ.get("TF_ENABLE_ONEDNN_OPTS", "1")
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
 
 import tensorflow as tf
 from absl import flags
 
-from preprocess import cli
-from preprocess.errors import UserError
+from benchmarks.record import Record
+from preprocess import cli, cli_flags
 from trainer import strategy
 from trainer.build import Built, build
 from trainer.flops import training_flops
@@ -107,22 +106,21 @@ def table(result: dict[str, float]) -> str:
     )
 
 
-def _define(values: flags.FlagValues) -> None:
-    flags.DEFINE_string("data", None, "folder that preprocess made", flag_values=values)
-    flags.DEFINE_integer("rounds", 5, "medians are over so many", flag_values=values)
-    flags.DEFINE_integer(
-        "steps",
-        10,
-        "of each kind in a round; more than are read ahead",
-        flag_values=values,
-    )
-    flags.DEFINE_integer("devices", 0, "as in train", flag_values=values)
-    flags.DEFINE_string("json", "", "also writes the JSON here", flag_values=values)
+def recorded(result: dict[str, float]) -> Record:
+    """What the page shows of it."""
+    record = Record()
+    shares = {
+        "arithmetic, of a large matrix product": result["share_of_peak"],
+        "waiting for input, of a step": result["waiting_share"],
+    }
+    for side, share in shares.items():
+        record.add("shares", side, [100 * share], unit="%")
+    for side, key in (("stream", "step_s"), ("one batch", "repeated_batch_step_s")):
+        record.add("time of a step", side, [result[key]], unit="s")
+    return record
 
 
 def _run(values: flags.FlagValues, _: list[str]) -> None:
-    if values.rounds < 1 or values.steps < 1:
-        raise UserError("--rounds and --steps must be above 0")
     devices = strategy.start(values.devices)
     with tempfile.TemporaryDirectory() as scratch:
         access = Access(scratch=scratch)
@@ -130,16 +128,21 @@ def _run(values: flags.FlagValues, _: list[str]) -> None:
         print(run.describe())
         result = measure(run, values.rounds, values.steps)
     print(table(result))
-    text = json.dumps(result)
-    print(text)
-    if values.json:
-        pathlib.Path(values.json).write_text(text + "\n")
+    recorded(result).write(values.json)
 
 
 COMMAND = cli.Command(
     name="benchmark --what=train",
     summary=__doc__.split("\n\n", 1)[0] + "\n\n" + __doc__.split("\n\n")[2].strip(),
-    define=_define,
+    flags=(
+        cli_flags.string("data", "folder that preprocess made"),
+        cli_flags.integer("rounds", "medians are over so many", 5, least=1),
+        cli_flags.integer(
+            "steps", "of each kind in a round; more than are read ahead", 10, least=1
+        ),
+        cli_flags.integer("devices", "as in train"),
+        cli_flags.string("json", "also writes what was measured here", ""),
+    ),
     run=_run,
     required=("data",),
     takes_config=True,

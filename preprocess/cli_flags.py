@@ -44,7 +44,9 @@ def strings(name: str, text: str) -> Flag:
     return lambda values: flags.DEFINE_list(name, [], text, flag_values=values)
 
 
-def choice(name: str, text: str, known: Sequence[str], default: str | None) -> Flag:
+def choice(
+    name: str, text: str, known: Sequence[str], default: str | None = None
+) -> Flag:
     """One of a few words."""
     return lambda values: flags.DEFINE_enum(
         name, default, list(known), text, flag_values=values

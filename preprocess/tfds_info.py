@@ -7,6 +7,7 @@ read where they are. Written here as JSON, for no worker needs TensorFlow Datase
 https://www.tensorflow.org/datasets/external_tfrecord
 """
 
+import re
 from typing import Any
 
 from preprocess import files, json_files
@@ -43,7 +44,7 @@ def files_of(output: str, info: dict[str, Any]) -> dict[str, Any]:
     """The content of each file by name, a function of `dataset_info.json`."""
     splits = [
         _split(output, split, content["shards"])
-        for split, content in info["splits"].items()
+        for split, content in sorted(info["splits"].items())
         if content["shards"]
     ]
     about = {
@@ -57,6 +58,13 @@ def files_of(output: str, info: dict[str, Any]) -> dict[str, Any]:
         "splits": splits,
     }
     return {INFO_NAME: about, FEATURES_NAME: _features(info["geometry"])}
+
+
+def is_same(found: bytes, content: Any) -> bool:
+    """Whether a file is one of `files_of`, wherever its data set was written."""
+    place = rb'"filepathTemplate": "[^"]*/'
+    texts = (re.sub(place, b"", text) for text in (found, json_files.as_json(content)))
+    return len(set(texts)) == 1
 
 
 def _split(output: str, name: str, shards: list[dict[str, Any]]) -> dict[str, Any]:

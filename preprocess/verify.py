@@ -10,7 +10,7 @@ import numpy as np
 from absl import flags
 from tqdm import tqdm
 
-from preprocess import cli, cli_flags, files, json_files, locks, tfds_info, tiling
+from preprocess import cli, cli_flags, files, locks, tfds_info, tiling
 from preprocess.errors import UserError
 from preprocess.records import UNLABELLED, Tile
 from preprocess.shards import (
@@ -115,7 +115,9 @@ def _wrong_tfds(folder: str, info: dict[str, Any]) -> Iterator[str]:
     """What TensorFlow Datasets would be told; data sets of older versions lack it."""
     for name, content in tfds_info.files_of(folder, info).items():
         path = files.join(folder, tfds_info.FOLDER, name)
-        if files.exists(path) and files.read_bytes(path) != json_files.as_json(content):
+        if files.exists(path) and not tfds_info.is_same(
+            files.read_bytes(path), content
+        ):
             yield f"{path}: not as the info says; remove it, or preprocess again"
 
 

@@ -203,7 +203,7 @@ def test_temporaries_of_counts_go(cells, tmp_path):
     left = left_by_a_kill(tmp_path / "out", f"{files.TEMPORARY}all-tiles{ENDING}")
     arguments = [*CONFIG, f"--input={cells}", f"--output={tmp_path / 'out'}"]
     assert main(COMMAND, arguments) == 0
-    assert not left.exists() and len(os.listdir(tmp_path / "out")) == 6
+    assert not left.exists() and len(os.listdir(tmp_path / "out")) == 7
 
 
 @pytest.mark.slow

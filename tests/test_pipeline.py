@@ -15,7 +15,7 @@ from apache_beam.testing import test_pipeline
 from apache_beam.testing.util import assert_that, equal_to
 
 from preprocess import pipeline as job
-from preprocess import plan, records, shards, tiling
+from preprocess import plan, records, shards, tfds_info, tiling
 from preprocess.cli import main
 from preprocess.images import encode_png
 from preprocess.main import COMMAND
@@ -314,7 +314,7 @@ def test_overwrite_clears_everything_ours(cells, made, tmp_path):
     assert preprocess(cells, tmp_path / "out [1]", *more) == 0
     names = {path.name for path in (tmp_path / "out [1]").iterdir()}
     splits = {f"{s}-00000-of-00001.tfrecord" for s in ("train", "validation", "test")}
-    assert names == splits | {"notes.txt", shards.INFO_NAME}
+    assert names == splits | {"notes.txt", shards.INFO_NAME, tfds_info.FOLDER}
 
 
 def test_copies_in_two_splits_are_refused(cells, tmp_path, capfd):

@@ -237,7 +237,10 @@ MISTAKES = [
     ("export now --workdir=R/train --output=E/o", "does not take 'now'"),
     ("export --workdirs=R/train --output=E/o", "workdirs"),
     ("evaluate --workdir=R/train --input=E", "no frames found"),
-    ("evaluate --workdir=R/train --input=C --split=dev", "--split=dev is none of"),
+    (
+        "evaluate --workdir=R/train --input=C --split=dev",
+        "--split=dev: value should be one of <train|",
+    ),
     ("train --config=configs/synthetic.py --data=E --workdir=E/o", "json: missing"),
 ]
 

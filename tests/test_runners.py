@@ -40,7 +40,7 @@ def in_memory(cells, digests, tmp_path_factory):
     output = tmp_path_factory.mktemp("made") / "data"
     assert preprocess(cells, output, "--direct_running_mode=in_memory") == 0
     made = digests(output)
-    assert len(made) == 6 + 1 + 2 + 1  # train, validation, test, info
+    assert len(made) == 6 + 1 + 2 + 1 + 2  # train, validation, test, info, tfds/
     return made
 
 
@@ -356,17 +356,3 @@ def test_killed_in_the_midst_of_a_shard(cells, digests, tmp_path, capsys, mode):
         assert (output / name).stat().st_mtime_ns == written
     assert preprocess(cells, tmp_path / "quiet", more) == 0
     assert digests(output) == digests(tmp_path / "quiet")
-
-
-def test_the_readme_has_commands_of_the_guide():
-    def flags(line: str) -> set[str]:
-        return set(re.findall(r"--[\w]+", line.split(" # ")[0]))
-
-    guide = (ROOT / "docs/runners.md").read_text().replace("\\\n", " ").splitlines()
-    lines = (ROOT / "README.md").read_text().splitlines()
-    short = [line for line in lines if line.startswith("$P --runner=")]
-    assert len(short) == 5
-    for line in short:
-        [runner] = re.findall(r"--runner=\w+", line)
-        there = [flags(told) for told in guide if runner in told]
-        assert any(flags(line) <= known for known in there), line

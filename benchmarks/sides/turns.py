@@ -4,27 +4,41 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
+
+from benchmarks.record import Record
+
+
+class Absent(Exception):
+    """A side that can't be measured here."""
 
 
 class Player:
     """A process that does one piece of work at a time when asked."""
 
     def __init__(self, command: list[str], environment: Mapping[str, str]):
-        """Starts a process whose program calls `answer`, and waits until it does."""
+        """Starts a process whose program calls `answer`, and waits until it does.
+
+        Raises:
+          Absent: it ended before; why, in its last words.
+        """
+        said = tempfile.TemporaryFile("w+")  # a pipe would have to be emptied
         self.process = subprocess.Popen(
             command,
             env={**os.environ, **environment},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            stderr=said,
             text=True,
         )
         for line in self.process.stdout:
             if line.strip() == "ready":
                 return
-        raise SystemExit(f"{' '.join(command)}: ended; is what it needs installed?")
+        said.seek(0)
+        raise Absent(*said.read().strip().splitlines()[-1:])
 
     def turn(self, what: Any = None) -> dict[str, float]:
         """One piece of work: `seconds`, and what else the process tells of it."""
@@ -35,6 +49,20 @@ class Player:
     def end(self) -> None:
         self.process.stdin.close()
         self.process.wait()
+
+
+def start(
+    starters: Mapping[str, Callable[[], Player]], record: Record
+) -> dict[str, Player]:
+    """Those that can be started; the record says which can't."""
+    players = {}
+    for name, starter in starters.items():
+        try:
+            players[name] = starter()
+        except Absent as error:
+            record.lacks(name, str(error))
+            print(f"{name}: absent: {error}", flush=True)
+    return players
 
 
 def play(players: Mapping[str, Player], *, rounds: int) -> dict[str, list[float]]:

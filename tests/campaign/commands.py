@@ -100,8 +100,10 @@ def _data_set(folder: pathlib.Path) -> dict[str, str]:
     found = {}
     for path in _files(folder):
         content = path.read_bytes()
-        is_info = path.name == shards.INFO_NAME
-        found[path.name] = _info(content) if is_info else _digest(content)
+        is_info = path == folder / shards.INFO_NAME
+        found[str(path.relative_to(folder))] = (
+            _info(content) if is_info else _digest(content)
+        )
     return found
 
 

@@ -8,7 +8,7 @@ Points = Sequence[tuple[float, float]]
 
 # Okabe and Ito: told apart by those who see no red or no green, on white and on black.
 COLOURS = ("#2b8fd8", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9")
-_INK = "#010203"  # stands for the page's text colour
+INK = "#010203"  # stands for the page's text colour
 
 
 class Chart:
@@ -80,17 +80,17 @@ class Chart:
         if len(self.axes.get_legend_handles_labels()[1]) > 1:
             self.axes.legend(frameon=False, fontsize=9)
         for item in self.axes.findobj(Text):
-            item.set_color(_INK)
+            item.set_color(INK)
         for spine in self.axes.spines.values():
-            spine.set_edgecolor(_INK)
-        self.axes.tick_params(colors=_INK)
+            spine.set_edgecolor(INK)
+        self.axes.tick_params(colors=INK)
         text = io.StringIO()
         with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": self.name}):
             self.figure.savefig(
                 text, format="svg", transparent=True, metadata={"Date": None}
             )
         found = text.getvalue()
-        found = found[found.index("<svg") :].replace(_INK, "currentColor")
+        found = found[found.index("<svg") :].replace(INK, "currentColor")
         found = re.sub(r"<metadata>.*?</metadata>", "", found, flags=re.S)
         found = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font: \1px inherit", found)
         # Names of parts, which several charts of a page would share.

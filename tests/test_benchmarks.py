@@ -1,0 +1,99 @@
+"""Every benchmark runs, in small; what they write is what the page shows."""
+
+import html.parser
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+SIDES = {
+    "tiles": {"straightforward", "this project"},
+    "beam": {"plain loop", "Beam, 1 thread", "Beam, 2 threads"},
+    "input": {"trainer", "image raw, targets raw", "image png, targets png"},
+    "against_torch": {"this project"},
+    "train": {"stream", "one batch"},
+    "inference": {"this project", "this project, ONNX"},
+    "start": {"this project, TensorFlow", "this project, ONNX"},
+    "memory": {"augmentations", "frames", "shards"},
+    "scale": {"finding and splitting", "writing the plan"},
+}
+
+
+def benchmark(folder: pathlib.Path, *more: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "benchmarks/main.py", "--quick", f"--output={folder}"]
+    command += [f"--work={folder}/work", *more]
+    return subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=280
+    )
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory) -> pathlib.Path:
+    folder = tmp_path_factory.mktemp("benchmarks")
+    done = benchmark(folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1] == str(folder / "index.html")
+    return folder
+
+
+def result(folder: pathlib.Path, name: str) -> dict:
+    return json.loads((folder / f"{name}.json").read_text())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SIDES)
+def test_a_benchmark_measures_its_sides(results, name):
+    """Peers that are not installed are said to be missing."""
+    found = result(results, name)
+    sides = {row["side"] for row in found["rows"]}
+    assert sides >= SIDES[name] and not found["failed"]
+    assert not sides & set(found["missing"])
+    for row in found["rows"]:
+        assert row["samples"] and all(
+            isinstance(each, float) for each in row["samples"]
+        )
+        negative = row["quantity"] in ("shares", "memory of a frame")
+        assert negative or min(row["samples"]) > 0, row
+    assert found["command"].startswith(f"./launch.sh benchmark --what={name} ")
+    assert str(results) not in json.dumps(found)  # nothing of this machine's folders
+
+
+@pytest.mark.slow
+def test_the_page_shows_every_row(results):
+    class Cells(html.parser.HTMLParser):
+        charts = rows = 0
+
+        def handle_starttag(self, tag, attrs):
+            self.charts += tag == "svg"
+            self.rows += tag == "tr"
+
+    page = Cells()
+    page.feed((results / "index.html").read_text())
+    found = [result(results, name) for name in SIDES]
+    assert page.rows == sum(len(each["rows"]) + 1 for each in found)
+    quantities = [
+        {(r["quantity"], r.get("group") if r.get("of") else "") for r in each["rows"]}
+        for each in found
+    ]
+    assert page.charts == sum(map(len, quantities))
+
+
+@pytest.mark.slow
+def test_what_was_measured_is_kept_and_what_failed_is_said(results):
+    before = (results / "scale.json").read_bytes()
+    done = benchmark(results, "--only=scale")
+    assert done.returncode == 0 and "scale: kept" in done.stderr
+    assert (results / "scale.json").read_bytes() == before
+    done = benchmark(results, "--only=tiles", "--sets=nowhere")
+    assert done.returncode == 1 and done.stderr.endswith("failed: tiles\n")
+    assert "none of DIC-C2DH-HeLa" in result(results, "tiles")["failed"]
+    assert "Failed: exit code 2" in (results / "index.html").read_text()
+
+
+def test_an_unknown_benchmark_is_refused(tmp_path):
+    done = benchmark(tmp_path, "--only=tiles,speed")
+    assert done.returncode == 2 and "--only=speed: of tiles, beam" in done.stderr
+    assert not list(tmp_path.iterdir())
