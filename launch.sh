@@ -14,7 +14,7 @@ usage() {
   cat <<'TEXT'
 usage: ./launch.sh COMMAND [--flag=value ...]        (COMMAND --help lists its flags)
 
-  demo        everything on drawn data, in minutes
+  demo        everything on drawn data, in minutes; --config.KEY=VALUE may follow
               ./launch.sh demo
   test        lint, types and all tests; `test quick` leaves the slow ones out
               ./launch.sh test
@@ -163,15 +163,17 @@ lock() {
     --custom-compile-command "./launch.sh lock" -o "$root/requirements/worker.txt"
 }
 
+# More --config.KEY=VALUE go to both commands that take a config.
 demo() {
   cd "$root"
-  local out=runs/demo config=configs/synthetic.py:cpu
+  local out=runs/demo
+  set -- --config=configs/synthetic.py:cpu "$@"
   say "1/6 draw cells"
   "$python" -m preprocess.synthetic --kind=cells --output=$out/raw
   say "2/6 preprocess"
-  "$python" -m preprocess.main --config=$config --input=$out/raw --output=$out/data
+  "$python" -m preprocess.main "$@" --input=$out/raw --output=$out/data
   say "3/6 train"
-  "$python" -m trainer.main train --config=$config --data=$out/data --workdir=$out/train
+  "$python" -m trainer.main train "$@" --data=$out/data --workdir=$out/train
   say "4/6 evaluate"
   "$python" -m trainer.main evaluate --workdir=$out/train --input=$out/raw --tune
   "$python" -m trainer.main evaluate --workdir=$out/train --input=$out/raw \
@@ -245,7 +247,7 @@ case "$command" in
   help | -h | --help) usage ;;
   setup) setup ;;
   lock) lock ;;
-  demo) setup; demo ;;
+  demo) setup; demo "$@" ;;
   test) run_tests "$@" ;;
   doctor) doctor "$@" ;;
   draw) setup; exec "$python" -m preprocess.synthetic "$@" ;;

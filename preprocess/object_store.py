@@ -246,7 +246,7 @@ def open_read(path: str) -> Iterator[IO[bytes]]:
 
 @contextlib.contextmanager
 def create(path: str) -> Iterator[IO[bytes]]:
-    """A new object, there once the block has ended (as far as it got, on an error).
+    """A new object, there once the block has ended; on an error, perhaps a part of it.
 
     Raises:
       UserError: of a name that is a pattern, too: to Beam it would be one, when the
@@ -259,11 +259,18 @@ def create(path: str) -> Iterator[IO[bytes]]:
         file = _systems(path).create(path, mime_type=mime_type)
         try:
             yield file
+            file.close()
         except BaseException:  # which is what to tell, not how the store takes it
-            with contextlib.suppress(Exception):
-                file.close()
+            _abandon(file)
             raise
-        file.close()
+
+
+def _abandon(file: Any) -> None:
+    """Lets go of a file whose writing has failed, once and for all."""
+    with contextlib.suppress(Exception):
+        getattr(file, "terminate", file.close)()  # Google's client can take it back
+    # Or the file would be sent when it is collected: to a store that is gone, for minutes.
+    file.close = lambda: None
 
 
 def rename(old: str, new: str) -> None:

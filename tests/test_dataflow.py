@@ -166,9 +166,10 @@ def test_workers_run_what_was_staged(
     assert "637 tiles, 637 of them made" in done.stdout
     assert "INFO" not in done.stderr and "sdk_pipeline_options" not in done.stderr
     made = tmp_path / "made"
-    made.mkdir()
     for name in front.names("data/"):
-        (made / files.basename(name)).write_bytes(front.get(name))
+        path = made / name.removeprefix("data/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(front.get(name))
     here = [*CONFIG, f"--input={cells}", f"--output={tmp_path / 'here'}"]
     assert run_command(main.COMMAND, here) == 0
     assert digests(made) == digests(tmp_path / "here")
