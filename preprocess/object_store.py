@@ -269,7 +269,7 @@ def _abandon(file: Any) -> None:
     """Lets go of a file whose writing has failed, once and for all."""
     with contextlib.suppress(Exception):
         getattr(file, "terminate", file.close)()  # Google's client can take it back
-    # Or the file would be sent when it is collected: to a store that is gone, for minutes.
+    # Or it would be sent when it is collected: for minutes, to a store that is gone.
     file.close = lambda: None
 
 

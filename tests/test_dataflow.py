@@ -11,10 +11,11 @@ import threading
 import pytest
 from apache_beam.portability.api import beam_runner_api_pb2
 
-from preprocess import files, main, plan, preflight, runners
+from preprocess import main, plan, preflight, runners
 from preprocess.cli import main as run_command
 from preprocess.errors import UserError
 from tests.cloud import dataflow, gcs
+from tests.cloud.worker import Worker
 from tests.conftest import until
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -63,15 +64,6 @@ def command(service, *more: str) -> list[str]:
     return ["./launch.sh", "preprocess", *given]
 
 
-def as_whole(value):
-    """Numbers of the JSON that the API takes, where all are doubles."""
-    if isinstance(value, dict):
-        return {name: as_whole(inner) for name, inner in value.items()}
-    if isinstance(value, list):
-        return [as_whole(inner) for inner in value]
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
 def run(service, environment, *more: str):
     return subprocess.run(
         command(service, *more),
@@ -81,45 +73,6 @@ def run(service, environment, *more: str):
         text=True,
         timeout=240,
     )
-
-
-class Worker:
-    """What a job's workers do first: they fetch what it names, install it, run it."""
-
-    def __init__(self, front, folder: pathlib.Path):
-        self.front = front
-        self.staged = folder / "staged"
-        self.staged.mkdir()
-        self.environment = folder / "environment"
-
-    def fetch(self, address: str) -> pathlib.Path:
-        path = self.staged / files.basename(address)
-        path.write_bytes(self.front.get(address.removeprefix(f"{BUCKET}/")))
-        return path
-
-    def __call__(self, job) -> dict[str, int]:
-        options = as_whole(job["environment"]["sdkPipelineOptions"]["options"])
-        for package in job["environment"]["workerPools"][0]["packages"]:
-            place = package["location"].removeprefix("storage.googleapis.com/")
-            assert files.basename(place) == package["name"]
-            self.fetch(f"gs://{place}")
-        self.python = dataflow.install(
-            self.staged / "workflow.tar.gz", self.environment
-        )
-        return dataflow.work(self.fetch(options["pipelineUrl"]), options, self.python)
-
-    def says(self, code: str) -> str:
-        """What a line of Python prints there, elsewhere than in this checkout."""
-        bare = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-        done = subprocess.run(
-            [self.python, "-c", code],
-            cwd=self.staged,
-            env=bare,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-        return (done.stdout + done.stderr).strip()
 
 
 @pytest.mark.slow

@@ -59,7 +59,7 @@ def test_a_campaign_sees_what_is_broken(cells, tmp_path):
     lost = own._looked(place, {str(shard): 1})
     assert f"finished and gone: {shard}" in lost
     lost = own._compared(place)
-    assert len(lost) == 7 and "left over: .unfinished-x" in lost[-1]
+    assert len(lost) == 9 and "left over: .unfinished-x" in lost[-1]
 
 
 IMPORTING = """
