@@ -139,6 +139,7 @@ def test_chosen_by_name(saved):
         checkpoints.chosen(folder, "best")
 
 
+@pytest.mark.slow
 def test_newer_damaged_ones_take_no_place(
     shards_folder, train_config, tmp_path, monkeypatch
 ):
@@ -172,6 +173,7 @@ def test_newer_damaged_ones_take_no_place(
     assert checkpoints.newest_whole(str(folder)).step == 12
 
 
+@pytest.mark.slow
 def test_training_goes_on_from_the_one_before(
     shards_folder, train_config, tmp_path, metrics, capsys
 ):

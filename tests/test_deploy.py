@@ -85,6 +85,7 @@ def test_kubernetes_script_makes_a_cluster(tmp_path):
     known_flags(arguments[3:])
 
 
+@pytest.mark.slow
 def test_vertex_job():
     from google.cloud.aiplatform_v1.types import CustomJobSpec
     from google.protobuf import json_format

@@ -86,6 +86,7 @@ def test_scratch_files_on_a_full_disk(tmp_path, size):
     assert of_disk(caught.value).startswith(f"{tmp_path}/0.npy: No space left")
 
 
+@pytest.mark.slow
 def test_a_file_that_goes_between_plan_and_read(cells, tmp_path, monkeypatch, capfd):
     shutil.copytree(cells, tmp_path / "cells")
     prepare = pipeline.prepare
@@ -106,6 +107,7 @@ def test_a_file_that_goes_between_plan_and_read(cells, tmp_path, monkeypatch, ca
     assert run(main.COMMAND, given) == 0
 
 
+@pytest.mark.slow
 def test_an_image_that_is_replaced_under_a_job(
     cells, shards_folder, tmp_path, monkeypatch, capfd, digests
 ):
@@ -137,6 +139,7 @@ def test_an_image_that_is_replaced_under_a_job(
     }
 
 
+@pytest.mark.slow
 def test_a_folder_that_goes_under_a_job(
     cells, shards_folder, tmp_path, monkeypatch, capfd, digests
 ):

@@ -48,6 +48,7 @@ def assert_same(one: list[dict], two: list[dict], tolerance: float):
         assert two[-1][name] == pytest.approx(one[-1][name], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_two_replicas_give_one_devices_losses(
     shards_folder, train_config, tmp_path, metrics
 ):
@@ -64,6 +65,7 @@ def test_two_replicas_give_one_devices_losses(
     assert_same(found["one"], found["two"], 1e-5)
 
 
+@pytest.mark.slow
 def test_two_replicas_give_one_devices_losses_with_adam(
     shards_folder, train_config, tmp_path, metrics
 ):
@@ -87,6 +89,7 @@ def test_two_replicas_give_one_devices_losses_with_adam(
     assert_same(metrics(tmp_path / "1"), metrics(tmp_path / "2"), 1e-6)
 
 
+@pytest.mark.slow
 def test_compiled_replicas_too(shards_folder, train_config, tmp_path, metrics):
     losses = {}
     train_config.train.xla = "on"
@@ -98,6 +101,7 @@ def test_compiled_replicas_too(shards_folder, train_config, tmp_path, metrics):
     np.testing.assert_allclose(losses["two"], losses["one"], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_overflow_on_one_replica_leaves_all_weights(
     shards_folder, train_config, tmp_path, monkeypatch
 ):
@@ -272,6 +276,7 @@ def test_a_worker_that_never_comes(shards_folder, tmp_path):
     assert "0 of 2: waited 0.2 minutes; not there: worker 1 (127.0.0.1:" in said
 
 
+@pytest.mark.slow
 def test_meeting(tmp_path):
     """Strangers, one who comes back, one who comes late; and a chief who doesn't."""
     hosts = [f"127.0.0.1:{free_port()}" for _ in range(3)]

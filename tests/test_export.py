@@ -225,6 +225,7 @@ def test_onnx_equals_tensorflow(version, image):
     assert np.abs(first - by_tf.segment(image)).max() > 1e-5
 
 
+@pytest.mark.slow
 def test_tta_at_export_is_every_whole_images_default(trained, version, tmp_path, image):
     given = f"--workdir={trained}", f"--output={tmp_path}/m", "--tta"
     assert export(*given) == 0
@@ -238,6 +239,7 @@ def test_tta_at_export_is_every_whole_images_default(trained, version, tmp_path,
     )
 
 
+@pytest.mark.slow
 def test_weights_as_variables_give_the_same(trained, model, tmp_path, image):
     given = f"--workdir={trained}", f"--output={tmp_path}/m", "--weights=variables"
     assert export(*given) == 0
@@ -288,6 +290,7 @@ MISTAKES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more, message", MISTAKES)
 def test_mistakes_are_one_line_and_leave_nothing(
     trained, tmp_path, capfd, more, message

@@ -59,6 +59,7 @@ def here(front, tmp_path, monkeypatch):
 # --- What passes ---------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fault",
     [Fault(429, "rateLimitExceeded"), Fault(503), Fault(reset_after=100_000)],
@@ -72,6 +73,7 @@ def test_reading_goes_on_after(here, fault):
     assert not here.untouched
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", [429, 503])
 def test_listing_and_writing_go_on_after(here, status):
     here.harm("GET .*/o[?]", Fault(status))
@@ -86,6 +88,7 @@ def test_listing_and_writing_go_on_after(here, status):
     assert files.read_bytes(f"{BUCKET}/a/b.bin") == content
 
 
+@pytest.mark.slow
 def test_a_slow_bucket_is_waited_for(here):
     here.put("a.bin", bytes(100_000))
     here.harm("GET .*alt=media", Fault(pause_s=0.2))
@@ -199,6 +202,7 @@ cli.leave(cli.main(command._replace(takes_arguments=True)))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_stopped_command_leaves_no_copies(here, tmp_path, number, code):
     """Neither one that is kept, nor one on its way."""

@@ -77,6 +77,7 @@ def assert_stitches_exactly(depth, tile, image, network, **settings):
     assert (agree | ~np.broadcast_to(certain, agree.shape)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("tile", [0, 572])
 def test_stitched_equals_one_shot(size, tile):
@@ -172,6 +173,7 @@ def served(depth=4, channels=1, precision="float32", **settings):
     return Served(segmenter, Geometry(tile, output, depth, channels, 2, 8, "png", 1.0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("depth, precision", [(4, "float32"), (2, "mixed_bfloat16")])
 def test_saved_model_reloads_without_any_of_our_code(tmp_path, depth, precision):
     model = served(depth, precision=precision)
@@ -190,6 +192,7 @@ def test_saved_model_reloads_without_any_of_our_code(tmp_path, depth, precision)
             np.testing.assert_array_equal(theirs["classes"], ours["classes"])
 
 
+@pytest.mark.slow
 def test_other_sizes_do_not_retrace(tmp_path):
     save(served(2), str(tmp_path))
     segment = tf.saved_model.load(str(tmp_path)).signatures["serving_default"]
@@ -197,6 +200,7 @@ def test_other_sizes_do_not_retrace(tmp_path):
         assert segment(image=random_image(*size))["classes"].shape == (1, *size)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", range(12))
 def test_stitched_equals_one_shot_whatever_the_image(case):
     """Sizes from 1 to 1500 px, thin ones too; depth, channels, tiles, batch drawn."""
@@ -216,10 +220,12 @@ def test_stitched_equals_one_shot_whatever_the_image(case):
     )
 
 
+@pytest.mark.slow
 def test_largest_image_of_the_property():
     assert_stitches_exactly(4, 572, random_image(1500, 1500), network_of(width=2))
 
 
+@pytest.mark.slow
 def test_mixed_precision_stitches_within_its_rounding():
     network = network_of(precision="mixed_bfloat16")
     image = random_image(300, 420)
@@ -259,6 +265,7 @@ def turn_back(image, turns, mirrored):
     return np.flip(image, 2) if mirrored else image
 
 
+@pytest.mark.slow
 def test_tta_is_the_mean_over_the_eight_symmetries():
     network = network_of(2)
     image = random_image(70, 45)
@@ -285,6 +292,7 @@ def roughness(probabilities, at):
     return steps[:, :, [x - 1 for x in at]].mean()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", [(0, False), (1, False), (2, True)])
 def test_no_seam_in_the_variance_along_tile_borders(way):
     """Across tile borders a smooth image, however turned, varies as it does across

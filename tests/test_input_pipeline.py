@@ -51,6 +51,7 @@ def keys(dataset, count):
     return [batch["key"].numpy().tolist() for batch in dataset.take(count)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [1, 4])
 def test_order_is_a_function_of_seed_epoch_and_step(info, many_shards, batch):
     steps = 5 * 490 // (2 * batch)
@@ -62,6 +63,7 @@ def test_order_is_a_function_of_seed_epoch_and_step(info, many_shards, batch):
     assert keys(batches(info, many_shards, batch, seed=2), 20) != first[:20]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch, lanes", [(1, 1), (6, 6)])
 def test_every_epoch_of_a_lane_has_each_tile_once(info, many_shards, batch, lanes):
     dealt = deal_lanes(many_shards, batch)
@@ -83,6 +85,7 @@ def test_neighbours_in_a_batch_come_from_different_frames(info, many_shards):
     assert len({key.split(b"/")[2] for key in batch}) > 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch, workers", [(4, 2), (6, 3), (15, 5)])
 def test_workers_read_the_parts_of_one_devices_batches(
     info, many_shards, batch, workers
@@ -203,6 +206,7 @@ def test_light_grey_values_are_contrast_and_brightness_after_normalising():
     assert len(changes) == 20
 
 
+@pytest.mark.slow
 def test_light_augmentation_hangs_on_the_tiles_number_alone(info, many_shards):
     """The same for two workers, and after a restart."""
     options = dict(augment=everything(), with_keys=False)

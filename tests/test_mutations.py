@@ -95,6 +95,7 @@ def test_planes_behind_one_header_are_not_lost(tmp_path):
     assert images.count_pages(str(path)) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", bombs.IMAGES)
 def test_bombs_are_refused_and_large_images_are_not(reader, name):
     content, said = bombs.IMAGES[name]
@@ -188,6 +189,7 @@ def test_every_bit_of_a_shard_is_covered(data):
         changed[bit // 8] ^= 1 << bit % 8
 
 
+@pytest.mark.slow
 def test_tensorflow_notices_bits_too(data):
     path = next(data.glob("test-*"))
     with open(path, "rb") as file:

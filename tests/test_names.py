@@ -108,6 +108,7 @@ def test_odd_names_go_all_the_way(tmp_path, capfd):
     assert made == {f"{name}_mask.png" for name in ("a", *UNPRINTABLE)}
 
 
+@pytest.mark.slow
 def test_frames_whose_names_are_no_text(tmp_path, capfd):
     put(tmp_path / "in", ["a", "b", "c", "d", "e", *UNPRINTABLE])
     given = [*CONFIG, f"--input={tmp_path}/in", f"--output={tmp_path}/out"]

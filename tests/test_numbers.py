@@ -242,6 +242,7 @@ UNUSABLE = {
 }
 
 
+@pytest.mark.slow
 def test_frames_of_no_use_are_listed_all_at_once(tmp_path, capfd):
     frames = {
         name: (image, np.resize(np.uint8([0, 1]), image.shape))
@@ -277,6 +278,7 @@ def test_floats_are_spread_over_16_bits(tmp_path, values, spread):
     np.testing.assert_array_equal(found[0, :, 0], spread)
 
 
+@pytest.mark.slow
 def test_a_channel_of_one_value_normalises_to_zero(tmp_path):
     image = np.stack([noise(40, 40), np.full((40, 40), 9, np.uint8), noise(40, 40, 2)])
     image = np.moveaxis(image, 0, -1)

@@ -68,6 +68,7 @@ def test_same_bytes_again(cells, made, digests, tmp_path):
     assert not [name for name in digests(made) if name.startswith(".")]
 
 
+@pytest.mark.slow
 def test_another_seed_makes_other_bytes(cells, made, tmp_path, digests):
     assert preprocess(cells, tmp_path / "other", "--config.seed=2") == 0
     other, first = digests(tmp_path / "other"), digests(made)
@@ -171,6 +172,7 @@ def test_frame_smaller_than_a_tile(tmp_path):
     assert (tile.weight[outside] == 0).all()
 
 
+@pytest.mark.slow
 def test_transforms_plan_each_unit_once(cells, config, tmp_path):
     with test_pipeline.TestPipeline(
         options=PipelineOptions([f"--runner={LOCAL_RUNNER}"])
@@ -226,6 +228,7 @@ def test_another_config_into_the_same_folder_is_refused(cells, made, capsys, dig
     assert digests(made) == before
 
 
+@pytest.mark.slow
 def test_changed_sources_are_refused_and_overwrite_starts_afresh(
     cells, tmp_path, capsys
 ):
@@ -239,6 +242,7 @@ def test_changed_sources_are_refused_and_overwrite_starts_afresh(
     assert preprocess(tmp_path / "in", tmp_path / "out") == 0
 
 
+@pytest.mark.slow
 def test_unfinished_job_keeps_whole_shards_and_remakes_damaged_ones(
     cells, made, tmp_path, config, digests
 ):
@@ -284,6 +288,7 @@ def test_missing_and_damaged_shards_are_made_again(
     assert kept.stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_two_jobs_at_once_are_refused(cells, made, tmp_path, capfd, digests):
     output = tmp_path / "out"
     code = (
@@ -380,6 +385,7 @@ BROKEN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BROKEN)
 def test_broken_input_is_one_line_and_leaves_nothing(cells, tmp_path, capfd, name):
     shutil.copytree(cells, tmp_path / "in")
@@ -448,6 +454,7 @@ def test_every_kind_of_bad_frame_is_listed_at_once(tmp_path, capfd):
     assert verify(str(tmp_path / "out")) > 0
 
 
+@pytest.mark.slow
 def test_images_without_labels_are_counted(cells, tmp_path, capsys):
     shutil.copytree(cells, tmp_path / "in")
     for number in (2, 5):
@@ -457,6 +464,7 @@ def test_images_without_labels_are_counted(cells, tmp_path, capsys):
     assert shards.read_info(str(tmp_path / "out"))["unlabelled_images"] == 2
 
 
+@pytest.mark.slow
 def test_normalisation_by_the_whole_data_set(cells, made, tmp_path):
     more = "--config.data.normalization=dataset"
     assert preprocess(cells, tmp_path / "out", more) == 0
@@ -484,6 +492,7 @@ def test_normalisation_by_the_whole_data_set(cells, made, tmp_path):
             np.testing.assert_array_equal(first.image, second.image)
 
 
+@pytest.mark.slow
 def test_float_images_are_normalised_one_by_one_only(cells, tmp_path, capfd):
     shutil.copytree(cells, tmp_path / "in")
     changed(tmp_path / "in/01/t001.tif", lambda image: image / np.float32(7))
@@ -597,6 +606,7 @@ def test_missing_flags_and_help(capsys):
     assert "--input (required)" in text and "Beam option" in text
 
 
+@pytest.mark.slow
 def test_preprocess_never_loads_tensorflow(cells, tmp_path):
     code = (
         "import sys\n"
@@ -658,6 +668,7 @@ def test_no_shard_of_an_older_plan_is_left(cells, tmp_path):
     assert verify(str(output)) > 0
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_in_one_clear_line(cells, tmp_path):
     """Beam's workers print a traceback of their own before; the last line is ours."""
     code = (
@@ -678,6 +689,7 @@ def test_a_full_disk_ends_in_one_clear_line(cells, tmp_path):
     assert last.startswith("preprocess: ") and "File too large" in last
 
 
+@pytest.mark.slow
 def test_mixed_depths_cannot_be_pooled(cells, tmp_path, capfd):
     shutil.copytree(cells, tmp_path / "in")
     changed(tmp_path / "in/01/t001.tif", lambda image: image.astype(np.uint16) * 200)

@@ -68,6 +68,7 @@ def read(path):
     return cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
 
 
+@pytest.mark.slow
 def test_masks_and_probabilities_are_the_models(predict, images, whole, tmp_path):
     assert predict(images, "--probabilities=npy") == 0
     assert predict(images, "--probabilities=tiff", output="tiff") == 0
@@ -87,6 +88,7 @@ def test_masks_and_probabilities_are_the_models(predict, images, whole, tmp_path
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["png", "tif"])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_bits_and_formats_of_images(predict, whole, tmp_path, suffix, dtype):
@@ -99,6 +101,7 @@ def test_bits_and_formats_of_images(predict, whole, tmp_path, suffix, dtype):
     np.testing.assert_array_equal(mask, whole(image)["classes"])
 
 
+@pytest.mark.slow
 def test_challenge_format(predict, images, tmp_path):
     assert predict(images, "--format=ctc", output="01_RES") == 0
     names = {f"mask{i:03d}.tif" for i in range(8)} | NOTES
@@ -118,6 +121,7 @@ def test_challenge_format_wants_the_challenges_names(predict, images, tmp_path, 
     assert len(list((tmp_path / "out").glob("mask*.tif"))) == 7
 
 
+@pytest.mark.slow
 def test_isbi_format_is_one_stack_of_float32(predict, em, whole, tmp_path):
     stack = em / "train-volume.tif"
     assert predict(stack, "--format=isbi") == 0
@@ -129,6 +133,7 @@ def test_isbi_format_is_one_stack_of_float32(predict, em, whole, tmp_path):
             np.testing.assert_array_equal(page.asarray(), expected)
 
 
+@pytest.mark.slow
 def test_a_stack_that_lacks_a_page_is_not_written(
     predict, em, tmp_path, monkeypatch, capfd
 ):
@@ -149,6 +154,7 @@ def test_a_stack_that_lacks_a_page_is_not_written(
     assert predict(em / "train-volume.tif", "--format=isbi") == 0
 
 
+@pytest.mark.slow
 def test_a_rerun_makes_only_what_is_missing_or_older(predict, images, tmp_path, capsys):
     assert predict(images) == 0
     out = tmp_path / "out"
@@ -167,6 +173,7 @@ def test_a_rerun_makes_only_what_is_missing_or_older(predict, images, tmp_path, 
     assert {n.split("_")[0] for n in changed - NOTES} == {"t001", "t005"}
 
 
+@pytest.mark.slow
 def test_an_image_replaced_by_an_older_one_is_segmented_again(
     predict, images, tmp_path, capsys
 ):
@@ -189,6 +196,7 @@ def test_an_image_replaced_by_an_older_one_is_segmented_again(
     assert "1 images segmented, 6 were there" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_images_of_one_name_in_two_folders_are_not_mixed(
     predict, images, tmp_path, capfd
 ):
@@ -215,6 +223,7 @@ def test_images_of_one_name_in_two_folders_are_not_mixed(
     assert "0 images segmented" in capfd.readouterr().out
 
 
+@pytest.mark.slow
 def test_some_overwritten_by_another_setting_leave_none_of_the_old(
     predict, images, tmp_path, capsys
 ):
@@ -225,6 +234,7 @@ def test_some_overwritten_by_another_setting_leave_none_of_the_old(
     assert "7 images segmented, 1 were there" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", ["5", "null", '[["x"], 1]', "[" * 10**5, '["a", 1]'])
 def test_a_strange_note_of_what_was_seen_is_passed_over(
     predict, images, tmp_path, line
@@ -235,6 +245,7 @@ def test_a_strange_note_of_what_was_seen_is_passed_over(
     assert predict(images / "t001.tif") == 0
 
 
+@pytest.mark.slow
 def test_outputs_of_other_settings_are_not_mixed(predict, images, tmp_path, capfd):
     assert predict(images) == 0
     assert predict(images, "--tta") == 2
@@ -420,6 +431,7 @@ def test_many_images_behind_one_header_are_refused(predict, tmp_path, capfd):
     assert len(list((tmp_path / "out").glob("*_mask.png"))) == 6
 
 
+@pytest.mark.slow
 def test_an_error_in_writing_one_image_stops_no_other(
     predict, images, tmp_path, monkeypatch, capfd
 ):
@@ -443,6 +455,7 @@ def test_an_error_in_writing_one_image_stops_no_other(
     assert line.startswith("predict: ") and "No space left" in line
 
 
+@pytest.mark.slow
 def test_an_overwrite_that_is_stopped_leaves_no_old_outputs(
     predict, images, tmp_path, monkeypatch
 ):

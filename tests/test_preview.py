@@ -47,6 +47,7 @@ class Page(html.parser.HTMLParser):
         self.targets += [v for k, v in attributes if k in ("src", "href")]
 
 
+@pytest.mark.slow
 def test_preview_writes_sheets_and_one_page(data, tmp_path, capsys):
     assert run(data, tmp_path / "p", "--tiles=3") == 0
     assert capsys.readouterr().out.strip() == str(tmp_path / "p/index.html")
@@ -89,6 +90,7 @@ def test_contours_lie_on_the_edges_of_the_labels():
     assert (picture[:3] != picture[18, 18]).any()
 
 
+@pytest.mark.slow
 def test_text_from_outside_is_escaped(data, tmp_path):
     evil = "<script>alert(1)</script>"
     shutil.copytree(data, tmp_path / "d")

@@ -61,6 +61,7 @@ def _publish_many(destination, mark, number):
         publish_once(destination, mark)
 
 
+@pytest.mark.slow
 def test_publishers_at_once_on_one_disk_get_numbers_of_their_own(tmp_path):
     destination = str(tmp_path / "m")
     os.mkdir(destination)
@@ -208,6 +209,7 @@ def test_a_bucket_that_is_not_there_is_one_line(front, trained, capfd):
     assert line.startswith("export: gs://no-such-bucket/unet: not published")
 
 
+@pytest.mark.slow
 def test_export_publishes_to_a_bucket_and_keeps_a_copy(front, trained, tmp_path, capfd):
     given = f"--workdir={trained}", f"--output={tmp_path}/m"
     publishing = f"--publish=gs://{gcs.BUCKET}/unet"

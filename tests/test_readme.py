@@ -100,6 +100,12 @@ def clone(tmp_path_factory) -> pathlib.Path:
     environment = pathlib.Path(sys.prefix)
     if not (environment / ".complete").exists():
         pytest.skip("not in an environment that launch.sh has made")
+    # Or the clone's launch.sh would bring it up to date, and leave it to the clone.
+    subprocess.run(
+        [ROOT / "launch.sh", "setup"],
+        env={**os.environ, "UNET_VENV": sys.prefix},
+        check=True,
+    )
     folder = tmp_path_factory.mktemp("clone") / "unet"
     listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     done = subprocess.run(listed, cwd=ROOT, capture_output=True, check=True)

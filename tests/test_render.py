@@ -27,6 +27,7 @@ def made(instances, *, augmentation, tile_size, depth):
     return {tile.key: tile for tile in tiles}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(150, 130), (40, 211), (10, 17), (1, 90)])
 @pytest.mark.parametrize("augmentation", [0, 1])
 @pytest.mark.parametrize("tile_size, depth", [(60, 2), (20, 1), (92, 3)])

@@ -84,6 +84,7 @@ def test_tune_and_split_exclude_each_other(evaluated, cells, capsys):
     assert "on the validation split" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_export_and_predict_use_what_was_tuned(evaluated, cells, tmp_path):
     """Masks by the tuned threshold; a flag goes before it."""
     import cv2

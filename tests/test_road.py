@@ -135,6 +135,7 @@ def test_drawn_cells(run, capsys):
     assert (extra / "model_card.md").exists()
 
 
+@pytest.mark.slow
 def test_evaluate_prints_what_the_json_holds(run, cells, capsys):
     source = f"--input={cells}"
     assert command("evaluate", f"--workdir={run}/train", source) == 0

@@ -110,6 +110,7 @@ def test_sources_in_parts_are_those_in_one(cells, parted, tmp_path, monkeypatch)
     assert verify.verify(str(parted)) == verify.verify(str(tmp_path / "whole"))
 
 
+@pytest.mark.slow
 def test_a_damaged_part_is_found_and_made_again(cells, parted, capsys):
     part = parted / "sources-00001-of-00003.jsonl"
     good = part.read_bytes()

@@ -106,6 +106,7 @@ def test_seg_and_det_are_py_ctcmetrics_on_random_maps(tmp_path, random_cells, se
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["DIC-C2DH-HeLa", "PhC-C2DH-U373"])
 def test_seg_and_det_are_py_ctcmetrics_on_real_gold_frames(tmp_path, real_data, name):
     """Gold truth that lacks cells, silver truth changed as the result, markers."""
@@ -422,6 +423,7 @@ def test_objects_in_unlabelled_places_count_nowhere():
     assert counts[0].tolist() == [1, 1, 0]
 
 
+@pytest.mark.slow
 def test_intervals_hold_what_they_should():
     """Of means of 40 normal values, 95 % intervals hold the true one about so often."""
     rng = np.random.default_rng(0)

@@ -216,6 +216,7 @@ def test_a_checkpoint_names_no_file_outside_its_folder(trained, tmp_path, change
         checkpoints.read_about(str(folder), step)
 
 
+@pytest.mark.slow
 def test_a_runs_config_is_read_as_data(trained, tmp_path, capfd, cells):
     """config.json says what it likes: nothing of it is evaluated."""
     run = tmp_path / "run"

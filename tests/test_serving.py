@@ -46,6 +46,7 @@ def client(*arguments) -> subprocess.CompletedProcess:
     return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["rest", "grpc"])
 def test_the_client_shows_what_predict_shows(servers, version, picture, tmp_path, way):
     rest, address = servers
@@ -61,6 +62,7 @@ def test_the_client_shows_what_predict_shows(servers, version, picture, tmp_path
     assert np.asarray(Image.open(shown)).shape == (60, 90, 3)
 
 
+@pytest.mark.slow
 def test_a_refusal_and_a_silence_are_one_line(servers, tmp_path):
     path, output = tmp_path / "image.png", f"--output={tmp_path}/o.png"
     colours = np.random.default_rng(0).integers(0, 256, (9, 9, 3), np.uint8)

@@ -64,6 +64,7 @@ DAMAGES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", DAMAGES)
 def test_damage_stops_with_shard_and_offset(data, train_config, tmp_path, kind):
     harm, said, _ = DAMAGES[kind]
@@ -79,6 +80,7 @@ def test_damage_stops_with_shard_and_offset(data, train_config, tmp_path, kind):
     assert "--on_bad_record=skip" in line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", DAMAGES)
 def test_skipping_leaves_out_counts_and_reports(
     data, train_config, tmp_path, capfd, kind
@@ -110,6 +112,7 @@ def test_a_shard_cut_between_records_is_noticed(data, train_config, tmp_path):
         train(train_config, str(data), str(tmp_path / "run"), ONE)
 
 
+@pytest.mark.slow
 def test_damage_of_a_validation_shard_is_named_too(data, train_config, tmp_path):
     [path] = data.glob("validation-*")
     place = offsets(path)[3]
@@ -120,6 +123,7 @@ def test_damage_of_a_validation_shard_is_named_too(data, train_config, tmp_path)
     assert line.startswith(f"{path}: corrupted record at byte {place}; ")
 
 
+@pytest.mark.slow
 def test_a_dry_run_names_damage(data, train_config):
     from trainer.build import build
     from trainer.dry_run import dry_run
@@ -140,6 +144,7 @@ def test_skipping_everything_is_refused(data, train_config, tmp_path, capfd):
         train(train_config, str(data), str(tmp_path / "run"), ONE, options)
 
 
+@pytest.mark.slow
 def test_other_damage_than_before_is_said(data, train_config, tmp_path, capfd):
     options, run = Options(on_bad_record="skip"), str(tmp_path / "run")
     train_config.train.steps = 4
@@ -163,6 +168,7 @@ def test_missing_shards_are_all_named(data, train_config, tmp_path):
         train(train_config, str(data), str(tmp_path / "run"), ONE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cache", ["folder", "memory"])
 def test_cached_shards_give_the_same_losses(
     data, train_config, tmp_path, metrics, cache, monkeypatch
@@ -216,6 +222,7 @@ def test_a_full_cache_is_refused_with_both_sizes(data, tmp_path, monkeypatch):
         )
 
 
+@pytest.mark.slow
 def test_skip_and_cache_together(data, train_config, tmp_path, capfd):
     flip(data / SECOND, offsets(data / SECOND)[7] + 40)
     train_config.train.steps = 4

@@ -51,6 +51,7 @@ def check_every_tile(folder):
         assert count == len(own) == builder.info.splits[split].num_examples
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["png", "raw"])
 def test_every_tile_of_drawn_cells(cells, tmp_path, encoding):
     more = f"--config.data.image_encoding={encoding}", f"--input={cells}"

@@ -59,6 +59,7 @@ def kill(*arguments, **named):
     raise Killed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("minutes, resumed", [(0.0, 5), (1e-9, 8)])
 def test_train_stop_resume_is_the_uninterrupted_run(
     shards_folder, train_config, tmp_path, series, minutes, resumed
@@ -89,6 +90,7 @@ def test_train_stop_resume_is_the_uninterrupted_run(
     assert_same_weights(whole, halves, 20)
 
 
+@pytest.mark.slow
 def test_what_a_signal_saved_is_told_of_and_not_written_again(
     shards_folder, train_config, tmp_path, series
 ):
@@ -122,6 +124,7 @@ def test_what_a_signal_saved_is_told_of_and_not_written_again(
     assert_same_weights(whole, stopped, 20)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("xla", ["on", "off"])
 def test_the_same_run_twice_is_the_same(
     shards_folder, train_config, tmp_path, series, xla
@@ -134,6 +137,7 @@ def test_the_same_run_twice_is_the_same(
     assert_same_weights(tmp_path / "a", tmp_path / "b", 6)
 
 
+@pytest.mark.slow
 def test_compiled_steps_are_the_others_within_rounding(
     shards_folder, train_config, tmp_path, metrics
 ):
@@ -146,6 +150,7 @@ def test_compiled_steps_are_the_others_within_rounding(
     np.testing.assert_allclose(losses["on"], losses["off"], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_it_learns_and_leaves_every_artefact(
     shards_folder, train_config, tmp_path, metrics
 ):
@@ -190,6 +195,7 @@ def pictures_in(logs) -> dict[str, int]:
     return tags
 
 
+@pytest.mark.slow
 def test_tensorboard_has_scalars_and_the_same_frame_each_time(
     shards_folder, train_config, tmp_path
 ):
@@ -210,6 +216,7 @@ def test_tensorboard_has_scalars_and_the_same_frame_each_time(
     assert {"val_mean_iou", "val_cross_entropy", "val_iou_1"} <= tags
 
 
+@pytest.mark.slow
 def test_accumulation_is_the_whole_batch(
     shards_folder, train_config, tmp_path, metrics
 ):
@@ -222,6 +229,7 @@ def test_accumulation_is_the_whole_batch(
     np.testing.assert_allclose(losses[4], losses[1], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_average_of_weights_is_the_one_by_hand(
     shards_folder, train_config, tmp_path
 ):
@@ -253,6 +261,7 @@ def test_the_average_of_weights_is_the_one_by_hand(
     assert np.abs(exported[0] - weights[0]).max() > 1e-4
 
 
+@pytest.mark.slow
 def test_clipping_bounds_the_step(shards_folder, train_config, tmp_path, metrics):
     """With plain SGD the first step's length is learning rate times norm."""
     moved = {}
@@ -274,6 +283,7 @@ def test_clipping_bounds_the_step(shards_folder, train_config, tmp_path, metrics
     assert moved[0.0] > 3 * moved[0.01]
 
 
+@pytest.mark.slow
 def test_weight_decay_shrinks_kernels_and_no_biases(
     shards_folder, train_config, tmp_path
 ):
@@ -294,6 +304,7 @@ def test_weight_decay_shrinks_kernels_and_no_biases(
             np.testing.assert_allclose(shrunk, 1e-2 * 0.5 * start, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_early_stopping_and_its_resume(
     shards_folder, train_config, tmp_path, capsys, monkeypatch
 ):
@@ -323,6 +334,7 @@ def test_progress_knows_the_best():
     assert progress.judge(0.1, 9, higher=False)
 
 
+@pytest.mark.slow
 def test_another_config_in_the_same_workdir_is_refused(
     shards_folder, train_config, tmp_path
 ):
@@ -337,6 +349,7 @@ def test_another_config_in_the_same_workdir_is_refused(
     assert "train.learning_rate: 0.01 there, 0.0001 here" in problems[1]
 
 
+@pytest.mark.slow
 def test_a_run_is_extended_and_nothing_else(
     shards_folder, train_config, tmp_path, metrics, capsys
 ):
@@ -361,6 +374,7 @@ def test_a_run_is_extended_and_nothing_else(
     assert_same_weights(tmp_path, tmp_path / "whole", 12)
 
 
+@pytest.mark.slow
 def test_extending_on_other_data_changes_nothing(shards_folder, train_config, tmp_path):
     train_config.train.steps = 2
     run(train_config, shards_folder, tmp_path)
@@ -373,6 +387,7 @@ def test_extending_on_other_data_changes_nothing(shards_folder, train_config, tm
     assert workdir.read_config(str(tmp_path)).train.steps == 2
 
 
+@pytest.mark.slow
 def test_another_precision_is_refused(shards_folder, train_config, tmp_path):
     """auto resolves otherwise on another device."""
     train_config.train.steps = 2
@@ -383,6 +398,7 @@ def test_another_precision_is_refused(shards_folder, train_config, tmp_path):
             run(train_config, shards_folder, tmp_path)
 
 
+@pytest.mark.slow
 def test_weights_that_are_not_finite_are_not_saved(
     shards_folder, train_config, tmp_path
 ):
@@ -398,6 +414,7 @@ def test_weights_that_are_not_finite_are_not_saved(
     assert not checkpoints.complete_steps(str(tmp_path / "checkpoints"))
 
 
+@pytest.mark.slow
 def test_nan_names_step_rate_norm_and_tiles(shards_folder, train_config, tmp_path):
     train_config.train.learning_rate = 1e38
     with pytest.raises(UserError) as caught:
@@ -412,6 +429,7 @@ def test_nan_names_step_rate_norm_and_tiles(shards_folder, train_config, tmp_pat
     assert not checkpoints.complete_steps(str(tmp_path / "checkpoints"))
 
 
+@pytest.mark.slow
 def test_gradient_that_is_not_finite_stops_at_its_own_step(
     shards_folder, train_config, tmp_path, monkeypatch
 ):
@@ -467,6 +485,7 @@ def test_early_stopping_needs_a_validation_split(
         run(train_config, shards_folder, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["config.json", "dataset_info.json"])
 def test_a_workdirs_own_files_are_not_overwritten(
     shards_folder, train_config, tmp_path, name
@@ -529,6 +548,7 @@ def test_batch_that_does_not_divide_is_refused_with_both_numbers(train_config):
         check_batch(train_config.train, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["mixed_float16", "mixed_bfloat16"])
 def test_mixed_precision_trains_close_to_float32(
     shards_folder, train_config, tmp_path, precision, metrics
@@ -595,6 +615,7 @@ def test_kill_9_and_sigterm_change_nothing(shards_folder, tmp_path, series):
     assert not list(killed.rglob(".unfinished*"))
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_and_exits_130(shards_folder, tmp_path):
     folder = tmp_path / "run"
     process = subprocess.Popen(

@@ -28,6 +28,7 @@ def arguments(shards_folder, *more):
     ]
 
 
+@pytest.mark.slow
 def test_dry_run_says_what_it_costs_and_writes_nothing(
     shards_folder, tmp_path, capsys, monkeypatch
 ):
@@ -104,6 +105,7 @@ def command(*given):
     )
 
 
+@pytest.mark.slow
 def test_split_devices_and_a_batch_that_does_not_divide(shards_folder, tmp_path):
     given = arguments(shards_folder, f"--workdir={tmp_path / 'run'}", "--devices=2")
     done = command(*given)

@@ -206,6 +206,7 @@ def test_a_checkpoint_that_goes_while_it_is_chosen(
     assert "damaged" not in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_two_evaluations_leave_the_files_of_one(trained, cells, tmp_path, monkeypatch):
     """Their pictures, sums and scores belong together, whoever is last."""
     from trainer import evaluate

@@ -91,6 +91,7 @@ def test_scores_are_those_of_the_whole_frame_by_hand(
     assert list(validator(1).pictures) == list(found.pictures)[:1]
 
 
+@pytest.mark.slow
 def test_frames_are_dealt_over_replicas(info, shards_folder, config):
     """Three frames over two replicas: the odd one counts once."""
     three = [*frames_of(info, shards_folder, "test"), *frames_of(info, shards_folder)]

@@ -88,6 +88,7 @@ def test_bounding_boxes_are_scikit_images(random_cells):
     assert dict(bounding_boxes(instances)) == expected
 
 
+@pytest.mark.slow
 def test_tens_of_thousands_of_instances_take_seconds():
     """Each looks at its neighbours, not at all others (the test's time limit)."""
     rows, columns = np.mgrid[:1000, :1000]
