@@ -145,6 +145,12 @@ setup() {
   say "ready: $venv"
 }
 
+# Several checkouts may share an environment: each runs its own code.
+ready() {
+  setup
+  export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"  # not before: pip would look there
+}
+
 lock() {
   local kind
   for kind in cpu gpu io; do
@@ -247,16 +253,16 @@ case "$command" in
   help | -h | --help) usage ;;
   setup) setup ;;
   lock) lock ;;
-  demo) setup; demo "$@" ;;
+  demo) ready; demo "$@" ;;
   test) run_tests "$@" ;;
   doctor) doctor "$@" ;;
-  draw) setup; exec "$python" -m preprocess.synthetic "$@" ;;
-  verify) setup; exec "$python" -m preprocess.verify "$@" ;;
-  preview) setup; exec "$python" -m preprocess.preview "$@" ;;
-  preprocess) setup; exec "$python" -m preprocess.main "$@" ;;
-  benchmark) setup; benchmark "$@" ;;
+  draw) ready; exec "$python" -m preprocess.synthetic "$@" ;;
+  verify) ready; exec "$python" -m preprocess.verify "$@" ;;
+  preview) ready; exec "$python" -m preprocess.preview "$@" ;;
+  preprocess) ready; exec "$python" -m preprocess.main "$@" ;;
+  benchmark) ready; benchmark "$@" ;;
   train | evaluate | cross_validate | compare | export | predict | summary)
-    setup
+    ready
     exec "$python" -m trainer.main "$command" "$@"
     ;;
   *)

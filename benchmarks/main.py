@@ -217,6 +217,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="names, with commas between")
     parser.add_argument("--quick", action="store_true", help="small, for the code")
     parser.add_argument("--again", action="store_true", help="all anew")
+    parser.add_argument("--page", action="store_true", help="only draws what there is")
     parser.add_argument("--sets", help="the challenges' sets, instead of drawn ones")
     given = parser.parse_args()
     names = [benchmark.name for benchmark in BENCHMARKS]
@@ -225,6 +226,9 @@ def main() -> None:
         parser.error(f"--only={','.join(unknown)}: of {', '.join(names)}")
     given.output = given.output.resolve()
     given.output.mkdir(parents=True, exist_ok=True)
+    if given.page:
+        print(write_page(given.output))
+        return
     scratch = given.work.resolve() / ("quick" if given.quick else "full")
     scratch.mkdir(parents=True, exist_ok=True)
     places = prepare(scratch, given.quick)

@@ -9,6 +9,7 @@ import trainer.report
 from benchmarks.record import Row, read
 from trainer.report.charts import COLOURS, INK, Chart
 
+OURS = ("this project", "this project, TensorFlow", "trainer")  # in one colour
 HERE = pathlib.Path(__file__).parent
 TEMPLATES = [HERE, pathlib.Path(trainer.report.__path__[0]) / "templates"]
 
@@ -68,8 +69,8 @@ def charts(rows: list[Row]) -> list[dict[str, str]]:
 
 
 def _curves(rows: list[Row], title: str) -> Chart:
-    """Medians by the amount of work, both on a logarithmic scale."""
-    chart = Chart(title, rows[0].of, rows[0].unit)
+    """Medians by the amount of work; times on a logarithmic scale, memory from 0."""
+    chart = Chart(title, rows[0].of, rows[0].unit, height=3.2)
     sides = dict.fromkeys(row.side for row in rows)
     chart.lines(
         {
@@ -77,7 +78,14 @@ def _curves(rows: list[Row], title: str) -> Chart:
             for side in sides
         }
     )
-    chart.axes.set(xscale="log", yscale="log")
+    chart.axes.set_xscale("log")
+    work = sorted({row.at for row in rows if row.at is not None})
+    chart.axes.set_xticks(work, [f"{at:,.0f}" for at in work])
+    chart.axes.xaxis.minorticks_off()
+    if rows[0].unit == "s":
+        chart.axes.set_yscale("log")
+    else:
+        chart.axes.set_ylim(bottom=0)
     return chart
 
 
@@ -87,7 +95,7 @@ def _bars(rows: list[Row], title: str) -> Chart:
     sides = list(dict.fromkeys(row.side for row in rows))
     for place, row in enumerate(rows):
         below, above = row.median - min(row.samples), max(row.samples) - row.median
-        colour = COLOURS[sides.index(row.side) % len(COLOURS)]
+        colour = COLOURS[0 if row.side in OURS else 1 + sides.index(row.side) % 5]
         chart.axes.barh(place, row.median, color=colour, alpha=0.8)
         chart.axes.errorbar(
             row.median, place, xerr=[[below], [above]], color=INK, capsize=2
