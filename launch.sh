@@ -231,16 +231,22 @@ run_tests() {
   say "ruff"
   "$python" -m ruff format --check --quiet .
   "$python" -m ruff check --quiet .
-  say "mypy"
-  "$python" -m mypy
-  say "pytest"
   if [[ ${1:-} == quick ]]; then
     shift
     set -- -m "not slow" "$@"
   fi
+  say "mypy, pytest"
+  local types tests=0 log
+  log=$(mktemp)
+  "$python" -m mypy >"$log" 2>&1 &
+  types=$!
   # Whole files to each of two processes: fixtures are shared within a file. More would
   # take turns at the same cores, which TensorFlow fills by itself.
-  "$python" -m pytest -n 2 --dist loadfile "$@"
+  "$python" -m pytest -n 2 --dist loadfile "$@" || tests=$?
+  wait "$types" || tests=1
+  cat "$log"
+  rm "$log"
+  return "$tests"
 }
 
 if [[ -n $extra && $extra != io ]]; then

@@ -14,7 +14,6 @@ os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from preprocess import json_files, shards, synthetic, tfds_info
 
@@ -30,11 +29,17 @@ ROOT = pathlib.Path(__file__).parent.parent
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
-# Two logical devices on one processor: enough for MirroredStrategy.
-tf.config.set_logical_device_configuration(
-    tf.config.list_physical_devices("CPU")[0],
-    [tf.config.LogicalDeviceConfiguration()] * 2,
-)
+
+def pytest_configure(config):
+    """Two logical devices on one processor: enough for MirroredStrategy."""
+    if config.getoption("numprocesses", None):
+        return  # this process only hands tests out
+    import tensorflow as tf
+
+    tf.config.set_logical_device_configuration(
+        tf.config.list_physical_devices("CPU")[0],
+        [tf.config.LogicalDeviceConfiguration()] * 2,
+    )
 
 
 def train_command(shards_folder, folder, *more) -> list[str]:

@@ -49,6 +49,7 @@ def image():
     return np.random.default_rng(0).integers(0, 256, (70, 50, 1), np.uint8)
 
 
+@pytest.mark.slow
 def test_every_signature_gives_float32_probabilities_and_classes(model, image):
     names = "serving_default image_tta image_bytes tile tf_example"
     assert set(model.signatures) == set(names.split())
@@ -207,6 +208,7 @@ def test_warm_up_requests_are_servings_own_and_run(version, model):
         )  # the frames' 128 px, at most a tile
 
 
+@pytest.mark.slow
 def test_onnx_equals_tensorflow(version, image):
     by_onnx, [by_tf] = (
         runtimes.load(str(version), runtime="onnx")[0],
@@ -255,6 +257,7 @@ def test_weights_as_variables_give_the_same(trained, model, tmp_path, image):
         )
 
 
+@pytest.mark.slow
 def test_precision_changes_numbers_a_little_and_no_dtype(
     trained, model, tmp_path, image
 ):

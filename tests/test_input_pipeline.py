@@ -79,6 +79,7 @@ def test_every_epoch_of_a_lane_has_each_tile_once(info, many_shards, batch, lane
         assert sorted(first) == sorted(second) and first != second
 
 
+@pytest.mark.slow
 def test_neighbours_in_a_batch_come_from_different_frames(info, many_shards):
     made = batches(info, many_shards, 16, shuffle_tiles=256)
     [batch] = keys(made, 1)

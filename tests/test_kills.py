@@ -47,6 +47,7 @@ def test_preprocess_killed_and_run_again(cells, tmp_path):
     assert not own.trial("killed", shots)
 
 
+@pytest.mark.slow
 def test_a_campaign_sees_what_is_broken(cells, tmp_path):
     """Files written under their final names from the start: half a shard is seen."""
     own = preprocess_trials(cells, tmp_path)
@@ -199,6 +200,7 @@ def left_by_a_kill(folder: pathlib.Path, name: str) -> pathlib.Path:
     return path
 
 
+@pytest.mark.slow
 def test_temporaries_of_counts_go(cells, tmp_path):
     left = left_by_a_kill(tmp_path / "out", f"{files.TEMPORARY}all-tiles{ENDING}")
     arguments = [*CONFIG, f"--input={cells}", f"--output={tmp_path / 'out'}"]

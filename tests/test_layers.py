@@ -8,6 +8,7 @@ import tensorflow as tf
 from trainer.layers import UpConvolution2x2, max_pool_2x2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 def test_pooling_is_tensorflows(compiled, dtype):
@@ -35,6 +36,7 @@ def test_pooling_is_tensorflows(compiled, dtype):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize(
     "dtype, tolerance", [("float32", 1e-5), ("mixed_bfloat16", 3e-2)]

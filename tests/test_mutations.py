@@ -176,6 +176,7 @@ def data(shards_folder, tmp_path):
     return pathlib.Path(shutil.copytree(shards_folder, tmp_path / "data"))
 
 
+@pytest.mark.slow
 def test_every_bit_of_a_shard_is_covered(data):
     """Length and its checksum, record and its checksum: there is nothing else."""
     path = next(data.glob("test-*"))
@@ -329,6 +330,7 @@ def test_strange_json_beside_weights_is_a_line(tmp_path, what):
             workdir.read_rules(folder)
 
 
+@pytest.mark.slow
 def test_changed_settings_of_a_run_are_noticed(trained, tmp_path):
     run = pathlib.Path(shutil.copytree(trained, tmp_path / "run"))
     config = run / "config.json"
@@ -353,6 +355,7 @@ def predicted(model, source, output) -> int:
     return command(COMMANDS["predict"], list(given))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "version, name", [(2, "saved_model.pb"), (1, "variables.data")]
 )
@@ -365,6 +368,7 @@ def test_a_bit_of_a_model_is_noticed(models, cells, tmp_path, capfd, version, na
     assert f"{path}: not as it was written" in line
 
 
+@pytest.mark.slow
 def test_a_list_of_digests_that_is_cut_is_no_pardon(models, cells, tmp_path, capfd):
     model = pathlib.Path(shutil.copytree(models / "2", tmp_path / "model"))
     (model / "assets.extra/SHA256SUMS").write_bytes(b"")

@@ -271,6 +271,7 @@ def test_unfinished_job_keeps_whole_shards_and_remakes_damaged_ones(
     assert kept.stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_missing_and_damaged_shards_are_made_again(
     cells, made, tmp_path, capsys, digests
 ):
@@ -312,6 +313,7 @@ def test_two_jobs_at_once_are_refused(cells, made, tmp_path, capfd, digests):
     assert digests(output) == digests(made)
 
 
+@pytest.mark.slow
 def test_overwrite_clears_everything_ours(cells, made, tmp_path):
     shutil.copytree(made, tmp_path / "out [1]")
     (tmp_path / "out [1]/notes.txt").write_text("mine")
@@ -322,6 +324,7 @@ def test_overwrite_clears_everything_ours(cells, made, tmp_path):
     assert names == splits | {"notes.txt", shards.INFO_NAME, tfds_info.FOLDER}
 
 
+@pytest.mark.slow
 def test_copies_in_two_splits_are_refused(cells, tmp_path, capfd):
     shutil.copytree(cells, tmp_path / "in")
     shutil.copy(cells / "01/t000.tif", tmp_path / "in/01/t007.tif")
@@ -408,6 +411,7 @@ def write_folder(folder, frames):
                 (folder / kind / name).write_bytes(encode_png(pair[index]))
 
 
+@pytest.mark.slow
 def test_every_kind_of_bad_frame_is_listed_at_once(tmp_path, capfd):
     rng = np.random.default_rng(0)
     image = rng.integers(0, 255, (40, 40)).astype(np.uint8)
@@ -502,6 +506,7 @@ def test_float_images_are_normalised_one_by_one_only(cells, tmp_path, capfd):
     assert preprocess(tmp_path / "in", tmp_path / "out") == 0
 
 
+@pytest.mark.slow
 def test_bad_frames_are_skipped_when_asked_and_recorded(cells, tmp_path, capfd):
     shutil.copytree(cells, tmp_path / "in")
     (tmp_path / "in/01/t001.tif").write_text("hello")
@@ -584,6 +589,7 @@ def test_broken_configs_are_one_line(cells, tmp_path, capfd, text):
     assert line.startswith("preprocess: ") and len(line) > 30
 
 
+@pytest.mark.slow
 def test_configs_are_found_from_any_folder(cells, tmp_path, monkeypatch, made, digests):
     monkeypatch.chdir(tmp_path)
     assert preprocess(cells, tmp_path / "out") == 0
@@ -621,6 +627,7 @@ def test_preprocess_never_loads_tensorflow(cells, tmp_path):
     assert (tmp_path / "out" / shards.INFO_NAME).exists()
 
 
+@pytest.mark.slow
 def test_paths_may_be_relative(cells, tmp_path, monkeypatch, made, digests):
     monkeypatch.chdir(cells.parent)
     config = f"--config={ROOT}/configs/synthetic.py:smoke"
@@ -641,6 +648,7 @@ def stop_before_the_end(source, output, *more):
     assert ended.returncode == 9
 
 
+@pytest.mark.slow
 def test_bad_input_in_between_does_not_open_the_folder_to_another_config(
     cells, tmp_path, capfd
 ):
@@ -658,6 +666,7 @@ def test_bad_input_in_between_does_not_open_the_folder_to_another_config(
     assert verify(str(output)) > 0
 
 
+@pytest.mark.slow
 def test_no_shard_of_an_older_plan_is_left(cells, tmp_path):
     source, output = tmp_path / "in", tmp_path / "out"
     shutil.copytree(cells, source)

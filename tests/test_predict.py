@@ -114,6 +114,7 @@ def test_challenge_format(predict, images, tmp_path):
         np.testing.assert_array_equal(mask, ours)
 
 
+@pytest.mark.slow
 def test_challenge_format_wants_the_challenges_names(predict, images, tmp_path, capfd):
     (images / "t003.tif").rename(images / "frame3.tif")
     assert predict(images, "--format=ctc") == 2
@@ -255,6 +256,7 @@ def test_outputs_of_other_settings_are_not_mixed(predict, images, tmp_path, capf
     assert json.loads((tmp_path / "out/predict.json").read_text())["tta"] is True
 
 
+@pytest.mark.slow
 def test_a_broken_file_stops_nothing_and_is_told_of(predict, images, tmp_path, capfd):
     (images / "t003.tif").write_bytes(b"II*\0broken")
     (images / "u.png").write_text("hello")
@@ -270,6 +272,7 @@ def test_a_broken_file_stops_nothing_and_is_told_of(predict, images, tmp_path, c
     assert not list((tmp_path / "out").glob(".unfinished*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("runtime", ["tensorflow", "onnx"])
 def test_runtimes_write_the_same_masks(predict, images, whole, tmp_path, runtime):
     given = f"--runtime={runtime}", "--probabilities=npy"
@@ -280,6 +283,7 @@ def test_runtimes_write_the_same_masks(predict, images, whole, tmp_path, runtime
         np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_onnx_needs_no_tensorflow(model, images, tmp_path):
     code = (
         "import sys\n"
@@ -346,6 +350,7 @@ def test_several_devices_share_the_images(model, images, predict, tmp_path):
         ).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_model_per_device_computes_there(model, images):
     """Two logical processors of this process: constants and results lie on each."""
     from trainer.export import layout
@@ -507,6 +512,7 @@ def by_data_set(trained, tmp_path_factory):
     return folder / "model"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("runtime", ["tensorflow", "onnx"])
 def test_normalisation_by_the_data_set_in_both_runtimes(
     by_data_set, model, images, tmp_path, runtime
@@ -526,6 +532,7 @@ def test_normalisation_by_the_data_set_in_both_runtimes(
     np.testing.assert_allclose(found[20:44, 20:40], part, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_spread_intensities_have_no_place_in_a_data_sets_scale(
     by_data_set, predict, images, tmp_path, capfd
 ):

@@ -67,6 +67,7 @@ def test_preview_writes_sheets_and_one_page(data, tmp_path, capsys):
     assert row in re.sub(r"\s+", " ", text).replace(" <td>", "<td>")
 
 
+@pytest.mark.slow
 def test_augmentations_are_of_one_place(data):
     info = shards.read_info(str(data))
     tiles = preview.augmentations_of_one_frame(str(data), info)

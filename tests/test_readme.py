@@ -270,6 +270,7 @@ def test_a_command_that_no_test_knows_is_refused(tmp_path):
         somebody.launches("./launch.sh conquer --world")
 
 
+@pytest.mark.slow
 def test_the_picture_is_drawn_by_its_command(shards_folder, cells, trained, tmp_path):
     """From a run's folder, as the demo leaves it; what is committed is small."""
     from preprocess.cli import main

@@ -48,6 +48,7 @@ def read(folder: pathlib.Path, name: str):
     return json.loads((folder / name).read_text())
 
 
+@pytest.mark.slow
 def test_evaluate_writes_scores_objects_and_sums(evaluated):
     from trainer.evaluate import read_measured
 
@@ -67,6 +68,7 @@ def test_evaluate_writes_scores_objects_and_sums(evaluated):
     assert low <= result["scores"]["pixel_error"] <= high
 
 
+@pytest.mark.slow
 def test_tuning_gains_on_validation_frames_and_is_used(evaluated, cells, capsys):
     found = read(evaluated, "postprocessing.json")
     assert found["after"] >= found["before"]
@@ -173,6 +175,7 @@ def test_what_comes_from_outside_is_escaped(evaluated, tmp_path):
     assert "<b>run" not in text and "&lt;b&gt;run &amp; more" in text
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not CHROMIUM, reason="no Chromium here (apt install chromium)")
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1280])
@@ -234,6 +237,7 @@ def test_gallery_keeps_best_and_worst_and_draws_no_other():
     assert [key for _, key, _ in small.shown] == ["None", "1", "3"]
 
 
+@pytest.mark.slow
 def test_compare_runs(evaluated, trained, tmp_path, capsys):
     output = tmp_path / "compare.html"
     arguments = [str(evaluated), str(trained), f"--output={output}"]

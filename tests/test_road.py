@@ -125,6 +125,7 @@ def run(cells, tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
 def test_drawn_cells(run, capsys):
     names = [f"t{i:03d}" for i in range(8)]
     assert_pictures(run / "predictions", names, (128, 128))
@@ -147,6 +148,7 @@ def test_evaluate_prints_what_the_json_holds(run, cells, capsys):
         assert value is None or f"{name}  {value:8.4f}" in table
 
 
+@pytest.mark.slow
 def test_evaluate_agrees_with_the_exported_model(run, cells):
     """The same frames through the SavedModel, counted here by hand."""
     model = tf.saved_model.load(str(run / "export/1")).signatures["serving_default"]
@@ -161,6 +163,7 @@ def test_evaluate_agrees_with_the_exported_model(run, cells):
     assert result["scores"]["pixel_error"] == pytest.approx(1 - right / total)
 
 
+@pytest.mark.slow
 def test_evaluate_refuses_frames_it_was_trained_on(run, cells, tmp_path, capsys):
     """Fewer frames move the blocks: a training frame would be scored as a test one."""
     shutil.copytree(cells, tmp_path / "c")
@@ -188,6 +191,7 @@ def test_skipped_frames_are_skipped_all_the_way(cells, tmp_path):
     assert list(result["frames"]) == ["drawn-cells/01/t006"]
 
 
+@pytest.mark.slow
 def test_predict_goes_on_after_a_broken_file(run, cells, tmp_path, capfd):
     shutil.copytree(cells / "01", tmp_path / "in")
     (tmp_path / "in/t003.tif").write_text("hello")
@@ -198,6 +202,7 @@ def test_predict_goes_on_after_a_broken_file(run, cells, tmp_path, capfd):
     assert len(list((tmp_path / "out").glob("*_mask.png"))) == 7
 
 
+@pytest.mark.slow
 def test_predict_takes_a_file_with_a_pattern_in_its_name(run, cells, tmp_path):
     shutil.copy(cells / "01/t000.tif", tmp_path / "x[1].tif")
     folders = f"--input={tmp_path / 'x[1].tif'}", f"--output={tmp_path / 'out'}"
@@ -205,6 +210,16 @@ def test_predict_takes_a_file_with_a_pattern_in_its_name(run, cells, tmp_path):
     assert (tmp_path / "out/x[1]_mask.png").exists()
 
 
+@pytest.mark.slow
+def test_predict_wants_images(run, tmp_path, capfd):
+    (tmp_path / "in").mkdir()
+    given = [f"--model={run}/export", f"--input={tmp_path}/in"]
+    assert command("predict", *given, f"--output={tmp_path}/o") == 2
+    assert "no TIFF, PNG or JPEG" in capfd.readouterr().err
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.slow
 def test_predict_does_not_write_among_its_images(run, cells, tmp_path, capfd):
     shutil.copytree(cells / "01", tmp_path / "in")
     folders = f"--input={tmp_path / 'in'}", f"--output={tmp_path / 'in'}"
@@ -229,17 +244,16 @@ def test_drawings_do_not_mix(tmp_path, capsys):
     assert "holds something else" in capsys.readouterr().err
 
 
-# E is an empty folder, R a finished run, C the drawn cells.
+# E is an empty folder, R a training's, C the drawn cells.
 MISTAKES = [
     ("predict --model=E --input=C/01 --output=E/o", "no saved_model.pb"),
-    ("predict --model=R/export --input=E --output=E/o", "no TIFF, PNG or JPEG"),
     ("export --workdir=E --output=E/o", "config.json: missing"),
-    ("export --workdir=R/train --output=E/o --tile=93", "93 px is not legal"),
-    ("export now --workdir=R/train --output=E/o", "does not take 'now'"),
-    ("export --workdirs=R/train --output=E/o", "workdirs"),
-    ("evaluate --workdir=R/train --input=E", "no frames found"),
+    ("export --workdir=R --output=E/o --tile=93", "93 px is not legal"),
+    ("export now --workdir=R --output=E/o", "does not take 'now'"),
+    ("export --workdirs=R --output=E/o", "workdirs"),
+    ("evaluate --workdir=R --input=E", "no frames found"),
     (
-        "evaluate --workdir=R/train --input=C --split=dev",
+        "evaluate --workdir=R --input=C --split=dev",
         "--split=dev: value should be one of <train|",
     ),
     ("train --config=configs/synthetic.py --data=E --workdir=E/o", "json: missing"),
@@ -248,9 +262,9 @@ MISTAKES = [
 
 @pytest.mark.parametrize("typed, message", MISTAKES)
 def test_mistakes_are_one_line_and_leave_nothing(
-    run, cells, tmp_path, capfd, typed, message
+    trained, cells, tmp_path, capfd, typed, message
 ):
-    folders = {"E": tmp_path, "R": run, "C": cells}
+    folders = {"E": tmp_path, "R": trained, "C": cells}
     name, *rest = re.sub(r"(?<==)[ERC]\b", lambda m: str(folders[m[0]]), typed).split()
     assert command(name, *rest) == 2
     [line] = capfd.readouterr().err.splitlines()
@@ -293,6 +307,7 @@ def test_launcher_lists_every_mode_with_an_example():
     assert "no command 'traim'" in shown[3].stderr
 
 
+@pytest.mark.slow
 def test_launcher_passes_a_commands_exit_code_on(tmp_path):
     done = launch("export", f"--workdir={tmp_path}", f"--output={tmp_path}/o")
     assert done.returncode == 2

@@ -254,6 +254,7 @@ def refused(*given: str) -> list[str]:
     return caught.value.problems
 
 
+@pytest.mark.slow
 def test_who_does_not_answer_is_named(monkeypatch):
     monkeypatch.setattr(preflight, "ANSWER_S", 0)
     nobody = f"127.0.0.1:{free_port()}"

@@ -48,6 +48,7 @@ def forget() -> None:
 # --- Beam's client -------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_files_live_there(here):
     with files.open_atomic(f"{BUCKET}/a/b.bin") as file:
         file.write(b"content")
@@ -62,6 +63,7 @@ def test_files_live_there(here):
     assert here.names() == ["a/c/d.bin"]
 
 
+@pytest.mark.slow
 def test_the_first_error_is_told(here):
     with pytest.raises(KeyError, match="the reason"):
         with files.open_atomic(f"{BUCKET}/never.bin"):
@@ -97,6 +99,7 @@ def test_all_calls_share_a_client_and_none_a_download(here, monkeypatch):
     assert len(made) == 1
 
 
+@pytest.mark.slow
 def test_what_is_wrong_is_told_at_once(here, monkeypatch):
     calls = (files.exists, files.read_bytes, files.glob)
     for call in calls:

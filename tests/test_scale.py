@@ -97,6 +97,7 @@ def parted(cells, in_parts, tmp_path):
     return tmp_path / "data"
 
 
+@pytest.mark.slow
 def test_sources_in_parts_are_those_in_one(cells, parted, tmp_path, monkeypatch):
     info = shards.read_info(str(parted))
     assert not info["sources"] and len(info["source_parts"]) == 3
@@ -127,6 +128,7 @@ def test_a_damaged_part_is_found_and_made_again(cells, parted, capsys):
     assert "complete already" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_fewer_frames_leave_no_part_behind(cells, parted, monkeypatch):
     monkeypatch.setattr(shards, "PART_FRAMES", 100)
     assert preprocess(cells, parted, "--overwrite") == 0
@@ -203,6 +205,7 @@ def test_where_all_are_bad_it_is_said_why(config):
     assert told == ("0.tif: broken", "1.tif: broken", "2.tif: broken")
 
 
+@pytest.mark.slow
 def test_parts_are_not_written_where_there_are_problems(cells, in_parts, tmp_path):
     shutil.copytree(cells, tmp_path / "in")
     (tmp_path / "in/01/t003.tif").write_text("broken")
@@ -210,6 +213,7 @@ def test_parts_are_not_written_where_there_are_problems(cells, in_parts, tmp_pat
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_split_whose_frames_are_all_bad_is_said(cells, tmp_path, capsys):
     shutil.copytree(cells, tmp_path / "in")
     (tmp_path / "in/01/t005.tif").write_text("broken")  # the one of validation

@@ -97,6 +97,7 @@ CRAFTED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CRAFTED)
 def test_a_data_set_names_no_file_outside_its_folder(box, cells, capfd, name):
     info = box / "data" / shards.INFO_NAME
@@ -185,6 +186,7 @@ def test_a_cache_that_another_user_laid_out_is_refused(tmp_path, monkeypatch):
         shard_files._cache_folder(shard_files.MEMORY)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["part", "splits", "shard '../outside'"])
 def test_a_run_names_no_file_outside_its_folder(trained, box, cells, capfd, name):
     run = box / "run"

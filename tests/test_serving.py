@@ -78,6 +78,7 @@ def test_a_refusal_and_a_silence_are_one_line(servers, tmp_path):
     assert not list(tmp_path.glob("o*"))
 
 
+@pytest.mark.slow
 def test_raw_intensities_travel_as_numbers_too(servers, version):
     """`serving_default` by REST, as the README shows it."""
     image = np.random.default_rng(0).normal(100, 20, (1, 20, 30, 1)).astype(np.float32)

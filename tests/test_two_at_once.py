@@ -117,6 +117,7 @@ def test_a_pipe_in_a_files_place_is_no_wait(tmp_path):
         shards.read_info(str(tmp_path))
 
 
+@pytest.mark.slow
 def test_what_is_read_is_not_made_anew(cells, shards_folder, tmp_path, capfd, digests):
     data = tmp_path / "data"
     shutil.copytree(shards_folder, data)
@@ -177,6 +178,7 @@ def test_a_second_training_and_readers_beside_a_training(
     assert series(run_folder) == series(trained)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", ["best", "newest"])
 @pytest.mark.parametrize("moment", ["restore", "read_about", "sha256_of"])
 def test_a_checkpoint_that_goes_while_it_is_chosen(

@@ -62,6 +62,7 @@ def tiles_of(info, folder):
         yield from read_tiles(shard.path, info["geometry"])
 
 
+@pytest.mark.slow
 def test_scores_are_those_of_the_whole_frame_by_hand(
     info, shards_folder, config, cells
 ):

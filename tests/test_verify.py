@@ -74,6 +74,7 @@ def rewrite(folder, name, change):
     edit_info(folder, fit)
 
 
+@pytest.mark.slow
 def test_a_good_data_set_passes(made, capsys):
     assert main(VERIFY, [f"--data={made}"]) == 0
     assert f"{(5 * 2 + 1 + 2) * 49} tiles" in capsys.readouterr().out

@@ -6,6 +6,7 @@ time, as Google's servers do; it wants tokens if told so, and does harm as told.
 """
 
 import contextlib
+import functools
 import http.client
 import http.server
 import json
@@ -23,6 +24,7 @@ from typing import NamedTuple
 from gcp_storage_emulator.server import create_server
 
 BUCKET = "models"
+POLL_S = 0.02  # until a front that is to stop has noticed
 
 
 class Request(NamedTuple):
@@ -72,7 +74,8 @@ class Front:
             server.socket = tls.wrap_socket(
                 server.socket, server_side=True, do_handshake_on_connect=False
             )
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        serve = functools.partial(server.serve_forever, poll_interval=POLL_S)
+        threading.Thread(target=serve, daemon=True).start()
         self.servers.append(server)
         return server.server_address[1]
 
@@ -267,4 +270,5 @@ def bucket() -> Iterator[Front]:
         yield front
     finally:
         front.close()
-        emulator.stop()
+        # Beside, for it looks only every half second whether it is to stop.
+        threading.Thread(target=emulator.stop).start()
