@@ -193,7 +193,14 @@ def read_model(folder: str, target: str) -> tuple[str, bool]:
     runtime = "onnx" if target.endswith(".onnx") else "tensorflow"
     [loaded] = runtimes.load(version, runtime=runtime)
     image = np.random.default_rng(0).integers(0, 256, (40, 50, 1), np.uint8)
-    return _digest(loaded.segment(image), json.dumps(about)), False
+    made = loaded.segment(image)
+    # On a busy machine the last bit was another, once in hundreds of reads.
+    first = FIRST_MADE.setdefault((version, runtime), made)
+    same = first if np.allclose(made, first, rtol=0, atol=1e-6) else made
+    return _digest(same, json.dumps(about)), False
+
+
+FIRST_MADE: dict[tuple[str, str], np.ndarray] = {}  # by each model, in this process
 
 
 READERS: dict[str, Read] = {
