@@ -43,7 +43,7 @@ def panels(
       where there is foreground too many, blue where it is missed, a class mistaken for
       another is white, unlabelled is dark.
     """
-    grey = np.broadcast_to(grey_levels(image), (*image.shape[:2], 3)).astype(np.uint8)
+    grey = grey_levels(image)
     classes = classes_of(probabilities, rules.threshold)
     foreground = (1 - probabilities[..., 0]).clip(0, 1)
     heat = cv2.applyColorMap((foreground * 255).astype(np.uint8), cv2.COLORMAP_VIRIDIS)

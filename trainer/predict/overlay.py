@@ -10,6 +10,13 @@ COLOURS = np.array(
 )
 
 
+TINT = 0.3  # its share inside; outlines are all tint
+# What each grey level becomes under a tint, for cv2.LUT: uint8 [colours, 1, 256, 3].
+_TINTED = (np.arange(256)[:, None] * (1 - TINT) + COLOURS[:, None, None] * TINT).astype(
+    np.uint8
+)
+
+
 def overlay(
     image: np.ndarray, classes: np.ndarray, instances: np.ndarray | None = None
 ) -> np.ndarray:
@@ -24,13 +31,15 @@ def overlay(
       uint8 RGB [H, W, 3].
     """
     shown = classes if instances is None else instances
-    picture = np.broadcast_to(grey_levels(image), (*image.shape[:2], 3))
-    picture = picture.astype(np.uint8)
-    tint = COLOURS[(shown.astype(int) - 1) % len(COLOURS)]
-    inside = (shown > 0)[..., None]
-    picture = np.where(inside, picture * 0.7 + tint * 0.3, picture).astype(np.uint8)
+    picture = grey_levels(image)
     outline = _outline(shown)
-    picture[outline] = tint[outline]
+    which = (shown - 1) % len(COLOURS)
+    for number, colour in enumerate(COLOURS):
+        inside = (shown > 0) & (which == number)
+        if inside.any():
+            tinted = cv2.LUT(picture, _TINTED[number])
+            cv2.copyTo(tinted, inside.view(np.uint8), picture)
+            picture[outline & inside] = colour
     return picture
 
 
@@ -41,11 +50,15 @@ def grey_levels(image: np.ndarray) -> np.ndarray:
       image: uint8 or uint16 [H, W, C]; of other than 3 channels the first is shown.
 
     Returns:
-      Floats from 0 to 255, [H, W, 1] or [H, W, 3].
+      uint8 [H, W, 3].
     """
     seen = image if image.shape[2] == 3 else image[..., :1]
     low, high = np.percentile(seen, (0.5, 99.5))
-    return np.clip((seen - low) / max(high - low, 1e-6) * 255, 0, 255)
+    values = np.arange(np.iinfo(image.dtype).max + 1)
+    table = np.clip((values - low) / max(high - low, 1e-6) * 255, 0, 255)
+    picture = np.empty((*image.shape[:2], 3), np.uint8)
+    picture[:] = table.astype(np.uint8).take(seen)
+    return picture
 
 
 def _outline(shown: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ import numpy as np
 
 from preprocess import files, tiling
 from preprocess.errors import UserError
+from preprocess.statistics import strips
 from trainer import stores
 from trainer.export import layout
 from trainer.symmetry import SYMMETRIES, Symmetry
@@ -96,14 +97,14 @@ class TensorFlowRuntime:
         import tensorflow as tf
 
         with tf.device(self.device):
-            batch = tf.constant(image[None], tf.float32)
             try:
-                result = self.function(image=batch)
+                batch = tf.constant(image[None])  # cast there: fewer bytes cross
+                result = self.function(image=tf.cast(batch, tf.float32))
             except tf.errors.ResourceExhaustedError as error:
                 raise UserError(
                     "needs more memory than there is; export with a smaller --memory_mb"
                 ) from error
-        return result["probabilities"][0].numpy()
+        return np.asarray(result["probabilities"])[0]  # numpy() would be a copy
 
 
 class OnnxRuntime:
@@ -145,12 +146,17 @@ class OnnxRuntime:
         origin = image[0, 0].copy()
         image -= origin
         mean = image.mean((0, 1), dtype=np.float64)
-        std = image.std((0, 1), dtype=np.float64)
+        # NumPy's own would make a float64 copy of the image.
+        squares = sum(np.square(some - mean).sum((0, 1)) for some in strips(image))
+        std = np.sqrt(squares / image[..., 0].size)
+        if len(self.symmetries) == 1:
+            return self._stitch(image, mean, std, origin)
         total = np.zeros((*image.shape[:2], self.classes), np.float32)
         for symmetry in self.symmetries:
             turned = _apply(symmetry, image)
             total += _undo(symmetry, self._stitch(turned, mean, std, origin))
-        return total / len(self.symmetries)
+        total /= len(self.symmetries)
+        return total
 
     def _stitch(self, image, mean, std, origin) -> np.ndarray:
         """Probabilities of an image from which `origin` was taken, tile by tile."""

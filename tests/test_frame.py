@@ -1,0 +1,142 @@
+"""docs/frame.md counts what is done to one frame on its way; these hold the counts."""
+
+import collections
+import pathlib
+import tracemalloc
+
+import cv2
+import numpy as np
+import pytest
+
+from preprocess import files, images, main, shards
+from preprocess.cli import main as command
+from tests.conftest import ROOT, TINY_DATA
+from trainer.export import layout
+from trainer.main import COMMANDS
+from trainer.predict import job, runtimes
+from trainer.predict.overlay import overlay
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Counts calls of a function by what it is called with, as `named` says."""
+
+    def count(module, name, named=lambda *_: "all"):
+        found: collections.Counter[str] = collections.Counter()
+        function = getattr(module, name)
+
+        def counted(*arguments, **more):
+            found[named(*arguments)] += 1
+            return function(*arguments, **more)
+
+        monkeypatch.setattr(module, name, counted)
+        return found
+
+    return count
+
+
+@pytest.mark.slow
+def test_preprocess_reads_warps_and_encodes_no_more_than_it_must(
+    cells, tmp_path, calls
+):
+    decoded = calls(images, "_decode", lambda page: pathlib.Path(page.path).name)
+    digested = calls(files, "sha256_of", lambda path: pathlib.Path(path).name)
+    warped, encoded = calls(cv2, "remap"), calls(cv2, "imencode")
+    given = [f"--config={ROOT}/configs/synthetic.py:smoke", *TINY_DATA]
+    given += [f"--input={cells}", f"--output={tmp_path}/out"]
+    assert command(main.COMMAND, [*given, "--direct_running_mode=in_memory"]) == 0
+    info = shards.read_info(f"{tmp_path}/out")
+    splits = {source["frame"]: source["split"] for source in info["sources"]}
+    assert len(splits) == 8
+    for index, (_, split) in enumerate(sorted(splits.items())):
+        # Once to look at, once for each shard that it lies in.
+        times = 1 + (2 if split == "train" else 1)
+        assert decoded[f"t{index:03d}.tif"] == times
+        assert decoded[f"man_seg{index:03d}.tif"] == times
+    assert {digested[f"t{index:03d}.tif"] for index in range(8)} == {1}
+    augmented = sum(split == "train" for split in splits.values())
+    assert warped["all"] == augmented * 3  # image, instances, classes
+    tiles = sum(content["num_tiles"] for content in info["splits"].values())
+    assert encoded["all"] == tiles * 2  # label and weight; the image is raw
+
+
+@pytest.fixture(scope="module")
+def version(trained, tmp_path_factory) -> str:
+    output = tmp_path_factory.mktemp("frame") / "model"
+    given = [f"--workdir={trained}", f"--output={output}", "--onnx"]
+    assert command(COMMANDS["export"], given) == 0
+    return f"{output}/1"
+
+
+def test_predict_reads_each_image_once_and_writes_two_files(
+    version, cells, tmp_path, calls
+):
+    decoded = calls(images, "_decode", lambda page: page.path)
+    encoded, segmented = calls(cv2, "imencode"), calls(job, "result_of")
+    given = [f"--model={version}", f"--input={cells}/01", f"--output={tmp_path}/out"]
+    assert command(COMMANDS["predict"], given) == 0
+    assert len(decoded) == 8 and set(decoded.values()) == {1}
+    assert segmented["all"] == 8 and encoded["all"] == 16  # masks and overlays
+
+
+def bytes_a_pixel(work, pixels: int) -> float:
+    """The most that NumPy had at a time, beyond what was there."""
+    work()
+    tracemalloc.start()
+    try:
+        work()
+        return tracemalloc.get_traced_memory()[1] / pixels
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    "runtime, most",
+    [
+        ("tensorflow", 1.5),  # the image as it is; the result is TensorFlow's
+        ("onnx", 15),  # the image and two probabilities in float32, and a tile
+    ],
+)
+def test_segmenting_copies_no_whole_image_that_it_needs_not(version, runtime, most):
+    image = np.random.default_rng(0).integers(0, 256, (2000, 1500, 1), np.uint8)
+    about = layout.read_about(version)
+    assert about["classes"] == 2
+    [loaded] = runtimes.load(version, runtime=runtime)
+    assert bytes_a_pixel(lambda: loaded.segment(image), 3_000_000) < most
+
+
+def test_a_picture_to_look_at_needs_no_floats():
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 4096, (1500, 1000, 1), np.uint16)
+    instances = np.kron(rng.integers(0, 9, (15, 10), np.int32), np.ones((100, 100)))
+    instances = instances.astype(np.int32)
+    classes = (instances > 0).astype(np.uint8)
+    spent = bytes_a_pixel(lambda: overlay(image, classes, instances), instances.size)
+    assert spent < 24  # 55 once
+
+
+def test_overlays_are_the_formula(random_cells):
+    """Stretch, tint and outline, pixel by pixel in Python."""
+    rng = np.random.default_rng(1)
+    instances = random_cells(1, (40, 30), 6)
+    classes = (instances > 0).astype(np.uint8)
+    for channels, dtype in ((1, np.uint8), (3, np.uint16)):
+        top = np.iinfo(dtype).max
+        image = rng.integers(0, top, (40, 30, channels)).astype(dtype)
+        found = overlay(image, classes, instances)
+        low, high = np.percentile(image, (0.5, 99.5))
+        colours = [(230, 159, 0), (86, 180, 233), (0, 158, 115), (204, 121, 167)]
+        colours.append((213, 94, 0))
+        for row, column in np.ndindex(40, 30):
+            around = instances[max(0, row - 1) : row + 2, max(0, column - 1) :]
+            around = around[:, : 2 + (column > 0)]
+            for channel in range(3):
+                value = float(image[row, column, channel % channels])
+                grey = int(min(255.0, max(0.0, (value - low) / (high - low) * 255)))
+                number = instances[row, column]
+                tint = colours[(number - 1) % 5][channel]
+                if number and (around != number).any():
+                    grey = tint
+                elif number:
+                    grey = int(grey * 0.7 + tint * 0.3)
+                assert found[row, column, channel] == grey
