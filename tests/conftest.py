@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import sys
 import time
@@ -24,6 +25,7 @@ TINY_DATA = (
     "--config.data.augmentations=2",
 )
 ROOT = pathlib.Path(__file__).parent.parent
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
 # In the background, and under nohup, these are ignored, by the processes of tests too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -55,6 +57,13 @@ def train_command(shards_folder, folder, *more) -> list[str]:
         f"--workdir={folder}",
         *more,
     ]
+
+
+def edit(path: pathlib.Path, change) -> None:
+    """Changes the JSON in a file."""
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
 
 
 def until(process, condition):
@@ -211,3 +220,13 @@ def random_cells():
         return instances
 
     return draw
+
+
+@pytest.fixture(scope="session")
+def models(trained, tmp_path_factory) -> pathlib.Path:
+    """Version 1 with its weights as variables, 2 with constants and as ONNX."""
+    from tests.campaign import samples
+
+    folder = tmp_path_factory.mktemp("models") / "model"
+    samples.make_models(trained, folder)
+    return folder

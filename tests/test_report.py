@@ -16,6 +16,7 @@ import pytest
 
 from preprocess.cli import main
 from preprocess.errors import UserError
+from tests.conftest import CHROMIUM
 from trainer import pictures, workdir
 from trainer.instances import InstanceRules
 from trainer.main import COMMANDS
@@ -24,7 +25,6 @@ from trainer.report.compare import compare
 from trainer.scores.frame import pooled
 
 ROOT = pathlib.Path(__file__).parent.parent
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 TINY = (
     f"--config={ROOT}/configs/synthetic.py:smoke",
     "--config.data.tile_size=60",

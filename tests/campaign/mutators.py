@@ -197,3 +197,9 @@ def mutate(
         changed = how(rng, bytearray(content))
         if changed != content:
             return how.__name__, changed
+
+
+def flip(path, bit: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(content)

@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 
 import cv2
 import numpy as np
@@ -17,51 +16,9 @@ from google.cloud import storage
 
 from preprocess.cli import main
 from tests.cloud import gcs
+from tests.predict.conftest import NOTES
 from trainer.main import COMMANDS
 from trainer.predict import job as predict_job
-from trainer.predict.pipeline import Pipeline
-
-NOTES = {"predict.json", ".predict-images.jsonl"}  # in every folder of outputs
-
-
-@pytest.fixture(scope="module")
-def model(trained, tmp_path_factory):
-    output = tmp_path_factory.mktemp("exported") / "model"
-    given = [f"--workdir={trained}", f"--output={output}", "--onnx", "--tile=108"]
-    assert main(COMMANDS["export"], given) == 0
-    return output
-
-
-@pytest.fixture
-def images(cells, tmp_path):
-    """A folder of eight frames t000.tif to t007.tif, 128 px."""
-    folder = tmp_path / "in"
-    shutil.copytree(cells / "01", folder)
-    return folder
-
-
-@pytest.fixture
-def predict(model, tmp_path):
-    def run(source, *more, output="out"):
-        given = f"--model={model}", f"--input={source}", f"--output={tmp_path / output}"
-        return main(COMMANDS["predict"], [*given, *more])
-
-    return run
-
-
-@pytest.fixture
-def whole(model):
-    """The SavedModel itself, on one array of intensities [H, W]."""
-    loaded = tf.saved_model.load(str(model / "1"))
-    segment = loaded.signatures["serving_default"]
-
-    def run(image):
-        batch = tf.constant(image[None, ..., None], tf.float32)
-        result = segment(image=batch)
-        return {name: value[0].numpy() for name, value in result.items()}
-
-    run.keep = loaded
-    return run
 
 
 def read(path):
@@ -156,107 +113,6 @@ def test_a_stack_that_lacks_a_page_is_not_written(
 
 
 @pytest.mark.slow
-def test_a_rerun_makes_only_what_is_missing_or_older(predict, images, tmp_path, capsys):
-    assert predict(images) == 0
-    out = tmp_path / "out"
-    before = {p.name: p.stat().st_mtime_ns for p in out.iterdir()}
-    capsys.readouterr()
-    assert predict(images) == 0
-    assert "0 images segmented, 8 were there" in capsys.readouterr().out
-    assert before == {p.name: p.stat().st_mtime_ns for p in out.iterdir()}
-    (out / "t001_mask.png").unlink()
-    later = time.time() + 60
-    os.utime(images / "t005.tif", (later, later))
-    assert predict(images) == 0
-    assert "2 images segmented, 6 were there" in capsys.readouterr().out
-    after = {p.name: p.stat().st_mtime_ns for p in out.iterdir()}
-    changed = {name for name in before if before[name] != after[name]}
-    assert {n.split("_")[0] for n in changed - NOTES} == {"t001", "t005"}
-
-
-@pytest.mark.slow
-def test_an_image_replaced_by_an_older_one_is_segmented_again(
-    predict, images, tmp_path, capsys
-):
-    """As by `cp -p`, or after the clock was set back: times do not rise for ever."""
-    assert predict(images) == 0
-    before = (tmp_path / "out/t001_mask.png").read_bytes()
-    then = time.time() - 3600
-    os.utime(images / "t004.tif", (then, then))
-    os.replace(images / "t004.tif", images / "t001.tif")
-    for made in (1, 0):
-        capsys.readouterr()
-        assert predict(images) == 0
-        assert f"{made} images segmented" in capsys.readouterr().out
-    after = (tmp_path / "out/t001_mask.png").read_bytes()
-    assert after == (tmp_path / "out/t004_mask.png").read_bytes() != before
-    (tmp_path / "out/.predict-images.jsonl").unlink()  # as by an older version
-    future = time.time() + 3600
-    os.utime(images / "t001.tif", (future, future))
-    assert predict(images) == 0
-    assert "1 images segmented, 6 were there" in capsys.readouterr().out
-
-
-@pytest.mark.slow
-def test_images_of_one_name_in_two_folders_are_not_mixed(
-    predict, images, tmp_path, capfd
-):
-    """Equal times, too: as of archives that were made to be the same each time."""
-    other = tmp_path / "other"
-    shutil.copytree(images, other)
-    os.replace(other / "t005.tif", other / "t001.tif")
-    then = time.time() - 3600
-    for path in (*images.iterdir(), *other.iterdir()):
-        os.utime(path, (then, then))
-    assert predict(images) == 0
-    before = (tmp_path / "out/t001_mask.png").read_bytes()
-    capfd.readouterr()
-    assert predict(other) == 2
-    lines = [x for x in capfd.readouterr().err.splitlines() if "predict: " in x]
-    assert f"t001.tif: {tmp_path / 'out'} has outputs of that name of {images}" in (
-        "".join(lines)
-    )
-    assert (tmp_path / "out/t001_mask.png").read_bytes() == before
-    shutil.rmtree(other)
-    images.rename(other)  # moved: the same images
-    capfd.readouterr()
-    assert predict(other) == 0
-    assert "0 images segmented" in capfd.readouterr().out
-
-
-@pytest.mark.slow
-def test_some_overwritten_by_another_setting_leave_none_of_the_old(
-    predict, images, tmp_path, capsys
-):
-    assert predict(images) == 0
-    assert predict(images / "t001.tif", "--tta", "--overwrite") == 0
-    capsys.readouterr()
-    assert predict(images, "--tta") == 0
-    assert "7 images segmented, 1 were there" in capsys.readouterr().out
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("line", ["5", "null", '[["x"], 1]', "[" * 10**5, '["a", 1]'])
-def test_a_strange_note_of_what_was_seen_is_passed_over(
-    predict, images, tmp_path, line
-):
-    assert predict(images / "t001.tif") == 0
-    note = tmp_path / "out/.predict-images.jsonl"
-    note.write_text(f"{line}\n{note.read_text()}")
-    assert predict(images / "t001.tif") == 0
-
-
-@pytest.mark.slow
-def test_outputs_of_other_settings_are_not_mixed(predict, images, tmp_path, capfd):
-    assert predict(images) == 0
-    assert predict(images, "--tta") == 2
-    [line] = [x for x in capfd.readouterr().err.splitlines() if "predict: " in x]
-    assert "holds outputs made otherwise (tta" in line and "--overwrite" in line
-    assert predict(images, "--tta", "--overwrite") == 0
-    assert json.loads((tmp_path / "out/predict.json").read_text())["tta"] is True
-
-
-@pytest.mark.slow
 def test_a_broken_file_stops_nothing_and_is_told_of(predict, images, tmp_path, capfd):
     (images / "t003.tif").write_bytes(b"II*\0broken")
     (images / "u.png").write_text("hello")
@@ -335,87 +191,6 @@ def test_from_one_bucket_prefix_to_another(model, images, predict, tmp_path):
         assert content == (tmp_path / "out" / name).read_bytes()
 
 
-@pytest.mark.slow
-def test_several_devices_share_the_images(model, images, predict, tmp_path):
-    """In a process of its own, where the processor can still be split."""
-    command = [sys.executable, "-m", "trainer.main", "predict", "--devices=2"]
-    given = f"--model={model}", f"--input={images}", f"--output={tmp_path}/two"
-    done = subprocess.run([*command, *given], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert predict(images) == 0
-    for index in range(8):
-        name = f"t{index:03d}_mask.png"
-        assert (tmp_path / "two" / name).read_bytes() == (
-            tmp_path / "out" / name
-        ).read_bytes()
-
-
-@pytest.mark.slow
-def test_a_model_per_device_computes_there(model, images):
-    """Two logical processors of this process: constants and results lie on each."""
-    from trainer.export import layout
-    from trainer.predict.runtimes import TensorFlowRuntime
-
-    about = layout.read_about(str(model / "1"))
-    for index in (0, 1):
-        runtime = TensorFlowRuntime(str(model / "1"), about, device=f"/cpu:{index}")
-        with tf.device(f"/cpu:{index}"):
-            batch = tf.zeros([1, 30, 30, 1])
-            result = runtime.function(image=batch)["classes"]
-        assert result.device.endswith(f"CPU:{index}")
-
-
-def test_the_pipeline_shares_items_and_bounds_what_waits():
-    import threading
-
-    reading, most, lock = [0], [0], threading.Lock()
-    done = {0: [], 1: []}
-
-    def read(item):
-        with lock:
-            reading[0] += 1
-            most[0] = max(most[0], reading[0])
-        return item * 2
-
-    def worker(number):
-        def work(content):
-            time.sleep(0.002 * (1 + 4 * number))
-            done[number].append(content)
-            return content + 1
-
-        return work
-
-    def write(item, content, result):
-        with lock:
-            reading[0] -= 1
-        assert (content, result) == (2 * item, 2 * item + 1)
-        if item == 50:
-            raise ValueError(item)
-
-    pipeline = Pipeline(
-        range(200), read=read, workers=[worker(0), worker(1)], write=write
-    )
-    ended = dict(pipeline.run())
-    assert sorted(ended) == list(range(200))
-    assert [item for item, error in ended.items() if error] == [50]
-    assert len(done[0]) > len(done[1]) > 0 and len(done[0]) + len(done[1]) == 200
-    assert most[0] <= 2 * 3 + 2
-
-
-def test_the_pipeline_stops_where_nobody_listens():
-    read = []
-    pipeline = Pipeline(
-        range(1000),
-        read=lambda item: read.append(item),
-        workers=[lambda content: time.sleep(0.001)],
-        write=lambda *_: None,
-    )
-    running = pipeline.run()
-    next(running)
-    running.close()
-    assert len(read) < 20
-
-
 def test_outputs_that_would_overwrite_each_other_are_told_of(predict, tmp_path, capfd):
     (tmp_path / "in").mkdir()
     noise = np.random.default_rng(0).integers(0, 256, (2, 30, 30), np.uint8)
@@ -458,44 +233,6 @@ def test_an_error_in_writing_one_image_stops_no_other(
     assert predict(images) == 2
     line = capfd.readouterr().err.splitlines()[-1]
     assert line.startswith("predict: ") and "No space left" in line
-
-
-@pytest.mark.slow
-def test_an_overwrite_that_is_stopped_leaves_no_old_outputs(
-    predict, images, tmp_path, monkeypatch
-):
-    assert predict(images) == 0
-    read_image = predict_job.read_image
-
-    def stopping(page, channels):
-        if "t004" in page.path:
-            raise KeyboardInterrupt
-        return read_image(page, channels)
-
-    monkeypatch.setattr(predict_job, "read_image", stopping)
-    assert predict(images, "--overwrite", "--tta") == 130
-    monkeypatch.setattr(predict_job, "read_image", read_image)
-    record = json.loads((tmp_path / "out/predict.json").read_text())
-    assert record["tta"] and len(list((tmp_path / "out").glob("*_mask.png"))) < 8
-    assert predict(images, "--tta") == 0
-    assert predict(images, "--tta", output="afresh") == 0
-    for index in range(8):
-        name = f"t{index:03d}_mask.png"
-        ours, afresh = (tmp_path / folder / name for folder in ("out", "afresh"))
-        assert ours.read_bytes() == afresh.read_bytes()
-
-
-def test_two_at_once_in_one_folder_are_refused(predict, images, tmp_path, capfd):
-    with predict_job.locks.exclusive(str(tmp_path / "out")):
-        assert predict(images) == 2
-    assert "another job is writing there" in capfd.readouterr().err
-
-
-def test_what_a_killed_run_left_is_removed(predict, images, tmp_path):
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out/.unfinished-1234-t000_mask.png").write_text("half")
-    assert predict(images) == 0
-    assert not list((tmp_path / "out").glob(".unfinished*"))
 
 
 @pytest.fixture(scope="module")

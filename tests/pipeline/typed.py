@@ -1,0 +1,36 @@
+"""What these tests type, read and change."""
+
+import pathlib
+
+import tifffile
+
+from preprocess import shards
+from preprocess.cli import main
+from preprocess.main import COMMAND
+
+DRAWN = "--config=configs/synthetic.py:smoke"
+
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+SMALL = (
+    "--config.data.tile_size=60",
+    "--config.model.depth=2",
+    "--config.data.augmentations=3",
+)
+
+
+def preprocess(source, output, *more, config="synthetic.py:smoke") -> int:
+    arguments = [f"--config=configs/{config}", *SMALL, f"--input={source}"]
+    return main(COMMAND, [*arguments, f"--output={output}", *more])
+
+
+def read_tiles(folder, info, split):
+    for shard in info["splits"][split]["shards"]:
+        yield from shards.read_tiles(str(folder / shard["name"]), info["geometry"])
+
+
+def changed(path, change):
+    """Writes an image anew with other pixels."""
+    tifffile.imwrite(path, change(tifffile.imread(path)))

@@ -1,0 +1,1 @@
+"""predict: formats, stacks, reruns, broken files, several devices."""
