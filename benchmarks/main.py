@@ -60,7 +60,7 @@ BENCHMARKS = (
         "beam",
         "Preprocessing: what does Beam cost over a loop, and a second worker give?",
         ("--input={cells}", "--augmentations=10"),
-        ("--input={cells}", "--rounds=1", "--augmentations=2", "--only=thread"),
+        ("--input={cells}", "--rounds=1", "--augmentations=2", "--only=1 thread"),
     ),
     Benchmark(
         "input",
@@ -98,7 +98,7 @@ BENCHMARKS = (
         "memory",
         "Memory: what do preprocessing's time and memory grow with?",
         ("--input={cells}",),
-        ("--input={cells}", "--times", "1", "2"),
+        ("--input={cells}", "--times", "1"),
     ),
     Benchmark(
         "scale",
@@ -248,6 +248,7 @@ def main() -> None:
             "question": benchmark.question,
             "command": f"./launch.sh benchmark --what={benchmark.name} "
             + shlex.join(shown),
+            "sets": given.sets or "drawn",
             "machine": here,
             "revision": now,
         }

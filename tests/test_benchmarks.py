@@ -11,7 +11,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 SIDES = {
     "tiles": {"straightforward", "this project"},
-    "beam": {"plain loop", "Beam, 1 thread", "Beam, 2 threads"},
+    "beam": {"plain loop", "Beam, 1 thread"},
     "input": {"trainer", "image raw, targets raw", "image png, targets png"},
     "against_torch": {"this project"},
     "train": {"stream", "one batch"},
