@@ -79,7 +79,7 @@ BENCHMARKS = (
         "Training: how busy is the processor, and how long waits it for input?",
         ("--config=configs/synthetic.py:cpu", "--data={data}"),
         ("--config=configs/synthetic.py:cpu", "--data={data}", "--rounds=1")
-        + ("--steps=2",),
+        + ("--steps=2", "--config.train.xla=off"),
     ),
     Benchmark(
         "inference",
@@ -127,6 +127,7 @@ def prepare(work: pathlib.Path, quick: bool) -> dict[str, str]:
     module("preprocess.synthetic", *draw)
     module("preprocess.main", *inputs, f"--output={made['data']}")
     short = [f"--config.train.steps={steps}", "--config.train.warmup_steps=0"]
+    short += ["--config.train.xla=off"]  # compiling takes longer
     module("trainer.main", "train", config, *short, f"--data={made['data']}", run)
     if not (work / "export").exists():
         output = f"--output={made['model']}"

@@ -25,6 +25,8 @@ TINY_DATA = (
     "--config.data.augmentations=2",
 )
 ROOT = pathlib.Path(__file__).parent.parent
+LEAN = str(ROOT / "tests/lean")  # first on the path of processes that tests start
+collect_ignore = ["lean"]
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
 # In the background, and under nohup, these are ignored, by the processes of tests too.
@@ -33,11 +35,14 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_configure(config):
-    """Two logical devices on one processor: enough for MirroredStrategy."""
+    """Sets up the process that runs tests, and those that it starts."""
     if config.getoption("numprocesses", None):
-        return  # this process only hands tests out
+        return  # this one only hands tests out
+    paths = [LEAN, *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     import tensorflow as tf
 
+    # Two logical devices on one processor: enough for MirroredStrategy.
     tf.config.set_logical_device_configuration(
         tf.config.list_physical_devices("CPU")[0],
         [tf.config.LogicalDeviceConfiguration()] * 2,
