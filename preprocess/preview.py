@@ -15,9 +15,8 @@ from typing import Any
 import cv2
 import numpy as np
 from absl import flags
-from tqdm import tqdm
 
-from preprocess import cli, cli_flags, files, locks
+from preprocess import bars, cli, cli_flags, files, locks
 from preprocess.errors import UserError
 from preprocess.records import UNLABELLED, Tile
 from preprocess.shards import read_info, read_tiles
@@ -75,7 +74,7 @@ def _sample(data: str, info: dict[str, Any], split: str, number: int) -> list[Ti
     """The first tiles of as many shards as can be, in equal shares."""
     shards = info["splits"][split]["shards"][:number]
     chosen: list[Tile] = []
-    for index, shard in enumerate(tqdm(shards, desc=split, unit="shard")):
+    for index, shard in enumerate(bars.bar(shards, desc=split, unit="shard")):
         share = number * (index + 1) // len(shards) - len(chosen)
         chosen += itertools.islice(_tiles(data, info, shard), share)
     return chosen

@@ -8,14 +8,13 @@ no lock. The command follows it with a bar. Elsewhere the runner shows Beam's co
 import collections
 import contextlib
 import os
-import sys
 import threading
 import time
 from collections.abc import Iterator
 
 from tqdm import tqdm
 
-from preprocess import files
+from preprocess import bars, files
 
 FRAMES, TILES = "frames", "tiles"  # what is counted
 ENDING = ".count"
@@ -87,9 +86,7 @@ class Bars:
             while (total := _expected(self.output, what)) is None:
                 if self.stop.wait(0.1):
                     return
-            with tqdm(
-                total=total, unit=unit, desc=what, file=sys.stderr, mininterval=1.0
-            ) as bar:
+            with bars.bar(total=total, unit=unit, desc=what) as bar:
                 while bar.n < total and not self.stop.wait(0.5):
                     self._show(bar, what)
                 self._show(bar, what)

@@ -2,15 +2,13 @@
 
 import collections
 import itertools
-import sys
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from absl import flags
-from tqdm import tqdm
 
-from preprocess import cli, cli_flags, files, locks, tfds_info, tiling
+from preprocess import bars, cli, cli_flags, files, locks, tfds_info, tiling
 from preprocess.errors import UserError
 from preprocess.records import UNLABELLED, Tile
 from preprocess.shards import (
@@ -60,7 +58,7 @@ def _verified(folder: str, info: dict[str, Any]) -> int:
     tiles = 0
     places: dict[str, list[str]] = collections.defaultdict(list)
     pixels = {split: np.zeros(UNLABELLED + 1, np.int64) for split in SPLITS}
-    for split, shard in tqdm(shards, unit="shard", file=sys.stderr):
+    for split, shard in bars.bar(shards, unit="shard"):
         path = files.join(folder, shard["name"])
         if wrong := _wrong_file(path, shard):
             problems.append(wrong)

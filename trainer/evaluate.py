@@ -4,16 +4,14 @@ import csv
 import functools
 import io
 import json
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import ml_collections
 import numpy as np
 import tensorflow as tf
-from tqdm import tqdm
 
-from preprocess import files, json_files, locks
+from preprocess import bars, files, json_files, locks
 from preprocess.errors import UserError
 from preprocess.shards import read_sources
 from preprocess.sources import (
@@ -181,7 +179,7 @@ def evaluate(
     workdir.warn_of_other_rules(folder, step=run.step, tta=tta)
     measured = []
     gallery = pictures.Gallery(SHOWN)
-    for frame in tqdm(frames, unit="frame", file=sys.stderr):
+    for frame in bars.bar(frames, unit="frame"):
         scored = read_scored(frame, config)
         probabilities = run.probabilities(scored.image)
         found = measure(

@@ -8,15 +8,12 @@ import time
 from typing import Any
 
 import tensorflow as tf
-from tqdm import tqdm
 
-from preprocess import files
+from preprocess import bars, files
 from trainer import workdir
 from trainer.validate import Validation
 
 QUEUE, DAY_MS = 1_000_000, 86_400_000  # events are flushed here, not by TensorFlow
-EVERY_S = 1.0  # the bar on a terminal is drawn anew this often at most
-EVERY_S_IN_FILE = 30.0  # and where it is a log that somebody scrolls through
 
 
 class Logbook:
@@ -43,16 +40,7 @@ class Logbook:
         # To a store each flush writes the whole file anew.
         self.flush_every_s = workdir.REMOTE_EVERY_S if files.is_remote(folder) else 0
         self.flushed_at = 0.0
-        terminal = sys.stderr.isatty()
-        self.bar = tqdm(
-            total=steps,
-            initial=step,
-            unit="step",
-            file=sys.stderr,
-            mininterval=EVERY_S if terminal else EVERY_S_IN_FILE,
-            maxinterval=EVERY_S if terminal else EVERY_S_IN_FILE,
-            disable=silent,
-        )
+        self.bar = bars.bar(total=steps, initial=step, unit="step", disable=silent)
 
     def advance(self, steps: int, *, loss: float, images_per_s: float | None) -> None:
         """Moves the bar."""
@@ -65,7 +53,7 @@ class Logbook:
     def say(self, text: str) -> None:
         """A line beside the bar, on stderr."""
         if not self.silent:
-            tqdm.write(text, file=sys.stderr)
+            self.bar.write(text, file=sys.stderr)
 
     def record(self, line: dict[str, Any], validation: Validation | None) -> None:
         """A line in metrics.jsonl, the same in TensorBoard, pictures with scores."""

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from preprocess import files
+from preprocess import bars, files
 from preprocess.errors import UserError
 from preprocess.records import Scanned, frame_record, parse, scan_records
 from trainer.reading_order import Shard
@@ -183,13 +183,8 @@ def _copies(shards: Sequence[Shard], cache: str) -> list[str]:
             f"--cache={cache}: {folder} has {free / 1e9:.1f} GB free, the shards need "
             f"{wanted / 1e9:.1f} GB"
         )
-    bar = tqdm(
-        total=wanted,
-        desc="caching",
-        unit="B",
-        unit_scale=True,
-        file=sys.stderr,
-        disable=not todo,
+    bar = bars.bar(
+        total=wanted, desc="caching", unit="B", unit_scale=True, disable=not todo
     )
     with bar, concurrent.futures.ThreadPoolExecutor(COPIES_AT_ONCE) as pool:
         for _ in pool.map(lambda job: _copy(job[0], job[1], bar), todo):

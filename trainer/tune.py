@@ -8,15 +8,13 @@ import concurrent.futures
 import functools
 import itertools
 import os
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
-from preprocess import files
+from preprocess import bars, files
 from trainer import workdir
 from trainer.evaluate import (
     Run,
@@ -89,7 +87,7 @@ def tune(
     run = load_run(folder, checkpoint, tta)
     with tempfile.TemporaryDirectory(prefix="unet-tune-") as scratch:
         kept = _Kept(run, scratch)
-        for frame in tqdm(frames, desc="segment", unit="frame", file=sys.stderr):
+        for frame in bars.bar(frames, desc="segment", unit="frame"):
             kept.add(read_scored(frame, config))
         found = _search(kept, [frame.key for frame in frames])
     about = found._asdict()
@@ -154,7 +152,7 @@ def _search(kept: _Kept, keys: Sequence[str]) -> Tuned:
         best = InstanceRules()
         before = value(best)
         stages = OF_OBJECTS if kept.has_objects else OF_PIXELS
-        for stage in tqdm(stages, desc="tune", unit="stage", file=sys.stderr):
+        for stage in bars.bar(stages, desc="tune", unit="stage"):
             for candidate in list(stage(best)):
                 if value(candidate) > value(best) + LEAST_GAIN:
                     best = candidate

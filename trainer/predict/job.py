@@ -3,14 +3,12 @@
 import contextlib
 import errno
 import os
-import sys
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
-from preprocess import files, json_files, locks
+from preprocess import bars, files, json_files, locks
 from preprocess.errors import UserError, of_disk
 from preprocess.images import is_spread, read_image
 from trainer.export import layout
@@ -238,7 +236,7 @@ def _run(pipeline: Pipeline, stacks: Stacks, skipped: int) -> list[str]:
     running = pipeline.run()
     with (
         contextlib.closing(running),
-        tqdm(total=total, initial=skipped, unit="image", file=sys.stderr) as bar,
+        bars.bar(total=total, initial=skipped, unit="image") as bar,
     ):
         for job, error in running:
             if error is not None and _stops_all(error):
