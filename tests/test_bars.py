@@ -1,10 +1,13 @@
 """Bars are drawn for people on terminals, and seldom where a log is read later."""
 
 import contextlib
+import fcntl
 import os
 import pty
+import struct
 import subprocess
 import sys
+import termios
 
 import pytest
 
@@ -37,6 +40,8 @@ def test_a_log_holds_the_bars_beginning_and_end(tmp_path):
 def test_a_terminal_sees_it_move():
     """Without colours, whatever the terminal can do."""
     master, terminal = pty.openpty()
+    size = struct.pack("4H", 24, 80, 0, 0)
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, size)
     drawn(terminal)
     os.close(terminal)
     text = b""
