@@ -19,7 +19,7 @@ import sys
 ROOT = pathlib.Path(__file__).parent.parent
 sys.path[0] = str(ROOT)  # not this folder: its names are no modules
 
-from benchmarks.record import Record, parser_of
+from benchmarks.record import Record, parser_of, run
 from benchmarks.sides import torch_unet, turns
 
 TILE, OUTPUT = 572, 388
@@ -184,4 +184,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -19,7 +19,7 @@ import time
 
 sys.path[0] = str(pathlib.Path(__file__).parent.parent)  # not this folder
 
-from benchmarks.record import Record, parser_of
+from benchmarks.record import Record, parser_of, run
 from configs import dic_hela
 from preprocess import files, pipeline_shards, plan
 from preprocess import pipeline as job
@@ -155,4 +155,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -27,7 +27,7 @@ sys.path[0] = str(ROOT)  # not this folder: its names are no modules
 
 import numpy as np
 
-from benchmarks.record import Record, parser_of
+from benchmarks.record import Record, parser_of, run
 from benchmarks.sides import torch_unet, turns
 from preprocess import tiling
 
@@ -294,4 +294,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

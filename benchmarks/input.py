@@ -24,7 +24,7 @@ os.environ["CUDA_VISIBLE_DEVICES"] = ""
 import ml_collections
 import tensorflow as tf
 
-from benchmarks.record import Record, parser_of
+from benchmarks.record import Record, parser_of, run
 from benchmarks.sides import turns
 from preprocess.images import encode_png
 from preprocess.shards import read_info, read_tiles
@@ -223,4 +223,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

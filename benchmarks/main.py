@@ -32,6 +32,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 sys.path[0] = str(ROOT)  # not this folder: its names are no modules
 
 from benchmarks import page
+from benchmarks.record import run
 from preprocess import files, json_files
 
 PEERS = ROOT / ".venv-bench/bin/python"
@@ -287,4 +288,4 @@ def write_page(output: pathlib.Path) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

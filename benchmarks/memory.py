@@ -23,10 +23,10 @@ import tifffile
 ROOT = pathlib.Path(__file__).parent.parent
 sys.path[0] = str(ROOT)  # not this folder: its names are no modules
 
-from benchmarks.record import Record, parser_of
+from benchmarks.record import Record, parser_of, run
 
 
-def run(arguments: list[str]) -> tuple[float, float]:
+def preprocess(arguments: list[str]) -> tuple[float, float]:
     """Runs preprocess; seconds, and MB of the largest resident set."""
     code = (
         "import resource, subprocess, sys\n"
@@ -76,7 +76,7 @@ def grown(folder: str, times: list[int], record: Record) -> None:
         with tempfile.TemporaryDirectory(dir=os.environ.get("SCRATCH")) as scratch:
             source = copies(folder, pathlib.Path(scratch) / "in", number)
             paths = [f"--input={source}", f"--output={scratch}/out"]
-            seconds, megabytes = run([*base, *more, *paths])
+            seconds, megabytes = preprocess([*base, *more, *paths])
         print(f"{f'{name} {n}':>18}  {seconds:8.1f}  {megabytes:8.0f}", flush=True)
         times_as_many = {"at": n, "of": "times as many"}
         record.add("time of the command", name, [seconds], unit="s", **times_as_many)
@@ -102,7 +102,7 @@ def huge(edge: int) -> None:
     """Memory of a frame unchanged and once augmented."""
     with tempfile.TemporaryDirectory(dir=os.environ.get("SCRATCH")) as scratch:
         draw_huge(pathlib.Path(scratch) / "in", edge)
-        seconds, megabytes = run(
+        seconds, megabytes = preprocess(
             [
                 "--config=configs/folder.py",
                 "--config.data.labels=instance",
@@ -138,4 +138,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -9,7 +9,8 @@ import dataclasses
 import json
 import pathlib
 import statistics
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +73,15 @@ def _tidy(row: Row) -> dict:
 def read(content: dict) -> list[Row]:
     """The rows of what `as_json` gave."""
     return [Row(**row) for row in content["rows"]]
+
+
+def run(main: Callable[[], None]) -> None:
+    """A script's main function, which Ctrl-C ends with one line."""
+    try:
+        main()
+    except KeyboardInterrupt:
+        print("\nbenchmark: interrupted; run it again to go on", file=sys.stderr)
+        sys.exit(130)
 
 
 def parser_of(doc: str) -> argparse.ArgumentParser:

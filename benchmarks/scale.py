@@ -22,7 +22,7 @@ import types
 
 sys.path[0] = str(pathlib.Path(__file__).parent.parent)  # not this folder
 
-from benchmarks.record import Record, parser_of, read
+from benchmarks.record import Record, parser_of, read, run
 from configs import dic_hela
 from preprocess import files, pipeline, pipeline_shards, pipeline_sources, plan, sources
 from preprocess.facts import Inspection
@@ -164,4 +164,4 @@ def whole_job(given, clock: Clock, shards: list[str], job, output: str) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

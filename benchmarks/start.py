@@ -19,7 +19,7 @@ import time
 ROOT = pathlib.Path(__file__).parent.parent
 sys.path[0] = str(ROOT)  # not this folder: its names are no modules
 
-from benchmarks.record import Record, parser_of
+from benchmarks.record import Record, parser_of, run
 
 
 def seconds_since_start() -> float:
@@ -159,4 +159,4 @@ def show(name: str, rounds: list[dict[str, float]], record: Record) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -27,7 +27,7 @@ import tensorflow as tf
 from scipy import ndimage
 from scipy.interpolate import CubicSpline
 
-from benchmarks.record import Record, parser_of
+from benchmarks.record import Record, parser_of, run
 from configs import dic_hela, phc_u373, synthetic
 from preprocess import (
     augment,
@@ -231,4 +231,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

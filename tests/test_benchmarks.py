@@ -2,7 +2,9 @@
 
 import html.parser
 import json
+import os
 import pathlib
+import signal
 import subprocess
 import sys
 
@@ -97,3 +99,20 @@ def test_an_unknown_benchmark_is_refused(tmp_path):
     done = benchmark(tmp_path, "--only=tiles,speed")
     assert done.returncode == 2 and "--only=speed: of tiles, beam" in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_ctrl_c_is_one_line(tmp_path):
+    command = [sys.executable, "benchmarks/main.py", f"--output={tmp_path}/out"]
+    process = subprocess.Popen(
+        [*command, "--quick", f"--work={tmp_path}/work"],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # as from a terminal: its children hear it too
+    )
+    assert "preprocess.synthetic" in process.stderr.readline()
+    os.killpg(process.pid, signal.SIGINT)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 130 and "Traceback" not in said
+    assert said.splitlines()[-1] == "benchmark: interrupted; run it again to go on"
