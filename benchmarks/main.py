@@ -48,8 +48,13 @@ class Benchmark(NamedTuple):
     quick: tuple[str, ...]
 
 
+QUICK_NETWORK = (  # compiling takes longer than what it saves
+    "--config.model.width=4",
+    "--config.train.xla=off",
+)
 # {sets}: a folder of data sets; {cells}: one of them; {data}: its shards; {model}: a
 # network exported; {image}: a frame; {torch}: a Python with PyTorch.
+PLACES = ("sets", "cells", "data", "model", "image", "torch")
 BENCHMARKS = (
     Benchmark(
         "tiles",
@@ -80,7 +85,7 @@ BENCHMARKS = (
         "Training: how busy is the processor, and how long waits it for input?",
         ("--config=configs/synthetic.py:cpu", "--data={data}"),
         ("--config=configs/synthetic.py:cpu", "--data={data}", "--rounds=1")
-        + ("--steps=2", "--config.train.xla=off"),
+        + ("--steps=2", *QUICK_NETWORK),
     ),
     Benchmark(
         "inference",
@@ -110,16 +115,17 @@ BENCHMARKS = (
 )
 
 
-def prepare(work: pathlib.Path, quick: bool) -> dict[str, str]:
-    """Draws cells and makes shards and a network of them, each once."""
+def prepare(work: pathlib.Path, quick: bool, sets: str | None) -> dict[str, str]:
+    """Draws cells and makes shards and a network of them, each once; PLACES."""
     size, frames, steps = (200, 8, 1) if quick else (512, 24, 2)
-    sets = work / "sets"
+    cells = work / "sets/drawn"
     made = {
-        "sets": str(sets),
-        "cells": str(sets / "drawn"),
+        "sets": os.path.abspath(sets) if sets else str(cells.parent),
+        "cells": str(cells),
         "data": str(work / "data"),
         "model": str(work / "export"),
-        "image": str(sets / "drawn/01/t000.tif"),
+        "image": str(cells / "01/t000.tif"),
+        "torch": str(PEERS) if PEERS.exists() else sys.executable,
     }
     config = "--config=configs/synthetic.py:cpu"
     inputs = [config, f"--input={made['cells']}"]
@@ -128,9 +134,9 @@ def prepare(work: pathlib.Path, quick: bool) -> dict[str, str]:
     module("preprocess.synthetic", *draw)
     module("preprocess.main", *inputs, f"--output={made['data']}")
     short = [f"--config.train.steps={steps}", "--config.train.warmup_steps=0"]
-    short += ["--config.train.xla=off"]  # compiling takes longer
-    module("trainer.main", "train", config, *short, f"--data={made['data']}", run)
+    short += QUICK_NETWORK if quick else ["--config.train.xla=off"]
     if not (work / "export").exists():
+        module("trainer.main", "train", config, *short, f"--data={made['data']}", run)
         output = f"--output={made['model']}"
         module("trainer.main", "export", run, output, "--onnx")
     return made
@@ -231,25 +237,17 @@ def main() -> None:
     if given.page:
         print(write_page(given.output))
         return
-    scratch = given.work.resolve() / ("quick" if given.quick else "full")
-    scratch.mkdir(parents=True, exist_ok=True)
-    places = prepare(scratch, given.quick)
-    if given.sets:
-        places["sets"] = os.path.abspath(given.sets)
-    places["torch"] = str(PEERS) if PEERS.exists() else sys.executable
     here, now = machine(), revision()
-    failed = []
+    due = []
     for benchmark in BENCHMARKS:
         if only and benchmark.name not in only:
             continue
         flags = benchmark.quick if given.quick else benchmark.full
-        arguments = [flag.format(**places) for flag in flags]
-        shown = [flag.format(**{n: n.upper() for n in places}) for flag in flags]
         about = {
             "name": benchmark.name,
             "question": benchmark.question,
             "command": f"./launch.sh benchmark --what={benchmark.name} "
-            + shlex.join(shown),
+            + shlex.join(_filled(flags, {n: n.upper() for n in PLACES})),
             "sets": given.sets or "drawn",
             "machine": here,
             "revision": now,
@@ -257,9 +255,16 @@ def main() -> None:
         path = given.output / f"{benchmark.name}.json"
         if not given.again and is_measured(path, about):
             print(f"[benchmark] {benchmark.name}: kept, {path}", file=sys.stderr)
-            continue
+        else:
+            due.append((benchmark, flags, about, path))
+    scratch = given.work.resolve() / ("quick" if given.quick else "full")
+    scratch.mkdir(parents=True, exist_ok=True)
+    places = prepare(scratch, given.quick, given.sets) if due else {}
+    failed = []
+    for benchmark, flags, about, path in due:
         print(f"[benchmark] {benchmark.name}: {benchmark.question}", file=sys.stderr)
-        told = measure(benchmark, arguments, str(scratch / f"{benchmark.name}.json"))
+        json_path = str(scratch / f"{benchmark.name}.json")
+        told = measure(benchmark, _filled(flags, places), json_path)
         when = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d")
         json_files.write(str(path), {**about, "when": when, **told})
         failed += [benchmark.name] if told["failed"] else []
@@ -267,6 +272,10 @@ def main() -> None:
     print(write_page(given.output))
     if failed:
         raise SystemExit(f"failed: {', '.join(failed)}")
+
+
+def _filled(flags: tuple[str, ...], places: dict[str, str]) -> list[str]:
+    return [flag.format(**places) for flag in flags]
 
 
 def is_measured(path: pathlib.Path, about: dict) -> bool:

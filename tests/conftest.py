@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from preprocess import json_files, shards, synthetic, tfds_info
+from trainer.start import starting
 
 # What makes `config` below of configs/synthetic.py:smoke, for commands.
 TINY_DATA = (
@@ -25,8 +26,6 @@ TINY_DATA = (
     "--config.data.augmentations=2",
 )
 ROOT = pathlib.Path(__file__).parent.parent
-LEAN = str(ROOT / "tests/lean")  # first on the path of processes that tests start
-collect_ignore = ["lean"]
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
 # In the background, and under nohup, these are ignored, by the processes of tests too.
@@ -35,12 +34,11 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_configure(config):
-    """Sets up the process that runs tests, and those that it starts."""
+    """Sets up the process that runs tests."""
     if config.getoption("numprocesses", None):
         return  # this one only hands tests out
-    paths = [LEAN, *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
-    import tensorflow as tf
+    with starting():
+        import tensorflow as tf
 
     # Two logical devices on one processor: enough for MirroredStrategy.
     tf.config.set_logical_device_configuration(

@@ -23,7 +23,6 @@ from preprocess.images import Page
 from tests.cloud import dataflow, gcs
 from tests.cloud.serving import serving
 from tests.cloud.worker import Worker
-from tests.conftest import LEAN
 
 ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -40,7 +39,7 @@ TRAINING = (
 )
 COMMANDS = {  # of launch.sh, and what is put behind what the page says
     "demo": (*DATA, *TRAINING),
-    "test": ("tests/test_tiling.py", "-pno:cacheprovider"),
+    "test": ("tests/test_tiling.py", "-pno:cacheprovider", "-n0"),
     "doctor": (),
     "preprocess": (*DATA, *TRAINING),
     "train": (*DATA, *TRAINING),
@@ -122,7 +121,6 @@ def clone(tmp_path_factory) -> pathlib.Path:
 def reader(clone) -> Reader:
     ours = ("PYTEST", "PYTHONPATH", "UNET_VENV")
     environment = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
-    environment["PYTHONPATH"] = LEAN
     # So that a clone's types are not looked through from the start.
     environment["MYPY_CACHE_DIR"] = str(ROOT / ".mypy_cache")
     return Reader(clone, environment)

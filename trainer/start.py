@@ -1,11 +1,17 @@
 """TensorFlow's start, when a command needs it and not before."""
 
 import contextlib
+import gc
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 
 from preprocess import cli
+
+# Keras loads these for helpers that nothing here calls, a third of a second to a whole
+# one each, wherever they are installed.
+NOT_CALLED = ("matplotlib.pyplot", "pandas", "sklearn")
 
 
 @contextlib.contextmanager
@@ -24,7 +30,7 @@ def starting() -> Iterator[None]:
         b"cpu_feature_guard",
     )
     stderr = os.dup(2)
-    with tempfile.TemporaryFile() as caught, cli.deaf():
+    with tempfile.TemporaryFile() as caught, cli.deaf(), _lightly():
         os.dup2(caught.fileno(), 2)
         try:
             yield
@@ -35,6 +41,27 @@ def starting() -> Iterator[None]:
             for line in caught:
                 if not any(words in line for words in chatter):
                     os.write(2, line)
+
+
+@contextlib.contextmanager
+def _lightly() -> Iterator[None]:
+    """Imports in two thirds of the time (docs/decisions.md).
+
+    What is loaded stays: garbage is not looked for among it, then or later. And Keras
+    finds none of NOT_CALLED.
+    """
+    hidden = [name for name in NOT_CALLED if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))  # None: not to be imported
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if collects:
+            gc.enable()
+        for name in hidden:
+            del sys.modules[name]
 
 
 def load_tensorflow(devices: int = 0) -> None:
