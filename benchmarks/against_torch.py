@@ -42,7 +42,9 @@ VARIANTS = {
 
 def tensorflow_step(width: int, batch: int):
     """The trainer's own step, from the trainer's own parts."""
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    from trainer.start import load_tensorflow  # peers' Python can't
+
+    load_tensorflow()
     import keras
     import tensorflow as tf
 

@@ -47,7 +47,9 @@ def frame_of(size: tuple[int, int]) -> np.ndarray:
 
 def our_model(given, *, as_onnx: bool):
     """Exports a network with drawn weights and loads it again."""
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    from trainer.start import load_tensorflow  # peers' Python can't
+
+    load_tensorflow()
     from configs import base
     from trainer.export import artefact, layout, onnx
     from trainer.export.signatures import Served

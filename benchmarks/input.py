@@ -18,19 +18,22 @@ import time
 import zlib
 
 sys.path[0] = str(pathlib.Path(__file__).parent.parent)  # not this folder
-os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 import ml_collections
-import tensorflow as tf
 
 from benchmarks.record import Record, parser_of, run
 from benchmarks.sides import turns
 from preprocess.images import encode_png
 from preprocess.shards import read_info, read_tiles
-from trainer import input_pipeline, light_augment
 from trainer.reading_order import deal_lanes
 from trainer.shard_files import find_shards
+from trainer.start import starting
+
+with starting():
+    import tensorflow as tf
+
+    from trainer import input_pipeline, light_augment
 
 BATCH = 8
 # How image, then label and weight, are stored.

@@ -18,12 +18,10 @@ import tempfile
 import time
 
 sys.path[0] = str(pathlib.Path(__file__).parent.parent)  # not this folder
-os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 import cv2
 import numpy as np
-import tensorflow as tf
 from scipy import ndimage
 from scipy.interpolate import CubicSpline
 
@@ -40,6 +38,10 @@ from preprocess import (
     tiling,
 )
 from preprocess.weights import touching_pixels
+from trainer.start import starting
+
+with starting():
+    import tensorflow as tf
 
 # By their folders' names; `drawn` is for who has none.
 SETS = {

@@ -8,7 +8,6 @@ Peak is a product of two matrices of 4096 x 4096 (2048 on a processor) in the tr
 precision on one device, times the replicas. Prints a table.
 """
 
-import os
 import pathlib
 import statistics
 import sys
@@ -16,18 +15,20 @@ import tempfile
 import time
 
 sys.path[0] = str(pathlib.Path(__file__).parent.parent)  # not this folder
-os.environ["TF_ENABLE_ONEDNN_OPTS"] = os.environ.get("TF_ENABLE_ONEDNN_OPTS", "1")
-os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
 
-import tensorflow as tf
 from absl import flags
 
 from benchmarks.record import Record
 from preprocess import cli, cli_flags
-from trainer import strategy
-from trainer.build import Built, build
-from trainer.flops import training_flops
 from trainer.shard_files import Access
+from trainer.start import starting
+
+with starting():
+    import tensorflow as tf
+
+    from trainer import strategy
+    from trainer.build import Built, build
+    from trainer.flops import training_flops
 
 
 def peak_flops(precision: str) -> float:

@@ -51,7 +51,8 @@ def _lightly() -> Iterator[None]:
     finds none of NOT_CALLED.
     """
     hidden = [name for name in NOT_CALLED if name not in sys.modules]
-    sys.modules.update(dict.fromkeys(hidden))  # None: not to be imported
+    for name in hidden:
+        sys.modules[name] = None  # type: ignore[assignment]  # refuses its import
     collects = gc.isenabled()
     gc.disable()
     try:
