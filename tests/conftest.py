@@ -1,5 +1,6 @@
 """What tests share. TensorFlow's set-up comes first: it can't be changed later."""
 
+import gc
 import hashlib
 import json
 import os
@@ -39,6 +40,7 @@ def pytest_configure(config):
         return  # this one only hands tests out
     with starting():
         import tensorflow as tf
+    gc.set_threshold(20_000)  # graphs are many objects and little garbage
 
     # Two logical devices on one processor: enough for MirroredStrategy.
     tf.config.set_logical_device_configuration(

@@ -324,6 +324,8 @@ def test_no_seam_in_the_variance_along_tile_borders(way):
 PEAK = """
 import sys
 import numpy as np
+from trainer.start import load_tensorflow
+load_tensorflow()
 import tensorflow as tf
 from tests.test_inference import network_of
 from trainer.export import memory

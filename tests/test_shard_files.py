@@ -169,12 +169,10 @@ def test_missing_shards_are_all_named(data, train_config, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cache", ["folder", "memory"])
 def test_cached_shards_give_the_same_losses(
-    data, train_config, tmp_path, metrics, cache, monkeypatch
+    data, train_config, tmp_path, metrics, monkeypatch
 ):
     monkeypatch.setattr(shard_files, "MEMORY_FOLDER", str(tmp_path))
-    folder = str(tmp_path / "cache") if cache == "folder" else cache
     train_config.train.steps = 8
 
     def losses(name, **options):
@@ -182,21 +180,26 @@ def test_cached_shards_give_the_same_losses(
         return [line["loss"] for line in metrics(tmp_path / name)]
 
     plain = losses("plain")
-    assert losses("cached", cache=folder) == plain
-    copies = list(tmp_path.glob("cache/*.tfrecord" if cache == "folder" else "unet*/*"))
-    assert len(copies) == 3  # the validation split's too
-    before = [path.stat().st_mtime_ns for path in copies]
-    # From the copies alone, and not copied again.
     originals = {path: path.read_bytes() for path in data.glob("train-*")}
-    for path in originals:
-        flip(path, 100)
-    assert losses("again", cache=folder) == plain
-    assert [path.stat().st_mtime_ns for path in copies] == before
-    # A damaged copy is made again.
-    for path, content in originals.items():
-        path.write_bytes(content)
-    flip(copies[0], 100)
-    assert losses("mended", cache=folder) == plain
+    for cache, where in (
+        (str(tmp_path / "cache"), "cache/*.tfrecord"),
+        ("memory", "unet*/*"),
+    ):
+        name = pathlib.Path(cache).name
+        assert losses(f"{name} made", cache=cache) == plain
+        copies = list(tmp_path.glob(where))
+        assert len(copies) == 3  # the validation split's too
+        before = [path.stat().st_mtime_ns for path in copies]
+        # From the copies alone, and not copied again.
+        for path in originals:
+            flip(path, 100)
+        assert losses(f"{name} alone", cache=cache) == plain
+        assert [path.stat().st_mtime_ns for path in copies] == before
+        # A damaged copy is made again.
+        for path, content in originals.items():
+            path.write_bytes(content)
+        flip(copies[0], 100)
+        assert losses(f"{name} mended", cache=cache) == plain
 
 
 def test_a_cache_takes_no_damaged_shard_and_no_remote_folder(data, tmp_path):

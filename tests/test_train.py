@@ -30,9 +30,8 @@ def kill(*arguments, **named):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("minutes, resumed", [(0.0, 5), (1e-9, 8)])
 def test_train_stop_resume_is_the_uninterrupted_run(
-    shards_folder, train_config, tmp_path, series, minutes, resumed
+    shards_folder, train_config, tmp_path, series
 ):
     """With everything that has a state, and lines that a checkpoint cuts in two.
 
@@ -45,19 +44,22 @@ def test_train_stop_resume_is_the_uninterrupted_run(
     )
     config.train.update({"clip_norm": 1.0, "accumulate": 2, "log_every_steps": 4})
     config.train.augment.flip = True
-    config.train.checkpoint_every_minutes = minutes
-    whole, halves = tmp_path / "whole", tmp_path / "halves"
+    whole = tmp_path / "whole"
     run(config, shards_folder, whole)
-    # Dies at step 10's validation: after the checkpoint at 5, in the middle of things.
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("trainer.validate.Validator.__call__", kill)
-        with pytest.raises(Killed):
-            run(config, shards_folder, halves)
-    assert checkpoints.complete_steps(str(halves / "checkpoints"))[-1] == resumed
-    run(config, shards_folder, halves)
-    assert series(halves) == series(whole)
     assert [line["step"] for line in series(whole)] == [4, 8, 10, 12, 16, 20]
-    assert_same_weights(whole, halves, 20)
+    for minutes, resumed in ((0.0, 5), (1e-9, 8)):
+        config.train.checkpoint_every_minutes = minutes
+        halves = tmp_path / f"every {minutes}"
+        # Dies at step 10's validation: after the checkpoint at 5, in the middle of
+        # things.
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("trainer.validate.Validator.__call__", kill)
+            with pytest.raises(Killed):
+                run(config, shards_folder, halves)
+        assert checkpoints.complete_steps(str(halves / "checkpoints"))[-1] == resumed
+        run(config, shards_folder, halves)
+        assert series(halves) == series(whole)
+        assert_same_weights(whole, halves, 20)
 
 
 @pytest.mark.slow
@@ -95,28 +97,20 @@ def test_what_a_signal_saved_is_told_of_and_not_written_again(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("xla", ["on", "off"])
 def test_the_same_run_twice_is_the_same(
-    shards_folder, train_config, tmp_path, series, xla
+    shards_folder, train_config, tmp_path, series, metrics
 ):
-    train_config.train.xla = xla
-    train_config.train.steps = 6
-    for name in "ab":
-        run(train_config, shards_folder, tmp_path / name)
-    assert series(tmp_path / "a") == series(tmp_path / "b")
-    assert_same_weights(tmp_path / "a", tmp_path / "b", 6)
-
-
-@pytest.mark.slow
-def test_compiled_steps_are_the_others_within_rounding(
-    shards_folder, train_config, tmp_path, metrics
-):
+    """Compiled or not; and compiled steps are the others within rounding."""
     losses = {}
     train_config.train.steps = 6
     for xla in ("on", "off"):
         train_config.train.xla = xla
-        run(train_config, shards_folder, tmp_path / xla)
-        losses[xla] = [line["loss"] for line in metrics(tmp_path / xla)]
+        first, second = tmp_path / f"{xla}-1", tmp_path / f"{xla}-2"
+        for folder in (first, second):
+            run(train_config, shards_folder, folder)
+        assert series(first) == series(second)
+        assert_same_weights(first, second, 6)
+        losses[xla] = [line["loss"] for line in metrics(first)]
     np.testing.assert_allclose(losses["on"], losses["off"], rtol=1e-5)
 
 

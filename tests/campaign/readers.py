@@ -22,6 +22,7 @@ from preprocess import images, plan, records, shards
 from preprocess.errors import UserError
 from preprocess.images import Page
 from preprocess.verify import verify
+from trainer.start import load_tensorflow
 
 READ, REFUSED, RAISED = "read", "refused", "raised"
 
@@ -234,7 +235,7 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w")  # libraries write on the other one
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     if kind in ("tfrecord", "info", "checkpoint", "savedmodel"):
-        import tensorflow  # noqa: F401  now, not within the first file's time
+        load_tensorflow()  # now, not within the first file's time
     records._example_class()
     for line in sys.stdin:
         result = outcome(READERS[kind], folder, line.rstrip("\n"))
