@@ -1,0 +1,25 @@
+"""TensorFlow's start loads nothing that is not called, and hides nothing for longer."""
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import ROOT
+
+CODE = """
+import gc, sys
+from trainer.start import NOT_CALLED, load_tensorflow
+load_tensorflow()
+found = [name for name in NOT_CALLED if name in sys.modules]
+assert not found, found
+assert gc.isenabled() and gc.get_freeze_count() > 100_000
+import matplotlib.pyplot, pandas, sklearn  # tests have them all
+"""
+
+
+@pytest.mark.slow
+def test_what_keras_loads_for_itself_is_left_out_and_can_be_had_later():
+    command = [sys.executable, "-c", CODE]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and not done.stderr, done.stderr
