@@ -240,9 +240,9 @@ run_tests() {
   log=$(mktemp)
   "$python" -m mypy >"$log" 2>&1 &
   types=$!
-  # Whole files to each of two processes: fixtures are shared within a file. More would
-  # take turns at the same cores, which TensorFlow fills by itself.
-  "$python" -m pytest -n 2 --dist loadfile "$@" || tests=$?
+  # Whole files to each of three processes: fixtures are shared within a file. Two left
+  # cores idle wherever a test waits; more take turns at the same cores.
+  "$python" -m pytest -n 3 --dist loadfile --no-loadscope-reorder "$@" || tests=$?
   wait "$types" || tests=1
   cat "$log"
   rm "$log"

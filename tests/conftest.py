@@ -49,6 +49,16 @@ def pytest_configure(config):
     )
 
 
+def pytest_collection_modifyitems(items):
+    """Files of slow tests first, so that no process waits for a long one at the end."""
+    slow = {item.nodeid for item in items if item.get_closest_marker("slow")}
+    files = {item.path: [0, 0] for item in items}
+    for item in items:
+        files[item.path][item.nodeid in slow] += 1
+    share = {path: slow / (quick + slow) for path, (quick, slow) in files.items()}
+    items.sort(key=lambda item: -share[item.path])  # of equal ones the order stays
+
+
 def train_command(shards_folder, folder, *more) -> list[str]:
     """The train command on the shards of `shards_folder`, as a process is given it."""
     return [

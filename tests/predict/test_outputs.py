@@ -15,7 +15,7 @@ import tifffile
 from google.cloud import storage
 
 from preprocess.cli import main
-from tests.cloud import gcs
+from tests.cloud import dataflow, gcs
 from tests.predict.conftest import NOTES
 from trainer.main import COMMANDS
 from trainer.predict import job as predict_job
@@ -166,11 +166,8 @@ def test_onnx_that_was_not_exported_is_said(model, images, tmp_path, capfd):
 @pytest.mark.slow
 def test_from_one_bucket_prefix_to_another(model, images, predict, tmp_path):
     """In a process of its own: Beam keeps the store's address for good."""
-    environment = {
-        **os.environ,
-        "GOOGLE_CLOUD_PROJECT": "test",
-        "NO_GCE_CHECK": "true",  # or it looks for credentials for half a minute
-    }
+    # Without a login it looks for one for half a minute.
+    environment = {**os.environ, **dataflow.login(tmp_path)}
     command = [sys.executable, "-m", "trainer.main", "predict", f"--model={model}"]
     where = f"gs://{gcs.BUCKET}"
     command += [f"--input={where}/in/", f"--output={where}/out", "--runtime=onnx"]
