@@ -188,7 +188,7 @@ class Bench:
             given = f"--model={self.made('model')}", f"--input={self.made('cells')}/01"
             return [*given, f"--output={out}", "--instances"]
         if command == "preview":
-            return [f"--data={self.made('data')}", f"--output={out}"]
+            return [f"--data={self.made('data')}", f"--output={out}", "--tiles=1"]
         return [f"--data={out}"]
 
     def run(self, command: str, out: pathlib.Path) -> tuple[int, str]:
