@@ -241,7 +241,7 @@ run_tests() {
   "$python" -m mypy >"$log" 2>&1 &
   types=$!
   # Whole files to each of three processes: fixtures are shared within a file. Two left
-  # cores idle wherever a test waits; more take turns at the same cores.
+  # cores idle wherever a test waits (docs/decisions.md); more were not tried.
   "$python" -m pytest -n 3 --dist loadfile --no-loadscope-reorder "$@" || tests=$?
   wait "$types" || tests=1
   cat "$log"

@@ -42,7 +42,7 @@ VARIANTS = {
 
 def tensorflow_step(width: int, batch: int):
     """The trainer's own step, from the trainer's own parts."""
-    from trainer.start import load_tensorflow  # peers' Python can't
+    from trainer.start import load_tensorflow  # not above: peers lack absl
 
     load_tensorflow()
     import keras

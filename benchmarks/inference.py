@@ -47,7 +47,7 @@ def frame_of(size: tuple[int, int]) -> np.ndarray:
 
 def our_model(given, *, as_onnx: bool):
     """Exports a network with drawn weights and loads it again."""
-    from trainer.start import load_tensorflow  # peers' Python can't
+    from trainer.start import load_tensorflow  # not above: peers lack absl
 
     load_tensorflow()
     from configs import base
