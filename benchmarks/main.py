@@ -115,8 +115,10 @@ BENCHMARKS = (
 )
 
 
-def prepare(work: pathlib.Path, quick: bool, sets: str | None) -> dict[str, str]:
-    """Draws cells and makes shards and a network of them, each once; PLACES."""
+def prepare(
+    work: pathlib.Path, quick: bool, sets: str | None, needed: set[str]
+) -> dict[str, str]:
+    """PLACES; of drawn cells, shards of them and a network, those that are needed."""
     size, frames, steps = (200, 8, 1) if quick else (512, 24, 2)
     cells = work / "sets/drawn"
     made = {
@@ -131,11 +133,13 @@ def prepare(work: pathlib.Path, quick: bool, sets: str | None) -> dict[str, str]
     inputs = [config, f"--input={made['cells']}"]
     run = f"--workdir={work / 'run'}"
     draw = [f"--output={made['cells']}", f"--size={size}", f"--frames={frames}"]
-    module("preprocess.synthetic", *draw)
-    module("preprocess.main", *inputs, f"--output={made['data']}")
+    if needed - {"torch"}:
+        module("preprocess.synthetic", *draw)
+    if needed & {"data", "model"}:
+        module("preprocess.main", *inputs, f"--output={made['data']}")
     short = [f"--config.train.steps={steps}", "--config.train.warmup_steps=0"]
     short += QUICK_NETWORK if quick else ["--config.train.xla=off"]
-    if not (work / "export").exists():
+    if "model" in needed and not (work / "export").exists():
         module("trainer.main", "train", config, *short, f"--data={made['data']}", run)
         output = f"--output={made['model']}"
         module("trainer.main", "export", run, output, "--onnx")
@@ -259,7 +263,10 @@ def main() -> None:
             due.append((benchmark, flags, about, path))
     scratch = given.work.resolve() / ("quick" if given.quick else "full")
     scratch.mkdir(parents=True, exist_ok=True)
-    places = prepare(scratch, given.quick, given.sets) if due else {}
+    needed = {
+        name for _, flags, *_ in due for name in PLACES if f"{{{name}}}" in str(flags)
+    }
+    places = prepare(scratch, given.quick, given.sets, needed)
     failed = []
     for benchmark, flags, about, path in due:
         print(f"[benchmark] {benchmark.name}: {benchmark.question}", file=sys.stderr)
@@ -268,7 +275,6 @@ def main() -> None:
         when = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d")
         json_files.write(str(path), {**about, "when": when, **told})
         failed += [benchmark.name] if told["failed"] else []
-        write_page(given.output)
     print(write_page(given.output))
     if failed:
         raise SystemExit(f"failed: {', '.join(failed)}")

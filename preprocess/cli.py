@@ -6,6 +6,7 @@ Each command has a flag namespace of its own, so that several fit into one proce
 import atexit
 import contextlib
 import ctypes
+import gc
 import os
 import re
 import shutil
@@ -160,6 +161,26 @@ def deaf() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def loading(library: str) -> Iterator[None]:
+    """Loads a big library in four fifths of the time or less (docs/decisions.md).
+
+    What is loaded stays: garbage is not looked for among it, then or later. The first
+    time only: later, it would keep what went before for ever.
+    """
+    if library in sys.modules:
+        yield
+        return
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if collects:
+            gc.enable()
 
 
 def _by_default(number: signal.Signals) -> None:

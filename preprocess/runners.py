@@ -4,7 +4,7 @@ import importlib
 import logging
 import os
 
-from preprocess import preflight
+from preprocess import cli, preflight
 from preprocess.errors import UserError
 
 # Plain DirectRunner would first try to download another runner of Beam's (Prism).
@@ -19,9 +19,10 @@ def parse_options(beam_args: list[str]):
     Raises:
       UserError: an option that neither this command nor Beam has, or one missing.
     """
-    from apache_beam.io.filesystems import FileSystems
-    from apache_beam.options import pipeline_options as beam_options
-    from apache_beam.runners.runner import create_runner
+    with cli.loading("apache_beam"):
+        from apache_beam.io.filesystems import FileSystems
+        from apache_beam.options import pipeline_options as beam_options
+        from apache_beam.runners.runner import create_runner
 
     if any("daskrunner" in argument.lower() for argument in beam_args):
         _load_dask()

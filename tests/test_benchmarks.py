@@ -88,9 +88,11 @@ def test_what_was_measured_is_kept_and_what_failed_is_said(results):
     before = (results / "scale.json").read_bytes()
     done = benchmark(results, "--only=scale")
     assert done.returncode == 0 and "scale: kept" in done.stderr
+    assert "preprocess." not in done.stderr  # nothing is prepared for it
     assert (results / "scale.json").read_bytes() == before
     done = benchmark(results, "--only=tiles", "--sets=nowhere")
     assert done.returncode == 1 and done.stderr.endswith("failed: tiles\n")
+    assert "preprocess.main" not in done.stderr  # it wants frames only
     assert "none of DIC-C2DH-HeLa" in result(results, "tiles")["failed"]
     assert "Failed: exit code 2" in (results / "index.html").read_text()
 

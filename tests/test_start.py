@@ -13,7 +13,11 @@ from trainer.start import load_tensorflow
 load_tensorflow()
 found = {"matplotlib.pyplot", "pandas", "sklearn"} & set(sys.modules)
 assert not found, found
-assert gc.isenabled() and gc.get_freeze_count() > 100_000
+frozen = gc.get_freeze_count()
+assert gc.isenabled() and frozen > 100_000
+left = [[] for _ in range(1000)]  # by a training before
+load_tensorflow()
+assert gc.get_freeze_count() <= frozen
 import matplotlib.pyplot, pandas, sklearn  # tests have them all
 """
 

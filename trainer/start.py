@@ -1,7 +1,6 @@
 """TensorFlow's start, when a command needs it and not before."""
 
 import contextlib
-import gc
 import os
 import sys
 import tempfile
@@ -30,7 +29,12 @@ def starting() -> Iterator[None]:
         b"cpu_feature_guard",
     )
     stderr = os.dup(2)
-    with tempfile.TemporaryFile() as caught, cli.deaf(), _lightly():
+    with (
+        tempfile.TemporaryFile() as caught,
+        cli.deaf(),
+        cli.loading("tensorflow"),
+        _without_helpers(),
+    ):
         os.dup2(caught.fileno(), 2)
         try:
             yield
@@ -44,23 +48,14 @@ def starting() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _lightly() -> Iterator[None]:
-    """Imports in two thirds of the time (docs/decisions.md).
-
-    What is loaded stays: garbage is not looked for among it, then or later. And Keras
-    finds none of NOT_CALLED.
-    """
+def _without_helpers() -> Iterator[None]:
+    """Has Keras, while it is loaded, find none of NOT_CALLED."""
     hidden = [name for name in NOT_CALLED if name not in sys.modules]
     for name in hidden:
         sys.modules[name] = None  # type: ignore[assignment]  # refuses its import
-    collects = gc.isenabled()
-    gc.disable()
     try:
         yield
     finally:
-        gc.freeze()
-        if collects:
-            gc.enable()
         for name in hidden:
             del sys.modules[name]
 
