@@ -168,26 +168,30 @@ def warping_error(truth: np.ndarray, result: np.ndarray) -> float:
     height, width = truth.shape
     # Beyond the frame there is membrane. Flat lists: scalars of arrays are slow.
     stride = width + 2
-    warped = np.pad(truth, 1).astype(np.uint8).ravel().tolist()
-    wanted = np.pad(result, 1).astype(np.uint8).ravel().tolist()
-    rows, columns = np.nonzero(truth != result)
-    waiting = collections.deque(((rows + 1) * stride + columns + 1).tolist())
-    differing = set(waiting)
-    around = [down * stride + across for down, across in _RING]
+    framed = np.pad(truth, 2).astype(np.uint8)
+    rings = np.zeros((height + 2, stride), np.uint8)
+    for bit, (down, across) in enumerate(_RING):
+        shifted = framed[1 + down :, 1 + across :][: height + 2, :stride]
+        rings |= shifted << bit
+    codes = rings.ravel().tolist()  # of each pixel's neighbours, kept as they change
+    differs = bytearray(np.pad(truth != result, 1).tobytes())
+    waiting = collections.deque(np.flatnonzero(np.frombuffer(differs, bool)).tolist())
+    # A neighbour's place, and which bit one is in its code: the opposite.
+    around = [
+        (down * stride + across, 1 << (bit + 4) % 8)
+        for bit, (down, across) in enumerate(_RING)
+    ]
     while waiting:
         place = waiting.popleft()
-        if place not in differing:
+        if not differs[place] or not _SIMPLE[codes[place]]:
             continue
-        code = 0
-        for bit, offset in enumerate(around):
-            code |= warped[place + offset] << bit
-        if _SIMPLE[code]:
-            warped[place] = wanted[place]
-            differing.remove(place)
-            waiting.extend(
-                place + offset for offset in around if place + offset in differing
-            )
-    return len(differing) / truth.size
+        differs[place] = False
+        for offset, mine in around:
+            neighbour = place + offset
+            codes[neighbour] ^= mine
+            if differs[neighbour]:
+                waiting.append(neighbour)
+    return sum(differs) / truth.size
 
 
 _RING = ((-1, -1), (-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1), (0, -1))
