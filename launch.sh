@@ -55,7 +55,7 @@ usage: ./launch.sh COMMAND [--flag=value ...]        (COMMAND --help lists its f
               ./launch.sh lock
 
 UNET_EXTRA=io before any of them takes TensorFlow 2.17 with tensorflow-io, in .venv-io:
-training then streams from s3:// and az:// too (docs/storage.md)
+training then streams from s3:// too (docs/storage.md)
               UNET_EXTRA=io ./launch.sh train --data=s3://BUCKET/data ...
 UNET_VENV=DIR has the environment elsewhere.
 TEXT
@@ -256,6 +256,10 @@ if [[ -n $extra && $extra != io ]]; then
 fi
 command=${1:-help}
 [[ $# -gt 0 ]] && shift
+# What has flags of its own tells them itself.
+if [[ " demo test setup lock " == *" $command "* && ${1:-} =~ ^(-h|--help)$ ]]; then
+  command=help
+fi
 case "$command" in
   help | -h | --help) usage ;;
   setup) setup ;;

@@ -93,7 +93,7 @@ def our_model(given, *, as_onnx: bool):
     else:
         path = os.path.join(given.folder, "model")
         artefact.save(served, path)
-        runtime = runtimes.TensorFlowRuntime(path, about)
+        runtime = runtimes.TensorFlowRuntime(path)
     return lambda frame: runtime.segment(frame[..., None])[..., 1]
 
 

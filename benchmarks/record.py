@@ -12,6 +12,8 @@ import statistics
 import sys
 from collections.abc import Callable, Sequence
 
+from preprocess.errors import UserError
+
 
 @dataclasses.dataclass(frozen=True)
 class Row:
@@ -76,9 +78,13 @@ def read(content: dict) -> list[Row]:
 
 
 def run(main: Callable[[], None]) -> None:
-    """A script's main function, which Ctrl-C ends with one line."""
+    """A script's main function, which Ctrl-C and bad input end with one line."""
     try:
         main()
+    except UserError as error:
+        for problem in error.problems:
+            print(f"benchmark: {problem}", file=sys.stderr)
+        sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print("\nbenchmark: interrupted; run it again to go on", file=sys.stderr)
         sys.exit(130)

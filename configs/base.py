@@ -14,7 +14,7 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.data = data = ml_collections.ConfigDict()
     data.name = ""  # first part of every tile's key; "" takes the input folder's name
-    data.layout = "folder"  # isbi, ctc or folder: see preprocess/sources.py
+    data.layout = "folder"  # isbi, ctc or folder: see preprocess/sources/
     data.labels = "binary"  # ctc: gold, silver, both; folder: binary, class, instance
     data.sequences = ()  # ctc: ("01", "02"); () takes all there are
     data.mask_suffix = ""  # folder: "_mask" where a.png goes with a_mask.png

@@ -12,6 +12,7 @@ from doctor import devices, host, packages, places
 from doctor.finding import Finding
 
 WRONG = 1
+INTERRUPTED = 130  # 128 + SIGINT
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -19,8 +20,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="./launch.sh doctor", description=__doc__, allow_abbrev=False
     )
-    parser.add_argument("--input", default="", help="folder of images, local or gs://")
-    parser.add_argument("--output", default="", help="folder to write to, or gs://")
+    parser.add_argument(
+        "--input", default="", help="folder of images, local, gs:// or s3://"
+    )
+    parser.add_argument(
+        "--output", default="", help="folder to write to, local, gs:// or s3://"
+    )
     given = parser.parse_args(argv)
     for name in ("input", "output"):
         if getattr(given, name) == "" and f"--{name}=" in (argv or sys.argv):
@@ -54,7 +59,11 @@ def show(finding: Finding) -> bool:
 
 def run() -> None:
     """Entry point of `unet-doctor` and `python -m doctor.main`."""
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        print("\ndoctor: interrupted", file=sys.stderr)
+        sys.exit(INTERRUPTED)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """Whether a config makes sense, before any work is done."""
 
+import math
+
 import ml_collections
 
 from preprocess import tiling
@@ -16,6 +18,7 @@ def check_data_config(config: ml_collections.ConfigDict) -> None:
     data, model = config.data, config.model
     problems = [
         f"config.{name}={value!r} must be at least {least}"
+        + ("" if math.isfinite(value) else ", and finite")
         for name, value, least in (
             ("data.num_shards", data.num_shards, 1),
             ("data.augmentations", data.augmentations, 1),
@@ -34,7 +37,7 @@ def check_data_config(config: ml_collections.ConfigDict) -> None:
             ("data.split.validation", data.split.validation, 0),
             ("data.split.test", data.split.test, 0),
         )
-        if value < least
+        if not least <= value < math.inf  # NaN is on neither side
     ]
     if model.classes > UNLABELLED:
         problems.append(f"config.model.classes={model.classes}: at most {UNLABELLED}")
@@ -43,9 +46,10 @@ def check_data_config(config: ml_collections.ConfigDict) -> None:
             f"config.model.class_names: {len(model.class_names)} names where "
             f"config.model.classes={model.classes}; name all, or give () to number them"
         )
-    if data.border_sigma_px <= 0:
+    if not 0 < data.border_sigma_px < math.inf:
         problems.append(
-            f"config.data.border_sigma_px={data.border_sigma_px}: not above 0"
+            f"config.data.border_sigma_px={data.border_sigma_px}: must be above 0 and "
+            "finite"
         )
     if not problems:
         try:

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import signal
 import socket
 import subprocess
 import sys
@@ -27,6 +28,20 @@ def test_a_sound_machine_is_fine(cells, tmp_path, capsys):
     expected |= {"CRC extension", "Beam's staging build", "TensorFlow", "GPUs"}
     assert looked >= expected | {"precision"}
     assert not (tmp_path / "out").exists()
+
+
+def test_ctrl_c_is_one_line():
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-m", "doctor.main"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline()  # it is at work
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130 and said == "\ndoctor: interrupted\n"
 
 
 def test_nothing_installed_is_one_line_and_a_cure():

@@ -34,6 +34,14 @@ def test_a_folder_that_is_no_environment_is_left_alone(tmp_path, python):
     assert (tmp_path / "mine.txt").read_text() == "mine"
 
 
+@pytest.mark.parametrize("command", ["demo", "setup", "lock", "test"])
+def test_help_of_what_has_no_flags_runs_nothing(command, tmp_path):
+    nothing = tmp_path / "venv"
+    done = launch(command, "--help", UNET_VENV=str(nothing))
+    assert done.returncode == 0 and done.stdout.startswith("usage: ./launch.sh")
+    assert not nothing.exists()
+
+
 def test_extras_are_checked_for_every_command():
     for command in ("setup", "doctor", "test"):
         done = launch(command, UNET_EXTRA="azure")

@@ -47,7 +47,7 @@ def save(values, rest):
     checkpoints.save(tf.train.Checkpoint(v=tf.Variable(1.0)), f"{bucket}/kept", 1, {})
 
 def load(values, rest):
-    runtimes.TensorFlowRuntime(f"{bucket}/model", {})
+    runtimes.TensorFlowRuntime(f"{bucket}/model")
 
 bucket, *names = sys.argv[1:]
 jobs = [read] * len(names) + [save, load]

@@ -28,12 +28,10 @@ def test_several_devices_share_the_images(model, images, predict, tmp_path):
 @pytest.mark.slow
 def test_a_model_per_device_computes_there(model, images):
     """Two logical processors of this process: constants and results lie on each."""
-    from trainer.export import layout
     from trainer.predict.runtimes import TensorFlowRuntime
 
-    about = layout.read_about(str(model / "1"))
     for index in (0, 1):
-        runtime = TensorFlowRuntime(str(model / "1"), about, device=f"/cpu:{index}")
+        runtime = TensorFlowRuntime(str(model / "1"), device=f"/cpu:{index}")
         with tf.device(f"/cpu:{index}"):
             batch = tf.zeros([1, 30, 30, 1])
             result = runtime.function(image=batch)["classes"]

@@ -16,7 +16,7 @@ from trainer.export.memory import tile_within
 from trainer.export.publish import check, files_below, publish, staging
 from trainer.export.signatures import Served
 from trainer.inference import Segmenter
-from trainer.input_pipeline import Geometry, geometry_of
+from trainer.input_pipeline import geometry_of
 from trainer.layers import freeze, with_variables
 from trainer.restore import restore_network
 
@@ -180,7 +180,7 @@ def write_extras(
         name: [_shown(spec) for spec in function.input_signature]
         for name, function in served.functions.items()
     }
-    height, width = _warmup_size(folder, info, served.geometry, content["tile"])
+    height, width = _warmup_size(folder, info, content["tile"])
     written = {
         layout.CONFIG: json_files.as_json(config.to_dict()),
         layout.ABOUT: json_files.as_json(content),
@@ -196,9 +196,7 @@ def _shown(spec: tf.TensorSpec) -> str:
     return f"`{spec.name}` {spec.dtype.name} [{axes}]"
 
 
-def _warmup_size(
-    folder: str, info: dict[str, Any], geometry: Geometry, tile: int
-) -> tuple[int, int]:
+def _warmup_size(folder: str, info: dict[str, Any], tile: int) -> tuple[int, int]:
     """The first frame's height and width in px, at most a tile's."""
     first = next(read_sources(folder, info))
     return min(first["height"], tile), min(first["width"], tile)

@@ -63,15 +63,13 @@ def load(
     from trainer import strategy
 
     names = strategy.device_names(devices)
-    return [TensorFlowRuntime(version, about, tta=tta, device=name) for name in names]
+    return [TensorFlowRuntime(version, tta=tta, device=name) for name in names]
 
 
 class TensorFlowRuntime:
     """A SavedModel on one device."""
 
-    def __init__(
-        self, path: str, about: dict[str, Any], *, tta: bool = False, device: str = ""
-    ):
+    def __init__(self, path: str, *, tta: bool = False, device: str = ""):
         """Loads a SavedModel, as `load` does."""
         import tensorflow as tf
 
