@@ -15,7 +15,7 @@ from trainer.scores.pixels import pixel_scores
 
 RNG = np.random.default_rng(0)
 LOGITS = RNG.normal(size=(2, 7, 9, 3)).astype(np.float32)
-LABEL = RNG.choice([0, 1, 2, UNLABELLED], (2, 7, 9)).astype(np.int32)
+LABEL = RNG.choice([0, 1, 2, UNLABELLED], (2, 7, 9)).astype(np.int64)
 BORDER = RNG.uniform(0, 10, (2, 7, 9)).astype(np.float32)
 WEIGHTS = np.array([0.5, 1.0, 3.0], np.float32)
 

@@ -1,12 +1,21 @@
-"""Learning rates by step, against their formulas; rules for the batch."""
+"""Learning rates by step against their formulas, and updates against Keras'."""
 
 import math
 
+import keras
+import numpy as np
 import pytest
+import tensorflow as tf
 
 from configs import base
 from trainer.check import check_train_config
-from trainer.optimizers import highest_rate, make_schedule
+from trainer.optimizers import (
+    FIRST_SCALE,
+    GROWTH_STEPS,
+    Optimizer,
+    highest_rate,
+    make_schedule,
+)
 
 
 def train_part(**changes):
@@ -60,3 +69,98 @@ def test_every_choice_of_the_config_is_accepted():
             config.train.weight_decay = 0.01
             config.train[name] = choice
             check_train_config(config)
+
+
+# --- Updates -------------------------------------------------------------------------
+
+RATE = 0.05
+
+
+def weights():
+    """A kernel and a bias, the same each time."""
+    drawn = np.random.default_rng(1)
+    shapes = {"kernel": (3, 4), "bias": (4,)}
+    return [
+        keras.Variable(drawn.normal(size=shape), dtype="float32", name=name)
+        for name, shape in shapes.items()
+    ]
+
+
+def gradients(step):
+    drawn = np.random.default_rng(step + 2)
+    return [tf.constant(drawn.normal(size=v.shape), tf.float32) for v in weights()]
+
+
+def updated(train, *, steps, keras_optimizer=None):
+    """The weights after some steps, by our optimiser or by Keras'."""
+    trained = weights()
+    if keras_optimizer:
+        keras_optimizer.exclude_from_weight_decay(var_names=["bias"])
+    ours = None if keras_optimizer else Optimizer(train, trained, scaled=False)
+    for step in range(steps):
+        if ours:
+            ours.apply(gradients(step), tf.constant(RATE))
+        else:
+            keras_optimizer.apply(gradients(step), trained)
+    return [v.numpy() for v in trained]
+
+
+@pytest.mark.parametrize("decay", (0.0, 0.1))
+@pytest.mark.parametrize("clip", (0.0, 1.0))
+@pytest.mark.parametrize("name", ("sgd", "adam", "adamw"))
+def test_updates_are_those_of_keras(name, clip, decay):
+    """Momentum, moments, their bias, decay of kernels alone, clipping by the norm."""
+    train = train_part(optimizer=name, momentum=0.9, clip_norm=clip, weight_decay=decay)
+    settings = {
+        "learning_rate": RATE,
+        "global_clipnorm": clip or None,
+        "weight_decay": decay or (0.0 if name == "adamw" else None),
+    }
+    if name == "sgd":
+        theirs = keras.optimizers.SGD(momentum=0.9, **settings)
+    else:
+        kinds = {"adam": keras.optimizers.Adam, "adamw": keras.optimizers.AdamW}
+        theirs = kinds[name](**settings)
+    ours = updated(train, steps=7)
+    expected = updated(train, steps=7, keras_optimizer=theirs)
+    for mine, their, start in zip(ours, expected, weights(), strict=True):
+        np.testing.assert_allclose(mine, their, rtol=1e-5, atol=1e-7)
+        assert np.abs(mine - start.numpy()).max() > 0.01
+
+
+def test_a_scaled_loss_gives_the_same_updates():
+    """The scale is taken out again, also of the norm that is returned and clipped."""
+    train = train_part(optimizer="adam", clip_norm=1.0)
+    results = []
+    for scaled in (False, True):
+        trained = weights()
+        optimizer = Optimizer(train, trained, scaled=scaled)
+        factor = optimizer.scale_loss(tf.constant(1.0))
+        norm = optimizer.apply([g * factor for g in gradients(0)], tf.constant(RATE))
+        results.append([float(norm), *[v.numpy() for v in trained]])
+    for plain, with_scale in zip(*results, strict=True):
+        np.testing.assert_allclose(with_scale, plain, rtol=1e-6)
+
+
+def test_infinite_gradients_change_nothing_but_the_scale():
+    trained = weights()
+    optimizer = Optimizer(train_part(optimizer="adam"), trained, scaled=True)
+    first, second = gradients(0)
+    for bad in (np.inf, np.nan):
+        optimizer.apply([first * bad, second], tf.constant(RATE))
+    for variable, start in zip(trained, weights(), strict=True):
+        np.testing.assert_array_equal(variable, start)
+    for slot in [slot for slots in optimizer.slots for slot in slots]:
+        assert not slot.numpy().any()
+    assert float(optimizer.scale) == FIRST_SCALE / 4
+    assert int(optimizer.updates) == 0  # or Adam's next step would be off
+    optimizer.apply([first, second], tf.constant(RATE))
+    assert int(optimizer.updates) == 1 and int(optimizer.finite_steps) == 1
+
+
+def test_the_scale_doubles_after_enough_finite_steps():
+    optimizer = Optimizer(train_part(), weights(), scaled=True)
+    optimizer.finite_steps.assign(GROWTH_STEPS - 1)
+    optimizer.apply(gradients(0), tf.constant(RATE))
+    assert float(optimizer.scale) == 2 * FIRST_SCALE
+    assert int(optimizer.finite_steps) == 0

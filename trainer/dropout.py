@@ -3,14 +3,18 @@
 import keras
 import tensorflow as tf
 
+PHILOX = 1  # tf.random.Algorithm.PHILOX: the same numbers on processors and GPUs
+AT_ONCE = 4  # numbers that it draws from one value of its counter
+
 
 class TileSeeds:
-    """The seeds that the step being traced gives its tiles: int64 [B].
+    """Seed of the first tile of the batch that is being traced: int64 [].
 
-    Set by the training step before it calls the network, read by its dropout layers.
+    The next tiles have the next seeds. Set by the training step before it calls the
+    network, read by its dropout layers.
     """
 
-    current: tf.Tensor | None = None
+    first: tf.Tensor | None = None
 
 
 class TileDropout(keras.layers.Layer):
@@ -20,6 +24,9 @@ class TileDropout(keras.layers.Layer):
     all replicas share. Here a resumed run draws the masks of the uninterrupted one, two
     replicas those of one device with the same global batch, and a batch taken in parts
     those of the whole.
+
+    A layer has one endless sequence of random numbers, and each tile its own stretch of
+    it, by its seed. So one call draws for all tiles of a batch.
     """
 
     def __init__(self, rate: float, *, seed: int, seeds: TileSeeds, **named):
@@ -29,20 +36,21 @@ class TileDropout(keras.layers.Layer):
         self.seed = seed
         self.seeds = seeds
 
-    def call(self, x, training=False):
+    def call(self, x_BHWC, training=False):
         if not training:
-            return x
-        shape = tf.shape(x)[1:]
-
-        def uniform(tile_seed):
-            seed = tf.stack([tf.constant(self.seed, tf.int64), tile_seed])
-            return tf.random.stateless_uniform(shape, seed, alg="philox")
-
-        drawn = tf.map_fn(
-            uniform, self.seeds.current, fn_output_signature=tf.TensorSpec(x.shape[1:])
+            return x_BHWC
+        shape = tf.shape(x_BHWC)
+        stretch = -(-tf.reduce_prod(shape[1:]) // AT_ONCE)  # values of the counter
+        first = tf.cast(self.seeds.first, tf.uint64) * tf.cast(stretch, tf.uint64)
+        drawn = tf.raw_ops.StatelessRandomUniformV2(
+            shape=[shape[0], stretch * AT_ONCE],
+            key=tf.constant([self.seed], tf.uint64),
+            counter=tf.stack([first, tf.zeros_like(first)]),
+            alg=PHILOX,
         )
-        kept = tf.cast(drawn >= self.rate, x.dtype)
-        return x * kept / tf.cast(1 - self.rate, x.dtype)
+        drawn = tf.reshape(drawn[:, : tf.reduce_prod(shape[1:])], shape)
+        kept = tf.cast(drawn >= self.rate, x_BHWC.dtype)
+        return x_BHWC * kept / tf.cast(1 - self.rate, x_BHWC.dtype)
 
     def compute_output_shape(self, input_shape):
         return input_shape

@@ -36,7 +36,7 @@ def weighted_cross_entropy(
 
     Args:
       logits_BHWK: float32.
-      label_BHW: int32; 255 is unlabelled and costs nothing.
+      label_BHW: int64; 255 is unlabelled and costs nothing.
       border_BHW: float32, the border term.
       class_weight_K: float32.
 
@@ -45,7 +45,7 @@ def weighted_cross_entropy(
       loss is the mean of its tiles' however they are spread over replicas.
     """
     labelled_BHW = label_BHW != UNLABELLED
-    safe_BHW = tf.where(labelled_BHW, label_BHW, 0)
+    safe_BHW = tf.where(labelled_BHW, label_BHW, tf.zeros_like(label_BHW))
     entropy_BHW = tf.nn.sparse_softmax_cross_entropy_with_logits(safe_BHW, logits_BHWK)
     weight_BHW = tf.gather(class_weight_K, safe_BHW) + border_BHW
     weight_BHW *= tf.cast(labelled_BHW, tf.float32)
@@ -60,7 +60,7 @@ def soft_dice_loss(logits_BHWK: tf.Tensor, label_BHW: tf.Tensor) -> tf.Tensor:
 
     Args:
       logits_BHWK: float32.
-      label_BHW: int32; 255 is unlabelled and counts nowhere.
+      label_BHW: int64; 255 is unlabelled and counts nowhere.
 
     Returns:
       float32 [B].

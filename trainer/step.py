@@ -14,8 +14,10 @@ from trainer.dropout import TileSeeds
 from trainer.graphs import graph_function
 from trainer.losses import tile_losses
 from trainer.model import build_model
-from trainer.optimizers import make_optimizer
+from trainer.optimizers import Optimizer, make_schedule
 
+# Sent in packs, each as soon as its gradients are there.
+PACKS = tf.distribute.experimental.CommunicationOptions(bytes_per_pack=32 * 2**20)
 MOST_TILES = 2**20  # a step, to tell the seeds of one step from those of the next
 
 
@@ -37,8 +39,12 @@ class State(tf.Module):
             if self.ema
             else self.network
         )
-        self.optimizer = make_optimizer(config.train, precision, self.step)
-        self.optimizer.build(self.network.trainable_variables)
+        self.schedule = make_schedule(config.train)
+        self.optimizer = Optimizer(
+            config.train,
+            self.network.trainable_variables,
+            scaled=precision == "mixed_float16",
+        )
 
     def checkpoint(self) -> tf.train.Checkpoint:
         """What is saved; `averaged` is `network` itself where there is no average."""
@@ -49,19 +55,29 @@ class State(tf.Module):
             step=self.step,
         )
 
-    def update_average(self, strategy: tf.distribute.Strategy) -> None:
+    def apply(self, gradients: list[tf.Tensor]) -> tf.Tensor:
+        """Makes one update of a device's variables: weights, slots, average and step.
+
+        Args:
+          gradients: of the scaled loss, summed over replicas.
+
+        Returns:
+          The gradients' norm, float32 [].
+        """
+        norm = self.optimizer.apply(gradients, self.schedule(self.step))
+        if self.ema:
+            self._move_average()
+        self.step.assign_add(1)
+        return norm
+
+    def _move_average(self) -> None:
         """Moves the average towards the weights, faster in the beginning."""
-        if not self.ema:
-            return
         step = tf.cast(self.step, tf.float32)
         kept = tf.minimum(self.ema, (1 + step) / (10 + step))
-
-        def move(average, weight):
-            average.assign(kept * average + (1 - kept) * weight)
-
         pairs = zip(self.averaged.weights, self.network.weights, strict=True)
         for average, weight in pairs:
-            strategy.extended.update(average.value, move, args=(weight.value,))
+            mean = kept * average.value + (1 - kept) * weight.value
+            average.value.assign(mean)
 
 
 class Made(NamedTuple):
@@ -81,17 +97,18 @@ def make_gradients(
     global_batch: int,
     xla: bool,
 ) -> Callable:
-    """The function of a batch and its tiles' seeds: loss and scaled gradients.
+    """The function of a batch and its first tile's seed: loss and scaled gradients.
 
     A replica's loss is its tiles' sum over the global batch, so that replicas, and
     parts of a batch, add up to the loss and gradient that one device would have.
     """
 
     @graph_function(jit_compile=xla or None)
-    def gradients_of(batch, tile_seeds):
-        state.tile_seeds.current = tile_seeds
+    def gradients_of(batch, first_seed):
+        state.tile_seeds.first = first_seed
         image = input_pipeline.normalise(batch)
-        label = tf.cast(batch["label"], tf.int32)
+        # int64, because GPUs compare and reshape int32 on the host.
+        label = tf.cast(batch["label"], tf.int64)
         border = tf.cast(batch["weight"], tf.float32) * geometry.weight_step
         variables = state.network.trainable_variables
         with tf.GradientTape() as tape:
@@ -115,13 +132,16 @@ def make_steps(
 ) -> Callable:
     """The graph function that runs n steps: (iterator, n, stop) to `Made`.
 
+    A step on each replica is one function of its tiles, a sum over replicas, and one
+    function of the sums: the ops between are few, so that the host keeps up with a GPU.
+
     Args:
       state: what the steps change.
       strategy: over which replicas.
       geometry: of the records.
       weights: of the classes.
       train: the config's `train` part.
-      xla: whether forward and backward are compiled.
+      xla: whether both functions are compiled.
     """
     gradients_of = make_gradients(
         state,
@@ -131,20 +151,21 @@ def make_steps(
         global_batch=train.global_batch,
         xla=xla,
     )
+    update = graph_function(state.apply, jit_compile=xla or None)
     own = train.global_batch // strategy.num_replicas_in_sync
     size = own // train.accumulate  # tiles taken at once
 
-    def gradients_of_parts(batch, seeds):
+    def gradients_of_parts(batch, first_seed):
         """The sum over the parts of a replica's batch."""
         if train.accumulate == 1:
-            return gradients_of(batch, seeds)
+            return gradients_of(batch, first_seed)
         parts = {k: tf.reshape(v, [-1, size, *v.shape[1:]]) for k, v in batch.items()}
-        seeds = tf.reshape(seeds, [-1, size])
         variables = state.network.trainable_variables
 
         def add(index, total, sums):
             part = {name: value[index] for name, value in parts.items()}
-            loss, gradients = gradients_of(part, seeds[index])
+            seed = first_seed + tf.cast(index, tf.int64) * size
+            loss, gradients = gradients_of(part, seed)
             added = [a + b for a, b in zip(sums, gradients, strict=True)]
             return index + 1, total + loss, added
 
@@ -157,31 +178,28 @@ def make_steps(
         )
         return total, sums
 
-    def replica_step(batch):
+    def summed_gradients(batch):
+        """The loss and gradients of the global batch, on each replica."""
         replica = tf.distribute.get_replica_context()
         first = tf.cast(replica.replica_id_in_sync_group, tf.int64) * own
-        seeds = state.step * MOST_TILES + first + tf.range(own, dtype=tf.int64)
-        loss, gradients = gradients_of_parts(batch, seeds)
-        gradients = replica.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
-        norm = tf.linalg.global_norm(gradients) / state.optimizer.scale_loss(1.0)
-        if train.clip_norm:
-            factor = tf.minimum(1.0, train.clip_norm / norm)
-            gradients = [gradient * factor for gradient in gradients]
-        state.optimizer.apply(gradients, state.network.trainable_variables)
-        return loss, norm
-
-    def summed(per_replica):
-        return strategy.reduce(tf.distribute.ReduceOp.SUM, per_replica, axis=None)
+        loss, gradients = gradients_of_parts(batch, state.step * MOST_TILES + first)
+        return replica.all_reduce(
+            tf.distribute.ReduceOp.SUM, [loss, *gradients], options=PACKS
+        )
 
     @graph_function
     def run_steps(iterator, count, stop):
         def one(index, losses, norms):
-            loss, norm = strategy.run(replica_step, args=(iterator.get_next(),))
-            local = strategy.experimental_local_results(norm)[0]  # all are the same
-            state.update_average(strategy)
-            state.step.assign_add(1)
-            losses = losses.write(index, summed(loss))
-            return index + 1, losses, norms.write(index, local)
+            loss, *gradients = strategy.run(
+                summed_gradients, args=(iterator.get_next(),)
+            )
+            # On each device, with that device's part of all variables.
+            norm = strategy.extended.update(
+                state.step, lambda _, sums: update(sums), args=(gradients,)
+            )
+            # They are the same everywhere.
+            loss, norm = (local(strategy, value) for value in (loss, norm))
+            return index + 1, losses.write(index, loss), norms.write(index, norm)
 
         made = [tf.TensorArray(tf.float32, size=count) for _ in range(2)]
         _, losses, norms = tf.while_loop(
@@ -190,7 +208,14 @@ def make_steps(
             (tf.constant(0), *made),
             parallel_iterations=1,  # steps follow each other
         )
-        stops = summed(strategy.run(lambda: tf.cast(stop, tf.int32)))
+        # float32, because NCCL sums no int32.
+        stops = strategy.run(lambda: tf.cast(stop, tf.float32))
+        stops = strategy.reduce(tf.distribute.ReduceOp.SUM, stops, axis=None)
         return Made(losses.stack(), norms.stack(), stops)
 
     return run_steps
+
+
+def local(strategy: tf.distribute.Strategy, value):
+    """This worker's first replica's value."""
+    return strategy.experimental_local_results(value)[0]
