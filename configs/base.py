@@ -61,7 +61,8 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.train = train = ml_collections.ConfigDict()
     train.steps = 40_000  # optimiser steps
-    train.global_batch = 1  # tiles a step over all replicas: large tiles, not batches
+    train.global_batch = 0  # tiles a step over all replicas; 0: see the next key
+    train.tiles_per_replica = 0  # 0: as many as fit a GPU, up to 8; 1 on a processor
     train.accumulate = 1  # parts that a replica's tiles are taken in, to save memory
     train.optimizer = "sgd"  # sgd (with momentum), adam or adamw
     train.momentum = 0.99  # sgd: high, so that many past tiles shape each step
@@ -70,8 +71,10 @@ def get_config() -> ml_collections.ConfigDict:
     train.ema = 0.0  # share kept by the moving average of weights, as 0.999; 0 has none
     train.schedule = "constant"  # constant, cosine or polynomial
     train.learning_rate = 1e-3  # the highest, after the warm-up
-    train.learning_rate_rule = "fixed"  # fixed, or linear, sqrt in batches of reference
-    train.reference_batch = 1  # tiles a step that learning_rate is for, by such a rule
+    # fixed, linear or sqrt in global_batch / reference_batch; auto: sqrt where
+    # global_batch is 0, else fixed
+    train.learning_rate_rule = "auto"
+    train.reference_batch = 1  # tiles a step that learning_rate is for
     train.warmup_steps = 0  # linear from 0
     train.final_learning_rate = 0.0  # share left at the last step: cosine, polynomial
     train.decay_power = 0.9  # polynomial: (1 - step / steps) to this power
@@ -79,14 +82,16 @@ def get_config() -> ml_collections.ConfigDict:
     train.class_weights = "balanced"  # balanced: inverse to frequency; none: 1 each
     train.shuffle_tiles = 256  # tiles in the shuffle buffer (572 px: about 0.4 MB each)
     train.precision = "auto"  # auto, float32, mixed_bfloat16, mixed_float16
-    train.xla = "auto"  # on, off; auto: on for the processor, where it is faster
+    train.xla = "auto"  # on, off; auto: on, but for GPUs newer than it (Blackwell)
+    # GPUs repeat and resume bit for bit, at some cost in speed; processors always do.
+    train.deterministic = False
     train.steps_per_call = 10  # steps in one graph call between looks at the host
     train.log_every_steps = 20  # a line in metrics.jsonl and TensorBoard
-    train.validate_every_steps = 1000  # scores and pictures of the validation split
+    train.validate_every_steps = 0  # scores, pictures; 0: 20 times in the training
     train.validate_frames = 0  # whole frames each time, spread over the split; 0: all
     train.best_metric = "mean_iou"  # or pixel_error, cross_entropy: what "best" means
     train.patience = 0  # stops after so many validations without a better; 0: never
-    train.checkpoint_every_steps = 1000
+    train.checkpoint_every_steps = 0  # 0: by time alone
     train.checkpoint_every_minutes = 10.0  # whichever comes first; 0: by steps alone
     train.keep_checkpoints = 3  # the newest; the best stays too
 

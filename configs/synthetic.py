@@ -23,7 +23,8 @@ def cpu(config: ml_collections.ConfigDict) -> None:
     variants.cpu(config)
     config.model.depth = 3  # drawn cells are small: 44 px of context see them whole
     config.data.tile_size = 276  # px in, 188 out
-    config.train.global_batch = 4
+    config.train.tiles_per_replica = 4
+    config.train.reference_batch = 4
     config.train.steps = 250
     config.train.checkpoint_every_steps = 50
     config.train.validate_every_steps = 125

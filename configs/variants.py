@@ -39,6 +39,7 @@ def cpu(config: ml_collections.ConfigDict) -> None:
     config.model.width = 16  # a sixteenth of the arithmetic
     config.model.standardized_kernels = True
     config.model.dropout = 0.0  # a narrow network trained for minutes does not overfit
+    config.train.tiles_per_replica = 1
     config.train.steps = 1800
     config.train.optimizer = "adam"  # far sooner than plain momentum at so few steps
     config.train.learning_rate = 1e-3

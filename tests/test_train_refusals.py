@@ -85,9 +85,10 @@ def test_gradient_that_is_not_finite_stops_at_its_own_step(
         gradients_of = real(*arguments, **named)
 
         def wrapped(batch, first_seed):
-            loss, gradients = gradients_of(batch, first_seed)
+            [pack] = gradients_of(batch, first_seed)
             third = tf.equal(first_seed // step.MOST_TILES, 2)
-            return loss, [g + tf.where(third, np.nan, 0.0) for g in gradients]
+            nan = tf.where(third, np.nan, 0.0)
+            return [tf.concat([pack[:-1] + nan, pack[-1:]], 0)]  # the loss is the last
 
         return wrapped
 

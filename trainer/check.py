@@ -12,7 +12,7 @@ from preprocess.facts import data_config
 CHOICES = {
     "optimizer": ("sgd", "adam", "adamw"),
     "schedule": ("constant", "cosine", "polynomial"),
-    "learning_rate_rule": ("fixed", "linear", "sqrt"),
+    "learning_rate_rule": ("auto", "fixed", "linear", "sqrt"),
     "loss": ("cross_entropy", "dice", "cross_entropy+dice"),
     "class_weights": ("balanced", "none"),
     "precision": ("auto", "float32", "mixed_bfloat16", "mixed_float16"),
@@ -21,7 +21,6 @@ CHOICES = {
 }
 POSITIVE = (
     "steps",
-    "global_batch",
     "accumulate",
     "learning_rate",
     "reference_batch",
@@ -29,11 +28,13 @@ POSITIVE = (
     "shuffle_tiles",
     "steps_per_call",
     "log_every_steps",
-    "validate_every_steps",
-    "checkpoint_every_steps",
     "keep_checkpoints",
 )
 NOT_NEGATIVE = (
+    "global_batch",
+    "tiles_per_replica",
+    "validate_every_steps",
+    "checkpoint_every_steps",
     "weight_decay",
     "clip_norm",
     "validate_frames",
@@ -81,6 +82,16 @@ def check_train_config(config: ml_collections.ConfigDict) -> None:
         problems.append(
             f"config.train.warmup_steps={train.warmup_steps} must be below "
             f"config.train.steps={train.steps}"
+        )
+    if train.tiles_per_replica % max(1, train.accumulate):
+        problems.append(
+            f"config.train.tiles_per_replica={train.tiles_per_replica} is not "
+            f"divisible by config.train.accumulate={train.accumulate}"
+        )
+    if not train.checkpoint_every_steps and not train.checkpoint_every_minutes:
+        problems.append(
+            "config.train.checkpoint_every_steps and checkpoint_every_minutes are both "
+            "0: nothing would be saved before the end; set one of them"
         )
     if train.optimizer == "adamw" and not train.weight_decay:
         problems.append(

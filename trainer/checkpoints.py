@@ -4,9 +4,11 @@ checkpoints/step-00000120/state.index, state.data-00000-of-00001   TensorFlow's
                           about.json   written last: files with sha256, progress
 """
 
+import hashlib
 import os
 import re
 import sys
+import tempfile
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -98,39 +100,60 @@ def _write_about(inside: str, about: About) -> None:
 def save(
     checkpoint: tf.train.Checkpoint, folder: str, step: int, progress: dict[str, Any]
 ) -> None:
-    """Writes the checkpoint of a step: aside and renamed, or remotely the mark last."""
-    final = files.join(folder, name_of(step))
-    remote = files.is_remote(folder)
-    written = final if remote else files.join(folder, files.TEMPORARY + name_of(step))
-    if remote:
-        remove(folder, step)
-    else:
-        files.remove([written])
+    """Writes the checkpoint of a step: aside and renamed, or remotely the mark last.
+
+    What goes to a store is written to this machine first, so that nothing has to be
+    read back from there for its digest.
+    """
+    if files.is_remote(folder):
+        with tempfile.TemporaryDirectory(prefix="unet-checkpoint-") as scratch:
+            sizes = _write_state(checkpoint, scratch)
+            inside = files.join(folder, name_of(step))
+            remove(folder, step)
+            digests = {
+                name: _uploaded(os.path.join(scratch, name), files.join(inside, name))
+                for name in sizes
+            }
+            _write_about(inside, About(step, progress, sizes, digests))
+        return
+    written = files.join(folder, files.TEMPORARY + name_of(step))
+    files.remove([written])
     files.make_folder(written)
+    sizes = _write_state(checkpoint, written)
+    digests = {name: files.sha256_of(files.join(written, name)) for name in sizes}
+    for name in sizes:
+        _flush(files.join(written, name))
+    _write_about(written, About(step, progress, sizes, digests))
+    remove(folder, step)
+    os.replace(written, files.join(folder, name_of(step)))
+    _flush(folder)
+
+
+def _write_state(checkpoint: tf.train.Checkpoint, folder: str) -> dict[str, int]:
+    """Has TensorFlow write into a folder of this machine; sizes of its files.
+
+    Raises:
+      UserError, OSError: it could not: a full disk, no permission.
+    """
     try:
-        checkpoint.write(files.join(written, STATE))
-    except tf.errors.OpError as error:  # a full disk, no permission, a lost bucket
-        if line := stores.line_of(error, [written]):
-            raise UserError(f"checkpoint not written: {line}") from error
+        checkpoint.write(os.path.join(folder, STATE))
+    except tf.errors.OpError as error:
         if of_disk := stores.disk_error(error):
             raise of_disk from error
         reason = " ".join(error.message.split())[:200]
-        raise UserError(f"{written}: checkpoint not written: {reason}") from error
-    paths = files.list_files(written)
-    about = About(
-        step,
-        progress,
-        {files.basename(path): files.size_of(path) for path in paths},
-        {files.basename(path): files.sha256_of(path) for path in paths},
-    )
-    if not remote:
-        for path in paths:
-            _flush(path)
-    _write_about(written, about)
-    if not remote:
-        remove(folder, step)
-        os.replace(written, final)
-        _flush(folder)
+        raise UserError(f"{folder}: checkpoint not written: {reason}") from error
+    paths = files.list_files(folder)
+    return {files.basename(path): files.size_of(path) for path in paths}
+
+
+def _uploaded(path: str, destination: str) -> str:
+    """Copies a file and returns its sha256, of one reading."""
+    digest = hashlib.sha256()
+    with files.open_atomic(destination) as file:
+        for block in files.read_blocks(path):
+            digest.update(block)
+            file.write(block)
+    return digest.hexdigest()
 
 
 def note_progress(folder: str, step: int, progress: dict[str, Any]) -> None:

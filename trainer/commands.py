@@ -3,6 +3,7 @@
 TensorFlow is loaded when one runs, not before.
 """
 
+import functools
 import os
 import signal
 import sys
@@ -26,6 +27,7 @@ def train(values: flags.FlagValues, _: list[str]) -> None:
     profile_steps = _profile_steps(values.profile_steps)
     config = cli.config_of(values)
     devices = _devices(values)
+    from trainer import faults
     from trainer import train as training
 
     if not values.cache:
@@ -41,12 +43,14 @@ def train(values: flags.FlagValues, _: list[str]) -> None:
     if values.dry_run:
         from trainer.dry_run import dry_run
 
-        with training.built(config, values.data, devices, options) as run:
+        with training.built(
+            config, values.data, values.workdir or "", devices, options
+        ) as run:
             print(dry_run(run))
         return
     try:
         ended = training.train(config, values.data, values.workdir, devices, options)
-    except training.WorkerEnded as error:
+    except faults.WorkerEnded as error:
         error.exit_code = values.stopped_exit_code or error.exit_code
         raise
     if not ended:
@@ -58,13 +62,19 @@ def _devices(values: flags.FlagValues):
     with starting():
         from trainer import rendezvous, strategy
 
+        start = functools.partial(
+            strategy.start,
+            values.devices,
+            all_reduce=values.all_reduce,
+            allow_cpu=values.allow_cpu,
+        )
         worker, size = strategy.read_cluster()
         if size == 1:
-            return strategy.start(values.devices)
+            return start()
     # It waits for the others, and may have to say so.
     print(f"worker {worker} of {size}: waiting for the others", flush=True)
     rendezvous.meet(strategy.read_hosts(), worker, values.wait_minutes)
-    devices = strategy.start(values.devices)
+    devices = start()
     # TensorFlow's runtime has taken SIGTERM for itself.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     cli.hear_signals()

@@ -13,6 +13,7 @@ import sys
 import time
 from typing import Any, NamedTuple
 
+import ml_collections
 import tensorflow as tf
 
 from preprocess import files, locks
@@ -22,11 +23,22 @@ from trainer.build import Built
 from trainer.logbook import Logbook
 from trainer.optimizers import make_schedule
 from trainer.report import page
+from trainer.saver import Saver
+from trainer.step import State
 from trainer.stopping import Stop
 from trainer.validate import Validation
 
 HIGHER_IS_BETTER = {"mean_iou": True, "pixel_error": False, "cross_entropy": False}
 KEYS_SHOWN = 8
+VALIDATIONS = 20  # in a training whose config leaves their number open
+
+
+def validation_period(train: ml_collections.ConfigDict) -> int:
+    """Steps between two validations.
+
+    By steps, never by time: the chosen checkpoint must not depend on the speed.
+    """
+    return train.validate_every_steps or math.ceil(train.steps / VALIDATIONS)
 
 
 class Options(NamedTuple):
@@ -90,11 +102,18 @@ class Loop:
         self.folder = folder
         self.options = options
         self.schedule = make_schedule(run.config.train)
+        self.validate_every_steps = validation_period(run.config.train)
         self.saved = files.join(folder, workdir.CHECKPOINTS)
         self.checkpoint = run.state.checkpoint()
         self.progress = Progress()
         self.step = self._restore()
         self.saved_at = (self.step, time.monotonic())
+        self.saver = Saver(
+            run.state,
+            self.saved,
+            keep=self.train.keep_checkpoints,
+            make=lambda: State(run.config, run.precision),
+        )
         self.seen = 0  # steps since the clock below
         self.since = time.monotonic()
         self.stop = Stop()
@@ -145,10 +164,15 @@ class Loop:
             step=self.step,
             silent=not self.built.cluster.is_chief,
         )
-        with contextlib.closing(self.book), self.stop.listening():
+        with (
+            contextlib.closing(self.book),
+            contextlib.closing(self.saver),
+            self.stop.listening(),
+        ):
             ended = self._steps()
             self._profile(ended=True)
             self._save()
+            self.saver.wait()
             if self.built.cluster.is_chief:
                 with locks.in_turn(self.folder):
                     page.write(self.folder)
@@ -206,10 +230,10 @@ class Loop:
         train = self.train
         periods = [
             train.log_every_steps,
-            train.validate_every_steps,
+            self.validate_every_steps,
             train.checkpoint_every_steps,
         ]
-        due = [period - self.step % period for period in periods]
+        due = [period - self.step % period for period in periods if period]
         due += [s - self.step for s in self.options.profile_steps if s > self.step]
         return min(train.steps_per_call, train.steps - self.step, *due)
 
@@ -232,7 +256,7 @@ class Loop:
     def _look(self) -> None:
         """Writes, validates and saves whatever is due."""
         train = self.train
-        validate = self._due(train.validate_every_steps)
+        validate = self._due(self.validate_every_steps)
         if validate or self._due(train.log_every_steps):
             validation = None
             if validate and self.built.validator:
@@ -247,7 +271,9 @@ class Loop:
             self.seen, self.since = 0, time.monotonic()
 
     def _due(self, period: int) -> bool:
-        return self.step % period == 0 or self.step == self.train.steps
+        """Whether something is to be done now; period 0 is at the end alone."""
+        at_period = period and self.step % period == 0
+        return bool(at_period) or self.step == self.train.steps
 
     def _time_to_save(self) -> bool:
         minutes = self.train.checkpoint_every_minutes
@@ -286,25 +312,17 @@ class Loop:
             return
         self._check_weights()
         self.book.keep()
-        progress = self._told_progress()
-        checkpoints.save(self.checkpoint, self.saved, self.step, progress)
-        self._prune()
+        self.saver.save(self.step, self._told_progress())
 
     def _note_progress(self) -> None:
         """Tells this step's checkpoint what has been looked at since."""
         if self.built.cluster.is_chief:
             self.book.keep()
-            progress = self._told_progress()
-            checkpoints.note_progress(self.saved, self.step, progress)
-            self._prune()
+            self.saver.note_progress(self.step, self._told_progress())
 
     def _told_progress(self) -> dict[str, Any]:
         self.progress.records = self._records()
         return dataclasses.asdict(self.progress)
-
-    def _prune(self) -> None:
-        keep = self.train.keep_checkpoints
-        checkpoints.prune(self.saved, keep, self.progress.best_step)
 
     def _check_weights(self) -> None:
         """A checkpoint never holds what can't be gone on from."""

@@ -78,6 +78,19 @@ COMMANDS = {
                     "devices, to try out what many do; 0 takes what there is",
                     least=0,
                 ),
+                cli_flags.choice(
+                    "all_reduce",
+                    "how GPUs sum their gradients. auto, nccl: by NCCL, also between "
+                    "hosts; ring: by TensorFlow's own copies, far slower, for where "
+                    "NCCL fails",
+                    ("auto", "nccl", "ring"),
+                    "auto",
+                ),
+                cli_flags.boolean(
+                    "allow_cpu",
+                    "trains on the processor where there are GPUs that TensorFlow "
+                    "cannot use, which is refused otherwise",
+                ),
                 cli_flags.boolean(
                     "dry_run",
                     "builds everything, makes two steps on real shards and segments "

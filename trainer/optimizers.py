@@ -105,6 +105,11 @@ class Optimizer(tf.Module):
             self.scale = tf.Variable(FIRST_SCALE, trainable=False)
             self.finite_steps = tf.Variable(0, dtype=tf.int64, trainable=False)
 
+    def state(self) -> list[tf.Variable]:
+        """All that steps change here."""
+        scale = [self.scale, self.finite_steps] if self.scaled else []
+        return [*(slot for slots in self.slots for slot in slots), self.updates, *scale]
+
     def scale_loss(self, loss: tf.Tensor) -> tf.Tensor:
         """The loss to differentiate: large enough for small gradients in float16."""
         return loss * self.scale if self.scaled else loss

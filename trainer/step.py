@@ -15,9 +15,8 @@ from trainer.graphs import graph_function
 from trainer.losses import tile_losses
 from trainer.model import build_model
 from trainer.optimizers import Optimizer, make_schedule
+from trainer.packs import NOT_JOINED, Packs
 
-# Sent in packs, each as soon as its gradients are there.
-PACKS = tf.distribute.experimental.CommunicationOptions(bytes_per_pack=32 * 2**20)
 MOST_TILES = 2**20  # a step, to tell the seeds of one step from those of the next
 
 
@@ -39,6 +38,7 @@ class State(tf.Module):
             if self.ema
             else self.network
         )
+        self.packs = Packs([v.shape for v in self.network.trainable_variables])
         self.schedule = make_schedule(config.train)
         self.optimizer = Optimizer(
             config.train,
@@ -55,20 +55,27 @@ class State(tf.Module):
             step=self.step,
         )
 
-    def apply(self, gradients: list[tf.Tensor]) -> tf.Tensor:
+    def variables_saved(self) -> list[tf.Variable]:
+        """All that a checkpoint holds, in the same order for every state."""
+        networks = {id(n): n for n in (self.network, self.averaged)}.values()
+        weights = [weight.value for n in networks for weight in n.weights]
+        return [self.step, *weights, *self.optimizer.state()]
+
+    def apply(self, packs: list[tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
         """Makes one update of a device's variables: weights, slots, average and step.
 
         Args:
-          gradients: of the scaled loss, summed over replicas.
+          packs: of the loss and the scaled gradients, summed over replicas.
 
         Returns:
-          The gradients' norm, float32 [].
+          The loss and the gradients' norm, float32 [].
         """
+        loss, gradients = self.packs.split(packs)
         norm = self.optimizer.apply(gradients, self.schedule(self.step))
         if self.ema:
             self._move_average()
         self.step.assign_add(1)
-        return norm
+        return loss, norm
 
     def _move_average(self) -> None:
         """Moves the average towards the weights, faster in the beginning."""
@@ -97,7 +104,7 @@ def make_gradients(
     global_batch: int,
     xla: bool,
 ) -> Callable:
-    """The function of a batch and its first tile's seed: loss and scaled gradients.
+    """The function of a batch and its first tile's seed: packs of scaled gradients.
 
     A replica's loss is its tiles' sum over the global batch, so that replicas, and
     parts of a batch, add up to the loss and gradient that one device would have.
@@ -116,7 +123,7 @@ def make_gradients(
             losses = tile_losses(loss, logits, label, border, tf.constant(weights))
             total = tf.reduce_sum(losses) / global_batch
             scaled = state.optimizer.scale_loss(total)
-        return total, tape.gradient(scaled, variables)
+        return state.packs.join(total, tape.gradient(scaled, variables))
 
     return gradients_of
 
@@ -160,42 +167,38 @@ def make_steps(
         if train.accumulate == 1:
             return gradients_of(batch, first_seed)
         parts = {k: tf.reshape(v, [-1, size, *v.shape[1:]]) for k, v in batch.items()}
-        variables = state.network.trainable_variables
 
-        def add(index, total, sums):
+        def packs_of(index):
             part = {name: value[index] for name, value in parts.items()}
             seed = first_seed + tf.cast(index, tf.int64) * size
-            loss, gradients = gradients_of(part, seed)
-            added = [a + b for a, b in zip(sums, gradients, strict=True)]
-            return index + 1, total + loss, added
+            return gradients_of(part, seed)
 
-        sums = [tf.zeros(v.shape, v.dtype) for v in variables]
-        _, total, sums = tf.while_loop(
-            lambda index, *_: index < train.accumulate,
+        def add(index, sums):
+            added = [a + b for a, b in zip(sums, packs_of(index), strict=True)]
+            return index + 1, added
+
+        _, sums = tf.while_loop(
+            lambda index, _: index < train.accumulate,
             add,
-            (tf.constant(0), tf.constant(0.0), sums),
+            (tf.constant(1), packs_of(0)),
             parallel_iterations=1,  # one part's activations in memory at a time
         )
-        return total, sums
+        return sums
 
     def summed_gradients(batch):
-        """The loss and gradients of the global batch, on each replica."""
+        """The packs of the global batch, on each replica."""
         replica = tf.distribute.get_replica_context()
         first = tf.cast(replica.replica_id_in_sync_group, tf.int64) * own
-        loss, gradients = gradients_of_parts(batch, state.step * MOST_TILES + first)
-        return replica.all_reduce(
-            tf.distribute.ReduceOp.SUM, [loss, *gradients], options=PACKS
-        )
+        packs = gradients_of_parts(batch, state.step * MOST_TILES + first)
+        return replica.all_reduce(tf.distribute.ReduceOp.SUM, packs, options=NOT_JOINED)
 
     @graph_function
     def run_steps(iterator, count, stop):
         def one(index, losses, norms):
-            loss, *gradients = strategy.run(
-                summed_gradients, args=(iterator.get_next(),)
-            )
-            # On each device, with that device's part of all variables.
-            norm = strategy.extended.update(
-                state.step, lambda _, sums: update(sums), args=(gradients,)
+            packs = strategy.run(summed_gradients, args=(iterator.get_next(),))
+            # On each device, with that device's copy of all variables.
+            loss, norm = strategy.extended.update(
+                state.step, lambda _, packs: update(packs), args=(packs,)
             )
             # They are the same everywhere.
             loss, norm = (local(strategy, value) for value in (loss, norm))

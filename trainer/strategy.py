@@ -1,16 +1,23 @@
 """Devices, distribution and precision."""
 
+import ctypes
+import glob
+import importlib.metadata
 import itertools
 import json
 import os
 import re
+import subprocess
+import sys
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 from preprocess.errors import UserError
+from trainer import gpus
 from trainer.graphs import graph_function
 
+DEVICE_FILES = "/dev/nvidia[0-9]*"  # the driver's, one a GPU
 TF_CONFIG = "TF_CONFIG"
 MOST_PORTS = 65535
 
@@ -78,7 +85,9 @@ def read_cluster(environment: dict[str, str] | os._Environ = os.environ) -> Clus
     return Cluster(tasks.index(mine), len(tasks))
 
 
-def start(devices: int = 0) -> tf.distribute.Strategy:
+def start(
+    devices: int = 0, *, all_reduce: str = "auto", allow_cpu: bool = False
+) -> tf.distribute.Strategy:
     """The strategy for all there is; before TensorFlow has touched a device.
 
     With TF_CONFIG, MultiWorkerMirroredStrategy over all GPUs of all hosts; else
@@ -87,24 +96,114 @@ def start(devices: int = 0) -> tf.distribute.Strategy:
     Args:
       devices: above 0, the first GPU, or else the processor, is split into so many
         logical ones, to try out what many do.
+      all_reduce: auto or nccl (GPUs sum by NCCL), or ring (by TensorFlow itself).
+      allow_cpu: whether to train on the processor where there are GPUs that
+        TensorFlow cannot use.
 
     Raises:
-      UserError: a device can't be split so.
+      UserError: a device can't be split so, or GPUs can't be used.
     """
     size = read_cluster().size
     if size > 1 and devices:
         raise UserError(
             f"--devices splits a lone machine's device, not with {TF_CONFIG}"
         )
-    logical = split_first_device(devices) if devices else []
+    found = find_gpus(allow_cpu=allow_cpu)
+    if devices:
+        logical = split_first_device(devices)
+        if len(logical) == 1:
+            return tf.distribute.OneDeviceStrategy(logical[0])
+        # NCCL cannot sum over parts of one GPU, and TensorFlow asks it to where the
+        # host has as many GPUs as there are parts.
+        by_copies = tf.distribute.ReductionToOneDevice() if found else None
+        return tf.distribute.MirroredStrategy(logical, cross_device_ops=by_copies)
     if size > 1:
-        return tf.distribute.MultiWorkerMirroredStrategy()
-    if len(logical) > 1:
-        return tf.distribute.MirroredStrategy(logical)
-    gpus = tf.config.list_physical_devices("GPU")
-    if len(gpus) > 1 and not logical:
-        return tf.distribute.MirroredStrategy()
-    return tf.distribute.OneDeviceStrategy("/gpu:0" if gpus else "/cpu:0")
+        return tf.distribute.MultiWorkerMirroredStrategy(
+            communication_options=communication(bool(found), all_reduce)
+        )
+    if len(found) > 1:
+        copies = all_reduce == "ring"
+        return tf.distribute.MirroredStrategy(
+            cross_device_ops=tf.distribute.ReductionToOneDevice() if copies else None
+        )
+    return tf.distribute.OneDeviceStrategy("/gpu:0" if found else "/cpu:0")
+
+
+def communication(
+    has_gpus: bool, all_reduce: str
+) -> tf.distribute.experimental.CommunicationOptions:
+    """How workers sum: what TensorFlow calls auto is its slow ring, also for GPUs."""
+    kinds = tf.distribute.experimental.CommunicationImplementation
+    if all_reduce == "ring":
+        kind = kinds.RING
+    else:
+        kind = kinds.NCCL if has_gpus else kinds.AUTO
+    return tf.distribute.experimental.CommunicationOptions(implementation=kind)
+
+
+def find_gpus(*, allow_cpu: bool = False) -> list[Any]:
+    """The GPUs that TensorFlow can use.
+
+    Raises:
+      UserError: GPUs that are too old, or that TensorFlow doesn't see.
+    """
+    found = tf.config.list_physical_devices("GPU")
+    problems = {gpus.problem(each, _cudnn()) for each in capabilities()} - {None}
+    if problems:
+        raise UserError([f"{p.says}; {p.cure}" for p in problems if p])
+    for text in sorted({gpus.warning(each) for each in capabilities()} - {""}):
+        print(text, file=sys.stderr, flush=True)
+    if not found and (reason := why_unseen()):
+        if allow_cpu:
+            print(f"{reason}; training on the processor", file=sys.stderr, flush=True)
+        elif tf.test.is_built_with_cuda():
+            raise UserError(
+                f"{reason}; ./launch.sh doctor says more; --allow_cpu trains on the "
+                "processor"
+            )
+        else:
+            print(reason, file=sys.stderr, flush=True)
+    return found
+
+
+def why_unseen() -> str:
+    """Why TensorFlow uses none of this machine's GPUs; "" where nobody expects it to.
+
+    TensorFlow says so in messages of a level that is hidden, and goes on.
+    """
+    there = glob.glob(DEVICE_FILES)
+    if not there or os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1"):
+        return ""
+    says = f"{' '.join(sorted(there))}: TensorFlow uses no GPU: "
+    if not tf.test.is_built_with_cuda():
+        return says + "this one is built for the processor; UNET_FLAVOUR=gpu sets up"
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return says + (
+            "the driver's libcuda.so.1 is not found; in a container start it with "
+            "--gpus=all; on GKE and Vertex AI "
+            "LD_LIBRARY_PATH=/usr/local/nvidia/lib64"
+        )
+    return says + "the driver or CUDA's libraries don't fit it"
+
+
+def capabilities() -> list[gpus.Capability]:
+    """Compute capabilities of the GPUs that TensorFlow sees."""
+    details = (
+        tf.config.experimental.get_device_details(gpu)
+        for gpu in tf.config.list_physical_devices("GPU")
+    )
+    return [each.get("compute_capability", (0, 0)) for each in details]
+
+
+def _cudnn() -> tuple[int, ...]:
+    """The version of cuDNN that pip has installed; () where it did not."""
+    try:
+        version = importlib.metadata.version("nvidia-cudnn-cu12")
+    except importlib.metadata.PackageNotFoundError:
+        return ()
+    return tuple(int(part) for part in version.split(".")[:2])
 
 
 def device_names(devices: int = 0) -> list[str]:
@@ -115,35 +214,48 @@ def device_names(devices: int = 0) -> list[str]:
     """
     if devices:
         return split_first_device(devices)
-    gpus = tf.config.list_logical_devices("GPU")
-    return [gpu.name for gpu in gpus] or ["/cpu:0"]
+    found = tf.config.list_logical_devices("GPU")
+    return [gpu.name for gpu in found] or ["/cpu:0"]
 
 
 def split_first_device(number: int) -> list[str]:
     """Splits the first GPU's memory, or else the processor, into logical devices."""
     if number < 0:
         raise UserError(f"--devices={number} must be positive")
-    gpus = tf.config.list_physical_devices("GPU")
-    device = gpus[0] if gpus else tf.config.list_physical_devices("CPU")[0]
+    found = tf.config.list_physical_devices("GPU")
+    device = found[0] if found else tf.config.list_physical_devices("CPU")[0]
     part = tf.config.LogicalDeviceConfiguration(
-        memory_limit=_gpu_megabytes() * 9 // 10 // number if gpus else None
+        memory_limit=_gpu_megabytes() * 9 // 10 // number if found else None
     )
     tf.config.set_logical_device_configuration(device, [part] * number)
-    if gpus:
-        tf.config.set_visible_devices(gpus[:1], "GPU")
+    if found:
+        tf.config.set_visible_devices(found[:1], "GPU")
     return [f"/{device.device_type.lower()}:{index}" for index in range(number)]
 
 
 def _gpu_megabytes() -> int:
-    """Memory of the first GPU, by its driver."""
-    import subprocess
+    """Memory of the smallest GPU, by its driver, in MiB.
 
+    Raises:
+      UserError: the driver does not say.
+    """
     query = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
     try:
         told = subprocess.run(query, capture_output=True, text=True, check=True).stdout
-        return int(told.split()[0])
-    except (OSError, subprocess.CalledProcessError, ValueError, IndexError) as error:
-        raise UserError(f"--devices: the GPU's memory is not known ({error})") from None
+        return min(map(int, told.split()))
+    except (OSError, subprocess.CalledProcessError, ValueError) as error:
+        raise UserError(f"the GPU's memory is not known: nvidia-smi: {error}") from None
+
+
+def gpu_bytes() -> float:
+    """Memory of this worker's smallest GPU; 0 without one.
+
+    Raises:
+      UserError: the driver does not say.
+    """
+    if not tf.config.list_physical_devices("GPU"):
+        return 0
+    return _gpu_megabytes() * 2.0**20
 
 
 def resolve_precision(precision: str) -> str:
@@ -153,28 +265,12 @@ def resolve_precision(precision: str) -> str:
     mixed_float16 on 7.x, float32 elsewhere. A processor without bf16 is six times
     slower with it.
     """
-    if precision != "auto":
-        return precision
-    gpus = tf.config.list_physical_devices("GPU")
-    details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
-    return precision_for([d.get("compute_capability", (0, 0)) for d in details])
-
-
-def precision_for(capabilities: list[tuple[int, int]]) -> str:
-    """The precision for GPUs of these compute capabilities; the oldest decides.
-
-    >>> precision_for([(9, 0)]), precision_for([(7, 5), (8, 0)]), precision_for([])
-    ('mixed_bfloat16', 'mixed_float16', 'float32')
-    """
-    oldest = min((major for major, _ in capabilities), default=0)
-    if oldest >= 8:
-        return "mixed_bfloat16"
-    return "mixed_float16" if oldest == 7 else "float32"
+    return gpus.precision_for(capabilities()) if precision == "auto" else precision
 
 
 def resolve_xla(xla: str) -> bool:
-    """Whether to compile the step: auto does on a processor, where it was measured."""
-    return xla == "on" or xla == "auto" and not tf.config.list_physical_devices("GPU")
+    """Whether to compile the step: auto does, unless a GPU is newer than XLA here."""
+    return xla == "on" or xla == "auto" and gpus.compiles_well(capabilities())
 
 
 def describe(strategy: tf.distribute.Strategy, precision: str, xla: bool) -> str:

@@ -12,8 +12,9 @@ import tensorflow as tf
 
 from preprocess import files, locks
 from preprocess.errors import UserError
-from trainer import stores, strategy, workdir
+from trainer import batch, faults, stores, strategy, workdir
 from trainer.build import Built, build
+from trainer.check import check_train_config
 from trainer.export.about import versions
 from trainer.loop import Loop, Options
 from trainer.shard_files import Access
@@ -23,14 +24,26 @@ from trainer.shard_files import Access
 def built(
     config: ml_collections.ConfigDict,
     data: str,
+    folder: str,
     devices: tf.distribute.Strategy,
     options: Options,
 ) -> Iterator[Built]:
-    """`build`, with a scratch folder that goes when the block ends."""
+    """`build`, with a scratch folder that goes when the block ends.
+
+    Args:
+      config: the whole config; what it leaves open is settled.
+      data: folder of a finished data set.
+      folder: the work directory; "" for none.
+      devices: the strategy over them.
+      options: of this call.
+    """
     with (
         locks.reading(data),
         tempfile.TemporaryDirectory(prefix="unet-train-") as scratch,
+        _explained(),
     ):
+        check_train_config(config)
+        settle(config, folder, devices)
         access = Access(options.on_bad_record, options.cache, scratch)
         yield build(config, data, devices, access)
 
@@ -56,6 +69,7 @@ def train(
 
     Raises:
       WorkerEnded: another worker has.
+      DeviceFault: a GPU has failed.
       UserError: data and model don't fit, the loss is not finite any more, a shard is
         damaged, or another run lies there.
       KeyboardInterrupt: on Ctrl-C, after the checkpoint.
@@ -71,7 +85,7 @@ def train(
     if os.path.realpath(folder) == os.path.realpath(data):
         raise UserError(f"--workdir={folder}: is --data; give another folder")
     with contextlib.ExitStack() as stack:
-        run = stack.enter_context(built(config, data, devices, options))
+        run = stack.enter_context(built(config, data, folder, devices, options))
         chief = run.cluster.is_chief
         if chief:
             stack.enter_context(locks.exclusive(folder))
@@ -83,14 +97,36 @@ def train(
             workdir.copy_sources(folder, data, run.info)
             workdir.write_about(folder, _about(run, options))
         print(run.describe(), flush=True)
-        with _ends_of_others(run.cluster):
-            loop = Loop(run, folder, options)
-            loop.run()
+        loop = Loop(run, folder, options)
+        loop.run()
     return not loop.progress.unlooked
 
 
-class WorkerEnded(UserError):
-    """Another worker is gone: all of them can be started again, and go on."""
+def settle(
+    config: ml_collections.ConfigDict, folder: str, devices: tf.distribute.Strategy
+) -> None:
+    """Writes into the config what it leaves to the devices: batch and learning rate.
+
+    A run that is there keeps its own, whatever devices go on with it. Of several
+    workers the chief decides, because its GPUs may be others.
+
+    Raises:
+      UserError: not even one tile fits a GPU.
+    """
+    train = config.train
+    there = workdir.settled(folder) if folder else {}
+    for name in ("global_batch", "learning_rate_rule"):
+        if train[name] in (0, "auto") and name in there:
+            train[name] = there[name]
+    fitting = 1
+    if not train.global_batch and not train.tiles_per_replica:
+        memory = strategy.gpu_bytes()
+        precision = strategy.resolve_precision(train.precision)
+        fitting = batch.tiles_that_fit(config, precision, memory) if memory else 1
+    replicas = devices.num_replicas_in_sync
+    batch.settle(train, replicas=replicas, fitting=fitting)
+    cluster = strategy.read_cluster()
+    train.global_batch = strategy.chiefs(devices, cluster, train.global_batch)
 
 
 def _about(run: Built, options: Options) -> dict[str, Any]:
@@ -105,21 +141,13 @@ def _about(run: Built, options: Options) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _ends_of_others(cluster: strategy.Cluster) -> Iterator[None]:
-    """Says in a line that another worker has ended, for then nothing can go on."""
+def _explained() -> Iterator[None]:
+    """Says in a line what an error of TensorFlow's means, where that is known."""
     try:
         yield
     except tf.errors.OpError as error:
-        gone = (
-            tf.errors.UnavailableError,
-            tf.errors.AbortedError,
-            tf.errors.InternalError,
-            tf.errors.CancelledError,
-            tf.errors.DeadlineExceededError,
-        )
-        if cluster.size == 1 or not isinstance(error, gone) or stores.line_of(error):
+        worker, workers = strategy.read_cluster()
+        said = faults.explained(error, worker=worker, workers=workers)
+        if said is None or stores.line_of(error):
             raise
-        raise WorkerEnded(
-            f"worker {cluster.worker} of {cluster.size}: another worker has ended, and "
-            "its log says why; start all of them again to go on"
-        ) from error
+        raise said from error

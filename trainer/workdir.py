@@ -102,6 +102,12 @@ def _read_json(path: str) -> dict[str, Any]:
     return json_files.read(path, cure="is it train's own?")
 
 
+def settled(workdir: str) -> dict[str, Any]:
+    """The train part of the config of the run that is there; empty where none is."""
+    path = files.join(workdir, CONFIG_NAME)
+    return _read_json(path).get("train", {}) if files.exists(path) else {}
+
+
 def read_config(workdir: str) -> ml_collections.ConfigDict:
     """The config a run was made with.
 

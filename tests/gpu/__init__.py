@@ -1,0 +1,1 @@
+"""What TensorFlow would do with our graphs on GPUs, found without one."""
