@@ -3,9 +3,6 @@
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-extra=${UNET_EXTRA:-}
-venv=$(realpath -m "${UNET_VENV:-$root/.venv${extra:+-$extra}}")
-python="$venv/bin/python"
 # Or `python -m` would import whatever json.py lies in the folder where it is typed, which
 # may be a folder of images from anywhere. Python 3.10 does not know it.
 export PYTHONSAFEPATH=1
@@ -18,8 +15,10 @@ usage: ./launch.sh COMMAND [--flag=value ...]        (COMMAND --help lists its f
               ./launch.sh demo
   test        lint, types and all tests; `test quick` leaves the slow ones out
               ./launch.sh test
-  setup       the environment alone, in .venv
+  setup       the environment alone, in .venv-cpu, or .venv-gpu on a machine with a GPU
               PYTHON=python3.12 ./launch.sh setup
+  exec        any program of the environment
+              ./launch.sh exec tensorboard --logdir runs/u373/train
   doctor      looks at this machine, its packages, GPUs, folders and buckets; names the cures
               ./launch.sh doctor --input=gs://BUCKET/raw --output=gs://BUCKET/data
   draw        microscopy-like images with exact truth
@@ -54,9 +53,10 @@ usage: ./launch.sh COMMAND [--flag=value ...]        (COMMAND --help lists its f
   lock        new exact versions in requirements/*.lock (needs uv)
               ./launch.sh lock
 
-UNET_EXTRA=io before any of them takes TensorFlow 2.17 with tensorflow-io, in .venv-io:
-training then streams from s3:// too (docs/storage.md)
-              UNET_EXTRA=io ./launch.sh train --data=s3://BUCKET/data ...
+UNET_FLAVOUR=cpu, gpu or io before any of them takes that environment, whatever the
+machine has: a login node sets up the one for its GPU nodes with UNET_FLAVOUR=gpu. io is
+TensorFlow 2.17 with tensorflow-io, which also streams from s3:// (docs/storage.md)
+              UNET_FLAVOUR=io ./launch.sh train --data=s3://BUCKET/data ...
 UNET_VENV=DIR has the environment elsewhere.
 TEXT
 }
@@ -80,10 +80,10 @@ find_python() {
 }
 
 # The CPU wheel where there is no NVIDIA GPU; with CUDA's libraries where there is.
-flavour() {
-  if [[ -n $extra ]]; then
-    echo "$extra"
-  elif command -v nvidia-smi >/dev/null && nvidia-smi -L 2>/dev/null | grep -q GPU; then
+find_flavour() {
+  if [[ -n $UNET_FLAVOUR ]]; then
+    echo "$UNET_FLAVOUR"
+  elif [[ $(nvidia-smi -L 2>/dev/null) == *GPU* ]]; then
     echo gpu
   else
     echo cpu
@@ -97,16 +97,20 @@ fingerprint() {
 
 version_of() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])'; }
 
-# Whether .venv has to go: another Python was asked for, or a GPU came or went
-# (TensorFlow's two wheels overwrite each other's files).
+# Whether the environment has to go: another Python was asked for, or UNET_VENV has one
+# of another flavour (TensorFlow's two wheels overwrite each other's files).
 is_of_another_kind() {
-  [[ -f "$venv/.complete" && $(cut -d' ' -f1 "$venv/.complete") != "$1" ]] && return 0
+  [[ -f "$venv/.complete" && $(cut -d' ' -f1 "$venv/.complete") != "$flavour" ]] && return 0
   [[ -n "${PYTHON:-}" && $(version_of "$PYTHON") != "$(version_of "$python")" ]]
 }
 
+is_complete() {
+  [[ -x "$python" && -f "$stamp" ]] &&
+    [[ $(cat "$stamp") == "$flavour $(fingerprint "$flavour")" ]]
+}
+
+# One at a time: the nodes of a cluster may start on the same folder at once.
 setup() {
-  local kind stamp="$venv/.complete"
-  kind=$(flavour)
   # What launch.sh has not made, it neither installs into nor removes.
   if [[ -n $(ls -A "$venv" 2>/dev/null) && ! -f "$venv/pyvenv.cfg" ]]; then
     say "$venv is no virtual environment, and not empty; UNET_VENV=another folder"
@@ -115,13 +119,25 @@ setup() {
   if [[ -n "${PYTHON:-}" ]]; then
     PYTHON=$(find_python) || exit 1  # before anything is removed for its sake
   fi
-  if [[ -x "$python" ]] && is_of_another_kind "$kind"; then
-    say "remaking $venv: another Python or device"
-    rm -rf "$venv"
-  fi
-  if [[ -x "$python" && -f "$stamp" && $(cat "$stamp") == "$kind $(fingerprint "$kind")" ]]
-  then
+  if is_complete && ! is_of_another_kind; then
     return
+  fi
+  mkdir -p "$(dirname "$venv")"
+  exec 9>"$venv.lock"
+  if command -v flock >/dev/null && ! flock --nonblock 9; then
+    say "waiting: another launch.sh is setting up $venv"
+    flock 9
+  fi
+  if ! is_complete || is_of_another_kind; then
+    install
+  fi
+  exec 9>&-
+}
+
+install() {
+  if [[ -x "$python" ]] && is_of_another_kind; then
+    say "remaking $venv: another Python or flavour"
+    rm -rf "$venv"
   fi
   if [[ ! -x "$python" ]]; then
     local base
@@ -134,14 +150,14 @@ setup() {
     fi
   fi
   rm -f "$stamp"
-  say "installing requirements/$kind.lock (about 3 GB on disk; minutes, once)"
+  say "installing requirements/$flavour.lock (about 3 GB on disk; minutes, once)"
   # The lock is complete: resolving again would, for a package's extra, look beyond it
   # to whatever was released since, and refuse that for want of a hash.
   "$python" -m pip install --quiet --disable-pip-version-check --require-hashes \
-    --no-deps -r "$root/requirements/$kind.lock"
+    --no-deps -r "$root/requirements/$flavour.lock"
   "$python" -m pip install --quiet --disable-pip-version-check --no-deps \
     --no-build-isolation -e "$root"
-  echo "$kind $(fingerprint "$kind")" >"$stamp"
+  echo "$flavour $(fingerprint "$flavour")" >"$stamp"
   say "ready: $venv"
 }
 
@@ -192,7 +208,7 @@ demo() {
     --output=$out/predictions
   echo
   echo "data         $out/data/dataset_info.json"
-  echo "run          $out/train  (TensorBoard: .venv/bin/tensorboard --logdir $out/train)"
+  echo "run          $out/train  (./launch.sh exec tensorboard --logdir $out/train)"
   echo "report       $out/train/report.html"
   echo "model        $model"
   echo "predictions  $out/predictions/*.png"
@@ -221,8 +237,8 @@ benchmark() {
 }
 
 run_tests() {
-  if [[ -n $extra ]]; then
-    say "tests run in the plain environment, and make the other; leave out UNET_EXTRA"
+  if [[ $flavour == io ]]; then
+    say "tests run in the plain environment, and make the other; leave out UNET_FLAVOUR"
     exit 2
   fi
   setup
@@ -250,10 +266,15 @@ run_tests() {
   return "$tests"
 }
 
-if [[ -n $extra && $extra != io ]]; then
-  say "UNET_EXTRA=$extra: io, or leave it out"
+UNET_FLAVOUR=${UNET_FLAVOUR:-${UNET_EXTRA:-}}  # as it was called before
+if [[ -n $UNET_FLAVOUR && ! $UNET_FLAVOUR =~ ^(cpu|gpu|io)$ ]]; then
+  say "UNET_FLAVOUR=$UNET_FLAVOUR: cpu, gpu or io, or leave it out"
   exit 2
 fi
+flavour=$(find_flavour)
+venv=$(realpath -m "${UNET_VENV:-$root/.venv-$flavour}")
+python="$venv/bin/python"
+stamp="$venv/.complete"
 command=${1:-help}
 [[ $# -gt 0 ]] && shift
 # What has flags of its own tells them itself.
@@ -271,6 +292,7 @@ case "$command" in
   verify) ready; exec "$python" -m preprocess.verify "$@" ;;
   preview) ready; exec "$python" -m preprocess.preview "$@" ;;
   preprocess) ready; exec "$python" -m preprocess.main "$@" ;;
+  exec) ready; PATH="$venv/bin:$PATH" exec "$@" ;;
   benchmark) ready; benchmark "$@" ;;
   train | evaluate | cross_validate | compare | export | predict | summary)
     ready

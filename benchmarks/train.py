@@ -29,6 +29,7 @@ with starting():
     from trainer import strategy
     from trainer.build import Built, build
     from trainer.flops import training_flops
+    from trainer.train import settle
 
 
 def peak_flops(precision: str) -> float:
@@ -125,7 +126,9 @@ def _run(values: flags.FlagValues, _: list[str]) -> None:
     devices = strategy.start(values.devices)
     with tempfile.TemporaryDirectory() as scratch:
         access = Access(scratch=scratch)
-        run = build(cli.config_of(values), values.data, devices, access)
+        config = cli.config_of(values)
+        settle(config, "", devices)
+        run = build(config, values.data, devices, access)
         print(run.describe())
         result = measure(run, values.rounds, values.steps)
     print(table(result))

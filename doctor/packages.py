@@ -24,7 +24,7 @@ def again() -> str:
     if not STAMP.exists():
         return INSTALL
     kind = STAMP.read_text().split()[0]
-    extra = "" if kind in ("cpu", "gpu") else f"UNET_EXTRA={kind} "
+    extra = "" if kind in ("cpu", "gpu") else f"UNET_FLAVOUR={kind} "
     return f"rm -f {STAMP} && {extra}{INSTALL}"
 
 

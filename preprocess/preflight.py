@@ -233,7 +233,7 @@ def _check_own_beam() -> None:
     if f"apache-beam=={version}\n" not in WORKER_VERSIONS.read_text():
         raise UserError(
             f"Beam {version} here is not that of {WORKER_VERSIONS.name}, which workers "
-            "install; run this from the plain environment (without UNET_EXTRA)"
+            "install; run this from the plain environment (without UNET_FLAVOUR)"
         )
 
 

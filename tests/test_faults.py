@@ -1,8 +1,7 @@
 """A worker that is gone, told from a fault of one's own, by TensorFlow's texts.
 
-Those of lost workers marked "seen" were raised by TensorFlow 2.21 in the other two of
-three processes when one was killed (`test_one_of_three_killed...`, 2026-11-29); the rest
-are in its source or wheel.
+"seen" was raised by TensorFlow 2.21 in two of three worker processes when the third was
+killed; the others are in its source or its wheel.
 """
 
 import pytest
@@ -10,20 +9,21 @@ import tensorflow as tf
 
 from trainer.faults import DeviceFault, WorkerEnded, explained
 
-FRAMES = """Graph execution error: Detected at node while/CollectiveReduceV2 defined at (most
-recent call last): File "/home/me/CUDA_ERROR_/trainer/step.py", line 198, in one
+FRAMES = """Graph execution error: Detected at node while/CollectiveReduceV2 defined at
+(most recent call last): File "/home/me/CUDA_ERROR_/trainer/step.py", line 198, in one
 """
+REMOTE = "Additional GRPC error information from remote target /job:worker/task:1"
 ABORTED = "Collective ops is aborted by: "
 LOST = {
     "seen": FRAMES
     + 2 * ABORTED
-    + "recvmsg:Connection reset by peer\nAdditional GRPC error information from remote "
-    "target /job:worker/replica:0/task:1 while calling /tensorflow.WorkerService/RecvBuf:"
-    ':UNKNOWN:Error received from peer {grpc_message:"recvmsg:Connection reset by peer"}',
+    + f"recvmsg:Connection reset by peer\n{REMOTE} while calling "
+    "/tensorflow.WorkerService/RecvBuf: :UNKNOWN:Error received from peer "
+    '{grpc_message:"recvmsg:Connection reset by peer", grpc_status:14}',
     "heartbeat": "The following tasks are unhealthy (stopped sending heartbeats):\n"
     "/job:worker/replica:0/task:1\nThe tasks have crashed. Check the task logs",
-    "restarted": "Task /job:worker/replica:0/task:1 unexpectedly tried to connect with a "
-    "different incarnation. It has likely restarted.",
+    "restarted": "Task /job:worker/replica:0/task:1 unexpectedly tried to connect with "
+    "a different incarnation. It has likely restarted.",
     "leader": "Failed to send RPC to coordination service. Either the leader task was "
     "preempted/died/restarted unexpectedly",
     "connect": ABORTED + "failed to connect to all addresses; last error: UNKNOWN",
@@ -31,9 +31,10 @@ LOST = {
     "timeout": "Collective has timed out waiting for other workers.",
 }
 OWN = {
-    "address": "Failed to synchronize: CUDA_ERROR_ILLEGAL_ADDRESS: an illegal memory access",
-    "wrapped": FRAMES + ABORTED + "CUDA_ERROR_ECC_UNCORRECTABLE\nAdditional GRPC error "
-    "information from remote target /job:worker/replica:0/task:1: Connection reset by peer",
+    "address": "CUDA_ERROR_ILLEGAL_ADDRESS: an illegal memory access was encountered",
+    "wrapped": FRAMES
+    + ABORTED
+    + f"CUDA_ERROR_ECC_UNCORRECTABLE\n{REMOTE}: Connection reset by peer",
     "cuDNN": "cuDNN launch failure : input shape ([1,64,572,572])",
     "status": "CUDNN_STATUS_EXECUTION_FAILED in conv_ops.cc",
     "algorithm": "No algorithm worked! Error messages: ...",

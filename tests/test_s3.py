@@ -139,7 +139,7 @@ def test_without_a_client_training_says_what_to_do(
         assert main(COMMANDS["train"], [*CONFIG, *where]) == 2
         [line] = capsys.readouterr().err.splitlines()
         assert "can't reach s3://" in line
-        assert words in line and "UNET_EXTRA=io ./launch.sh" in line
+        assert words in line and "UNET_FLAVOUR=io ./launch.sh" in line
 
 
 @pytest.mark.slow

@@ -157,6 +157,8 @@ def build(
     info = read_info(data)
     check_data_config(config)
     check_train_config(config)
+    if config.train.deterministic:
+        tf.config.experimental.enable_op_determinism()
     check_fit(info, config)
     config.data.on_bad_frame = info["config"]["data"]["on_bad_frame"]
     check_batch(config.train, devices.num_replicas_in_sync)

@@ -18,12 +18,13 @@ import tensorflow as tf
 
 from preprocess import files, locks
 from preprocess.errors import UserError
-from trainer import checkpoints, strategy, workdir
+from trainer import checkpoints, gpus, strategy, workdir
 from trainer.build import Built
 from trainer.logbook import Logbook
 from trainer.optimizers import make_schedule
 from trainer.report import page
 from trainer.saver import Saver
+from trainer.start import explaining
 from trainer.step import State
 from trainer.stopping import Stop
 from trainer.validate import Validation
@@ -118,6 +119,7 @@ class Loop:
         self.since = time.monotonic()
         self.stop = Stop()
         self.profiling = False
+        self.compiled = False
 
     def _restore(self) -> int:
         """Goes back to the newest whole checkpoint, the same on all workers."""
@@ -192,7 +194,9 @@ class Loop:
             count = self._until_look()
             self._profile()
             asked = self.stop.asked is not None
-            made = self.built.make(iterator, count, stop=asked)
+            with self._compiling() if not self.compiled else contextlib.nullcontext():
+                made = self.built.make(iterator, count, stop=asked)
+            self.compiled = True
             losses = made.losses.numpy().tolist()
             norms = made.norms.numpy().tolist()
             self._stop_on_nan(losses, norms)
@@ -220,6 +224,11 @@ class Loop:
                 f"{self.train.patience} validations"
             )
         return self.saved
+
+    def _compiling(self) -> contextlib.AbstractContextManager[None]:
+        """The first call of a graph builds, and may compile, all of it."""
+        slow = gpus.starts_slowly(strategy.capabilities())
+        return explaining("the first step", self.book.say, compiles_kernels=slow)
 
     def _more(self) -> bool:
         tired = self.train.patience and self.progress.since_best >= self.train.patience

@@ -2,15 +2,20 @@
 
 import contextlib
 import os
+import pathlib
 import sys
 import tempfile
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 
 from preprocess import cli
+from trainer import gpus
 
 # Keras loads these for helpers that nothing here calls, a third of a second to a whole
 # one each, wherever they are installed.
 NOT_CALLED = ("matplotlib.pyplot", "pandas", "sklearn")
+FIRST_WORD_S, NEXT_WORD_S = 10.0, 60.0  # after which a slow start explains itself
 
 
 @contextlib.contextmanager
@@ -23,6 +28,7 @@ def starting() -> Iterator[None]:
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # leave room for others
+    gpus.set_environment()
     chatter = (
         b"oneDNN custom operations",
         b"absl::InitializeLog",
@@ -67,3 +73,48 @@ def load_tensorflow(devices: int = 0) -> None:
 
         if not devices:
             tf.config.list_logical_devices("CPU")  # the runtime's start says it again
+
+
+@contextlib.contextmanager
+def explaining(
+    what: str, say: Callable[[str], None], *, compiles_kernels: bool = False
+) -> Iterator[None]:
+    """Says now and then that something still compiles, as long as the block runs.
+
+    Args:
+      what: that is compiled, as "the first step".
+      say: prints a line.
+      compiles_kernels: whether CUDA compiles TensorFlow's own kernels at this GPU's
+        first start, see `gpus`.
+    """
+    ended = threading.Event()
+
+    def words() -> None:
+        started, wait = time.monotonic(), FIRST_WORD_S
+        while not ended.wait(wait):
+            wait = NEXT_WORD_S
+            text = f"still compiling {what}, {time.monotonic() - started:.0f} s so far"
+            if compiles_kernels:
+                folder = gpus.cache_folder()
+                text += (
+                    "; CUDA compiles kernels at the first start on such a GPU, for "
+                    f"up to 30 minutes, and keeps them in {folder} "
+                    f"({_megabytes(folder):.0f} MB by now)"
+                )
+            say(text)
+
+    thread = threading.Thread(target=words, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _megabytes(folder: str) -> float:
+    found = 0
+    for path in pathlib.Path(folder).rglob("*"):
+        with contextlib.suppress(OSError):
+            found += path.stat().st_size
+    return found / 1e6

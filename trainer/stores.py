@@ -29,7 +29,7 @@ from preprocess.object_store import (
 PATTERNS = "[]*?\\"  # in names, to TensorFlow's file systems
 PLUGINS = "tensorflow_io"
 PLUGINS_WANT = "2.17."
-ENVIRONMENT = f"UNET_EXTRA=io ./launch.sh has TensorFlow {PLUGINS_WANT}x, which does"
+ENVIRONMENT = f"UNET_FLAVOUR=io ./launch.sh has TensorFlow {PLUGINS_WANT}x, which does"
 # What only a store's client says: its answer, or why there was none.
 ANSWERED = re.compile(r"HTTP response code (\d{3})")
 NO_ANSWER = re.compile(r"libcurl code \d+ meaning '([^']+)'|curlCode: \d+, ([\w ]+)")
