@@ -99,8 +99,8 @@ def test_more_than_one_tile_was_really_used():
 
 def test_mirror_indices_in_the_graph_are_tilings():
     for size in (1, 2, 3, 50, 300):
-        inside = tf.function(inference.mirror_indices)(
-            -92, size + 96, tf.constant(size)
+        inside = tf.function(inference.mirrored)(
+            tf.range(-92, size + 96, dtype=tf.int64), tf.constant(size, tf.int64)
         )
         np.testing.assert_array_equal(
             inside, tiling.mirror_indices(-92, size + 96, size)

@@ -15,10 +15,10 @@ from trainer.symmetry import SYMMETRIES, Symmetry
 DEFAULT_OUTPUT = 1028  # px: see docs/inference.md on what tiles cost
 
 
-def mirror_indices(start, stop, size) -> tf.Tensor:
-    """`preprocess.tiling.mirror_indices` for sizes known only in the graph."""
-    period = tf.maximum(1, 2 * (size - 1))
-    position = tf.math.floormod(tf.range(start, stop), period)
+def mirrored(position: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
+    """`preprocess.tiling.mirror_indices`, for positions and sizes of the graph."""
+    period = tf.maximum(tf.ones_like(size), 2 * (size - 1))
+    position = tf.math.floormod(position, period)
     return tf.minimum(position, period - position)
 
 
@@ -164,22 +164,32 @@ class Segmenter(tf.Module):
         around = tiling.border(self.depth) + 4  # see inference_grid on the 4
         pad = tiling.pad(self.depth)
         total = batch * rows * columns
+        # Loops and sizes stay on the host; indices of pixels are computed where the
+        # pixels are. Counted there too, in int64, since GPUs compute int32 on the host:
+        # otherwise each tile would wait for numbers that cross between the two.
+        sizes = (height, width, rows, columns, down, across)
+        height_, width_, rows_, columns_, down_, across_ = (
+            tf.cast(size, tf.int64) for size in sizes
+        )
+        window_rows, window_columns = (
+            tf.cast(tf.range(size + around), tf.int64) - pad for size in (down, across)
+        )
+        all_rows = tf.reshape(image_BHWC, [batch * height, width, image_BHWC.shape[3]])
+        at_once = tf.range(self.tiles_per_step, dtype=tf.int64)
 
-        def window(index):
-            """A tile's input, out of the mirrored image that is never made whole."""
-            image, place = index // (rows * columns), index % (rows * columns)
-            top, left = place // columns * down - pad, place % columns * across - pad
-            ys = mirror_indices(top, top + down + around, height)
-            xs = mirror_indices(left, left + across + around, width)
-            return tf.gather(tf.gather(image_BHWC[image], ys), xs, axis=1)
+        def windows(numbers):
+            """Tiles' inputs, out of the mirrored image that is never made whole."""
+            image, place = numbers // (rows_ * columns_), numbers % (rows_ * columns_)
+            top, left = place // columns_ * down_, place % columns_ * across_
+            ys = mirrored(top[:, None] + window_rows, height_)
+            xs = mirrored(left[:, None] + window_columns, width_)
+            strips = tf.gather(all_rows, image[:, None] * height_ + ys)
+            return tf.gather(strips, xs, axis=2, batch_dims=1)
 
-        channels = image_BHWC.shape[3]
-        window_spec = tf.TensorSpec([None, None, channels], tf.float32)
-
-        def probabilities_from(first):
+        def probabilities_from(step, first):
             """Of the tiles of one step, of which the last may have fewer."""
-            indices = tf.range(first, tf.minimum(first + self.tiles_per_step, total))
-            inputs = tf.map_fn(window, indices, fn_output_signature=window_spec)
+            count = tf.minimum(self.tiles_per_step, total - step * self.tiles_per_step)
+            inputs = windows(first + at_once[:count])
             logits = self.network(inputs)[:, :down, :across]
             return tf.nn.softmax(tf.cast(logits, tf.float32))
 
@@ -190,17 +200,20 @@ class Segmenter(tf.Module):
             infer_shape=False,
             element_shape=[None, None, None, self.classes],
         )
-        _, pieces = tf.while_loop(
-            lambda step, _: step < steps,
-            lambda step, done: (
+        _, _, pieces = tf.while_loop(
+            lambda step, *_: step < steps,
+            lambda step, first, done: (
                 step + 1,
-                done.write(step, probabilities_from(step * self.tiles_per_step)),
+                first + self.tiles_per_step,
+                done.write(step, probabilities_from(step, first)),
             ),
-            (0, pieces),
+            (0, tf.constant(0, tf.int64), pieces),
             parallel_iterations=1,  # one step's activations in memory at a time
         )
+        # Pieces of one size are stacked: to join others the host asks for their sizes.
+        outputs = pieces.stack() if self.tiles_per_step == 1 else pieces.concat()
         split = [batch, rows, columns, down, across, self.classes]
-        ordered = tf.transpose(tf.reshape(pieces.concat(), split), [0, 1, 3, 2, 4, 5])
+        ordered = tf.transpose(tf.reshape(outputs, split), [0, 1, 3, 2, 4, 5])
         whole = [batch, rows * down, columns * across, self.classes]
         return tf.reshape(ordered, whole)[:, :height, :width]
 

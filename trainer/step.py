@@ -168,19 +168,18 @@ def make_steps(
             return gradients_of(batch, first_seed)
         parts = {k: tf.reshape(v, [-1, size, *v.shape[1:]]) for k, v in batch.items()}
 
-        def packs_of(index):
-            part = {name: value[index] for name, value in parts.items()}
-            seed = first_seed + tf.cast(index, tf.int64) * size
-            return gradients_of(part, seed)
+        def packs_of(index, seed):
+            return gradients_of({k: v[index] for k, v in parts.items()}, seed)
 
-        def add(index, sums):
-            added = [a + b for a, b in zip(sums, packs_of(index), strict=True)]
-            return index + 1, added
+        def add(index, seed, sums):
+            more = packs_of(index, seed)
+            added = [a + b for a, b in zip(sums, more, strict=True)]
+            return index + 1, seed + size, added
 
-        _, sums = tf.while_loop(
-            lambda index, _: index < train.accumulate,
+        _, _, sums = tf.while_loop(
+            lambda index, *_: index < train.accumulate,
             add,
-            (tf.constant(1), packs_of(0)),
+            (tf.constant(1), first_seed + size, packs_of(0, first_seed)),
             parallel_iterations=1,  # one part's activations in memory at a time
         )
         return sums

@@ -29,6 +29,8 @@ COMPILED = "XLA_GPU_JIT"
 # They hold no values, or are the graph's own.
 ARGUMENTS = ("Placeholder", "_Arg")
 NOT_RUN = (*ARGUMENTS, "_Retval", "NoOp", "Const", "Identity", "IdentityN")
+# A loop's own, on the host; the first two once for all its rounds.
+LOOP = ("Enter", "Exit", "Merge", "Switch", "NextIteration", "LoopCond")
 
 
 @dataclasses.dataclass
@@ -71,7 +73,7 @@ def report(graph: graph_pb2.GraphDef) -> Report:
         if node.op not in ARGUMENTS and kernel is None:
             made.missing.append(f"{node.op} {_types(node)} ({node.name})")
         places[node.name] = _places(node, kernel, "output_arg")
-        if node.op not in NOT_RUN:
+        if node.op not in (*NOT_RUN, *LOOP):
             made.ops[node.op] += 1
         if "Collective" in node.op:
             made.collectives.append(_collective(node))

@@ -125,7 +125,9 @@ def _tile_outcome(segmenter: Segmenter, tile_BTTC, mean_BC, std_BC):
         legal = (size - tiling.border(depth) - 4) % 2**depth == 0
         at_least = size > tiling.border(depth)
         text = f"a tile's edge is not legal (see tile in model.json), depth {depth}:"
-        tf.debugging.Assert(legal & at_least, [text, size])
+        # Two, because GPUs would compute their "and" and have the host wait for it.
+        tf.debugging.Assert(legal, [text, size])
+        tf.debugging.Assert(at_least, [text, size])
     std_BC = tf.where(std_BC > 0, std_BC, tf.ones_like(std_BC))
     normal = (tile_BTTC - mean_BC[:, None, None]) / std_BC[:, None, None]
     logits = segmenter.network(normal)
