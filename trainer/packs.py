@@ -14,14 +14,14 @@ NOT_JOINED = tf.distribute.experimental.CommunicationOptions(bytes_per_pack=1)
 class Packs:
     """Packs gradients, with the loss behind them, and takes them apart again.
 
-    The last variables come first, because theirs are the first gradients of a backward
-    pass. Packing is part of the function that makes the gradients, so that XLA compiles
-    it too: TensorFlow's own packing runs some 300 ops per replica and step between the
-    compiled functions.
+    TensorFlow sends the last pack first: that of the last layers, whose gradients are
+    the first of a backward pass. Packing is part of the function that makes the
+    gradients, so that XLA compiles it too: TensorFlow's own packing runs some 300 ops
+    per replica and step between the compiled functions.
 
     >>> packs = Packs([(2, 3), (4,)], most_bytes=24)
     >>> [vector.shape[0] for vector in packs.join(0.5, [tf.ones((2, 3)), tf.ones(4)])]
-    [4, 7]
+    [6, 5]
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class Packs:
         """
         self.shapes = [tuple(shape) for shape in shapes]
         self.groups: list[list[int]] = [[]]
-        for index in reversed(range(len(self.shapes))):
+        for index in range(len(self.shapes)):
             group = [*self.groups[-1], index]
             if self.groups[-1] and BYTES * sum(map(self._size, group)) > most_bytes:
                 self.groups.append([index])

@@ -54,7 +54,7 @@ class Report:
 
 def report(graph: graph_pb2.GraphDef) -> Report:
     """Looks at a graph with its functions and loops inlined, as it is run."""
-    made = Report()
+    made = Report(collectives=_collectives(graph))
     inlined = _optimised(_on_gpu(graph), _ends(graph))
     functions = {f.signature.name: f for f in inlined.library.function}
     compiled = [f for f in functions.values() if f.attr["_XlaMustCompile"].b]
@@ -75,8 +75,6 @@ def report(graph: graph_pb2.GraphDef) -> Report:
         places[node.name] = _places(node, kernel, "output_arg")
         if node.op not in (*NOT_RUN, *LOOP):
             made.ops[node.op] += 1
-        if "Collective" in node.op:
-            made.collectives.append(_collective(node))
     for node, kernel in found.values():
         wanted = _places(node, kernel, "input_arg")
         given = [text for text in node.input if not text.startswith("^")]
@@ -144,13 +142,18 @@ def _optimised(graph: graph_pb2.GraphDef, ends: list[str]) -> graph_pb2.GraphDef
     return tf_optimizer.OptimizeGraph(config, meta, cluster=_machine())
 
 
-def _collective(node: node_def_pb2.NodeDef) -> tuple[str, str, float]:
-    dtype = tf.as_dtype(node.attr["T"].type)
-    shape = tf.TensorShape(None)
-    if shapes := node.attr["_output_shapes"].list.shape:
-        shape = tf.TensorShape(shapes[0])
-    megabytes = (shape.num_elements() or 0) * dtype.size / 1e6
-    return dtype.name, node.attr["communication_hint"].s.decode(), megabytes
+def _collectives(graph: graph_pb2.GraphDef) -> list[tuple[str, str, float]]:
+    """Those of the graph and its functions, before its shapes are optimised away."""
+    functions = (function.node_def for function in graph.library.function)
+    made = []
+    for node in itertools.chain(graph.node, *functions):
+        if "Collective" in node.op:
+            dtype = tf.as_dtype(node.attr["T"].type)
+            [shape] = node.attr["_output_shapes"].list.shape
+            megabytes = tf.TensorShape(shape).num_elements() * dtype.size / 1e6
+            hint = node.attr["communication_hint"].s.decode()
+            made.append((dtype.name, hint, megabytes))
+    return made
 
 
 # --- Kernels -------------------------------------------------------------------------
