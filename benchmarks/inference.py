@@ -51,7 +51,7 @@ def our_model(given, *, as_onnx: bool):
 
     load_tensorflow()
     from configs import base
-    from trainer.export import artefact, layout, onnx
+    from trainer.export import artefact, layout, memory, onnx
     from trainer.export.signatures import Served
     from trainer.inference import Segmenter
     from trainer.input_pipeline import Geometry
@@ -73,7 +73,7 @@ def our_model(given, *, as_onnx: bool):
         if hasattr(layer, name)
     }
     np.savez(os.path.join(given.folder, WEIGHTS), **weights)
-    constant = artefact.as_constants(network, given.weights)
+    constant = artefact.as_constants(network, given.weights, memory.PROCESSOR)
     segmenter = Segmenter(
         freeze(network) if constant else with_variables(network),
         depth=DEPTH,

@@ -11,12 +11,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from doctor.finding import Finding
+from doctor.host import nearest
 from doctor.packages import again
+from trainer import gpus as facts
 
-# The oldest Linux driver of each CUDA, by NVIDIA's table of minor versions.
-DRIVERS = {11: (450, 80), 12: (525, 60), 13: (580, 65)}
 QUERY = "name,driver_version,compute_cap,memory.total"
 PROBE_S = 180
+FIRST_START_S = 45 * 60  # where CUDA first compiles kernels for the GPU
 INSTALL = "install NVIDIA's driver and reboot; in a container, start it with --gpus=all"
 
 
@@ -25,7 +26,7 @@ class Gpu(NamedTuple):
 
     name: str
     driver: str
-    capability: tuple[int, ...]
+    capability: tuple[int, int]
     memory: str
 
 
@@ -36,11 +37,21 @@ def look(paths: Sequence[str] = ()) -> Iterator[Finding]:
       paths: remote ones that TensorFlow's own clients must reach.
     """
     gpus, trouble = find_gpus()
-    seen, reason = run_probe(paths)
-    yield tensorflow(seen, reason)
     yield graphics(gpus, trouble)
+    limit = PROBE_S
+    if facts.starts_slowly([gpu.capability for gpu in gpus]):
+        yield cache()
+        limit = FIRST_START_S
+        print(
+            "       TensorFlow starts; at the first start on such a GPU CUDA compiles "
+            f"its kernels, which may take up to {limit // 60} minutes",
+            flush=True,
+        )
+    seen, reason = run_probe(paths, limit)
+    yield tensorflow(seen, reason)
     if gpus:
-        yield driver(gpus, seen.get("cuda", ""))
+        yield driver(gpus)
+        yield from supported(gpus, _cudnn())
     if gpus and seen:
         yield libraries(_nvidia_packages())
         yield visible(gpus, seen)
@@ -68,7 +79,7 @@ def find_gpus() -> tuple[list[Gpu], str]:
     # Warnings may stand among the lines of the GPUs.
     rows = (line.rsplit(",", 3) for line in told.stdout.splitlines())
     gpus = [
-        Gpu(row[0].strip(), row[1].strip(), _numbers(row[2].strip()), row[3].strip())
+        Gpu(row[0].strip(), row[1].strip(), _capability(row[2]), row[3].strip())
         for row in rows
         if len(row) == 4
     ]
@@ -91,6 +102,12 @@ def _has_nvidia() -> bool:
     return bool(glob.glob("/dev/nvidia[0-9]*"))
 
 
+def _capability(text: str) -> tuple[int, int]:
+    """(0, 0) where the driver does not say."""
+    major, minor, *_ = (*_numbers(text.strip()), 0, 0)
+    return major, minor
+
+
 def _numbers(version: str) -> tuple[int, ...]:
     """A version's numbers, as far as it has any."""
     parts = []
@@ -101,13 +118,15 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(parts)
 
 
-def run_probe(paths: Sequence[str]) -> tuple[dict[str, Any], str]:
-    """What doctor/probe.py tells, and why it didn't."""
+def run_probe(
+    paths: Sequence[str], limit: float = PROBE_S
+) -> tuple[dict[str, Any], str]:
+    """What doctor/probe.py tells, and why it didn't within `limit` seconds."""
     command = [sys.executable, "-m", "doctor.probe", *paths]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_S)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=limit)
     except subprocess.TimeoutExpired:
-        return {}, f"did not start or did not reach {' '.join(paths)} in {PROBE_S} s"
+        return {}, f"did not start or did not reach {' '.join(paths)} in {limit:.0f} s"
     for line in done.stdout.splitlines():
         if line.startswith("{"):  # whole, whatever becomes of the process at its end
             return json.loads(line), ""
@@ -136,15 +155,50 @@ def graphics(gpus: Sequence[Gpu], trouble: str) -> Finding:
     return Finding("GPUs", ", ".join(each))
 
 
-def driver(gpus: Sequence[Gpu], cuda: str) -> Finding:
-    """Whether the driver is new enough for the CUDA that TensorFlow was built for."""
+def driver(gpus: Sequence[Gpu]) -> Finding:
+    """Whether the driver is new enough for what TensorFlow has for these GPUs."""
     version = gpus[0].driver
-    oldest = DRIVERS.get(_numbers(cuda)[0]) if _numbers(cuda) else None
-    if oldest and () < _numbers(version)[:2] < oldest:
-        wanted = ".".join(map(str, oldest))
-        says = f"{version}; CUDA {cuda} wants {wanted} or newer"
+    oldest = max(facts.oldest_driver(gpu.capability) for gpu in gpus)
+    wanted = ".".join(map(str, oldest))
+    if () < _numbers(version)[:2] < oldest:
+        newest = max(gpu.capability for gpu in gpus)
+        says = f"{version}; compute capability {_dotted(newest)} wants {wanted}"
         return Finding("driver", says, f"install NVIDIA's driver {wanted} or newer")
-    return Finding("driver", f"{version}{f', does for CUDA {cuda}' if oldest else ''}")
+    return Finding("driver", f"{version}, {wanted} or newer is wanted")
+
+
+def supported(gpus: Sequence[Gpu], cudnn: tuple[int, ...]) -> Iterator[Finding]:
+    """Whether TensorFlow and cuDNN have code for these GPUs."""
+    for capability in sorted({gpu.capability for gpu in gpus} - {(0, 0)}):
+        if found := facts.problem(capability, cudnn):
+            yield Finding("GPU support", found.says, found.cure)
+        elif says := facts.warning(capability):
+            yield Finding("GPU support", says, "try --config.train.steps=20 first")
+        else:
+            says = f"compute capability {_dotted(capability)} is supported"
+            yield Finding("GPU support", says)
+
+
+def _cudnn() -> tuple[int, ...]:
+    there, _ = _nvidia_packages().get("nvidia-cudnn-cu12", ("", ""))
+    return _numbers(there.rstrip("!"))[:2]
+
+
+def cache() -> Finding:
+    """Whether CUDA can keep what it compiles; it says nothing where it cannot."""
+    folder = facts.cache_folder()
+    there = nearest(folder)
+    if not os.access(there, os.W_OK):
+        return Finding(
+            "CUDA cache",
+            f"{there} is not writable: kernels would be compiled at every start",
+            "CUDA_CACHE_PATH=a folder that lasts and is yours",
+        )
+    return Finding("CUDA cache", folder)
+
+
+def _dotted(capability: tuple[int, int]) -> str:
+    return ".".join(map(str, capability))
 
 
 def _nvidia_packages() -> dict[str, tuple[str, str]]:
@@ -195,6 +249,8 @@ def visible(gpus: Sequence[Gpu], seen: dict[str, Any]) -> Finding:
     says = f"TensorFlow takes {number} of {len(gpus)}"
     if number == len(gpus):
         return Finding("GPUs taken", says)
+    if reason := seen.get("unseen"):
+        return Finding("GPUs taken", f"{says}: {reason}", again())
     if (hidden := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
         cure = f"unset CUDA_VISIBLE_DEVICES (it is {hidden!r}), if all are wanted"
         return Finding("GPUs taken", says, cure)

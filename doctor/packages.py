@@ -24,8 +24,7 @@ def again() -> str:
     if not STAMP.exists():
         return INSTALL
     kind = STAMP.read_text().split()[0]
-    extra = "" if kind in ("cpu", "gpu") else f"UNET_FLAVOUR={kind} "
-    return f"rm -f {STAMP} && {extra}{INSTALL}"
+    return f"rm -f {STAMP} && UNET_FLAVOUR={kind} {INSTALL}"
 
 
 def look() -> Iterator[Finding]:

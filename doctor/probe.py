@@ -14,7 +14,10 @@ def probe(paths: list[str]) -> dict[str, Any]:
     import keras
     import tensorflow as tf
 
-    from trainer.strategy import resolve_precision
+    from trainer import gpus as facts
+    from trainer.strategy import resolve_precision, why_unseen
+
+    facts.set_environment()
 
     gpus = tf.config.list_physical_devices("GPU")
     details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
@@ -25,6 +28,7 @@ def probe(paths: list[str]) -> dict[str, Any]:
         "cuda": build.get("cuda_version", "") if build.get("is_cuda_build") else "",
         "capabilities": [d.get("compute_capability", (0, 0)) for d in details],
         "precision": resolve_precision("auto"),
+        "unseen": "" if gpus else why_unseen(),
         "computes": _tried(lambda: _convolve(tf, len(gpus))),
         "reduces": _tried(lambda: _reduce(tf)) if len(gpus) > 1 else "",
         "reached": {path: _tried(lambda p=path: _reach(tf, p)) for path in paths},
@@ -50,17 +54,25 @@ def _convolve(tf, gpus: int) -> None:
                 raise ArithmeticError(f"{name} computes wrong sums")
 
 
-def _reduce(tf) -> None:
-    """A sum over all GPUs, by NCCL as in training."""
-    devices = tf.distribute.MirroredStrategy()
+def _reduce(tf, names: list[str] | None = None) -> None:
+    """A sum over all GPUs that all of them get, by NCCL as in training.
 
-    @tf.function
-    def total():
-        ones = devices.run(lambda: tf.ones([1024]))
-        return devices.reduce(tf.distribute.ReduceOp.SUM, ones, axis=None)
+    `strategy.reduce` to one device would copy and add, without NCCL.
+    """
+    devices = tf.distribute.MirroredStrategy(names)
 
-    if float(total()[0]) != devices.num_replicas_in_sync:
-        raise ArithmeticError("the GPUs' sum is wrong")
+    def summed():
+        replica = tf.distribute.get_replica_context()
+        number = tf.cast(replica.replica_id_in_sync_group + 1, tf.float32)
+        return replica.all_reduce(
+            tf.distribute.ReduceOp.SUM, tf.fill([1024], 1.0) * number
+        )
+
+    results = tf.function(lambda: devices.run(summed))()
+    count = devices.num_replicas_in_sync
+    for result in devices.experimental_local_results(results):
+        if not bool(tf.reduce_all(result == count * (count + 1) / 2)):
+            raise ArithmeticError("the GPUs' sum is wrong")
 
 
 def _reach(tf, path: str) -> None:

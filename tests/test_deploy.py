@@ -2,13 +2,18 @@
 
 import json
 import pathlib
+import shlex
 import subprocess
 
 import kubernetes_validate
 import pytest
 import yaml
 
+from preprocess import cli
+from preprocess.errors import UserError
 from trainer import strategy
+from trainer.batch import settle, tiles_that_fit
+from trainer.check import check_batch, check_train_config
 from trainer.main import COMMANDS
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -29,9 +34,15 @@ def test_kubernetes_manifest(version):
     # What no schema looks at.
     pod = spec["template"]["spec"]
     assert spec["completions"] == spec["parallelism"]
-    assert pod["containers"][0]["env"] == [
-        {"name": "WORKERS", "value": str(spec["completions"])}
-    ]
+    [container] = pod["containers"]
+    environment = {entry["name"]: entry["value"] for entry in container["env"]}
+    assert environment["WORKERS"] == str(spec["completions"])
+    # What CUDA compiles must outlive the pod.
+    mounts = {m["mountPath"]: m["name"] for m in container["volumeMounts"]}
+    volume = mounts[environment["CUDA_CACHE_PATH"]]
+    [cache] = [entry for entry in pod["volumes"] if entry["name"] == volume]
+    assert "hostPath" in cache
+    assert int(container["resources"]["requests"]["cpu"]) >= 64
     assert pod["restartPolicy"] == "Never" and spec["completionMode"] == "Indexed"
     assert pod["subdomain"] == service["metadata"]["name"] == job["metadata"]["name"]
     actions = [rule["action"] for rule in spec["podFailurePolicy"]["rules"]]
@@ -55,6 +66,47 @@ def known_flags(arguments: list[str]) -> None:
     for argument in arguments:
         name = argument.removeprefix("--").split("=")[0]
         assert name == "config" or name in values, argument
+
+
+def assert_trains(arguments: list[str], *, replicas: int) -> None:
+    """That the trainer accepts the flags and the config on so many GPUs."""
+    values, rest = cli.parse(COMMANDS["train"], arguments)
+    assert values is not None and not rest
+    config = cli.config_of(values)
+    check_train_config(config)
+    fitting = tiles_that_fit(config, "mixed_bfloat16", 80e9)
+    settle(config.train, replicas=replicas, fitting=fitting)
+    check_batch(config.train, replicas)
+    assert config.train.global_batch == 8 * replicas
+
+
+def test_manifests_and_the_readmes_command_start_on_their_gpus():
+    """A batch of 1 would be refused by 8 or 16 replicas."""
+    _, job = documents()
+    [container] = job["spec"]["template"]["spec"]["containers"]
+    script = container["args"][0].replace("\\\n", " ")
+    gpus = int(container["resources"]["limits"]["nvidia.com/gpu"])
+    arguments = script[script.index("trainer.main train") :].split()[2:]
+    assert_trains(arguments, replicas=gpus * job["spec"]["completions"])
+    pools = yaml.safe_load((ROOT / "deploy/vertex.yaml").read_text())["workerPoolSpecs"]
+    gpus = sum(
+        pool["replicaCount"] * pool["machineSpec"]["acceleratorCount"] for pool in pools
+    )
+    assert_trains(pools[0]["containerSpec"]["args"], replicas=gpus)
+    readme = (ROOT / "README.md").read_text().replace("\\\n", " ")
+    section = readme[readme.index("## GPUs") :].split("\n## ")[0]
+    [*_, command] = [
+        s for s in section.splitlines() if s.startswith("./launch.sh train")
+    ]
+    for gpus in (1, 2, 3, 8):
+        arguments = [a for a in shlex.split(command, comments=True)[2:]]
+        assert_trains(arguments, replicas=gpus)
+
+
+def test_a_batch_of_one_is_refused_on_many_gpus():
+    arguments = ["--config=configs/phc_u373.py", "--config.train.global_batch=1"]
+    with pytest.raises(UserError, match="not divisible by 16 replicas"):
+        assert_trains([*arguments, "--data=x", "--workdir=y"], replicas=16)
 
 
 def test_kubernetes_script_makes_a_cluster(tmp_path):

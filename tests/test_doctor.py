@@ -133,7 +133,10 @@ def test_a_staging_build_that_fails(tmp_path, monkeypatch, setup, words):
 
 # --- GPUs: there is none here, so the driver's own command is played ------------------
 
-TWO = "NVIDIA H100 80GB HBM3, 550.54.15, 9.0, 81559 MiB\n" * 2
+TWO = "NVIDIA H100 80GB HBM3, 555.42.06, 9.0, 81559 MiB\n" * 2
+V100 = "Tesla V100-SXM2-16GB, 550.54.15, 7.0, 16160 MiB\n" * 2
+A100 = "NVIDIA A100-SXM4-80GB, 525.60.13, 8.0, 81920 MiB\n" * 2
+B200 = "NVIDIA B200, 570.86.10, 10.0, 183359 MiB\n" * 2
 SEEN = {
     "tensorflow": "2.21.0",
     "keras": "3.15.1",
@@ -151,8 +154,8 @@ def report(monkeypatch, tmp_path, smi: str, seen: dict, code: int = 0) -> list[F
     script.write_text(f"#!/bin/sh\nprintf '%s' '{smi}'\nexit {code}\n")
     script.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    monkeypatch.setattr(devices, "run_probe", lambda paths: (seen, ""))
-    library = {"nvidia-nccl-cu12": ("2.29", ""), "nvidia-cudnn-cu12": ("9.1", "<10")}
+    monkeypatch.setattr(devices, "run_probe", lambda paths, limit: (seen, ""))
+    library = {"nvidia-nccl-cu12": ("2.29", ""), "nvidia-cudnn-cu12": ("9.28", "<10")}
     monkeypatch.setattr(devices, "_nvidia_packages", lambda: library)
     return list(devices.look())
 
@@ -163,14 +166,34 @@ def test_sound_gpus(monkeypatch, tmp_path):
     said = {line.what: line.says for line in found}
     assert said["GPUs taken"] == "TensorFlow takes 2 of 2"
     assert said["precision"] == "mixed_bfloat16, compute capability 9.0, 9.0"
-    assert said["driver"] == "550.54.15, does for CUDA 12.5.1"
+    assert said["driver"] == "555.42.06, 555.42 or newer is wanted"
+    assert said["GPU support"] == "compute capability 9.0 is supported"
+    assert said["CUDA cache"].endswith("ComputeCache")
     assert said["NCCL"] == "all GPUs add up"
+
+
+def test_an_older_gpu_needs_no_newer_driver(monkeypatch, tmp_path):
+    seen = {**SEEN, "capabilities": [[8, 0], [8, 0]]}
+    found = report(monkeypatch, tmp_path, A100, seen)
+    assert not [line for line in found if line.cure]
+    assert "CUDA cache" not in {line.what for line in found}  # all is machine code
+
+
+def test_a_cache_that_cannot_be_written(monkeypatch, tmp_path):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root writes anywhere
+    monkeypatch.setenv("CUDA_CACHE_PATH", str(tmp_path / "cache"))
+    found = devices.cache()
+    assert found.cure and str(tmp_path) in found.says
 
 
 @pytest.mark.parametrize(
     "smi, changes, code, what, words",
     [
-        (TWO.replace("550.54.15", "470.1.2"), {}, 0, "driver", "525.60 or newer"),
+        (TWO.replace("555.42.06", "550.54.15"), {}, 0, "driver", "555.42 or newer"),
+        (A100.replace("525.60.13", "470.1.2"), {}, 0, "driver", "525.60 or newer"),
+        (V100, {}, 0, "GPU support", "nvidia-cudnn-cu12>=9.3,<9.11"),
+        (B200, {}, 0, "GPU support", "Blackwell"),
+        (TWO, {"capabilities": [], "unseen": "no libcuda"}, 0, "GPUs taken", "libcuda"),
         (TWO, {"capabilities": [[9, 0]]}, 0, "GPUs taken", "1 of 2"),
         (TWO, {"reduces": "unhandled system error"}, 0, "NCCL", "NCCL_DEBUG=INFO"),
         (TWO, {"computes": "no kernel image"}, 0, "TensorFlow", "no kernel image"),
@@ -204,7 +227,7 @@ def test_an_nvidia_smi_that_is_none(monkeypatch, tmp_path, content, mode, words)
 
 def test_warnings_among_the_gpus_are_passed_over(monkeypatch, tmp_path):
     smi = "WARNING: infoROM is corrupted\nA, B,550.1,[N/A],80 MiB\n"
-    [_, found, *_] = report(monkeypatch, tmp_path, smi, SEEN)
+    [found, *_] = report(monkeypatch, tmp_path, smi, SEEN)
     assert found.says == "A, B (80 MiB)" and not found.cure
 
 
@@ -239,6 +262,26 @@ def test_the_probe_tells_what_tensorflow_can_do(tmp_path):
     assert "s3" in seen["reached"]["s3://bucket/data"]
     found = devices.reached("s3://bucket/data", seen["reached"]["s3://bucket/data"])
     assert found.cure
+
+
+def test_gpus_are_asked_to_sum_by_collectives(monkeypatch):
+    """As in training: to reduce to one device would copy and add, without NCCL."""
+    import tensorflow as tf
+
+    from doctor import probe
+
+    traced = []
+    real = tf.function
+
+    def noted(function):
+        made = real(function)
+        traced.append(made)
+        return made
+
+    monkeypatch.setattr(tf, "function", noted)
+    probe._reduce(tf, ["/cpu:0", "/cpu:1"])
+    operations = traced[0].get_concrete_function().graph.get_operations()
+    assert [op.type for op in operations].count("CollectiveReduceV2") == 2
 
 
 def test_a_tensorflow_that_ends_its_process(tmp_path, monkeypatch):

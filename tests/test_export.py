@@ -281,6 +281,40 @@ def test_memory_budget_gives_the_largest_tile_within(budget, width, depth):
     assert needs(tile) <= budget * 10**6 < needs(tile + 2**depth)
 
 
+def test_a_gpu_needs_memory_of_its_own_kind():
+    """More arrays in float32, of half the bytes in half precision."""
+
+    def tile(*device):
+        return memory.tile_within(
+            2000, width=64, depth=4, device=memory.Device(*device)
+        )
+
+    assert tile("gpu", "float32") < tile("cpu", "float32")
+    assert tile("gpu", "float32") < tile("gpu", "mixed_bfloat16")
+
+
+@pytest.mark.parametrize(
+    "flags, constant",
+    [
+        ([], True),
+        (["--device=gpu"], False),
+        (["--precision=mixed_float16"], False),
+        (["--precision=mixed_float16", "--device=cpu"], True),
+        (["--device=gpu", "--weights=constants"], True),
+    ],
+)
+@pytest.mark.slow
+def test_weights_are_constants_for_a_processor_alone(
+    trained, tmp_path, flags, constant
+):
+    given = f"--workdir={trained}", f"--output={tmp_path}/m"
+    assert export(*given, *flags) == 0
+    assert (tmp_path / "m/1/variables/variables.index").exists()
+    variables = tf.train.list_variables(f"{tmp_path}/m/1/variables/variables")
+    weights = [name for name, shape in variables if shape]
+    assert bool(weights) != constant
+
+
 MISTAKES = [
     (["--tile=61"], "61 px is not legal"),
     (["--tile=76", "--memory_mb=500"], "not both"),

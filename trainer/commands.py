@@ -164,6 +164,7 @@ def export(values: flags.FlagValues, _: list[str]) -> None:
         memory_mb=values.memory_mb,
         tta=values.tta,
         precision=values.precision,
+        device=values.device,
         weights=values.weights,
         onnx=values.onnx,
         bioimageio=values.bioimageio,

@@ -222,7 +222,17 @@ COMMANDS = {
                 cli_flags.integer(
                     "memory_mb",
                     "takes the largest tile whose steps need no more memory than this, "
-                    "MB, the image and its probabilities apart; 0 sets no limit",
+                    "MB, the image and its probabilities apart; 0 sets no limit. "
+                    "Measured with oneDNN on processors; for GPUs an estimate, the "
+                    "weights and CUDA's own 1.5 GB apart",
+                ),
+                cli_flags.choice(
+                    "device",
+                    "what the model will run on, which decides --weights=auto and "
+                    "--memory_mb; auto: gpu where this machine has one or --precision "
+                    "is a mixed one",
+                    ("auto", "cpu", "gpu"),
+                    "auto",
                 ),
                 TTA,
                 cli_flags.choice(
@@ -235,8 +245,8 @@ COMMANDS = {
                 cli_flags.choice(
                     "weights",
                     "constants: of the graph, far faster on a processor; "
-                    "variables: far less memory; auto: constants up to "
-                    "200 MB of weights",
+                    "variables: far less memory; auto: constants for a processor, up "
+                    "to 200 MB of weights, variables for GPUs",
                     ("auto", "constants", "variables"),
                     "auto",
                 ),

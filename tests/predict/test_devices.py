@@ -1,5 +1,6 @@
 """Images shared by devices, stages side by side."""
 
+import os
 import subprocess
 import sys
 import time
@@ -36,6 +37,16 @@ def test_a_model_per_device_computes_there(model, images):
             batch = tf.zeros([1, 30, 30, 1])
             result = runtime.function(image=batch)["classes"]
         assert result.device.endswith(f"CPU:{index}")
+
+
+@pytest.mark.parametrize(
+    "workers, cores, writers", [(1, 2, 2), (1, 64, 2), (8, 64, 16), (8, 4, 4)]
+)
+def test_each_device_has_writers_of_its_own(monkeypatch, workers, cores, writers):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
+    nothing = dict.fromkeys(("read", "write"), print)
+    pipeline = Pipeline([], workers=[print] * workers, **nothing)
+    assert pipeline.writers == writers
 
 
 def test_the_pipeline_shares_items_and_bounds_what_waits():

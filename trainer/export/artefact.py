@@ -12,7 +12,7 @@ from preprocess.errors import UserError
 from preprocess.shards import read_sources
 from trainer import stores, workdir
 from trainer.export import about, bioimageio, layout, onnx, warmup
-from trainer.export.memory import tile_within
+from trainer.export.memory import Device, tile_within
 from trainer.export.publish import check, files_below, publish, staging
 from trainer.export.signatures import Served
 from trainer.inference import Segmenter
@@ -36,7 +36,8 @@ class Options(NamedTuple):
       memory_mb: what tiles may need, in MB; 0 sets no limit.
       tta: averages over the eight symmetries of the square.
       precision: a Keras dtype policy.
-      weights: constants, variables, or auto: by their size.
+      device: cpu, gpu, or auto: see `device_of`.
+      weights: constants, variables, or auto: by the device and their size.
       onnx: writes tile.onnx too.
       bioimageio: writes bioimageio.zip too.
     """
@@ -47,6 +48,7 @@ class Options(NamedTuple):
     memory_mb: int = 0
     tta: bool = False
     precision: str = "float32"
+    device: str = "auto"
     weights: str = "auto"
     onnx: bool = False
     bioimageio: bool = False
@@ -82,7 +84,7 @@ def export(folder: str, destinations: list[str], options: Options) -> list[str]:
         folder, config, options.checkpoint, options.precision
     )
     workdir.warn_of_other_rules(folder, step=step, tta=options.tta)
-    constant = as_constants(network, options.weights)
+    constant = as_constants(network, options.weights, device_of(options))
     try:
         segmenter = Segmenter(
             freeze(network) if constant else with_variables(network),
@@ -127,10 +129,26 @@ def export(folder: str, destinations: list[str], options: Options) -> list[str]:
     return made
 
 
-def as_constants(network: keras.Model, weights: str) -> bool:
-    """Whether weights become constants of the graph."""
+def device_of(options: Options) -> Device:
+    """What the model will run on: auto is a GPU where one is here or precision asks.
+
+    No processor gains from half precision here, so who asks for it has a GPU.
+    """
+    kind = options.device
+    if kind == "auto":
+        has_gpu = bool(tf.config.list_physical_devices("GPU"))
+        kind = "gpu" if has_gpu or options.precision != "float32" else "cpu"
+    return Device(kind, options.precision)
+
+
+def as_constants(network: keras.Model, weights: str, device: Device) -> bool:
+    """Whether weights become constants of the graph.
+
+    Only oneDNN gains from that. For a GPU they would lie in every function once more.
+    """
     if weights == "auto":
-        return 4 * network.count_params() <= MOST_CONSTANT_BYTES
+        small = 4 * network.count_params() <= MOST_CONSTANT_BYTES
+        return small and device.kind == "cpu"
     return weights == "constants"
 
 
@@ -151,6 +169,7 @@ def _chosen_tile(model: ml_collections.ConfigDict, options: Options) -> int:
             width=model.width,
             depth=model.depth,
             tiles_per_step=options.tiles_per_step,
+            device=device_of(options),
         )
     except ValueError as error:
         raise UserError(f"--memory_mb={options.memory_mb}: {error}") from None

@@ -1,12 +1,16 @@
 """Reading, working and writing side by side, with bounded memory."""
 
+import os
 import queue
 import threading
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-READERS, WRITERS = 2, 2  # threads; what they call leaves Python's lock
+# Threads for each worker, which leave Python's lock in what they call: encoding a mask
+# and its overlay takes longer than a GPU takes for the image.
+READERS, WRITERS = 1, 2
+LEAST = 2  # threads of each kind
 AHEAD = 2  # items read ahead of each worker
 
 
@@ -36,7 +40,11 @@ class Pipeline:
         self.read = read
         self.workers = workers
         self.write = write
-        self.room = threading.Semaphore(len(workers) * (1 + AHEAD) + WRITERS)
+        cores = len(os.sched_getaffinity(0))
+        most = max(LEAST, cores)  # more only wait for each other
+        self.readers = min(max(LEAST, READERS * len(workers)), most)
+        self.writers = min(max(LEAST, WRITERS * len(workers)), most)
+        self.room = threading.Semaphore(len(workers) * (1 + AHEAD) + self.writers)
         self.coming: queue.Queue[tuple[Any, Future] | None] = queue.Queue()
         self.ended: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue()
         self.stop = threading.Event()
@@ -47,8 +55,8 @@ class Pipeline:
         Where the caller stops listening, items not yet read are left.
         """
         with (
-            ThreadPoolExecutor(READERS) as readers,
-            ThreadPoolExecutor(WRITERS) as pool,
+            ThreadPoolExecutor(self.readers) as readers,
+            ThreadPoolExecutor(self.writers) as pool,
         ):
             threads = [threading.Thread(target=self._feed, args=(readers,))]
             threads += [
