@@ -9,6 +9,7 @@ precision on one device, times the replicas. Prints a table.
 """
 
 import pathlib
+import resource
 import statistics
 import sys
 import tempfile
@@ -35,9 +36,11 @@ with starting():
 def peak_flops(precision: str) -> float:
     """FLOP/s of a large matrix product on the first device, the best of seven."""
     gpu = bool(tf.config.list_logical_devices("GPU"))
-    size = 4096 if gpu else 2048
+    size = 8192 if gpu else 2048
     with tf.device("/gpu:0" if gpu else "/cpu:0"):
-        matrix = tf.cast(tf.random.normal([size, size]), precision.split("_")[-1])
+        matrix = tf.cast(
+            tf.random.stateless_normal([size, size], (1, 2)), precision.split("_")[-1]
+        )
 
     @tf.function
     def product():
@@ -67,12 +70,15 @@ def measure(run: Built, rounds: int, steps: int) -> dict[str, float]:
     """Times rounds of steps on both kinds of batches, in turns."""
     sources = {"stream": run.iterator(0), "repeated": repeated(run)}
     seconds: dict[str, list[float]] = {name: [] for name in sources}
+    first = 0.0
     for index in range(rounds + 1):
         for name, batches in sources.items():
             started = time.perf_counter()
             run.make(batches, steps).losses.numpy()
+            taken = time.perf_counter() - started
             if index:  # the first builds and compiles
-                seconds[name].append((time.perf_counter() - started) / steps)
+                seconds[name].append(taken / steps)
+            first = first or taken
     step = statistics.median(seconds["stream"])
     waits = [
         (a - b) / b for a, b in zip(seconds["stream"], seconds["repeated"], strict=True)
@@ -88,7 +94,16 @@ def measure(run: Built, rounds: int, steps: int) -> dict[str, float]:
         "share_of_peak": flops / peak,
         "repeated_batch_step_s": statistics.median(seconds["repeated"]),
         "waiting_share": statistics.median(waits),
+        "building_s": first - steps * step,
+        "peak_mb": peak_memory() / 1e6,
     }
+
+
+def peak_memory() -> float:
+    """The most that was used: of the first GPU, or else of this process, in bytes."""
+    if tf.config.list_logical_devices("GPU"):
+        return tf.config.experimental.get_memory_info("GPU:0")["peak"]
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def table(result: dict[str, float]) -> str:
@@ -101,6 +116,8 @@ def table(result: dict[str, float]) -> str:
         "share_of_peak": ("share of it", "{:.1%}"),
         "repeated_batch_step_s": ("step on one batch", "{:.4f} s"),
         "waiting_share": ("waiting for input", "{:+.2%} of a step"),
+        "building_s": ("building", "{:.1f} s, compiling included"),
+        "peak_mb": ("memory", "{:,.0f} MB at most"),
     }
     return "\n".join(
         f"{name:>18}  {shape.format(result[key])}"
@@ -119,6 +136,9 @@ def recorded(result: dict[str, float]) -> Record:
         record.add("shares", side, [100 * share], unit="%")
     for side, key in (("stream", "step_s"), ("one batch", "repeated_batch_step_s")):
         record.add("time of a step", side, [result[key]], unit="s")
+    record.add("speed", "stream", [result["images_per_s"]], unit="images/s")
+    record.add("building", "stream", [result["building_s"]], unit="s")
+    record.add("peak memory", "stream", [result["peak_mb"]], unit="MB")
     return record
 
 

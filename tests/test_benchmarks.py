@@ -118,3 +118,34 @@ def test_ctrl_c_is_one_line(tmp_path):
     said = process.communicate(timeout=60)[1]
     assert process.returncode == 130 and "Traceback" not in said
     assert said.splitlines()[-1] == "benchmark: interrupted; run it again to go on"
+
+
+@pytest.mark.slow
+def test_the_first_run_on_gpus_in_small(tmp_path):
+    """On two logical processors; what only GPUs have is the script's to find."""
+    command = [sys.executable, "benchmarks/gpu.py", "--quick"]
+    command += [f"--output={tmp_path}/out", f"--work={tmp_path}/work"]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=280
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = result(tmp_path / "out", "gpu")
+    assert not found["missing"] and found["doctor"][-1] == "all fine"
+    rows = {(row["quantity"], row["side"]) for row in found["rows"]}
+    quantities = {"speed", "share of a matrix product", "waiting for input"}
+    quantities |= {"peak memory", "building and compiling"}
+    for side in ("XLA on", "XLA off", "2 GPUs", "deterministic"):
+        assert {(quantity, side) for quantity in quantities} <= rows
+    [note] = found["notes"]
+    assert note.endswith("deterministic=True: the same weights and losses.")
+    assert note in (tmp_path / "out/gpu.html").read_text()
+
+
+def test_without_a_gpu_the_benchmark_of_gpus_says_so():
+    command = [sys.executable, "benchmarks/gpu.py"]
+    environment = {**os.environ, "PATH": "/nowhere"}
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 2 and not done.stdout
+    assert done.stderr.startswith("benchmark: no GPU of NVIDIA's here")
