@@ -1,0 +1,139 @@
+"""Checkpoints written in a thread; what a run settles for itself and keeps."""
+
+import errno
+import json
+import threading
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from trainer import batch, checkpoints, loop
+from trainer.saver import Saver
+from trainer.step import State
+from trainer.train import train
+
+ONE = tf.distribute.OneDeviceStrategy("/cpu:0")
+TWO = ["/cpu:0", "/cpu:1"]
+
+
+@pytest.fixture
+def settled(train_config):
+    batch.settle(train_config.train, replicas=1, fitting=1)
+    return train_config
+
+
+@pytest.fixture
+def saver(settled, tmp_path):
+    def make():
+        return State(settled, "float32")
+
+    made = Saver(make(), str(tmp_path / "saved"), keep=2, make=make)
+    yield made
+    made.thread.shutdown()
+
+
+def progress(best=None):
+    return {"best_step": best}
+
+
+def restored(settled, folder, step) -> State:
+    state = State(settled, "float32")
+    status = checkpoints.restore(state.checkpoint(), folder, step)
+    status.assert_consumed()
+    return state
+
+
+@pytest.mark.parametrize("replicas", (1, 2))
+def test_what_is_saved_is_the_state_at_that_moment(
+    settled, tmp_path, monkeypatch, replicas
+):
+    """Steps that are made while it is being written change nothing of it."""
+    devices = tf.distribute.MirroredStrategy(TWO) if replicas == 2 else ONE
+    settled.train.update({"optimizer": "adam", "ema": 0.9})
+    with devices.scope():
+        state = State(settled, "float32")
+    going_on = threading.Event()
+    real = checkpoints.save
+
+    def slow(*arguments):
+        assert going_on.wait(20)
+        real(*arguments)
+
+    monkeypatch.setattr(checkpoints, "save", slow)
+    folder = str(tmp_path / "saved")
+    saver = Saver(state, folder, keep=2, make=lambda: State(settled, "float32"))
+    before = [v.numpy().copy() for v in state.variables_saved()]
+    assert len(before) > 100
+    saver.save(7, progress())
+    for variable in state.variables_saved():  # as the next steps do
+        variable.assign(variable + tf.ones_like(variable))
+    assert not checkpoints.complete_steps(folder)
+    going_on.set()
+    saver.close()
+    found = restored(settled, folder, 7).variables_saved()
+    for value, expected in zip(found, before, strict=True):
+        np.testing.assert_array_equal(value, expected)
+
+
+def test_the_next_save_tells_what_went_wrong_with_this_one(saver, monkeypatch):
+    full = OSError(errno.ENOSPC, "No space left on device", "checkpoints/state")
+
+    def fail(*_):
+        raise full
+
+    monkeypatch.setattr(checkpoints, "save", fail)
+    saver.save(1, progress())
+    with pytest.raises(OSError, match="No space left"):
+        saver.save(2, progress())
+    saver.save(3, progress())
+    with pytest.raises(OSError, match="No space left"):
+        saver.close()
+
+
+def test_the_newest_and_the_best_stay(saver, tmp_path):
+    for step in (1, 2, 3, 4):
+        saver.save(step, progress(best=1))
+    saver.note_progress(4, progress(best=3))
+    saver.close()
+    assert checkpoints.complete_steps(str(tmp_path / "saved")) == [3, 4]
+    about = checkpoints.read_about(str(tmp_path / "saved"), 4)
+    assert about.progress == progress(best=3)
+
+
+def test_validations_are_twenty_whatever_the_length(train_config):
+    train = train_config.train
+    train.validate_every_steps = 0
+    for steps, period in ((40_000, 2000), (1800, 90), (19, 1), (1, 1)):
+        train.steps = steps
+        assert loop.validation_period(train) == period
+    train.validate_every_steps = 7
+    assert loop.validation_period(train) == 7
+
+
+@pytest.mark.slow
+def test_a_resumed_run_keeps_the_batch_it_settled(
+    shards_folder, train_config, tmp_path, metrics
+):
+    """On one device four tiles; on two it would be eight, and goes on with four."""
+    train_config.train.update(
+        {"global_batch": 0, "tiles_per_replica": 4, "steps": 6}
+        | {"checkpoint_every_steps": 3, "validate_every_steps": 0}
+    )
+    whole = train_config.copy_and_resolve_references()
+    train(whole, shards_folder, str(tmp_path / "whole"), ONE)
+    assert whole.train.global_batch == 4
+    saved = json.loads((tmp_path / "whole/config.json").read_text())["train"]
+    assert (saved["global_batch"], saved["learning_rate_rule"]) == (4, "sqrt")
+    begun = train_config.copy_and_resolve_references()
+    begun.train.steps = 3
+    train(begun, shards_folder, str(tmp_path / "begun"), ONE)
+    two = tf.distribute.MirroredStrategy(TWO)
+    options = loop.Options(extend_steps=6)
+    train(train_config, shards_folder, str(tmp_path / "begun"), two, options)
+    assert train_config.train.global_batch == 4
+    losses = [
+        [line["loss"] for line in metrics(tmp_path / name)]
+        for name in ("whole", "begun")
+    ]
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
