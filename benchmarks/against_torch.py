@@ -62,7 +62,6 @@ def tensorflow_step(width: int, batch: int):
     config = base.get_config()
     config.model.update({"width": width, "dropout": 0.0})
     config.train.update({"optimizer": "adam", "global_batch": batch})
-    config.train.learning_rate_rule = "fixed"
     device = tf.distribute.OneDeviceStrategy("/cpu:0")
     state = State(config, "float32")
     geometry = input_pipeline.Geometry(TILE, OUTPUT, 4, 1, 2, 8, "raw", 10 / 255)

@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from preprocess.errors import UserError
 from tests.conftest import train_command, until
-from trainer import checkpoints, rendezvous, strategy
+from trainer import checkpoints, gpus, rendezvous, strategy
 from trainer.train import train
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -357,7 +357,7 @@ def test_clusters_of_vertex_kubernetes_and_slurm():
 def test_precision_by_capability():
     assert strategy.resolve_precision("auto") == "float32"  # no GPU in tests
     assert strategy.resolve_precision("mixed_float16") == "mixed_float16"
-    assert strategy.precision_for([(8, 0), (9, 0)]) == "mixed_bfloat16"
-    assert strategy.precision_for([(7, 0)]) == "mixed_float16"
-    assert strategy.precision_for([(6, 1), (8, 0)]) == "float32"
+    assert gpus.precision_for([(8, 0), (9, 0)]) == "mixed_bfloat16"
+    assert gpus.precision_for([(7, 0)]) == "mixed_float16"
+    assert gpus.precision_for([(6, 1), (8, 0)]) == "float32"
     assert strategy.resolve_xla("auto") and not strategy.resolve_xla("off")

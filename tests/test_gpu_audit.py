@@ -115,6 +115,7 @@ def test_a_step_stays_on_the_gpu(found, case):
     assert not report["crossings"]
     replicas, compiled = case.get("replicas", 1), case.get("xla", True)
     budget = COMPILED_OPS if compiled else OPS[case.get("optimizer", "sgd")]
+    budget *= case.get("accumulate", 1)
     assert sum(report["ops"].values()) <= budget * replicas
     assert report["compiled"] == (2 * replicas if compiled else 0)
     if replicas == 1:

@@ -65,6 +65,15 @@ def test_who_hides_the_gpus_means_the_processor(machine, monkeypatch, capfd, hid
     assert strategy.find_gpus() == [] and not capfd.readouterr().err
 
 
+def test_other_commands_say_so_and_go_on(machine, capfd):
+    machine(files=("nvidia0",))
+    start.load_tensorflow()
+    assert "computing on the processor" in capfd.readouterr().err
+    machine((8, 0), files=("nvidia0",))
+    start.load_tensorflow()
+    assert "computing on" not in capfd.readouterr().err
+
+
 def test_a_machine_without_gpus_says_nothing(machine, capfd):
     machine()
     assert strategy.find_gpus() == [] and not capfd.readouterr().err

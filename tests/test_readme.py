@@ -113,7 +113,8 @@ def clone(tmp_path_factory) -> pathlib.Path:
         if (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, folder / name)
-    (folder / ".venv").symlink_to(environment)
+    flavour = (environment / ".complete").read_text().split()[0]
+    (folder / f".venv-{flavour}").symlink_to(environment)
     return folder
 
 

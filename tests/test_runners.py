@@ -70,7 +70,7 @@ class Guide:
         replaced = {
             **self.ports,
             "/tmp/": f"{output.parent}/",  # before names that may lie there
-            ".venv/bin": str(pathlib.Path(sys.executable).parent),
+            ".venv-cpu/bin": str(pathlib.Path(sys.executable).parent),
             "$PWD/": "",
             shown: shlex.join([*ARGUMENTS, *more]) + f" {where}",
         }

@@ -11,6 +11,7 @@ from preprocess.shards import read_info
 from trainer import input_pipeline, strategy, whole_frames
 from trainer.check import check_batch, check_fit, check_train_config
 from trainer.losses import class_weights
+from trainer.optimizers import highest_rate
 from trainer.reading_order import Shard, deal_lanes, part_of
 from trainer.shard_files import Access, bring_near, damage, find_shards
 from trainer.step import Made, State, make_steps
@@ -117,14 +118,20 @@ class Built(NamedTuple):
                 raise UserError(problems) from error
 
     def describe(self) -> str:
-        """Parameters, devices and, with several workers, how the data is shared."""
+        """Parameters, devices, batch and, with several workers, who reads what."""
         lines = [
             f"{self.state.network.count_params():,} parameters; "
             + strategy.describe(self.devices, self.precision, self.xla)
         ]
+        train = self.config.train
+        batch, replicas = train.global_batch, self.devices.num_replicas_in_sync
+        lines.append(
+            f"{batch} tile{'s' * (batch > 1)} a step, {batch // replicas} on each "
+            f"replica; learning rate up to {highest_rate(train):.3g}"
+        )
         worker, size = self.cluster
         if size > 1:
-            batch, lanes = self.config.train.global_batch, len(self.lanes)
+            lanes = len(self.lanes)
             part = part_of(worker, size, batch, lanes)
             shards = sum(len(lane) for lane in self.lanes)
             lines.append(

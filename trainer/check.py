@@ -83,7 +83,7 @@ def check_train_config(config: ml_collections.ConfigDict) -> None:
             f"config.train.warmup_steps={train.warmup_steps} must be below "
             f"config.train.steps={train.steps}"
         )
-    if train.tiles_per_replica % max(1, train.accumulate):
+    if not train.global_batch and train.tiles_per_replica % max(1, train.accumulate):
         problems.append(
             f"config.train.tiles_per_replica={train.tiles_per_replica} is not "
             f"divisible by config.train.accumulate={train.accumulate}"

@@ -25,7 +25,8 @@ def dry_run(run: Built) -> str:
     flops = training_flops(model, run.config.data.tile_size) * train.global_batch
     rows = [
         ("parameters", f"{state.network.count_params():,}"),
-        ("devices", run.describe().split("; ", 1)[1]),
+        ("devices", run.describe().splitlines()[0].split("; ", 1)[1]),
+        ("batch", run.describe().splitlines()[1]),
         ("memory", _memory()),
         ("state", f"{_megabytes(state):,.0f} MB: weights and the optimiser's"),
         ("FLOPs a step", f"{flops / 1e9:,.1f} GFLOP of convolutions"),

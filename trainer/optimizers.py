@@ -14,6 +14,7 @@ FIRST_SCALE, GROWTH_STEPS = 2.0**15, 2000  # of the loss
 
 RULES = {
     "fixed": lambda batches: 1.0,
+    "auto": lambda batches: 1.0,  # of a batch that is given; see `batch.settle`
     "linear": lambda batches: batches,
     "sqrt": lambda batches: batches**0.5,
 }

@@ -73,6 +73,11 @@ def load_tensorflow(devices: int = 0) -> None:
 
         if not devices:
             tf.config.list_logical_devices("CPU")  # the runtime's start says it again
+    from trainer import strategy
+
+    # Training is refused then; here it is only slow.
+    if not tf.config.list_physical_devices("GPU") and (why := strategy.why_unseen()):
+        print(f"{why}; computing on the processor", file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager

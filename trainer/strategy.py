@@ -158,8 +158,8 @@ def find_gpus(*, allow_cpu: bool = False) -> list[Any]:
             print(f"{reason}; training on the processor", file=sys.stderr, flush=True)
         elif tf.test.is_built_with_cuda():
             raise UserError(
-                f"{reason}; ./launch.sh doctor says more; --allow_cpu trains on the "
-                "processor"
+                f"{reason}; ./launch.sh doctor says more; --allow_cpu, or "
+                "CUDA_VISIBLE_DEVICES=-1, trains on the processor"
             )
         else:
             print(reason, file=sys.stderr, flush=True)

@@ -3,6 +3,7 @@
 import contextlib
 import datetime
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from typing import Any
@@ -12,12 +13,13 @@ import tensorflow as tf
 
 from preprocess import files, locks
 from preprocess.errors import UserError
-from trainer import batch, faults, stores, strategy, workdir
+from trainer import batch, faults, gpus, stores, strategy, workdir
 from trainer.build import Built, build
 from trainer.check import check_train_config
 from trainer.export.about import versions
 from trainer.loop import Loop, Options
 from trainer.shard_files import Access
+from trainer.start import explaining
 
 
 @contextlib.contextmanager
@@ -45,7 +47,14 @@ def built(
         check_train_config(config)
         settle(config, folder, devices)
         access = Access(options.on_bad_record, options.cache, scratch)
-        yield build(config, data, devices, access)
+        slow = gpus.starts_slowly(strategy.capabilities())
+        with explaining("the network", _say, compiles_kernels=slow):
+            run = build(config, data, devices, access)
+        yield run
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def train(

@@ -1,6 +1,6 @@
 """Draws docs/pictures/overview.png from what `./launch.sh demo` has left in runs/demo.
 
-    ./launch.sh demo && .venv/bin/python docs/pictures/overview.py
+    ./launch.sh demo && .venv-cpu/bin/python docs/pictures/overview.py
 
 A test frame, mirrored and cut into overlap tiles; a tile of the shards with its label;
 the border weights of the same tile; what the trained network makes of the frame. All of

@@ -1,8 +1,8 @@
 """Much, for long: are answers, memory and open files those of little, for short?
 
-    .venv/bin/python -m tests.campaign.load --what=requests --count=1000
-    .venv/bin/python -m tests.campaign.load --what=files --count=10000
-    .venv/bin/python -m tests.campaign.load --what=tiles --count=1000000
+    .venv-cpu/bin/python -m tests.campaign.load --what=requests --count=1000
+    .venv-cpu/bin/python -m tests.campaign.load --what=files --count=10000
+    .venv-cpu/bin/python -m tests.campaign.load --what=tiles --count=1000000
 
 All on drawn cells and a network of depth 2. What is watched runs in a process of its
 own, by /proc: Linux only.
