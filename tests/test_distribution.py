@@ -187,6 +187,7 @@ def one(shards_folder, tmp_path_factory) -> pathlib.Path:
     done = subprocess.run(command(shards_folder, folder), **quiet)
     assert done.returncode == 0, done.stderr
     assert "1 CPU replica," in done.stdout
+    assert "6 tiles a step, 6 on each replica" in done.stdout
     return folder
 
 
@@ -203,6 +204,7 @@ def test_two_processes_and_split_device_give_one_devices_losses(
     done = subprocess.run(split, **quiet)
     assert done.returncode == 0, done.stderr
     assert "2 CPU replicas," in done.stdout
+    assert "6 tiles a step, 3 on each replica" in done.stdout
     workers = start_workers(2, shards_folder, tmp_path / "workers")
     lines = tmp_path / "workers/metrics.jsonl"
     until(workers[0], lambda: lines.exists() and len(lines.read_bytes()) > 300)

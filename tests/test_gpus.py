@@ -71,7 +71,18 @@ def test_other_commands_say_so_and_go_on(machine, capfd):
     assert "computing on the processor" in capfd.readouterr().err
     machine((8, 0), files=("nvidia0",))
     start.load_tensorflow()
-    assert "computing on" not in capfd.readouterr().err
+    said = capfd.readouterr()
+    assert "computing on" not in said.err and "takes longer" not in said.err
+
+
+def test_the_first_start_on_hopper_is_announced(machine, capfd, monkeypatch, tmp_path):
+    monkeypatch.setenv("CUDA_CACHE_PATH", str(tmp_path))
+    machine((9, 0))
+    start.load_tensorflow()
+    assert f"and keeps them in {tmp_path}" in capfd.readouterr().err
+    (tmp_path / "kernels").write_bytes(bytes(10))
+    start.load_tensorflow()
+    assert "takes longer" not in capfd.readouterr().err
 
 
 def test_a_machine_without_gpus_says_nothing(machine, capfd):

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from preprocess.errors import UserError
 from trainer import batch, checkpoints, loop
 from trainer.saver import Saver
 from trainer.step import State
-from trainer.train import train
+from trainer.train import settle, train
 
 ONE = tf.distribute.OneDeviceStrategy("/cpu:0")
 TWO = ["/cpu:0", "/cpu:1"]
@@ -129,6 +130,11 @@ def test_a_resumed_run_keeps_the_batch_it_settled(
     begun.train.steps = 3
     train(begun, shards_folder, str(tmp_path / "begun"), ONE)
     two = tf.distribute.MirroredStrategy(TWO)
+    odd = tmp_path / "odd"
+    odd.mkdir()
+    (odd / "config.json").write_text(json.dumps({"train": {"global_batch": 3}}))
+    with pytest.raises(UserError, match="3 tiles a step, which 2 replicas can't share"):
+        settle(train_config.copy_and_resolve_references(), str(odd), two)
     options = loop.Options(extend_steps=6)
     train(train_config, shards_folder, str(tmp_path / "begun"), two, options)
     assert train_config.train.global_batch == 4

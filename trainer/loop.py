@@ -1,8 +1,8 @@
 """The training loop: what is due after which step, and stopping in between.
 
 A custom loop, because Keras' own fails under MirroredStrategy with several steps a
-call, and under MultiWorkerMirroredStrategy at once. Keras supplies layers, optimisers,
-loss scaling and schedules; TensorFlow the distribution and the checkpoints.
+call, and under MultiWorkerMirroredStrategy at once. Keras supplies layers and
+schedules; TensorFlow the distribution and the checkpoints.
 """
 
 import contextlib

@@ -15,6 +15,10 @@ from trainer import gpus
 # Keras loads these for helpers that nothing here calls, a third of a second to a whole
 # one each, wherever they are installed.
 NOT_CALLED = ("matplotlib.pyplot", "pandas", "sklearn")
+COMPILES = (
+    "CUDA compiles kernels at the first start on such a GPU, for up to 30 minutes, and "
+    "keeps them in {}"
+)
 FIRST_WORD_S, NEXT_WORD_S = 10.0, 60.0  # after which a slow start explains itself
 
 
@@ -75,9 +79,17 @@ def load_tensorflow(devices: int = 0) -> None:
             tf.config.list_logical_devices("CPU")  # the runtime's start says it again
     from trainer import strategy
 
+    found = tf.config.list_physical_devices("GPU")
     # Training is refused then; here it is only slow.
-    if not tf.config.list_physical_devices("GPU") and (why := strategy.why_unseen()):
+    if not found and (why := strategy.why_unseen()):
         print(f"{why}; computing on the processor", file=sys.stderr, flush=True)
+    folder = gpus.cache_folder()
+    if gpus.starts_slowly(strategy.capabilities()) and not _megabytes(folder):
+        print(
+            f"the first image takes longer: {COMPILES.format(folder)}",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 @contextlib.contextmanager
@@ -101,11 +113,8 @@ def explaining(
             text = f"still compiling {what}, {time.monotonic() - started:.0f} s so far"
             if compiles_kernels:
                 folder = gpus.cache_folder()
-                text += (
-                    "; CUDA compiles kernels at the first start on such a GPU, for "
-                    f"up to 30 minutes, and keeps them in {folder} "
-                    f"({_megabytes(folder):.0f} MB by now)"
-                )
+                kept = f"({_megabytes(folder):.0f} MB by now)"
+                text += f"; {COMPILES.format(folder)} {kept}"
             say(text)
 
     thread = threading.Thread(target=words, daemon=True)

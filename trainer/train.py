@@ -122,17 +122,25 @@ def settle(
     Raises:
       UserError: not even one tile fits a GPU.
     """
-    train = config.train
+    train, replicas = config.train, devices.num_replicas_in_sync
     there = workdir.settled(folder) if folder else {}
     for name in ("global_batch", "learning_rate_rule"):
         if train[name] in (0, "auto") and name in there:
             train[name] = there[name]
+    if (
+        there.get("global_batch") == train.global_batch
+        and train.global_batch % replicas
+    ):
+        raise UserError(
+            f"{folder}: the run there has {train.global_batch} tiles a step, which "
+            f"{replicas} replicas can't share equally; go on with another number of "
+            "GPUs (CUDA_VISIBLE_DEVICES chooses them), or give another --workdir"
+        )
     fitting = 1
     if not train.global_batch and not train.tiles_per_replica:
         memory = strategy.gpu_bytes()
         precision = strategy.resolve_precision(train.precision)
         fitting = batch.tiles_that_fit(config, precision, memory) if memory else 1
-    replicas = devices.num_replicas_in_sync
     batch.settle(train, replicas=replicas, fitting=fitting)
     cluster = strategy.read_cluster()
     train.global_batch = strategy.chiefs(devices, cluster, train.global_batch)
