@@ -29,9 +29,7 @@ def saver(settled, tmp_path):
     def make():
         return State(settled, "float32")
 
-    made = Saver(make(), str(tmp_path / "saved"), keep=2, make=make)
-    yield made
-    made.thread.shutdown()
+    return Saver(make(), str(tmp_path / "saved"), keep=2, make=make)
 
 
 def progress(best=None):
@@ -71,7 +69,7 @@ def test_what_is_saved_is_the_state_at_that_moment(
         variable.assign(variable + tf.ones_like(variable))
     assert not checkpoints.complete_steps(folder)
     going_on.set()
-    saver.close()
+    saver.wait()
     found = restored(settled, folder, 7).variables_saved()
     for value, expected in zip(found, before, strict=True):
         np.testing.assert_array_equal(value, expected)
@@ -87,16 +85,26 @@ def test_the_next_save_tells_what_went_wrong_with_this_one(saver, monkeypatch):
     saver.save(1, progress())
     with pytest.raises(OSError, match="No space left"):
         saver.save(2, progress())
-    saver.save(3, progress())
-    with pytest.raises(OSError, match="No space left"):
-        saver.close()
+    with pytest.raises(OSError, match="No space left"), saver:
+        saver.save(3, progress())
+    saver.wait()  # it was told once
+
+
+def test_a_second_ctrl_c_does_not_wait_for_a_slow_bucket(saver, monkeypatch):
+    stuck = threading.Event()
+    monkeypatch.setattr(checkpoints, "save", lambda *_: stuck.wait(60))
+    with pytest.raises(KeyboardInterrupt), saver:
+        saver.save(1, progress())
+        raise KeyboardInterrupt
+    assert saver.thread.is_alive() and saver.thread.daemon
+    stuck.set()
 
 
 def test_the_newest_and_the_best_stay(saver, tmp_path):
     for step in (1, 2, 3, 4):
         saver.save(step, progress(best=1))
     saver.note_progress(4, progress(best=3))
-    saver.close()
+    saver.wait()
     assert checkpoints.complete_steps(str(tmp_path / "saved")) == [3, 4]
     about = checkpoints.read_about(str(tmp_path / "saved"), 4)
     assert about.progress == progress(best=3)

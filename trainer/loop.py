@@ -168,7 +168,7 @@ class Loop:
         )
         with (
             contextlib.closing(self.book),
-            contextlib.closing(self.saver),
+            self.saver,
             self.stop.listening(),
         ):
             ended = self._steps()

@@ -1,7 +1,8 @@
 """Saves checkpoints in a thread, while training goes on."""
 
-import concurrent.futures
+import threading
 from collections.abc import Callable
+from types import TracebackType
 from typing import Any
 
 import tensorflow as tf
@@ -34,8 +35,8 @@ class Saver:
         self.keep = keep
         self.make = make
         self.copy: State | None = None
-        self.thread = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
-        self.running: concurrent.futures.Future | None = None
+        self.thread: threading.Thread | None = None
+        self.error: BaseException | None = None
 
     def save(self, step: int, progress: dict[str, Any]) -> None:
         """Takes a copy of the state as it is now, and has it written.
@@ -59,10 +60,15 @@ class Saver:
         checkpoint = self.copy.checkpoint()
 
         def write() -> None:
-            checkpoints.save(checkpoint, self.folder, step, progress)
-            checkpoints.prune(self.folder, self.keep, progress["best_step"])
+            try:
+                checkpoints.save(checkpoint, self.folder, step, progress)
+                checkpoints.prune(self.folder, self.keep, progress["best_step"])
+            except BaseException as error:
+                self.error = error
 
-        self.running = self.thread.submit(write)
+        # A daemon, so that a second Ctrl-C need not wait for a slow disk or bucket.
+        self.thread = threading.Thread(target=write, name="checkpoint", daemon=True)
+        self.thread.start()
 
     def note_progress(self, step: int, progress: dict[str, Any]) -> None:
         """Renews the progress in the checkpoint of a step."""
@@ -76,13 +82,21 @@ class Saver:
         Raises:
           UserError, OSError: it has failed.
         """
-        running, self.running = self.running, None
-        if running:
-            running.result()
+        if self.thread:
+            self.thread.join()
+        self.thread, error, self.error = None, self.error, None
+        if error:
+            raise error
 
-    def close(self) -> None:
-        """Waits, and ends the thread."""
-        try:
+    def __enter__(self) -> "Saver":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Waits for the last save, unless a second Ctrl-C asks to end at once."""
+        if kind is not KeyboardInterrupt:
             self.wait()
-        finally:
-            self.thread.shutdown()
