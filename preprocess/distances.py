@@ -3,6 +3,8 @@
 import cv2
 import numpy as np
 
+FAR = 1e18  # px
+
 
 def distances_to(mask: np.ndarray) -> np.ndarray:
     """How far each pixel is from the nearest pixel of a mask.
@@ -15,8 +17,10 @@ def distances_to(mask: np.ndarray) -> np.ndarray:
       mask: bool [H, W].
 
     Returns:
-      float32 [H, W], px.
+      float32 [H, W], px; FAR everywhere where the mask is empty.
     """
+    if not mask.any():  # OpenCV's own value for that overflows when it is squared
+        return np.full(mask.shape, FAR, np.float32)
     found = cv2.distanceTransform(
         (~mask).view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE
     )

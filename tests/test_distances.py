@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from preprocess.distances import distances_to
+from preprocess.distances import FAR, distances_to
 
 
 @pytest.mark.parametrize("edge", [61, 96, 128])
@@ -20,3 +20,8 @@ def test_distances_are_exact_and_the_same_each_time(edge):
             np.testing.assert_array_equal(distances_to(mask), exact)
     finally:
         cv2.setNumThreads(threads)
+
+
+def test_an_empty_mask_is_far_away():
+    found = distances_to(np.zeros((80, 80), bool))
+    assert (found == np.float32(FAR)).all()

@@ -108,7 +108,7 @@ def command(*given):
 @pytest.mark.slow
 def test_split_devices_and_a_batch_that_does_not_divide(shards_folder, tmp_path):
     given = arguments(shards_folder, f"--workdir={tmp_path / 'run'}", "--devices=2")
-    done = command(*given)
+    done = command(*given, "--config.train.global_batch=1")
     assert done.returncode == 2
     assert done.stderr.splitlines() == [
         "train: config.train.global_batch=1 is not divisible by 2 replicas; "

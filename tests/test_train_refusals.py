@@ -168,7 +168,7 @@ def test_two_trainers_in_one_workdir(shards_folder, train_config, tmp_path):
 
 def test_bad_train_settings_are_all_named(train_config):
     train_config.train.optimizer = "lion"
-    train_config.train.global_batch = 0
+    train_config.train.global_batch = -1
     train_config.train.precision = "float8"
     train_config.train.ema = 1.0
     train_config.train.augment.contrast = -1.0

@@ -65,9 +65,7 @@ def _timed(call):
 
 def _megabytes(state: State) -> float:
     """All that training changes, float32: weights, their average, the optimiser's."""
-    networks = {id(n): n for n in (state.network, state.averaged)}.values()
-    variables = [v for n in networks for v in n.variables] + state.optimizer.variables
-    return 4 * sum(math.prod(v.shape) for v in variables) / 1e6
+    return 4 * sum(math.prod(v.shape) for v in state.variables_saved()) / 1e6
 
 
 def _memory() -> str:
