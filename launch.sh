@@ -83,6 +83,8 @@ find_python() {
 find_flavour() {
   if [[ -n $UNET_FLAVOUR ]]; then
     echo "$UNET_FLAVOUR"
+  elif [[ -n ${UNET_VENV:-} && -f $UNET_VENV/.complete ]]; then
+    cut -d' ' -f1 "$UNET_VENV/.complete"  # whatever machine this is
   elif [[ $(nvidia-smi -L 2>/dev/null) == *GPU* ]]; then
     echo gpu
   else
@@ -292,7 +294,14 @@ case "$command" in
   verify) ready; exec "$python" -m preprocess.verify "$@" ;;
   preview) ready; exec "$python" -m preprocess.preview "$@" ;;
   preprocess) ready; exec "$python" -m preprocess.main "$@" ;;
-  exec) ready; PATH="$venv/bin:$PATH" exec "$@" ;;
+  exec)
+    if [[ $# -eq 0 ]]; then
+      say "exec PROGRAM ...: which program of the environment?"
+      exit 2
+    fi
+    ready
+    PATH="$venv/bin:$PATH" exec "$@"
+    ;;
   benchmark) ready; benchmark "$@" ;;
   train | evaluate | cross_validate | compare | export | predict | summary)
     ready

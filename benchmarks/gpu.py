@@ -184,10 +184,7 @@ def main() -> None:
     started = time.perf_counter()
     for folder in (given.output, given.work):
         folder.mkdir(parents=True, exist_ok=True)
-    doctor = subprocess.run(
-        [sys.executable, "-m", "doctor.main"], cwd=ROOT, capture_output=True, text=True
-    ).stdout.splitlines()
-    print("\n".join(doctor), flush=True)
+    doctor = run_doctor()
     cells, data = str(given.work / "cells"), str(given.work / "data")
     size = 128 if scale.quick else 700
     module("preprocess.synthetic", f"--output={cells}", f"--size={size}", "--frames=6")
@@ -235,6 +232,19 @@ def main() -> None:
     path = str(given.output / "gpu.html")
     files.write_bytes(path, page.page([result]).encode())
     print(path)
+
+
+def run_doctor() -> list[str]:
+    """doctor's lines, shown as they come: a first start may take long."""
+    lines = []
+    command = [sys.executable, "-m", "doctor.main"]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, text=True
+    ) as process:
+        for line in process.stdout or ():
+            print(line, end="", flush=True)
+            lines.append(line.rstrip())
+    return lines
 
 
 def gpu_names() -> str:

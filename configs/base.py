@@ -87,7 +87,7 @@ def get_config() -> ml_collections.ConfigDict:
     train.deterministic = False
     train.steps_per_call = 10  # steps in one graph call between looks at the host
     train.log_every_steps = 20  # a line in metrics.jsonl and TensorBoard
-    train.validate_every_steps = 0  # scores, pictures; 0: 20 times in the training
+    train.validate_every_steps = 0  # scores, pictures; 0: about 20 times in all
     train.validate_frames = 0  # whole frames each time, spread over the split; 0: all
     train.best_metric = "mean_iou"  # or pixel_error, cross_entropy: what "best" means
     train.patience = 0  # stops after so many validations without a better; 0: never

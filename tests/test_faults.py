@@ -28,6 +28,7 @@ LOST = {
     "preempted/died/restarted unexpectedly",
     "connect": ABORTED + "failed to connect to all addresses; last error: UNKNOWN",
     "NCCL": "Error invoking NCCL: remote process exited or there was a network error",
+    "network": "NCCL: unhandled system error (run with NCCL_DEBUG=INFO for details)",
     "timeout": "Collective has timed out waiting for other workers.",
 }
 OWN = {
@@ -86,11 +87,24 @@ def test_what_to_do(text, cure):
     assert cure in str(said)
 
 
-def test_out_of_memory_names_the_batch():
-    text = "OOM when allocating tensor with shape[8,64,568,568] on /device:GPU:0"
-    error = tf.errors.ResourceExhaustedError(None, None, text)
-    said = explained(error, worker=0, workers=1)
+@pytest.mark.parametrize(
+    "text",
+    (
+        "OOM when allocating tensor with shape[8,64,568,568] on /device:GPU:0",
+        "Out of memory while trying to allocate 1234 bytes.",  # XLA's
+        "Out of memory allocating 1234 bytes.",
+        "failed to allocate 1.2GiB: CUDA_ERROR_OUT_OF_MEMORY: out of memory",
+        "Failed to allocate request for 1.2GiB (1234B) on device ordinal 0",
+    ),
+)
+@pytest.mark.parametrize(
+    "kind", (tf.errors.ResourceExhaustedError, tf.errors.InternalError)
+)
+def test_out_of_memory_names_the_batch(kind, text):
+    """A user's mistake, exit code 2: no restart makes it fit."""
+    said = explained(kind(None, None, text), worker=0, workers=2)
     assert "out of memory" in str(said) and "config.train.global_batch" in str(said)
+    assert said.exit_code == 2
 
 
 def test_what_is_not_known_stays_what_it_is():

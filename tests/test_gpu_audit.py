@@ -2,7 +2,9 @@
 
 Found without a GPU (tests/gpu/placement.py): every op has a kernel, nothing crosses
 between host and device inside a step, few ops and collectives a step. docs/training.md
-explains the budgets. `python -m tests.gpu.matrix` looks at all combinations.
+explains the budgets. Each precision, optimiser and number of replicas and workers is in
+some case; `python -m tests.gpu.audit` looks at any other. Replicas of one host sum by
+"ring" here, being processors; for GPUs TensorFlow itself chooses NCCL.
 """
 
 import json
@@ -17,7 +19,6 @@ import pytest
 from tests.cloud.environment import cuda_wheel
 
 ROOT = pathlib.Path(__file__).parent.parent
-PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 # Ops for each replica and step. Compiled, they are the input, two functions and sums.
 COMPILED_OPS = 25
 OPS = {"sgd": 1300, "adamw": 2200}  # launched one by one

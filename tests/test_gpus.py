@@ -218,6 +218,31 @@ def test_a_slow_start_says_why(monkeypatch, tmp_path):
     assert len(said) == before
 
 
+def test_the_smallest_visible_gpu_counts(monkeypatch, tmp_path, capfd):
+    """By nvidia-smi; where that does not know, training goes on with a tile each."""
+    script = tmp_path / "nvidia-smi"
+
+    def says(text, code=0):
+        script.write_text(
+            f"#!/bin/sh\nprintf '%s' \"$*\" >{tmp_path}/asked\n"
+            f"printf '{text}'\nexit {code}\n"
+        )
+        script.chmod(0o755)
+
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [object()])
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,2")
+    says("WARNING: infoROM\\n81559\\n16160\\n")
+    assert strategy.gpu_bytes() == 16160 * 2**20
+    assert "--id=1,2" in (tmp_path / "asked").read_text()
+    for text, code in (("[N/A]\\n", 0), ("No devices were found", 6)):
+        says(text, code)
+        assert strategy.gpu_bytes() == 0
+        assert "config.train.tiles_per_replica" in capfd.readouterr().err
+    script.unlink()
+    assert strategy.gpu_bytes() == 0
+
+
 # --- How many tiles -------------------------------------------------------------------
 
 

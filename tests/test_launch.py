@@ -157,3 +157,14 @@ def test_exec_runs_a_program_of_the_environment(checkout):
     write_program(checkout / ".venv-cpu/bin/tool", '#!/bin/bash\necho "tool $*"\n')
     done = launch("exec", "tool", "--flag", root=checkout, PATH="/usr/bin:/bin")
     assert done.stdout == "tool --flag\n", done.stderr
+    assert launch("exec", root=checkout).returncode == 2
+
+
+def test_an_environment_elsewhere_keeps_its_flavour(checkout, tmp_path):
+    """Shared by GPU nodes and a login node without a GPU."""
+    where = {"UNET_VENV": str(tmp_path / "shared")}
+    assert set_up(checkout, gpus=True, **where).returncode == 0
+    theirs = tmp_path / "shared/bin/theirs"
+    theirs.write_text("in use")
+    assert set_up(checkout, **where).returncode == 0 and theirs.exists()
+    assert len(installs(checkout)) == 1

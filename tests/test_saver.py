@@ -100,6 +100,20 @@ def test_a_second_ctrl_c_does_not_wait_for_a_slow_bucket(saver, monkeypatch):
     stuck.set()
 
 
+def test_a_failed_save_is_told_when_it_has_ended(saver, monkeypatch):
+    """Not only at the next one, which may be ten minutes later."""
+
+    def fail(*_):
+        raise OSError(errno.ENOSPC, "No space left on device", "x")
+
+    monkeypatch.setattr(checkpoints, "save", fail)
+    saver.check()  # nothing was saved yet
+    saver.save(1, progress())
+    saver.thread.join()
+    with pytest.raises(OSError, match="No space left"):
+        saver.check()
+
+
 def test_the_newest_and_the_best_stay(saver, tmp_path):
     for step in (1, 2, 3, 4):
         saver.save(step, progress(best=1))
@@ -110,7 +124,7 @@ def test_the_newest_and_the_best_stay(saver, tmp_path):
     assert about.progress == progress(best=3)
 
 
-def test_validations_are_twenty_whatever_the_length(train_config):
+def test_validations_are_about_twenty_whatever_the_length(train_config):
     train = train_config.train
     train.validate_every_steps = 0
     for steps, period in ((40_000, 2000), (1800, 90), (19, 1), (1, 1)):

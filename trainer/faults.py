@@ -49,7 +49,7 @@ FAULTS = tuple(
             "ptxas exited with|No PTX compilation provider|libdevice",
             "try --config.train.xla=off in another --workdir; " + DOCTOR,
         ),
-        ("unhandled cuda error|NCCL_DEBUG", "--all_reduce=ring does without NCCL"),
+        ("unhandled cuda error", "--all_reduce=ring does without NCCL"),
         (
             "CUDA_ERROR_|CUDA error|CUDNN_STATUS|cuDNN launch failure|CUBLAS_STATUS|"
             "Blas \\w+ launch failed|No algorithm worked|Autotuning failed|"
@@ -57,6 +57,10 @@ FAULTS = tuple(
             DOCTOR,
         ),
     )
+)
+# TensorFlow's words, XLA's and CUDA's.
+TOO_LITTLE_MEMORY = re.compile(
+    "OOM|[Oo]ut of memory|OUT_OF_MEMORY|ran out of memory|[Ff]ailed to allocate request"
 )
 LOST_WORKER = re.compile(
     # The coordination service, which hears each worker's heartbeat.
@@ -86,7 +90,7 @@ def explained(
     """
     # Without the Python frames, whose paths could hold any of the words below.
     text = " ".join(FRAME.sub("", error.message).split())
-    if isinstance(error, tf.errors.ResourceExhaustedError) and "OOM" in text:
+    if TOO_LITTLE_MEMORY.search(text):
         return UserError(
             f"out of memory: {text[:MOST_SHOWN]}; give a smaller "
             "config.train.global_batch, or config.train.accumulate=2 or more, in "

@@ -197,6 +197,7 @@ class Loop:
             with self._compiling() if not self.compiled else contextlib.nullcontext():
                 made = self.built.make(iterator, count, stop=asked)
             self.compiled = True
+            self.saver.check()
             losses = made.losses.numpy().tolist()
             norms = made.norms.numpy().tolist()
             self._stop_on_nan(losses, norms)

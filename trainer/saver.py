@@ -76,6 +76,15 @@ class Saver:
         checkpoints.note_progress(self.folder, step, progress)
         checkpoints.prune(self.folder, self.keep, progress["best_step"])
 
+    def check(self) -> None:
+        """Says what went wrong with a save that has ended.
+
+        Raises:
+          UserError, OSError: it has failed.
+        """
+        if self.thread and not self.thread.is_alive():
+            self.wait()
+
     def wait(self) -> None:
         """Returns when the last save is complete.
 

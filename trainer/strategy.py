@@ -158,8 +158,8 @@ def find_gpus(*, allow_cpu: bool = False) -> list[Any]:
             print(f"{reason}; training on the processor", file=sys.stderr, flush=True)
         elif tf.test.is_built_with_cuda():
             raise UserError(
-                f"{reason}; ./launch.sh doctor says more; --allow_cpu, or "
-                "CUDA_VISIBLE_DEVICES=-1, trains on the processor"
+                f"{reason}; ./launch.sh doctor says more; CUDA_VISIBLE_DEVICES=-1, or "
+                "train --allow_cpu, trains on the processor"
             )
         else:
             print(reason, file=sys.stderr, flush=True)
@@ -176,7 +176,10 @@ def why_unseen() -> str:
         return ""
     says = f"{' '.join(sorted(there))}: TensorFlow uses no GPU: "
     if not tf.test.is_built_with_cuda():
-        return says + "this one is built for the processor; UNET_FLAVOUR=gpu sets up"
+        return says + (
+            "the installed one is for processors; UNET_FLAVOUR=gpu ./launch.sh setup "
+            "installs the one for GPUs"
+        )
     try:
         ctypes.CDLL("libcuda.so.1")
     except OSError:
@@ -234,28 +237,36 @@ def split_first_device(number: int) -> list[str]:
 
 
 def _gpu_megabytes() -> int:
-    """Memory of the smallest GPU, by its driver, in MiB.
+    """Memory of the smallest GPU that is visible, by its driver, in MiB.
 
     Raises:
       UserError: the driver does not say.
     """
     query = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    if visible := os.environ.get("CUDA_VISIBLE_DEVICES", "").strip():
+        query.append(f"--id={visible}")
     try:
         told = subprocess.run(query, capture_output=True, text=True, check=True).stdout
-        return min(map(int, told.split()))
+        # Warnings may stand among the numbers.
+        return min(int(line) for line in told.splitlines() if line.strip().isdigit())
     except (OSError, subprocess.CalledProcessError, ValueError) as error:
         raise UserError(f"the GPU's memory is not known: nvidia-smi: {error}") from None
 
 
 def gpu_bytes() -> float:
-    """Memory of this worker's smallest GPU; 0 without one.
-
-    Raises:
-      UserError: the driver does not say.
-    """
+    """Memory of this worker's smallest GPU; 0 without one, or where it is not known."""
     if not tf.config.list_physical_devices("GPU"):
         return 0
-    return _gpu_megabytes() * 2.0**20
+    try:
+        return _gpu_megabytes() * 2.0**20
+    except UserError as error:
+        print(
+            f"{error}; each GPU takes 1 tile a step, or as many as you give it: "
+            "config.train.tiles_per_replica",
+            file=sys.stderr,
+            flush=True,
+        )
+        return 0
 
 
 def resolve_precision(precision: str) -> str:
