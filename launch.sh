@@ -113,15 +113,7 @@ is_complete() {
 
 # One at a time: the nodes of a cluster may start on the same folder at once.
 setup() {
-  # What launch.sh has not made, it neither installs into nor removes.
-  if [[ -n $(ls -A "$venv" 2>/dev/null) && ! -f "$venv/pyvenv.cfg" ]]; then
-    say "$venv is no virtual environment, and not empty; UNET_VENV=another folder"
-    exit 2
-  fi
-  if [[ -n "${PYTHON:-}" ]]; then
-    PYTHON=$(find_python) || exit 1  # before anything is removed for its sake
-  fi
-  if is_complete && ! is_of_another_kind; then
+  if is_complete && [[ -z "${PYTHON:-}" ]]; then
     return
   fi
   mkdir -p "$(dirname "$venv")"
@@ -129,6 +121,14 @@ setup() {
   if command -v flock >/dev/null && ! flock --nonblock 9; then
     say "waiting: another launch.sh is setting up $venv"
     flock 9
+  fi
+  # What launch.sh has not made, it neither installs into nor removes.
+  if [[ -n $(ls -A "$venv" 2>/dev/null) && ! -f "$venv/pyvenv.cfg" ]]; then
+    say "$venv is no virtual environment, and not empty; UNET_VENV=another folder"
+    exit 2
+  fi
+  if [[ -n "${PYTHON:-}" ]]; then
+    PYTHON=$(find_python) || exit 1  # before anything is removed for its sake
   fi
   if ! is_complete || is_of_another_kind; then
     install

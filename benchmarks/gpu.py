@@ -3,11 +3,11 @@ two runs are the same.
 
     ./launch.sh benchmark --what=gpu
 
-On one host, in about ten minutes after the first start, on which CUDA may compile
-kernels for long: doctor with a real sum over all GPUs; the paper's network compiled or
-not, with 1, 4 and 8 tiles per GPU in bfloat16; the fastest of these on 2, 4 and 8 GPUs;
-two identical trainings compared bit by bit, and what that costs. Writes gpu.json and
-gpu.html. Without a GPU, --quick tries it in small on logical processors.
+On one host, in ten minutes or so (an estimate) after the first start, on which CUDA may
+compile kernels for long: doctor with a real sum over all GPUs; the paper's network
+compiled or not, with 1, 4 and 8 tiles per GPU in bfloat16; the fastest of these on 2, 4
+and 8 GPUs; two identical trainings compared bit by bit, and what that costs. Writes
+gpu.json and gpu.html. Without a GPU, --quick tries it in small on logical processors.
 """
 
 import argparse
@@ -56,23 +56,34 @@ def scale_of(quick: bool) -> Scale:
     if quick:
         return Scale((CONFIG, *QUICK), (1,), 2, 4, True)
     found, trouble = find_gpus()
-    if not found:
+    count = min(len(found), len(visible(len(found))))
+    if not count:
+        why = trouble or ("CUDA_VISIBLE_DEVICES hides all" if found else "")
         raise UserError(
-            f"no GPU of NVIDIA's here{f' ({trouble})' if trouble else ''}; --quick "
-            "tries this benchmark on the processor"
+            f"no GPU of NVIDIA's here{f' ({why})' if why else ''}; --quick tries this "
+            "benchmark on the processor"
         )
     precision = "--config.train.precision=mixed_bfloat16"
     paper = (CONFIG, "--config.data.augmentations=4", precision)
-    return Scale(paper, (1, 4, 8), len(found), STEPS, False)
+    return Scale(paper, (1, 4, 8), count, STEPS, False)
+
+
+def visible(count: int) -> list[str]:
+    """The GPUs that the user lets be used, of so many; all where nothing is said."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is None:
+        return [str(index) for index in range(count)]
+    return [name for name in given.split(",") if name.strip() not in ("", "-1")]
 
 
 def environment(scale: Scale, gpus: int) -> dict[str, str]:
-    """The first GPUs alone; those that the user has hidden stay hidden."""
+    """The first GPUs alone."""
     if scale.quick:
         return dict(os.environ)
-    given = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    names = given.split(",") if given else [str(index) for index in range(scale.gpus)]
-    return {**os.environ, "CUDA_VISIBLE_DEVICES": ",".join(names[:gpus])}
+    return {
+        **os.environ,
+        "CUDA_VISIBLE_DEVICES": ",".join(visible(scale.gpus)[:gpus]),
+    }
 
 
 def run_child(command: list[str], scale: Scale, gpus: int) -> str:
@@ -97,7 +108,7 @@ def run_child(command: list[str], scale: Scale, gpus: int) -> str:
 def step_of(
     scale: Scale, data: str, scratch: pathlib.Path, *more: str, gpus: int = 1
 ) -> dict[str, float]:
-    """Medians of one setting's steps, by quantity; see benchmarks/train.py."""
+    """One setting's figures over so many steps; see benchmarks/train.py."""
     out = scratch / "step.json"
     out.unlink(missing_ok=True)
     command = ["benchmarks/train.py", *scale.config, *more, f"--data={data}"]
@@ -207,13 +218,21 @@ def main() -> None:
     notes = [line for line in doctor if line.startswith("WRONG")]
     for deterministic in (True, False)[: 1 if scale.quick else 2]:
         flag = f"--config.train.deterministic={deterministic}"
-        same = identical(scale, data, given.work, flag, best[0])
-        ends = "the same weights and losses" if same else "different ones"
-        notes.append(f"Two trainings of {scale.steps} steps, {flag}: {ends}.")
+        what = f"Two trainings of {scale.steps} steps, {flag}"
+        try:
+            same = identical(scale, data, given.work, flag, best[0])
+            ends = "the same weights and losses" if same else "different ones"
+            notes.append(f"{what}: {ends}.")
+        except UserError as error:
+            notes.append(f"{what}: {error}")
         print(notes[-1], flush=True)
-    cost = step_of(scale, data, given.work, *best, "--config.train.deterministic=True")
-    add(record, "deterministic", cost, f"XLA {xla}, {tiles} tiles per GPU")
-    print(f"deterministic: {shown(cost)}", flush=True)
+    try:
+        flag = "--config.train.deterministic=True"
+        cost = step_of(scale, data, given.work, *best, flag)
+        add(record, "deterministic", cost, f"XLA {xla}, {tiles} tiles per GPU")
+        print(f"deterministic: {shown(cost)}", flush=True)
+    except UserError as error:
+        record.lacks("deterministic", str(error))
     result = {
         "name": "gpu",
         "question": "GPUs: how fast is training, and does it repeat bit for bit?",

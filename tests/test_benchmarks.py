@@ -10,6 +10,8 @@ import sys
 
 import pytest
 
+from preprocess.errors import UserError
+
 ROOT = pathlib.Path(__file__).parent.parent
 SIDES = {
     "tiles": {"straightforward", "this project"},
@@ -149,3 +151,23 @@ def test_without_a_gpu_the_benchmark_of_gpus_says_so():
     )
     assert done.returncode == 2 and not done.stdout
     assert done.stderr.startswith("benchmark: no GPU of NVIDIA's here")
+
+
+@pytest.mark.parametrize(
+    "given, count, last",
+    [(None, 8, "0,1,2,3"), ("2,5", 2, "2,5"), ("", 0, ""), ("-1", 0, "")],
+)
+def test_the_benchmark_takes_the_visible_gpus(monkeypatch, given, count, last):
+    from benchmarks import gpu
+
+    monkeypatch.setattr(gpu, "find_gpus", lambda: ([None] * 8, ""))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if given is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+    if not count:
+        with pytest.raises(UserError, match="CUDA_VISIBLE_DEVICES hides all"):
+            gpu.scale_of(False)
+        return
+    scale = gpu.scale_of(False)
+    assert scale.gpus == count
+    assert gpu.environment(scale, 4)["CUDA_VISIBLE_DEVICES"] == last

@@ -282,7 +282,9 @@ def test_what_fits():
         ({}, 1, 1, (1, "sqrt")),
         ({}, 8, 8, (64, "sqrt")),
         ({}, 16, 4, (64, "sqrt")),
-        ({"accumulate": 2}, 8, 8, (128, "sqrt")),
+        ({"accumulate": 2}, 8, 8, (64, "sqrt")),  # four at once: half of the memory
+        ({"accumulate": 3}, 1, 8, (9, "sqrt")),
+        ({"accumulate": 4}, 2, 1, (8, "sqrt")),
         ({"tiles_per_replica": 4}, 3, 8, (12, "sqrt")),
         ({"global_batch": 4}, 8, 8, (4, "fixed")),
         ({"learning_rate_rule": "linear"}, 2, 1, (2, "linear")),

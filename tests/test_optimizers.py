@@ -164,3 +164,12 @@ def test_the_scale_doubles_after_enough_finite_steps():
     optimizer.apply(gradients(0), tf.constant(RATE))
     assert float(optimizer.scale) == 2 * FIRST_SCALE
     assert int(optimizer.finite_steps) == 0
+
+
+def test_the_scale_never_vanishes():
+    """At 0 every gradient would be nothing over nothing."""
+    optimizer = Optimizer(train_part(), weights(), scaled=True)
+    optimizer.scale.assign(1.0)
+    first, second = gradients(0)
+    optimizer.apply([first * np.inf, second], tf.constant(RATE))
+    assert float(optimizer.scale) == 1.0

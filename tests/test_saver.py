@@ -90,6 +90,36 @@ def test_the_next_save_tells_what_went_wrong_with_this_one(saver, monkeypatch):
     saver.wait()  # it was told once
 
 
+def test_the_state_after_a_failed_save_is_saved_all_the_same(
+    saver, monkeypatch, tmp_path
+):
+    """As when SIGTERM comes: what is there may be the last."""
+    real, tried = checkpoints.save, []
+
+    def fail_first(*arguments):
+        tried.append(arguments[2])
+        if len(tried) == 1:
+            raise OSError(errno.ENOSPC, "No space left on device", "x")
+        real(*arguments)
+
+    monkeypatch.setattr(checkpoints, "save", fail_first)
+    with pytest.raises(OSError, match="No space left"), saver:
+        saver.save(1, progress())
+        saver.save(2, progress())
+    assert checkpoints.complete_steps(str(tmp_path / "saved")) == [2]
+
+
+def test_why_training_ended_is_not_hidden_by_a_failed_save(saver, monkeypatch, capfd):
+    def fail(*_):
+        raise OSError(errno.ENOSPC, "No space left on device", "x")
+
+    monkeypatch.setattr(checkpoints, "save", fail)
+    with pytest.raises(UserError, match="the loss is nan"), saver:
+        saver.save(1, progress())
+        raise UserError("the loss is nan")
+    assert "not saved: " in capfd.readouterr().err
+
+
 def test_a_second_ctrl_c_does_not_wait_for_a_slow_bucket(saver, monkeypatch):
     stuck = threading.Event()
     monkeypatch.setattr(checkpoints, "save", lambda *_: stuck.wait(60))

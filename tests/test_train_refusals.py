@@ -97,6 +97,31 @@ def test_gradient_that_is_not_finite_stops_at_its_own_step(
         run(train_config, shards_folder, tmp_path)
 
 
+@pytest.mark.slow
+def test_gradients_that_stay_infinite_stop_the_run(
+    shards_folder, train_config, tmp_path, monkeypatch
+):
+    """In half precision single ones are usual; weights that never move are not."""
+    from trainer import loop, step
+
+    real = step.make_gradients
+
+    def infinite(*arguments, **named):
+        gradients_of = real(*arguments, **named)
+
+        def wrapped(batch, first_seed):
+            [pack] = gradients_of(batch, first_seed)
+            return [tf.concat([pack[:-1] + np.inf, pack[-1:]], 0)]
+
+        return wrapped
+
+    monkeypatch.setattr(step, "make_gradients", infinite)
+    monkeypatch.setattr(loop, "MOST_OVERFLOWS", 6)
+    train_config.train.precision = "mixed_float16"
+    with pytest.raises(UserError, match="gradients of 6 steps up to 6 were infinite"):
+        run(train_config, shards_folder, tmp_path)
+
+
 def test_mismatch_of_data_and_model_names_both_numbers(shards_folder, train_config):
     train_config.model.depth, train_config.data.tile_size = 3, 92
     with pytest.raises(UserError) as caught:

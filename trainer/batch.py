@@ -111,7 +111,8 @@ def settle(train: ml_collections.ConfigDict, *, replicas: int, fitting: int) -> 
     """
     chosen = not train.global_batch
     if chosen:
-        tiles = train.tiles_per_replica or fitting * train.accumulate
+        parts = -(-fitting // train.accumulate)  # at least one tile in each
+        tiles = train.tiles_per_replica or parts * train.accumulate
         train.global_batch = replicas * tiles
     if train.learning_rate_rule == "auto":
         train.learning_rate_rule = "sqrt" if chosen else "fixed"

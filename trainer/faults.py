@@ -93,8 +93,8 @@ def explained(
     if TOO_LITTLE_MEMORY.search(text):
         return UserError(
             f"out of memory: {text[:MOST_SHOWN]}; give a smaller "
-            "config.train.global_batch, or config.train.accumulate=2 or more, in "
-            "another --workdir"
+            "config.train.tiles_per_replica or config.train.global_batch, or "
+            "config.train.accumulate=2 or more, in another --workdir"
         )
     for fault in FAULTS:
         if found := fault.pattern.search(text):

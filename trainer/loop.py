@@ -31,6 +31,7 @@ from trainer.validate import Validation
 
 HIGHER_IS_BETTER = {"mean_iou": True, "pixel_error": False, "cross_entropy": False}
 KEYS_SHOWN = 8
+MOST_OVERFLOWS = 50  # steps; from its first value to 1 the loss scale needs 15
 VALIDATIONS = 20  # in a training whose config leaves their number open
 
 
@@ -120,6 +121,7 @@ class Loop:
         self.stop = Stop()
         self.profiling = False
         self.compiled = False
+        self.overflows = 0  # steps in a row
 
     def _restore(self) -> int:
         """Goes back to the newest whole checkpoint, the same on all workers."""
@@ -347,6 +349,16 @@ class Loop:
     def _stop_on_nan(self, losses: list[float], norms: list[float]) -> None:
         # In float16 infinite gradients are usual: the loss scale then goes down.
         scaled = self.built.precision == "mixed_float16"
+        for norm in norms:
+            self.overflows = 0 if math.isfinite(norm) else self.overflows + 1
+        if scaled and self.overflows >= MOST_OVERFLOWS:
+            raise UserError(
+                f"the gradients of {self.overflows} steps up to "
+                f"{self.step + len(norms)} were infinite, whatever the loss scale, "
+                "and changed nothing; lower "
+                "config.train.learning_rate or take another config.train.precision, in "
+                "another --workdir"
+            )
         for index, (loss, norm) in enumerate(zip(losses, norms, strict=True)):
             if math.isfinite(loss) and (scaled or math.isfinite(norm)):
                 continue

@@ -182,5 +182,5 @@ class Optimizer(tf.Module):
         steps = (self.finite_steps + 1) * tf.cast(finite, tf.int64)
         grown = steps == GROWTH_STEPS
         factor = tf.where(finite, tf.where(grown, 2.0, 1.0), 0.5)
-        self.scale.assign(self.scale * factor)
+        self.scale.assign(tf.maximum(self.scale * factor, 1.0))
         self.finite_steps.assign(tf.where(grown, tf.zeros_like(steps), steps))

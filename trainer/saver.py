@@ -1,5 +1,6 @@
 """Saves checkpoints in a thread, while training goes on."""
 
+import sys
 import threading
 from collections.abc import Callable
 from types import TracebackType
@@ -7,6 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from preprocess.errors import UserError
 from trainer import checkpoints
 from trainer.step import State
 
@@ -48,7 +50,12 @@ class Saver:
         Raises:
           UserError, OSError: the save before this one has failed.
         """
-        self.wait()
+        try:
+            self.wait()
+        finally:  # even then: this state may be the last
+            self._begin(step, progress)
+
+    def _begin(self, step: int, progress: dict[str, Any]) -> None:
         if self.copy is None:
             with tf.device("/cpu:0"):
                 self.copy = self.make()
@@ -107,5 +114,11 @@ class Saver:
         traceback: TracebackType | None,
     ) -> None:
         """Waits for the last save, unless a second Ctrl-C asks to end at once."""
-        if kind is not KeyboardInterrupt:
+        if kind is KeyboardInterrupt:
+            return
+        try:
             self.wait()
+        except (UserError, OSError) as own:
+            if kind is None:
+                raise
+            print(f"not saved: {own}", file=sys.stderr)  # and why it ends, after that
