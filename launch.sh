@@ -193,7 +193,7 @@ demo() {
   local out=runs/demo
   set -- --config=configs/synthetic.py:cpu "$@"
   say "1/6 draw cells"
-  "$python" -m preprocess.synthetic --kind=cells --output=$out/raw
+  "$python" -m preprocess.draw --kind=cells --output=$out/raw
   say "2/6 preprocess"
   "$python" -m preprocess.main "$@" --input=$out/raw --output=$out/data
   say "3/6 train"
@@ -290,9 +290,9 @@ case "$command" in
   demo) ready; demo "$@" ;;
   test) run_tests "$@" ;;
   doctor) doctor "$@" ;;
-  draw) ready; exec "$python" -m preprocess.synthetic "$@" ;;
-  verify) ready; exec "$python" -m preprocess.verify "$@" ;;
-  preview) ready; exec "$python" -m preprocess.preview "$@" ;;
+  draw) ready; exec "$python" -m preprocess.draw "$@" ;;
+  verify) ready; exec "$python" -m unet_tfrecords.dataset.verify "$@" ;;
+  preview) ready; exec "$python" -m unet_tfrecords.dataset.preview "$@" ;;
   preprocess) ready; exec "$python" -m preprocess.main "$@" ;;
   exec)
     if [[ $# -eq 0 ]]; then

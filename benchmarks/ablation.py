@@ -15,8 +15,8 @@ import tempfile
 
 from absl import flags
 
-from preprocess import cli, cli_flags
-from preprocess.errors import UserError
+from unet_tfrecords.command import cli, cli_flags
+from unet_tfrecords.command.errors import UserError
 
 ROOT = pathlib.Path(__file__).parent.parent
 WITHOUT = {

@@ -42,21 +42,22 @@ VARIANTS = {
 
 def tensorflow_step(width: int, batch: int):
     """The trainer's own step, from the trainer's own parts."""
-    from trainer.start import load_tensorflow  # not above: peers lack absl
+    from trainer.devices.startup import load_tensorflow
 
     load_tensorflow()
     import keras
     import tensorflow as tf
 
     from configs import base
-    from trainer import input_pipeline, model
-    from trainer.step import State, make_steps
+    from trainer.input import input_pipeline
+    from trainer.network import unet
+    from trainer.training.step import State, make_steps
 
     stock = os.environ.get("UNET_BENCH_KERAS", "")
     if "pooling" in stock:
-        model.MaxPool2x2 = keras.layers.MaxPooling2D
+        unet.MaxPool2x2 = keras.layers.MaxPooling2D
     if "up" in stock:
-        model.UpConvolution2x2 = functools.partial(
+        unet.UpConvolution2x2 = functools.partial(
             keras.layers.Conv2DTranspose, kernel_size=2, strides=2, activation="relu"
         )
     config = base.get_config()

@@ -21,20 +21,22 @@ sys.path[0] = str(pathlib.Path(__file__).parent.parent)  # not this folder
 
 from benchmarks.record import Record, parser_of, run
 from configs import dic_hela
-from preprocess import files, pipeline_shards, plan
-from preprocess import pipeline as job
-from preprocess.facts import Source, Sums, conclude, inspect
+from preprocess import plan
+from preprocess.beam import pipeline as job
+from preprocess.beam import shard_transforms
+from preprocess.beam.runners import LOCAL_RUNNER
 from preprocess.info import source_info
-from preprocess.runners import LOCAL_RUNNER
-from preprocess.shards import INFO_NAME
-from preprocess.splits import SPLITS
+from preprocess.inspection import Source, Sums, conclude, inspect
+from unet_tfrecords.dataset.shards import INFO_NAME
+from unet_tfrecords.dataset.splits import SPLITS
+from unet_tfrecords.storage import files
 
 ROOT = pathlib.Path(__file__).parent.parent
 
 
 def plain_loop(folder: str, output: str, config) -> None:
     """The job without Beam."""
-    writer = pipeline_shards.WriteShard(config, output)
+    writer = shard_transforms.WriteShard(config, output)
     writer.setup()
     planned = plan.plan_dataset(folder, config)
     digest = functools.cache(files.sha256_of)

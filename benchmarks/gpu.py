@@ -27,8 +27,8 @@ from benchmarks import page
 from benchmarks.main import machine, module, revision
 from benchmarks.record import Record, read, run
 from doctor.devices import find_gpus
-from preprocess import files, json_files
-from preprocess.errors import UserError
+from unet_tfrecords.command.errors import UserError
+from unet_tfrecords.storage import files, json_files
 
 CONFIG = "--config=configs/synthetic.py"
 QUICK = (
@@ -198,7 +198,7 @@ def main() -> None:
     doctor = run_doctor()
     cells, data = str(given.work / "cells"), str(given.work / "data")
     size = 128 if scale.quick else 700
-    module("preprocess.synthetic", f"--output={cells}", f"--size={size}", "--frames=6")
+    module("preprocess.draw", f"--output={cells}", f"--size={size}", "--frames=6")
     made = [flag for flag in scale.config if not flag.startswith("--config.train")]
     module("preprocess.main", *made, f"--input={cells}", f"--output={data}")
     record = Record()

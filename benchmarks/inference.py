@@ -29,7 +29,7 @@ import numpy as np
 
 from benchmarks.record import Record, parser_of, run
 from benchmarks.sides import torch_unet, turns
-from preprocess import tiling
+from unet_tfrecords.dataset import tiling
 
 DEPTH = 4
 FRAMES = ((512, 512), (520, 696), (4096, 4096))
@@ -47,16 +47,16 @@ def frame_of(size: tuple[int, int]) -> np.ndarray:
 
 def our_model(given, *, as_onnx: bool):
     """Exports a network with drawn weights and loads it again."""
-    from trainer.start import load_tensorflow  # not above: peers lack absl
+    from trainer.devices.startup import load_tensorflow
 
     load_tensorflow()
     from configs import base
-    from trainer.export import artefact, layout, memory, onnx
+    from trainer.export import artefact, artefact_layout, onnx, tile_memory
     from trainer.export.signatures import Served
-    from trainer.inference import Segmenter
-    from trainer.input_pipeline import Geometry
-    from trainer.layers import freeze, with_variables
-    from trainer.model import build_model
+    from trainer.inference.segmenter import Segmenter
+    from trainer.input.input_pipeline import Geometry
+    from trainer.network.layers import freeze, with_variables
+    from trainer.network.unet import build_model
     from trainer.predict import runtimes
 
     model = base.get_config().model
@@ -73,7 +73,7 @@ def our_model(given, *, as_onnx: bool):
         if hasattr(layer, name)
     }
     np.savez(os.path.join(given.folder, WEIGHTS), **weights)
-    constant = artefact.as_constants(network, given.weights, memory.PROCESSOR)
+    constant = artefact.as_constants(network, given.weights, tile_memory.PROCESSOR)
     segmenter = Segmenter(
         freeze(network) if constant else with_variables(network),
         depth=DEPTH,
@@ -87,7 +87,7 @@ def our_model(given, *, as_onnx: bool):
     about = {"depth": DEPTH, "classes": 2, "channels": 1, "tile": segmenter.tile}
     about |= {"normalization": None, "tta": False}
     if as_onnx:
-        path = os.path.join(given.folder, layout.ONNX)
+        path = os.path.join(given.folder, artefact_layout.ONNX)
         onnx.convert(served.functions["tile"], about, path)
         runtime = runtimes.OnnxRuntime(path, about)
     else:
@@ -242,7 +242,7 @@ def compare(given, folder: str, record: Record) -> None:
 
 def tabulate(given, folder: str) -> None:
     """Tile size, and tiles a step, against speed and memory."""
-    from trainer.export.memory import bytes_of_step
+    from trainer.export.tile_memory import bytes_of_step
 
     kinds = [(output, 1) for output in (260, 516, 772, 1028, 1540, 2052)] + [(516, 4)]
     for output, per_step in kinds:
@@ -256,7 +256,7 @@ def tabulate(given, folder: str) -> None:
             line += f"{size[0] * size[1] / 1e6 / spent:5.2f} Mpx/s, +{extra:4d} MB; "
         player.end()
         said = bytes_of_step(tile, width=given.width, tiles_per_step=per_step) / 1e6
-        print(f"{line}by trainer/export/memory.py {said:.0f} MB", flush=True)
+        print(f"{line}by trainer/export/tile_memory.py {said:.0f} MB", flush=True)
 
 
 def main() -> None:

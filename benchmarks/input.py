@@ -24,16 +24,16 @@ import ml_collections
 
 from benchmarks.record import Record, parser_of, run
 from benchmarks.sides import turns
-from preprocess.images import encode_png
-from preprocess.shards import read_info, read_tiles
-from trainer.reading_order import deal_lanes
-from trainer.shard_files import find_shards
-from trainer.start import starting
+from trainer.devices.startup import starting
+from trainer.input.reading_order import deal_lanes
+from trainer.input.shard_files import find_shards
+from unet_tfrecords.dataset.images.formats import encode_png
+from unet_tfrecords.dataset.shards import read_info, read_tiles
 
 with starting():
     import tensorflow as tf
 
-    from trainer import input_pipeline, light_augment
+    from trainer.input import input_pipeline, light_augment
 
 BATCH = 8
 # How image, then label and weight, are stored.

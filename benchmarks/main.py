@@ -33,7 +33,7 @@ sys.path[0] = str(ROOT)  # not this folder: its names are no modules
 
 from benchmarks import page
 from benchmarks.record import run
-from preprocess import files, json_files
+from unet_tfrecords.storage import files, json_files
 
 PEERS = ROOT / ".venv-bench/bin/python"
 PACKAGES = ("tensorflow-cpu", "tensorflow", "apache-beam", "opencv-python-headless")
@@ -134,7 +134,7 @@ def prepare(
     run = f"--workdir={work / 'run'}"
     draw = [f"--output={made['cells']}", f"--size={size}", f"--frames={frames}"]
     if needed - {"torch"}:
-        module("preprocess.synthetic", *draw)
+        module("preprocess.draw", *draw)
     if needed & {"data", "model"}:
         module("preprocess.main", *inputs, f"--output={made['data']}")
     short = [f"--config.train.steps={steps}", "--config.train.warmup_steps=0"]

@@ -5,13 +5,13 @@ import pathlib
 
 import jinja2
 
-import trainer.report
+import trainer.evaluation.report
 from benchmarks.record import Row, read
-from trainer.report.charts import COLOURS, INK, Chart
+from trainer.evaluation.report.charts import COLOURS, INK, Chart
 
 OURS = ("this project", "this project, TensorFlow", "trainer")  # in one colour
 HERE = pathlib.Path(__file__).parent
-TEMPLATES = [HERE, pathlib.Path(trainer.report.__path__[0]) / "templates"]
+TEMPLATES = [HERE, pathlib.Path(trainer.evaluation.report.__path__[0]) / "templates"]
 
 
 def page(results: list[dict]) -> str:

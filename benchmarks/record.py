@@ -12,7 +12,7 @@ import statistics
 import sys
 from collections.abc import Callable, Sequence
 
-from preprocess.errors import UserError
+from unet_tfrecords.command.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)

@@ -24,13 +24,16 @@ sys.path[0] = str(pathlib.Path(__file__).parent.parent)  # not this folder
 
 from benchmarks.record import Record, parser_of, read, run
 from configs import dic_hela
-from preprocess import files, pipeline, pipeline_shards, pipeline_sources, plan, sources
-from preprocess.facts import Inspection
-from preprocess.images import Page
-from preprocess.runners import parse_options
-from preprocess.shards import INFO_NAME
-from preprocess.sources import Found, Frame
-from preprocess.statistics import Moments
+from preprocess import plan
+from preprocess.beam import pipeline, shard_transforms, source_transforms
+from preprocess.beam.runners import parse_options
+from preprocess.inspection import Inspection
+from unet_tfrecords.dataset.images import layouts
+from unet_tfrecords.dataset.images.formats import Page
+from unet_tfrecords.dataset.images.frames import Found, Frame
+from unet_tfrecords.dataset.pixel_statistics import Moments
+from unet_tfrecords.dataset.shards import INFO_NAME
+from unet_tfrecords.storage import files
 
 BUCKET = "gs://bucket/raw"
 
@@ -89,10 +92,10 @@ def empty_pixels(shards: list[str]) -> None:
         return 0, 0, digested(path)
 
     files.sha256_of = digested
-    pipeline_sources.inspect, pipeline_shards.write_shard = inspected, written
-    for module in (pipeline_sources, pipeline_shards):
+    source_transforms.inspect, shard_transforms.write_shard = inspected, written
+    for module in (source_transforms, shard_transforms):
         module.room_for = contextlib.nullcontext
-    pipeline_shards.write_sidecar = lambda folder, shard: None
+    shard_transforms.write_sidecar = lambda folder, shard: None
 
 
 def grown(given, path: str) -> None:
@@ -128,7 +131,7 @@ def main() -> None:
     config = dic_hela.get_config()
     config.data.layout, config.data.num_shards = "empty", given.shards
     found = functools.partial(map, frame_of)
-    sources.LAYOUTS["empty"] = types.SimpleNamespace(
+    layouts.LAYOUTS["empty"] = types.SimpleNamespace(
         find=lambda *_: Found(list(found(range(number))), [])
     )
     clock, shards = Clock(number), []

@@ -54,17 +54,17 @@ def torch_work(given) -> None:
 def work(given) -> None:
     """The other process: one image, and when each stage was over."""
     marks = {"Python": seconds_since_start()}
-    from preprocess.images import Page, read_image
-    from trainer import start
-    from trainer.export import layout
+    from trainer.devices import startup
+    from trainer.export import artefact_layout
     from trainer.predict import job, runtimes
+    from unet_tfrecords.dataset.images.formats import Page, read_image
 
     marks["our modules, NumPy, OpenCV"] = seconds_since_start()
     if given.work == "tensorflow":
-        start.load_tensorflow()
+        startup.load_tensorflow()
         marks["TensorFlow"] = seconds_since_start()
-    version = layout.newest_version(given.model)
-    about = layout.read_about(version)
+    version = artefact_layout.newest_version(given.model)
+    about = artefact_layout.read_about(version)
     [runtime] = runtimes.load(version, runtime=given.work)
     marks["the model"] = seconds_since_start()
     image = read_image(Page(given.image), about["channels"])

@@ -27,18 +27,11 @@ from scipy.interpolate import CubicSpline
 
 from benchmarks.record import Record, parser_of, run
 from configs import dic_hela, phc_u373, synthetic
-from preprocess import (
-    augment,
-    memory,
-    plan,
-    records,
-    render,
-    shards,
-    sources,
-    tiling,
-)
+from preprocess import augment, plan, render, worker_memory
 from preprocess.weights import touching_pixels
-from trainer.start import starting
+from trainer.devices.startup import starting
+from unet_tfrecords.dataset import records, shards, tiling
+from unet_tfrecords.dataset.images import layouts
 
 with starting():
     import tensorflow as tf
@@ -87,8 +80,8 @@ def natural_spline(moves, size, pad: int) -> np.ndarray:
 def straightforward_tiles(unit, config):
     """Image [T, T, C], label and weight [O, O] of each tile, float32."""
     data, depth = config.data, config.model.depth
-    image = sources.read_frame(unit.frame, 1)[..., 0].astype(np.float32)
-    truth = sources.read_truth(unit.frame, data, config.model.classes)
+    image = layouts.read_frame(unit.frame, 1)[..., 0].astype(np.float32)
+    truth = layouts.read_truth(unit.frame, data, config.model.classes)
     height, width = image.shape
     pad, output = tiling.pad(depth), tiling.output_size(data.tile_size, depth)
     # The same draw; positions before folding, as SciPy mirrors by itself.
@@ -220,7 +213,7 @@ def main() -> None:
     )
     given = parser.parse_args()
     cv2.setNumThreads(1)  # as the job's workers do, both lines
-    memory.keep_freed_memory()
+    worker_memory.keep_freed_memory()
     record = Record()
     for name, config_of in SETS.items():
         folder = os.path.join(given.data, name)

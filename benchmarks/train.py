@@ -20,17 +20,17 @@ sys.path[0] = str(pathlib.Path(__file__).parent.parent)  # not this folder
 from absl import flags
 
 from benchmarks.record import Record
-from preprocess import cli, cli_flags
-from trainer.shard_files import Access
-from trainer.start import starting
+from trainer.devices.startup import starting
+from trainer.input.shard_files import Access
+from unet_tfrecords.command import cli, cli_flags
 
 with starting():
     import tensorflow as tf
 
-    from trainer import strategy
-    from trainer.build import Built, build
-    from trainer.flops import training_flops
-    from trainer.train import settle
+    from trainer.devices import strategy
+    from trainer.network.flops import training_flops
+    from trainer.training.build import Built, build
+    from trainer.training.session import settle
 
 
 def peak_flops(precision: str) -> float:

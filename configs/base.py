@@ -14,7 +14,7 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.data = data = ml_collections.ConfigDict()
     data.name = ""  # first part of every tile's key; "" takes the input folder's name
-    data.layout = "folder"  # isbi, ctc or folder: see preprocess/sources/
+    data.layout = "folder"  # isbi, ctc or folder: see dataset/images/layouts.py
     data.labels = "binary"  # ctc: gold, silver, both; folder: binary, class, instance
     data.sequences = ()  # ctc: ("01", "02"); () takes all there are
     data.mask_suffix = ""  # folder: "_mask" where a.png goes with a_mask.png
@@ -30,7 +30,7 @@ def get_config() -> ml_collections.ConfigDict:
     data.image_encoding = "raw"  # raw or png: png is a third smaller, a fifth as fast
 
     data.split = split = ml_collections.ConfigDict()
-    split.method = "block"  # block, sequence, list or fold: see preprocess/splits.py
+    split.method = "block"  # block, sequence, list or fold: see dataset/splits.py
     split.validation = 0.15  # of each sequence's frames, to choose by
     split.test = 0.25  # of each sequence's frames, never looked at until evaluate
     split.validation_sequences = ()  # method sequence: names, such as ("02",)
@@ -56,7 +56,7 @@ def get_config() -> ml_collections.ConfigDict:
     model.channels = 1  # of the image: 1 grey, 3 RGB
     model.classes = 2  # background included
     model.class_names = ()  # for people, one a class, background first; () numbers them
-    model.standardized_kernels = False  # of 3 x 3 convolutions: see trainer/layers.py
+    model.standardized_kernels = False  # of 3 x 3 convolutions, see network/layers.py
     model.dropout = 0.5  # at the end of the contracting path, share of channels' values
 
     config.train = train = ml_collections.ConfigDict()

@@ -10,6 +10,7 @@ WORKDIR /app
 COPY requirements/worker.txt requirements/
 RUN pip install --no-cache-dir -r requirements/worker.txt
 COPY pyproject.toml setup.py README.md LICENSE ./
+COPY unet_tfrecords unet_tfrecords
 COPY preprocess preprocess
 COPY trainer trainer
 COPY configs configs

@@ -17,6 +17,7 @@ WORKDIR /app
 COPY requirements/gpu.lock requirements/
 RUN pip install --no-cache-dir --require-hashes --no-deps -r requirements/gpu.lock
 COPY pyproject.toml setup.py README.md LICENSE ./
+COPY unet_tfrecords unet_tfrecords
 COPY preprocess preprocess
 COPY trainer trainer
 COPY configs configs

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from doctor.finding import Finding
 from doctor.host import nearest
 from doctor.packages import again
-from trainer import gpus as facts
+from trainer.devices import gpus as facts
 
 QUERY = "name,driver_version,compute_cap,memory.total"
 PROBE_S = 180

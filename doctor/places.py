@@ -54,7 +54,7 @@ def entrance(path: str) -> Iterator[Finding]:
         yield Finding(path, says, "see to the network, its proxy and firewall")
         return
     if trouble := logged_in():
-        from preprocess.object_store import LOGIN
+        from unet_tfrecords.storage.object_store import LOGIN
 
         yield Finding(path, trouble, LOGIN[scheme])
 
@@ -103,8 +103,8 @@ ENTRANCES = {"gs": _google, "s3": _amazon}
 
 def readable(folder: str) -> Finding:
     """Whether there is something to read."""
-    from preprocess import files, object_store
-    from preprocess.errors import UserError
+    from unet_tfrecords.command.errors import UserError
+    from unet_tfrecords.storage import files, object_store
 
     what = f"input {folder}"
     if files.is_remote(folder):
@@ -131,8 +131,8 @@ def _filled(what: str, filled: bool, says: str) -> Finding:
 
 def writable(folder: str) -> Finding:
     """Whether a file can be written there, read back and removed."""
-    from preprocess import files
-    from preprocess.errors import UserError
+    from unet_tfrecords.command.errors import UserError
+    from unet_tfrecords.storage import files
 
     what = f"output {folder}"
     if not files.is_remote(folder):

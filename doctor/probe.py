@@ -14,8 +14,8 @@ def probe(paths: list[str]) -> dict[str, Any]:
     import keras
     import tensorflow as tf
 
-    from trainer import gpus as facts
-    from trainer.strategy import resolve_precision, why_unseen
+    from trainer.devices import gpus as facts
+    from trainer.devices.strategy import resolve_precision, why_unseen
 
     facts.set_environment()
 
@@ -77,13 +77,15 @@ def _reduce(tf, names: list[str] | None = None) -> None:
 
 def _reach(tf, path: str) -> None:
     """Raises where there is no client, no bucket, no right."""
-    from trainer import stores
+    from trainer.devices import tensorflow_stores
 
-    stores.reach(path)
+    tensorflow_stores.reach(path)
     try:
         tf.io.gfile.exists(path)
     except Exception as error:
-        raise RuntimeError(stores.line_of(error, [path]) or str(error)) from error
+        raise RuntimeError(
+            tensorflow_stores.line_of(error, [path]) or str(error)
+        ) from error
 
 
 if __name__ == "__main__":

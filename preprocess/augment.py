@@ -16,7 +16,7 @@ import cv2
 import ml_collections
 import numpy as np
 
-from preprocess import tiling
+from unet_tfrecords.dataset import tiling
 
 Range = tuple[int, int]  # first and stop along an axis, in px of the frame
 SMALLEST_SOURCE, LARGEST_SOURCE = 8, 4096  # px: others need care, see `_looked_up`

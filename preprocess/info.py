@@ -8,11 +8,12 @@ from typing import Any
 
 import ml_collections
 
-from preprocess import json_files, tiling
-from preprocess.facts import Facts, Source, data_config, relative
-from preprocess.records import SCHEMA_VERSION, weight_step
-from preprocess.shards import Shard, SourcePart
-from preprocess.splits import SPLITS
+from preprocess.inspection import Facts, Source, data_config, relative
+from unet_tfrecords.dataset import tiling
+from unet_tfrecords.dataset.records import SCHEMA_VERSION, weight_step
+from unet_tfrecords.dataset.shards import Shard, SourcePart
+from unet_tfrecords.dataset.splits import SPLITS
+from unet_tfrecords.storage import json_files
 
 SOFTWARE = ("unet-tfrecords", "apache-beam", "numpy", "opencv-python-headless")
 

@@ -23,24 +23,15 @@ if __name__ == "__main__" and (
 import ml_collections
 from absl import flags
 
-from preprocess import (
-    cli,
-    cli_flags,
-    files,
-    job_errors,
-    json_files,
-    locks,
-    plan,
-    preflight,
-    progress,
-    runners,
-    splits,
-    tfds_info,
-)
-from preprocess.check import check_data_config
-from preprocess.errors import UserError
-from preprocess.facts import data_config
-from preprocess.shards import (
+from preprocess import plan
+from preprocess.beam import job_errors, preflight, progress, runners
+from preprocess.inspection import data_config
+from unet_tfrecords.command import cli, cli_flags
+from unet_tfrecords.command.errors import UserError
+from unet_tfrecords.dataset import splits, tfds_files
+from unet_tfrecords.dataset.data_settings import check_data_config
+from unet_tfrecords.dataset.images.frames import Frame
+from unet_tfrecords.dataset.shards import (
     INFO_NAME,
     damaged_files,
     read_info,
@@ -48,7 +39,7 @@ from preprocess.shards import (
     reopen,
     shard_files,
 )
-from preprocess.sources import Frame
+from unet_tfrecords.storage import files, json_files, locks
 
 JOB_NAME = files.TEMPORARY + "job.json"  # the config of a job that has not ended
 
@@ -86,7 +77,7 @@ def _make(options, folder, output, config, planned: plan.Plan) -> dict[str, int]
     Raises:
       UserError: all that is wrong with the frames; nothing was made.
     """
-    from preprocess import pipeline  # Beam takes a second to import
+    from preprocess.beam import pipeline
 
     json_files.write(files.join(output, JOB_NAME), data_config(config))
     job = None
@@ -199,7 +190,7 @@ def _changed_sources(
 def _clear(output: str) -> None:
     """Removes what an earlier job made, the mark of completeness first."""
     files.remove([files.join(output, INFO_NAME)])
-    tfds_info.remove(output)
+    tfds_files.remove(output)
     stale = files.glob_in(output, files.TEMPORARY + "*")
     files.remove(shard_files(output) + stale)
 
@@ -212,7 +203,7 @@ def _run_pipeline(job, options) -> dict[str, int]:
     """
     import apache_beam as beam
 
-    from preprocess.pipeline import build
+    from preprocess.beam.pipeline import build
 
     runners.quieten()
     given = options.get_all_options()  # some runners forget their own name

@@ -14,10 +14,12 @@ from typing import Any, NamedTuple
 
 import ml_collections
 
-from preprocess import files, splits
-from preprocess.errors import UserError
-from preprocess.images import Page, stamp_of
-from preprocess.sources import Frame, look_for_frames
+from unet_tfrecords.command.errors import UserError
+from unet_tfrecords.dataset import splits
+from unet_tfrecords.dataset.images.formats import Page, stamp_of
+from unet_tfrecords.dataset.images.frames import Frame
+from unet_tfrecords.dataset.images.layouts import look_for_frames
+from unet_tfrecords.storage import files
 
 PLAN_NAME = files.TEMPORARY + "plan"
 PLAN_ENDING = ".jsonl"
@@ -33,7 +35,7 @@ class Unit(NamedTuple):
       augmentation: 0 is the frame unchanged.
       shard, num_shards: which of how many shards of the frame's split.
 
-    >>> from preprocess.images import Page
+    >>> from unet_tfrecords.dataset.images.formats import Page
     >>> frame = Frame("HeLa", "01", "t012", "ctc", Page("01/t012.tif"), split="train")
     >>> Unit(frame, 3, shard=0, num_shards=4).key
     'HeLa/01/t012/a03'

@@ -10,12 +10,14 @@ from typing import NamedTuple
 import ml_collections
 import numpy as np
 
-from preprocess import augment, tiling
+from preprocess import augment
 from preprocess.plan import Unit, identity_seed
-from preprocess.records import UNLABELLED, Tile
-from preprocess.sources import Frame, Truth, read_frame, read_truth
-from preprocess.statistics import Moments, moments
 from preprocess.weights import border_weights, margin_px, touching_pixels
+from unet_tfrecords.dataset import tiling
+from unet_tfrecords.dataset.images.frames import Frame, Truth
+from unet_tfrecords.dataset.images.layouts import read_frame, read_truth
+from unet_tfrecords.dataset.pixel_statistics import Moments, moments
+from unet_tfrecords.dataset.records import UNLABELLED, Tile
 
 WINDOW_PX = 1200  # of output along an axis, unless a single tile has more
 

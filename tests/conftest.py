@@ -17,8 +17,10 @@ os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
 import numpy as np
 import pytest
 
-from preprocess import json_files, shards, synthetic, tfds_info
-from trainer.start import starting
+from preprocess import draw
+from trainer.devices.startup import starting
+from unet_tfrecords.dataset import shards, tfds_files
+from unet_tfrecords.storage import json_files
 
 # What makes `config` below of configs/synthetic.py:smoke, for commands.
 TINY_DATA = (
@@ -105,7 +107,7 @@ def real_data() -> pathlib.Path:
 def cells(tmp_path_factory) -> pathlib.Path:
     """A drawn video of 8 frames of 128 px in the Cell Tracking Challenge's layout."""
     folder = tmp_path_factory.mktemp("drawn") / "cells"
-    synthetic.write_cells(str(folder), size=128, num_frames=8, seed=3)
+    draw.write_cells(str(folder), size=128, num_frames=8, seed=3)
     return folder
 
 
@@ -113,7 +115,7 @@ def cells(tmp_path_factory) -> pathlib.Path:
 def em(tmp_path_factory) -> pathlib.Path:
     """A drawn stack of 6 slices of 96 px in ISBI 2012's layout."""
     folder = tmp_path_factory.mktemp("drawn") / "em"
-    synthetic.write_em(str(folder), size=96, num_frames=6, seed=3)
+    draw.write_em(str(folder), size=96, num_frames=6, seed=3)
     return folder
 
 
@@ -133,8 +135,8 @@ def config():
 @pytest.fixture(scope="session")
 def shards_folder(cells, tmp_path_factory) -> str:
     """Shards of drawn cells: 490 training tiles of 60 px in two shards."""
-    from preprocess.cli import main
     from preprocess.main import COMMAND
+    from unet_tfrecords.command.cli import main
 
     folder = tmp_path_factory.mktemp("shards") / "data"
     config = ROOT / "configs/synthetic.py:smoke"
@@ -146,8 +148,8 @@ def shards_folder(cells, tmp_path_factory) -> str:
 @pytest.fixture(scope="session")
 def trained(shards_folder, tmp_path_factory) -> pathlib.Path:
     """The work directory of a short training on `shards_folder`, validated."""
-    from preprocess.cli import main
     from trainer.main import COMMANDS
+    from unet_tfrecords.command.cli import main
 
     folder = tmp_path_factory.mktemp("trained") / "run"
     _, _, _, _, *arguments = train_command(
@@ -218,7 +220,7 @@ def digests():
                 info = json.loads(content)
                 del info["times"]
                 content = json_files.as_json(info)
-            if path.parent.name == tfds_info.FOLDER:
+            if path.parent.name == tfds_files.FOLDER:
                 content = re.sub(rb'"filepathTemplate": "[^"]*/', b"", content)
             found[str(path.relative_to(folder))] = hashlib.sha256(content).hexdigest()
         return found
@@ -230,7 +232,7 @@ def digests():
 def random_cells():
     """Draws touching discs with scattered identities: (seed, shape, count) to int32."""
 
-    def draw(seed, shape=(150, 130), count=14):
+    def discs(seed, shape=(150, 130), count=14):
         rng = np.random.default_rng(seed)
         instances = np.zeros(shape, np.int32)
         rows, columns = np.mgrid[: shape[0], : shape[1]]
@@ -240,7 +242,7 @@ def random_cells():
             instances[disc & (instances == 0)] = identity
         return instances
 
-    return draw
+    return discs
 
 
 @pytest.fixture(scope="session")

@@ -2,18 +2,18 @@
 
 import pytest
 
-from preprocess import sources
-from preprocess.errors import UserError
+from unet_tfrecords.command.errors import UserError
+from unet_tfrecords.dataset.images import layouts
 
 
 def frames_of(module, path, **changes):
     data = module.get_config().data
     data.update(changes)
-    return data, sources.find_frames(data, str(path))
+    return data, layouts.find_frames(data, str(path))
 
 
 def truth_of(data, frame, classes=2):
-    return sources.read_truth(frame, data, classes)
+    return layouts.read_truth(frame, data, classes)
 
 
 def problems(function, *arguments, **named) -> str:

@@ -1,30 +1,41 @@
 """The rules of docs/architecture.md, read from the code itself."""
 
 import ast
+import collections
 import pathlib
 from collections.abc import Iterator
 
-import ml_collections
 import pytest
 
-from configs import base
-
 ROOT = pathlib.Path(__file__).parent.parent
-ROOMS = ("configs", "preprocess", "trainer", "doctor")
+PACKAGES = ("configs", "unet_tfrecords", "preprocess", "trainer", "doctor")
 TREES = {
     str(path.relative_to(ROOT)): ast.parse(path.read_text())
-    for room in ROOMS
-    for path in sorted((ROOT / room).rglob("*.py"))
-}
-# The only homes of flags: what a user can type begins there.
-MAIN_FILES = {
-    "preprocess/main.py",
-    "preprocess/preview.py",
-    "preprocess/synthetic.py",
-    "preprocess/verify.py",
-    "trainer/main.py",
+    for package in PACKAGES
+    for path in sorted((ROOT / package).rglob("*.py"))
 }
 HEAVY = {"tensorflow", "keras", "apache_beam"}
+SHARED = "unet_tfrecords"
+# What each package may import of the others. Those of one line are independent.
+MAY_IMPORT = {
+    "configs": set(),
+    SHARED: {"configs"},
+    "preprocess": {"configs", SHARED},
+    "trainer": {"configs", SHARED},
+    "doctor": {"configs", SHARED, "trainer"},
+}
+# Floors from the ground up: a room imports from floors below its own, never beside it.
+SHARED_FLOORS = (("command",), ("storage",), ("dataset",))
+TRAINER_FLOORS = (
+    ("devices",),
+    ("network", "inference"),
+    ("input", "run"),
+    ("training",),
+    ("evaluation",),
+    ("export",),
+    ("predict",),
+    ("commands",),
+)
 
 
 def imported(tree: ast.AST) -> Iterator[str]:
@@ -37,100 +48,65 @@ def imported(tree: ast.AST) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def in_room(room: str) -> dict[str, ast.Module]:
-    return {path: tree for path, tree in TREES.items() if path.startswith(room + "/")}
+def within(folder: str) -> dict[str, ast.Module]:
+    return {path: tree for path, tree in TREES.items() if path.startswith(folder + "/")}
+
+
+def first_names(tree: ast.AST) -> set[str]:
+    return {name.split(".")[0] for name in imported(tree)}
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_packages_import_only_those_below(package):
+    for path, tree in within(package).items():
+        others = first_names(tree) & set(PACKAGES) - {package}
+        assert others <= MAY_IMPORT[package], path
 
 
 @pytest.mark.parametrize(
-    "room, never",
+    "folder, never, but",
     [
         # A Dataflow worker has no TensorFlow; it starts in seconds.
-        ("preprocess", {"tensorflow", "keras", "trainer", "doctor"}),
-        # Beam is the other half's; the trainer reads what that has written.
-        ("trainer", {"apache_beam", "doctor"}),
-        ("configs", {"tensorflow", "apache_beam", "preprocess", "trainer", "doctor"}),
+        ("preprocess", {"tensorflow", "keras"}, set()),
+        ("trainer", {"apache_beam"}, set()),
+        ("configs", HEAVY, set()),
+        # Beam's file systems reach the object stores.
+        (SHARED, HEAVY, {"unet_tfrecords/storage/object_store.py"}),
+        ("doctor", {"apache_beam"}, set()),
     ],
 )
-def test_a_room_never_imports(room, never):
-    for path, tree in in_room(room).items():
-        assert not {name.split(".")[0] for name in imported(tree)} & never, path
+def test_heavy_libraries_stay_where_they_are_needed(folder, never, but):
+    homes = {p for p, tree in within(folder).items() if first_names(tree) & never}
+    assert homes == but
 
 
-def test_main_files_load_nothing_heavy_until_it_is_used():
-    """Or `--help` would take as long as a start."""
-    for path in MAIN_FILES:
-        on_top = ast.Module(
-            [
-                n
-                for n in TREES[path].body
-                if isinstance(n, (ast.Import, ast.ImportFrom))
-            ],
-            [],
-        )
-        assert not {name.split(".")[0] for name in imported(on_top)} & HEAVY, path
+@pytest.mark.parametrize(
+    "package, floors", [(SHARED, SHARED_FLOORS), ("trainer", TRAINER_FLOORS)]
+)
+def test_rooms_import_only_from_floors_below(package, floors):
+    level = {room: number for number, rooms in enumerate(floors) for room in rooms}
+    folders = {p.parent.name for p in (ROOT / package).glob("*/__init__.py")}
+    assert folders == set(level)
+    for room, own in level.items():
+        for path, tree in within(f"{package}/{room}").items():
+            for name in imported(tree):
+                parts = name.split(".")
+                if parts[0] == package and parts[1] != room:
+                    assert level[parts[1]] < own, f"{path} imports {name}"
 
 
-def test_main_files_are_the_only_homes_of_flags():
-    homes = {path for path, tree in TREES.items() if any(flags_of(tree))}
-    assert homes == MAIN_FILES
-    defining = {
-        path
-        for path, tree in TREES.items()
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Attribute) and node.attr.startswith("DEFINE_")
-    }
-    assert defining == {"preprocess/cli.py", "preprocess/cli_flags.py"}  # --config
+def test_no_two_modules_have_the_same_name():
+    names = collections.Counter(pathlib.Path(path).stem for path in TREES)
+    twice = {name for name, number in names.items() if number > 1}
+    # A config is named as its data set is; users type its path.
+    assert twice <= {"main", "__init__"}
 
 
-# --- Nothing that nobody reads --------------------------------------------------------
-
-
-def keys(config: ml_collections.ConfigDict, prefix: str = "") -> Iterator[str]:
-    for name, value in config.items():
-        yield prefix + name
-        if isinstance(value, ml_collections.ConfigDict):
-            yield from keys(value, f"{prefix}{name}.")
-
-
-def read_names() -> set[str]:
-    """Names read as attributes (config.data.name) or by subscript (values["split"])."""
-    found = set()
-    for path, tree in TREES.items():
-        if not path.startswith("configs/"):
-            for node in ast.walk(tree):
-                if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
-                    found.add(node.attr)
-                elif isinstance(node, ast.Subscript):
-                    if isinstance(node.slice, ast.Constant):
-                        found.add(node.slice.value)
-                elif isinstance(node, ast.Call) and len(node.args) == 2:
-                    if (
-                        getattr(node.func, "attr", "") == "get"
-                    ):  # of older runs' configs
-                        found.add(getattr(node.args[0], "value", ""))
-    return found
-
-
-def test_every_config_key_is_read():
-    unread = {key for key in keys(base.get_config()) if key.split(".")[-1] not in READ}
-    assert not unread
-
-
-def flags_of(tree: ast.Module) -> Iterator[str]:
-    """Names of the flags that a main file defines."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and node.args:
-            function, first = node.func, node.args[0]
-            home = getattr(getattr(function, "value", None), "id", "")
-            if home == "cli_flags" and isinstance(first, ast.Constant):
-                yield first.value
-
-
-def test_every_flag_is_read():
-    for path in MAIN_FILES:
-        named = list(flags_of(TREES[path]))
-        assert named, path
-        assert not {name for name in named if name not in READ}, path
-
-
-READ = read_names()
+def test_no_two_public_classes_have_the_same_name():
+    names = collections.Counter(
+        node.name
+        for tree in TREES.values()
+        for node in tree.body
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    )
+    assert not {name for name, number in names.items() if number > 1}

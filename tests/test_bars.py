@@ -15,7 +15,7 @@ from tests.conftest import ROOT
 
 CODE = """
 import time
-from preprocess import bars
+from unet_tfrecords.command import bars
 for _ in bars.bar(range(1500), unit="frame"):
     time.sleep(0.002)
 """

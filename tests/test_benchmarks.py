@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from preprocess.errors import UserError
+from unet_tfrecords.command.errors import UserError
 
 ROOT = pathlib.Path(__file__).parent.parent
 SIDES = {
@@ -115,7 +115,7 @@ def test_ctrl_c_is_one_line(tmp_path):
         text=True,
         start_new_session=True,  # as from a terminal: its children hear it too
     )
-    assert "preprocess.synthetic" in process.stderr.readline()
+    assert "preprocess.draw" in process.stderr.readline()
     os.killpg(process.pid, signal.SIGINT)
     said = process.communicate(timeout=60)[1]
     assert process.returncode == 130 and "Traceback" not in said

@@ -8,11 +8,12 @@ import zipfile
 import numpy as np
 import pytest
 
-from preprocess import images, tiling
-from preprocess.cli import main
-from trainer.export import bioimageio, layout
+from trainer.export import artefact_layout, bioimageio
 from trainer.main import COMMANDS
 from trainer.predict import runtimes
+from unet_tfrecords.command.cli import main
+from unet_tfrecords.dataset import tiling
+from unet_tfrecords.dataset.images import formats
 
 pytest.importorskip("bioimageio.spec")
 
@@ -57,7 +58,7 @@ np.save(made, sample.members["probabilities"].data.to_numpy())
 @pytest.mark.filterwarnings("ignore")  # of its library, which leaves files open
 def test_its_library_accepts_and_runs_it(exported, cells, tmp_path):
     """In blocks, by another runtime, what `predict` says of the image in one piece."""
-    package = exported / layout.EXTRA / layout.BIOIMAGEIO
+    package = exported / artefact_layout.EXTRA / artefact_layout.BIOIMAGEIO
     assert set(zipfile.ZipFile(package).namelist()) == {
         "rdf.yaml",
         "weights.onnx",
@@ -66,7 +67,7 @@ def test_its_library_accepts_and_runs_it(exported, cells, tmp_path):
         "input.npy",
         "output.npy",
     }
-    frame = images.read_image(images.Page(str(cells / "01/t003.tif"), 0), 1)
+    frame = formats.read_image(formats.Page(str(cells / "01/t003.tif"), 0), 1)
     image, made = tmp_path / "image.npy", tmp_path / "made.npy"
     np.save(image, frame[None].astype(np.float32))
     code = [sys.executable, "-c", AS_ITS_USERS_DO, package, image, made]

@@ -3,8 +3,8 @@
 import pytest
 import tensorflow as tf
 
-from preprocess.errors import UserError
-from trainer import checkpoints
+from trainer.run import checkpoints
+from unet_tfrecords.command.errors import UserError
 
 
 @pytest.fixture
@@ -144,7 +144,7 @@ def test_newer_damaged_ones_take_no_place(
     shards_folder, train_config, tmp_path, monkeypatch
 ):
     """With one kept: the one saved next must stay, not the damaged newer one."""
-    from trainer import train as loop
+    from trainer.training import session as loop
 
     train_config.train.update({"keep_checkpoints": 1, "validate_every_steps": 100})
     device = tf.distribute.OneDeviceStrategy("/cpu:0")
@@ -178,7 +178,7 @@ def test_training_goes_on_from_the_one_before(
     shards_folder, train_config, tmp_path, metrics, capsys
 ):
     """The loss series is that of a run without damage."""
-    from trainer.train import train
+    from trainer.training.session import train
 
     def run(folder):
         device = tf.distribute.OneDeviceStrategy("/cpu:0")

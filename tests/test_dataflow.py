@@ -11,12 +11,13 @@ import threading
 import pytest
 from apache_beam.portability.api import beam_runner_api_pb2
 
-from preprocess import main, plan, preflight, runners
-from preprocess.cli import main as run_command
-from preprocess.errors import UserError
+from preprocess import main, plan
+from preprocess.beam import preflight, runners
 from tests.cloud import dataflow, gcs
 from tests.cloud.worker import Worker
 from tests.conftest import until
+from unet_tfrecords.command.cli import main as run_command
+from unet_tfrecords.command.errors import UserError
 
 ROOT = pathlib.Path(__file__).parent.parent
 BUCKET = f"gs://{gcs.BUCKET}"
@@ -109,7 +110,7 @@ def test_workers_run_what_was_staged(
     assert {"WriteShards/Group", "WriteShards/Write"} <= steps
     # The environment.
     assert "No module named 'tensorflow'" in worker.says("import tensorflow")
-    place = worker.says("import preprocess.pipeline as job; print(job.__file__)")
+    place = worker.says("import preprocess.beam.pipeline as job; print(job.__file__)")
     assert place.startswith(str(worker.environment))
     with tarfile.open(worker.staged / "workflow.tar.gz") as archive:
         kinds = {name.split("/")[1] for name in archive.getnames() if "/" in name}
@@ -145,8 +146,8 @@ def test_a_failed_job_has_one_line(front, environment):
 
     trace = "Traceback (most recent call last):\n  File 'x'\n"
     lines = told(
-        f"{trace}preprocess.errors.UserError: gs://models/raw/01/t001.tif: no such "
-        "file [while running 'InspectFrames/Inspect']"
+        f"{trace}unet_tfrecords.command.errors.UserError: gs://models/raw/01/t001.tif: "
+        "no such file [while running 'InspectFrames/Inspect']"
     )
     assert lines[-1] == "preprocess: gs://models/raw/01/t001.tif: no such file"
     lines = told("Workflow failed. Causes: quota of CPUS exceeded in region.")

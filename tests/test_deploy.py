@@ -9,12 +9,12 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from preprocess import cli
-from preprocess.errors import UserError
-from trainer import strategy
-from trainer.batch import settle, tiles_that_fit
-from trainer.check import check_batch, check_train_config
+from trainer.devices import strategy
 from trainer.main import COMMANDS
+from trainer.training.batch_size import settle, tiles_that_fit
+from trainer.training.train_settings import check_batch, check_train_config
+from unet_tfrecords.command import cli
+from unet_tfrecords.command.errors import UserError
 
 ROOT = pathlib.Path(__file__).parent.parent
 KUBERNETES = ("1.33", "1.37")  # the oldest that has all we use, and the newest known

@@ -12,13 +12,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from preprocess import files, main, pipeline, pipeline_shards
-from preprocess.cli import main as run
-from preprocess.errors import of_disk
+from preprocess import main
+from preprocess.beam import pipeline, shard_transforms
 from tests.campaign import disk
 from tests.conftest import ROOT, TINY_DATA
-from trainer import evaluate, stores, tune
+from trainer.devices import tensorflow_stores
+from trainer.evaluation import scoring, tune
 from trainer.export import publish
+from unet_tfrecords.command.cli import main as run
+from unet_tfrecords.command.errors import of_disk
+from unet_tfrecords.storage import files
 
 CONFIG = [f"--config={ROOT}/configs/synthetic.py:smoke", *TINY_DATA]
 
@@ -67,11 +70,13 @@ def test_what_tensorflow_says_of_a_disk_is_told_like_everybodys():
     where = "{{function_node __wrapped__SaveV2_device_/job:localhost}} "
     for said in ("", where):
         message = f"{said}/a b/state.index; No space left on device [Op:MergeV2]"
-        error = stores.disk_error(tf.errors.UnknownError(None, None, message))
+        error = tensorflow_stores.disk_error(
+            tf.errors.UnknownError(None, None, message)
+        )
         assert (error.filename, error.errno) == ("/a b/state.index", 28)
     other = tf.errors.InternalError(None, None, "/a/b; something else")
-    assert stores.disk_error(other) is None
-    assert stores.disk_error(OSError(28, "No space left on device")) is None
+    assert tensorflow_stores.disk_error(other) is None
+    assert tensorflow_stores.disk_error(OSError(28, "No space left on device")) is None
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
@@ -79,8 +84,8 @@ def test_what_tensorflow_says_of_a_disk_is_told_like_everybodys():
 def test_scratch_files_on_a_full_disk(tmp_path, size):
     (tmp_path / "0.npy").symlink_to("/dev/full")
     image = np.zeros((size, size, 1), np.uint8)
-    run = evaluate.Run(None, {}, 1, lambda image: image.astype(np.float32))
-    scored = evaluate.Scored(None, image, None, None)
+    run = scoring.Run(None, {}, 1, lambda image: image.astype(np.float32))
+    scored = scoring.Scored(None, image, None, None)
     with pytest.raises(OSError) as caught:
         tune._Kept(run, str(tmp_path)).add(scored)
     assert of_disk(caught.value).startswith(f"{tmp_path}/0.npy: No space left")
@@ -114,7 +119,7 @@ def test_an_image_that_is_replaced_under_a_job(
     """After it was looked at and its digest taken, before its tiles are made."""
     source, output = tmp_path / "cells", tmp_path / "out"
     shutil.copytree(cells, source)
-    write_shard = pipeline_shards.write_shard
+    write_shard = shard_transforms.write_shard
     frames = [source / f"01/t00{number}.tif" for number in range(8)]
 
     def then_another(path, records):
@@ -122,14 +127,14 @@ def test_an_image_that_is_replaced_under_a_job(
             files.write_bytes(str(frame), (cells / "01" / other.name).read_bytes())
         return write_shard(path, records)
 
-    monkeypatch.setattr(pipeline_shards, "write_shard", then_another)
+    monkeypatch.setattr(shard_transforms, "write_shard", then_another)
     given = [*CONFIG, f"--input={source}", f"--output={output}"]
     assert run(main.COMMAND, given) == 2
     lines = capfd.readouterr().err.replace("\r", "\n").splitlines()
     [line] = [x for x in lines if x.startswith("preprocess: ")]
     assert line.endswith(".tif: has changed since this began; run it again")
     assert not (output / "dataset_info.json").exists()
-    monkeypatch.setattr(pipeline_shards, "write_shard", write_shard)
+    monkeypatch.setattr(shard_transforms, "write_shard", write_shard)
     for frame in frames:
         shutil.copyfile(cells / "01" / frame.name, frame)
     assert run(main.COMMAND, given) == 0
@@ -143,7 +148,7 @@ def test_an_image_that_is_replaced_under_a_job(
 def test_a_folder_that_goes_under_a_job(
     cells, shards_folder, tmp_path, monkeypatch, capfd, digests
 ):
-    output, write_shard = tmp_path / "out", pipeline_shards.write_shard
+    output, write_shard = tmp_path / "out", shard_transforms.write_shard
     gone = []
 
     def then_gone(path, records):
@@ -153,7 +158,7 @@ def test_a_folder_that_goes_under_a_job(
             shutil.rmtree(output, ignore_errors=True)  # of what others write
         return written
 
-    monkeypatch.setattr(pipeline_shards, "write_shard", then_gone)
+    monkeypatch.setattr(shard_transforms, "write_shard", then_gone)
     given = [*CONFIG, f"--input={cells}", f"--output={output}"]
     code = run(main.COMMAND, given)
     lines = capfd.readouterr().err.replace("\r", "\n").splitlines()

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from preprocess.distances import FAR, distances_to
+from unet_tfrecords.dataset.regions import FAR, distances_to
 
 
 @pytest.mark.parametrize("edge", [61, 96, 128])

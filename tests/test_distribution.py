@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from preprocess.errors import UserError
 from tests.conftest import train_command, until
-from trainer import checkpoints, gpus, rendezvous, strategy
-from trainer.train import train
+from trainer.devices import gpus, rendezvous, strategy
+from trainer.run import checkpoints
+from trainer.training.session import train
+from unet_tfrecords.command.errors import UserError
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -109,7 +110,7 @@ def test_overflow_on_one_replica_leaves_all_weights(
 
     Keras' own loss scaling looks at each replica's gradients before they are summed.
     """
-    from trainer import step
+    from trainer.training import step
 
     config = train_config
     config.train.update({"precision": "mixed_float16", "steps": 1})
@@ -128,8 +129,8 @@ def test_overflow_on_one_replica_leaves_all_weights(
 
     monkeypatch.setattr(step, "make_gradients", overflowing)
     train(config, shards_folder, str(tmp_path), mirrored())
-    from trainer.model import build_model
-    from trainer.restore import restore_network
+    from trainer.network.unet import build_model
+    from trainer.run.restore import restore_network
 
     start = build_model(config.model, seed=config.seed).get_weights()
     end = restore_network(str(tmp_path), config)[0].get_weights()

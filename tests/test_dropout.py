@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer.dropout import TileDropout, TileSeeds
+from trainer.network.dropout import TileDropout, TileSeeds
 
 SHAPE = (5, 7, 3)  # 105 values: the random numbers come in fours
 

@@ -12,17 +12,17 @@ from PIL import Image
 from tensorflow_serving.apis import prediction_log_pb2
 
 from configs import base
-from preprocess import shards
-from preprocess.check import check_data_config
-from preprocess.cli import main
-from preprocess.errors import UserError
-from preprocess.images import Page, encode_png, read_image
-from preprocess.records import read_records
-from trainer.export import layout, memory
+from trainer.export import artefact_layout, tile_memory
 from trainer.export.signatures import decode_image
-from trainer.input_pipeline import geometry_of
+from trainer.input.input_pipeline import geometry_of
 from trainer.main import COMMANDS
 from trainer.predict import runtimes
+from unet_tfrecords.command.cli import main
+from unet_tfrecords.command.errors import UserError
+from unet_tfrecords.dataset import shards
+from unet_tfrecords.dataset.data_settings import check_data_config
+from unet_tfrecords.dataset.images.formats import Page, encode_png, read_image
+from unet_tfrecords.dataset.records import read_records
 
 
 def export(*arguments) -> int:
@@ -172,25 +172,25 @@ def test_an_illegal_tile_is_refused(model):
 
 
 def test_what_the_artefact_carries(version, trained):
-    extra = version / layout.EXTRA
-    about = json.loads((extra / layout.ABOUT).read_text())
+    extra = version / artefact_layout.EXTRA
+    about = json.loads((extra / artefact_layout.ABOUT).read_text())
     assert about["class_names"] == ["background", "cell"]
     assert (about["tile"], about["tiles_per_step"]) == (76, 2)
     info = (trained / shards.INFO_NAME).read_bytes()
     assert about["data"]["dataset_info_sha256"] == hashlib.sha256(info).hexdigest()
-    config = json.loads((extra / layout.CONFIG).read_text())
+    config = json.loads((extra / artefact_layout.CONFIG).read_text())
     assert config["model"]["depth"] == 2
     lines = [
         json.loads(x) for x in (trained / "metrics.jsonl").read_text().splitlines()
     ]
     [line] = [x for x in lines if x["step"] == about["step"] and "val_mean_iou" in x]
     assert about["scores"]["validation"]["mean_iou"] == line["val_mean_iou"]
-    card = (extra / layout.CARD).read_text()
+    card = (extra / artefact_layout.CARD).read_text()
     assert f"{line['val_mean_iou']:.4f}" in card and "`image_bytes`" in card
 
 
 def test_warm_up_requests_are_servings_own_and_run(version, model):
-    with open(version / layout.EXTRA / layout.WARMUP, "rb") as file:
+    with open(version / artefact_layout.EXTRA / artefact_layout.WARMUP, "rb") as file:
         logs = [
             prediction_log_pb2.PredictionLog.FromString(record)
             for record in read_records(file)
@@ -275,9 +275,9 @@ def test_precision_changes_numbers_a_little_and_no_dtype(
 @pytest.mark.parametrize("width, depth", [(16, 4), (64, 4), (8, 3)])
 def test_memory_budget_gives_the_largest_tile_within(budget, width, depth):
     def needs(size):
-        return memory.bytes_of_step(size, width=width, tiles_per_step=1)
+        return tile_memory.bytes_of_step(size, width=width, tiles_per_step=1)
 
-    tile = memory.tile_within(budget, width=width, depth=depth)
+    tile = tile_memory.tile_within(budget, width=width, depth=depth)
     assert needs(tile) <= budget * 10**6 < needs(tile + 2**depth)
 
 
@@ -285,8 +285,8 @@ def test_a_gpu_needs_memory_of_its_own_kind():
     """More arrays in float32, of half the bytes in half precision."""
 
     def tile(*device):
-        return memory.tile_within(
-            2000, width=64, depth=4, device=memory.Device(*device)
+        return tile_memory.tile_within(
+            2000, width=64, depth=4, device=tile_memory.Device(*device)
         )
 
     assert tile("gpu", "float32") < tile("cpu", "float32")

@@ -7,7 +7,7 @@ killed; the others are in its source or its wheel.
 import pytest
 import tensorflow as tf
 
-from trainer.faults import DeviceFault, WorkerEnded, explained
+from trainer.devices.faults import DeviceFault, WorkerEnded, explained
 
 FRAMES = """Graph execution error: Detected at node while/CollectiveReduceV2 defined at
 (most recent call last): File "/home/me/CUDA_ERROR_/trainer/step.py", line 198, in one
@@ -65,7 +65,7 @@ def test_a_fault_of_the_gpu_is_told_as_that(name, kind, workers):
     said = explained(kind(None, None, OWN[name]), worker=1, workers=workers)
     assert isinstance(said, DeviceFault) and said.exit_code == 1
     [line] = said.problems
-    assert "the GPU failed" in line and "trainer/step.py" not in line
+    assert "the GPU failed" in line and "trainer/training/step.py" not in line
     assert ("worker 1 of 2" in line) == (workers == 2)
 
 

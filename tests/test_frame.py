@@ -8,13 +8,16 @@ import cv2
 import numpy as np
 import pytest
 
-from preprocess import files, images, main, shards
-from preprocess.cli import main as command
+from preprocess import main
 from tests.conftest import ROOT, TINY_DATA
-from trainer.export import layout
+from trainer.export import artefact_layout
 from trainer.main import COMMANDS
 from trainer.predict import job, runtimes
 from trainer.predict.overlay import overlay
+from unet_tfrecords.command.cli import main as command
+from unet_tfrecords.dataset import shards
+from unet_tfrecords.dataset.images import formats
+from unet_tfrecords.storage import files
 
 
 @pytest.fixture
@@ -39,7 +42,7 @@ def calls(monkeypatch):
 def test_preprocess_reads_warps_and_encodes_no_more_than_it_must(
     cells, tmp_path, calls
 ):
-    decoded = calls(images, "_decode", lambda page: pathlib.Path(page.path).name)
+    decoded = calls(formats, "_decode", lambda page: pathlib.Path(page.path).name)
     digested = calls(files, "sha256_of", lambda path: pathlib.Path(path).name)
     warped, encoded = calls(cv2, "remap"), calls(cv2, "imencode")
     given = [f"--config={ROOT}/configs/synthetic.py:smoke", *TINY_DATA]
@@ -71,7 +74,7 @@ def version(trained, tmp_path_factory) -> str:
 def test_predict_reads_each_image_once_and_writes_two_files(
     version, cells, tmp_path, calls
 ):
-    decoded = calls(images, "_decode", lambda page: page.path)
+    decoded = calls(formats, "_decode", lambda page: page.path)
     encoded, segmented = calls(cv2, "imencode"), calls(job, "result_of")
     given = [f"--model={version}", f"--input={cells}/01", f"--output={tmp_path}/out"]
     assert command(COMMANDS["predict"], given) == 0
@@ -99,7 +102,7 @@ def bytes_a_pixel(work, pixels: int) -> float:
 )
 def test_segmenting_copies_no_whole_image_that_it_needs_not(version, runtime, most):
     image = np.random.default_rng(0).integers(0, 256, (2000, 1500, 1), np.uint8)
-    about = layout.read_about(version)
+    about = artefact_layout.read_about(version)
     assert about["classes"] == 2
     [loaded] = runtimes.load(version, runtime=runtime)
     assert bytes_a_pixel(lambda: loaded.segment(image), 3_000_000) < most

@@ -11,10 +11,11 @@ from urllib.parse import quote
 
 import pytest
 
-from preprocess import files, near, object_store, verify
-from preprocess.errors import UserError
 from tests.cloud import gcs, google_hosts
 from tests.cloud.gcs import Fault
+from unet_tfrecords.command.errors import UserError
+from unet_tfrecords.dataset import verify
+from unet_tfrecords.storage import files, local_copies, object_store
 
 quote = partial(quote, safe="")
 ROOT = pathlib.Path(__file__).parent.parent
@@ -148,7 +149,7 @@ def test_a_stack_is_fetched_once_for_all_its_pages(here, tmp_path, monkeypatch):
     import numpy as np
     import tifffile
 
-    from preprocess.images import Page, count_pages, read_image
+    from unet_tfrecords.dataset.images.formats import Page, count_pages, read_image
 
     stack = np.random.default_rng(1).integers(0, 255, (12, 64, 64), np.uint8)
     tifffile.imwrite(tmp_path / "stack.tif", stack)
@@ -162,7 +163,7 @@ def test_a_stack_is_fetched_once_for_all_its_pages(here, tmp_path, monkeypatch):
     assert len(fetched) == 1
     tifffile.imwrite(tmp_path / "stack.tif", stack[::-1])
     here.put("stack.tif", (tmp_path / "stack.tif").read_bytes())
-    monkeypatch.setattr(near, "TRUSTED_S", 0.0)  # a minute later
+    monkeypatch.setattr(local_copies, "TRUSTED_S", 0.0)  # a minute later
     image = read_image(Page(path, 0), 1)
     np.testing.assert_array_equal(np.squeeze(image), stack[-1])
 
@@ -171,7 +172,7 @@ def test_many_stacks_in_turn_are_fetched_once_each(here, tmp_path):
     import numpy as np
     import tifffile
 
-    from preprocess.images import Page, read_image
+    from unet_tfrecords.dataset.images.formats import Page, read_image
 
     stacks = np.random.default_rng(2).integers(0, 255, (6, 3, 32, 32), np.uint8)
     for index, stack in enumerate(stacks):
@@ -186,7 +187,8 @@ def test_many_stacks_in_turn_are_fetched_once_each(here, tmp_path):
 
 STOPPED = """
 import os, signal, sys, threading
-from preprocess import cli, near
+from unet_tfrecords.command import cli
+from unet_tfrecords.storage import local_copies as near
 
 def run(values, rest):
     threading.Thread(target=near.open_near, args=[sys.argv[2]], daemon=True).start()
@@ -253,7 +255,7 @@ def test_from_images_to_predictions(front, tmp_path, series, digests):
     hosts = google_hosts.GoogleHosts(tmp_path, front.address)
     front.serve_tls(google_hosts.ADDRESS, hosts.certificate)
     raw = tmp_path / "raw"
-    draw = [PYTHON, "-m", "preprocess.synthetic", "--kind=cells", f"--output={raw}"]
+    draw = [PYTHON, "-m", "preprocess.draw", "--kind=cells", f"--output={raw}"]
     subprocess.run([*draw, "--frames=8", "--size=96"], check=True, cwd=ROOT)
     for path in raw.rglob("*.tif"):
         front.put(f"raw/{path.relative_to(raw)}", path.read_bytes())

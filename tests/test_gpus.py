@@ -8,10 +8,11 @@ import pytest
 import tensorflow as tf
 
 from configs import base
-from preprocess.errors import UserError
-from trainer import batch, gpus, start, strategy
-from trainer.model import build_model
-from trainer.packs import PACK_BYTES, Packs
+from trainer.devices import gpus, startup, strategy
+from trainer.network.unet import build_model
+from trainer.training import batch_size
+from trainer.training.packs import PACK_BYTES, Packs
+from unet_tfrecords.command.errors import UserError
 
 KINDS = tf.distribute.experimental.CommunicationImplementation
 
@@ -67,10 +68,10 @@ def test_who_hides_the_gpus_means_the_processor(machine, monkeypatch, capfd, hid
 
 def test_other_commands_say_so_and_go_on(machine, capfd):
     machine(files=("nvidia0",))
-    start.load_tensorflow()
+    startup.load_tensorflow()
     assert "computing on the processor" in capfd.readouterr().err
     machine((8, 0), files=("nvidia0",))
-    start.load_tensorflow()
+    startup.load_tensorflow()
     said = capfd.readouterr()
     assert "computing on" not in said.err and "takes longer" not in said.err
 
@@ -78,10 +79,10 @@ def test_other_commands_say_so_and_go_on(machine, capfd):
 def test_the_first_start_on_hopper_is_announced(machine, capfd, monkeypatch, tmp_path):
     monkeypatch.setenv("CUDA_CACHE_PATH", str(tmp_path))
     machine((9, 0))
-    start.load_tensorflow()
+    startup.load_tensorflow()
     assert f"and keeps them in {tmp_path}" in capfd.readouterr().err
     (tmp_path / "kernels").write_bytes(bytes(10))
-    start.load_tensorflow()
+    startup.load_tensorflow()
     assert "takes longer" not in capfd.readouterr().err
 
 
@@ -202,18 +203,18 @@ def test_the_environment_of_cuda_and_its_users_own_words():
 
 
 def test_a_slow_start_says_why(monkeypatch, tmp_path):
-    monkeypatch.setattr(start, "FIRST_WORD_S", 0.01)
-    monkeypatch.setattr(start, "NEXT_WORD_S", 0.01)
+    monkeypatch.setattr(startup, "FIRST_WORD_S", 0.01)
+    monkeypatch.setattr(startup, "NEXT_WORD_S", 0.01)
     monkeypatch.setenv("CUDA_CACHE_PATH", str(tmp_path))
     (tmp_path / "kernels").write_bytes(bytes(3_000_000))
     said: list[str] = []
-    with start.explaining("the first step", said.append, compiles_kernels=True):
+    with startup.explaining("the first step", said.append, compiles_kernels=True):
         while len(said) < 2:
             pass
     assert "still compiling the first step" in said[0]
     assert f"{tmp_path} (3 MB by now)" in said[0]
     before = len(said)
-    with start.explaining("it", said.append):  # over at once
+    with startup.explaining("it", said.append):  # over at once
         pass
     assert len(said) == before
 
@@ -260,13 +261,13 @@ def test_activations_and_parameters_are_the_networks(width, depth, size, classes
         # Not kept: a crop is read once, dropout is part of the pooling before it.
         and not layer.name.startswith(("cropped", "dropout"))
     )
-    assert batch.activations(model, size) == counted
-    assert batch.parameters(model) == network.count_params()
+    assert batch_size.activations(model, size) == counted
+    assert batch_size.parameters(model) == network.count_params()
 
 
 def test_what_fits():
     config = base.get_config()
-    fit = batch.tiles_that_fit
+    fit = batch_size.tiles_that_fit
     assert fit(config, "float32", 80e9) == fit(config, "mixed_float16", 16e9) == 8
     assert fit(config, "mixed_bfloat16", 141e9) == 8
     assert fit(config, "float32", 16e9) == 4
@@ -293,7 +294,7 @@ def test_what_fits():
 def test_what_the_config_leaves_open_is_settled(changes, replicas, fitting, expected):
     train = base.get_config().train
     train.update(changes)
-    batch.settle(train, replicas=replicas, fitting=fitting)
+    batch_size.settle(train, replicas=replicas, fitting=fitting)
     assert (train.global_batch, train.learning_rate_rule) == expected
 
 

@@ -10,15 +10,14 @@ import pytest
 import tensorflow as tf
 
 from configs import base
-from preprocess import tiling
-from preprocess.statistics import moments
-from trainer import inference
 from trainer.export.artefact import save
 from trainer.export.signatures import Served
-from trainer.inference import Segmenter
-from trainer.input_pipeline import Geometry
-from trainer.layers import freeze
-from trainer.model import build_model
+from trainer.inference.segmenter import Segmenter, mirrored, normalise_images
+from trainer.input.input_pipeline import Geometry
+from trainer.network.layers import freeze
+from trainer.network.unet import build_model
+from unet_tfrecords.dataset import tiling
+from unet_tfrecords.dataset.pixel_statistics import moments
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -99,7 +98,7 @@ def test_more_than_one_tile_was_really_used():
 
 def test_mirror_indices_in_the_graph_are_tilings():
     for size in (1, 2, 3, 50, 300):
-        inside = tf.function(inference.mirrored)(
+        inside = tf.function(mirrored)(
             tf.range(-92, size + 96, dtype=tf.int64), tf.constant(size, tf.int64)
         )
         np.testing.assert_array_equal(
@@ -118,7 +117,7 @@ def test_brightness_and_contrast_of_the_raw_image_do_not_matter():
 @pytest.mark.parametrize("value", [0.1, 255.0, 65535.0])
 def test_constant_image_is_normalised_to_zero(value):
     for size in ((64, 64), (520, 696), (1031, 977)):
-        normal = inference.normalise_images(tf.fill([1, *size, 2], value))
+        normal = normalise_images(tf.fill([1, *size, 2], value))
         assert not normal.numpy().any()
 
 
@@ -126,7 +125,7 @@ def test_normalisation_is_that_of_the_records():
     image = np.random.default_rng(0).integers(60000, 60090, (300, 200, 2))
     found = moments(image.astype(np.uint16))
     expected = (image - found.mean) / found.std
-    normal = inference.normalise_images(tf.constant(image[None], tf.float32))[0]
+    normal = normalise_images(tf.constant(image[None], tf.float32))[0]
     np.testing.assert_allclose(normal, expected, atol=1e-4)
 
 
@@ -324,13 +323,13 @@ def test_no_seam_in_the_variance_along_tile_borders(way):
 PEAK = """
 import sys
 import numpy as np
-from trainer.start import load_tensorflow
+from trainer.devices.startup import load_tensorflow
 load_tensorflow()
 import tensorflow as tf
 from tests.test_inference import network_of
 from trainer.export import memory
-from trainer.inference import Segmenter
-from trainer.layers import freeze
+from trainer.inference.segmenter import Segmenter
+from trainer.network.layers import freeze
 
 def resident_mb(name):
     with open("/proc/self/status") as file:

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from preprocess.shards import read_info, read_tiles
-from trainer import input_pipeline, light_augment
-from trainer.reading_order import Shard, deal_lanes, part_of
-from trainer.shard_files import find_shards
+from trainer.input import input_pipeline, light_augment
+from trainer.input.reading_order import Shard, deal_lanes, part_of
+from trainer.input.shard_files import find_shards
+from unet_tfrecords.dataset.shards import read_info, read_tiles
 
 
 @pytest.fixture(scope="module")

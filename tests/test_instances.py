@@ -5,8 +5,8 @@ import pytest
 from scipy import ndimage
 
 from preprocess.weights import touching_pixels
-from trainer import instances
-from trainer.instances import InstanceRules, classes_of
+from trainer.inference import instances
+from trainer.inference.instances import InstanceRules, classes_of
 
 AS_IT_IS = InstanceRules(min_size_px=0, fill_holes=False, border_px=0)
 
@@ -163,7 +163,7 @@ def test_the_usual_threshold_takes_the_most_probable_class(number):
 def test_the_graph_gives_the_same_classes(number, threshold):
     import tensorflow as tf
 
-    from trainer.inference import Segmenter
+    from trainer.inference.segmenter import Segmenter
 
     rng = np.random.default_rng(number)
     probabilities = rng.dirichlet(np.ones(number), (20, 30)).astype(np.float32)

@@ -9,15 +9,16 @@ import time
 
 import pytest
 
-from preprocess import cli, files
-from preprocess.cli import main
+from preprocess.beam.progress import ENDING
 from preprocess.main import COMMAND
-from preprocess.progress import ENDING
 from tests.campaign import kills
 from tests.campaign.commands import CONFIG, ROOT, Inputs, Preprocess
 from tests.campaign.kills import Shot
-from trainer import checkpoints
 from trainer.main import COMMANDS
+from trainer.run import checkpoints
+from unet_tfrecords.command import cli
+from unet_tfrecords.command.cli import main
+from unet_tfrecords.storage import files
 
 KILL, TERM, INT = signal.SIGKILL, signal.SIGTERM, signal.SIGINT
 
@@ -92,7 +93,8 @@ def test_ctrl_c_while_it_is_imported_says_nothing(module):
 def test_a_signal_is_one_line_and_leaves_nothing(number, code, said, tmp_path):
     text = f"""
 import os, signal, sys
-from preprocess import cli, files
+from unet_tfrecords.command import cli
+from unet_tfrecords.storage import files
 
 def run(values, rest):
     with files.open_atomic({str(tmp_path / "file")!r}):
@@ -112,7 +114,7 @@ sys.exit(cli.main(cli.Command("wait", "", (), run)))
 def test_while_a_library_is_loaded_a_signal_ends_it_without_a_word(number):
     text = f"""
 import os, sys
-from preprocess import cli
+from unet_tfrecords.command import cli
 
 def run(values, rest):
     with cli.deaf():
@@ -139,7 +141,7 @@ def test_a_handler_of_ones_own_stays():
 
 WRITING = """
 import sys, time
-from preprocess import files
+from unet_tfrecords.storage import files
 with files.open_atomic(sys.argv[1]) as file:
     file.write(b"half")
     file.flush()

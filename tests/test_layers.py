@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer.layers import UpConvolution2x2, max_pool_2x2
+from trainer.network.layers import UpConvolution2x2, max_pool_2x2
 
 
 @pytest.mark.slow

@@ -3,9 +3,9 @@
 import psutil
 import pytest
 
-from preprocess.cli import main
 from tests.campaign import load
 from trainer.main import COMMANDS
+from unet_tfrecords.command.cli import main
 
 # So few moments hold more noise than the campaign's own, whose bound is a twentieth.
 FLAT = 0.1

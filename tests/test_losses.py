@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from preprocess.records import UNLABELLED
-from trainer.losses import (
+from trainer.evaluation.scores.pixels import pixel_scores
+from trainer.training.losses import (
     class_weights,
     soft_dice_loss,
     tile_losses,
     weighted_cross_entropy,
 )
-from trainer.scores.pixels import pixel_scores
+from unet_tfrecords.dataset.records import UNLABELLED
 
 RNG = np.random.default_rng(0)
 LOGITS = RNG.normal(size=(2, 7, 9, 3)).astype(np.float32)

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from preprocess import synthetic
+from preprocess import draw
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -32,7 +32,7 @@ def test_a_frame_of_10000_pixels_goes_through_within_1_gb():
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_work(tmp_path):
-    synthetic.write_cells(str(tmp_path / "c"), size=512, num_frames=4, seed=1)
+    draw.write_cells(str(tmp_path / "c"), size=512, num_frames=4, seed=1)
     rows = benchmark(f"--input={tmp_path / 'c'}").splitlines()[1:]
     peaks = {" ".join(row.split()[:2]): float(row.split()[-1]) for row in rows}
     assert len(peaks) == 7

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from configs import base
-from preprocess import tiling
-from trainer.model import build_model
+from trainer.network.unet import build_model
+from unet_tfrecords.dataset import tiling
 
 # Layer, edge in px, channels, for a (572, 572, 1) input.
 PAPER = """

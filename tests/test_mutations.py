@@ -13,16 +13,19 @@ import pytest
 import tensorflow as tf
 import tifffile
 
-from preprocess import images, json_files, main, plan, records, shards
-from preprocess.errors import UserError
-from preprocess.image_checks import MOST_PIXELS_FLAG, check_size
-from preprocess.images import Page
-from preprocess.verify import verify
+from preprocess import main, plan
 from tests.campaign import bombs, samples
 from tests.campaign.mutations import BAD, Material, Reader, damage_files, table
 from tests.campaign.mutators import flip
 from tests.campaign.readers import READ, REFUSED
-from trainer.shard_files import damage, find_shards
+from trainer.input.shard_files import damage, find_shards
+from unet_tfrecords.command.errors import UserError
+from unet_tfrecords.dataset import records, shards
+from unet_tfrecords.dataset.images import formats
+from unet_tfrecords.dataset.images.formats import Page
+from unet_tfrecords.dataset.images.image_checks import MOST_PIXELS_FLAG, check_size
+from unet_tfrecords.dataset.verify import verify
+from unet_tfrecords.storage import json_files
 
 
 @pytest.fixture
@@ -72,9 +75,9 @@ def test_planes_behind_one_header_are_not_lost(tmp_path):
     with tifffile.TiffWriter(path) as writer:
         writer.write(np.zeros((5, 64, 70), np.uint8), truncate=True)
     with pytest.raises(UserError, match="stack.tif: 5 images behind one header"):
-        images.count_pages(str(path))
+        formats.count_pages(str(path))
     tifffile.imwrite(path, np.zeros((64, 70, 3), np.uint8))
-    assert images.count_pages(str(path)) == 1
+    assert formats.count_pages(str(path)) == 1
 
 
 @pytest.mark.slow
@@ -95,7 +98,7 @@ def test_bombs_are_refused_and_large_images_are_not(reader, name):
 def test_a_million_pages_are_counted(reader):
     path = reader.folder / "million.tif"
     path.write_bytes(bombs.tiff_pages(10**6))
-    assert images.count_pages(str(path)) == 10**6
+    assert formats.count_pages(str(path)) == 10**6
     path.unlink()
 
 
@@ -118,9 +121,9 @@ def test_a_tiff_cut_anywhere_is_noticed(tmp_path, kind):
     for size in range(0, len(whole), 37):
         path.write_bytes(whole[:size])
         try:
-            pages = images.count_pages(str(path))
+            pages = formats.count_pages(str(path))
             for number in range(pages):
-                images.read_image(Page(str(path), number), 1)
+                formats.read_image(Page(str(path), number), 1)
             wrong.append(size)
         except UserError as error:
             assert path.name in str(error)
@@ -135,7 +138,7 @@ def test_missing_strips_are_no_pixels(tmp_path):
         tag = tiff.pages[0].tags["StripOffsets"]
         tag.overwrite(tag.value[:3])
     with pytest.raises(UserError, match="6 strips or tiles, and places of 3"):
-        images.read_image(Page(str(path)), 1)
+        formats.read_image(Page(str(path)), 1)
 
 
 @pytest.mark.parametrize("name", ["label-palette", "grey16", "label-one-bit"])
@@ -146,7 +149,7 @@ def test_every_bit_of_a_png_counts(tmp_path, name):
     for bit in range(64, 8 * len(whole), max(1, len(whole) // 7)):
         flip(path, bit)
         with pytest.raises(UserError, match=path.name):
-            images.read_labels(Page(str(path)))
+            formats.read_labels(Page(str(path)))
         path.write_bytes(whole)
 
 

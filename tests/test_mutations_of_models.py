@@ -5,15 +5,15 @@ import shutil
 
 import pytest
 
-from preprocess import sums
-from preprocess.cli import main as command
-from preprocess.errors import UserError
 from tests.campaign import bombs
 from tests.campaign.mutators import flip
-from trainer import checkpoints, workdir
-from trainer.export import layout
-from trainer.instances import InstanceRules
+from trainer.export import artefact_layout
+from trainer.inference.instances import InstanceRules
 from trainer.main import COMMANDS
+from trainer.run import checkpoints, workdir
+from unet_tfrecords.command.cli import main as command
+from unet_tfrecords.command.errors import UserError
+from unet_tfrecords.storage import checksums
 
 
 @pytest.mark.parametrize("what", bombs.WELL_FORMED)
@@ -28,7 +28,7 @@ def test_strange_json_beside_weights_is_a_line(tmp_path, what):
     extra.mkdir(parents=True)
     (extra / "model.json").write_bytes(text)
     with pytest.raises(UserError, match="model.json: broken"):
-        layout.read_about(str(tmp_path / "model"))
+        artefact_layout.read_about(str(tmp_path / "model"))
     (run / "metrics.jsonl").write_bytes(text + b'\n{"step": 1}\n')
     workdir.trim_metrics(folder, 1)
     assert workdir.read_metrics(folder)[-1] == {"step": 1}
@@ -54,7 +54,7 @@ def test_changed_settings_of_a_run_are_noticed(trained, tmp_path):
     rules.write_text(rules.read_text().replace("0.4", "0.6"))
     with pytest.raises(UserError, match="postprocessing.json: not as it was"):
         workdir.read_rules(str(run))
-    (run / sums.NAME).unlink()  # an older version's, or changed on purpose
+    (run / checksums.NAME).unlink()  # an older version's, or changed on purpose
     workdir.read_config(str(run))
 
 

@@ -8,11 +8,14 @@ import sys
 
 import pytest
 
-from preprocess import files, images, main, preview, synthetic, verify
-from preprocess.cli import main as run
-from preprocess.errors import UserError
+from preprocess import draw, main
 from tests.conftest import ROOT, TINY_DATA
 from trainer.main import COMMANDS
+from unet_tfrecords.command.cli import main as run
+from unet_tfrecords.command.errors import UserError
+from unet_tfrecords.dataset import preview, verify
+from unet_tfrecords.dataset.images import formats
+from unet_tfrecords.storage import files
 
 CONFIG = [
     f"--config={ROOT}/configs/folder.py:smoke",
@@ -42,13 +45,13 @@ UNPRINTABLE = ["n\nl", "t\tb", "\udcff"]  # the last one is a byte that is no UT
 
 def put(folder, names):
     """Drawn images and masks of some names."""
-    drawn = synthetic.draw_cells(96, len(names), 3)
+    drawn = draw.draw_cells(96, len(names), 3)
     for name, (image, instances) in zip(names, drawn, strict=True):
         for kind, pixels in (("images", image), ("masks", instances)):
             (folder / kind).mkdir(parents=True, exist_ok=True)
             path = os.path.join(folder, kind, f"{name}.tif")
             with open(path, "wb") as file:  # without a temporary name
-                file.write(synthetic._tiff(pixels))
+                file.write(draw._tiff(pixels))
 
 
 @pytest.mark.slow
@@ -127,7 +130,7 @@ def test_frames_whose_names_are_no_text(tmp_path, capfd):
     [
         (main.COMMAND, "output"),
         (verify.COMMAND, "data"),
-        (synthetic.COMMAND, "output"),
+        (draw.COMMAND, "output"),
         (COMMANDS["train"], "workdir"),
         (COMMANDS["export"], "publish"),
         (COMMANDS["predict"], "model"),
@@ -151,7 +154,12 @@ def test_a_name_is_told_where_nothing_but_ascii_can_be_written(tmp_path):
     """The C locale, a log, a name of letters that it has not."""
     folder = os.path.join(tmp_path, "é\udcff")
     os.mkdir(folder)
-    command = [sys.executable, "-m", "preprocess.verify", f"--data={folder}"]
+    command = [
+        sys.executable,
+        "-m",
+        "unet_tfrecords.dataset.verify",
+        f"--data={folder}",
+    ]
     environment = {**os.environ, "LC_ALL": "C", "PYTHONIOENCODING": "ascii:strict"}
     done = subprocess.run(command, capture_output=True, cwd=ROOT, env=environment)
     assert done.returncode == 2 and b"Traceback" not in done.stderr
@@ -181,7 +189,7 @@ def test_an_image_that_may_not_be_read_says_so(tmp_path, monkeypatch):
         os.seteuid(65534)
     try:
         with pytest.raises(UserError, match="a.tif: Permission denied$"):
-            images.read_image(images.Page(str(path)), 1)
+            formats.read_image(formats.Page(str(path)), 1)
     finally:
         if not os.getuid():
             os.seteuid(0)

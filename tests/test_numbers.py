@@ -13,13 +13,14 @@ import pytest
 import tensorflow as tf
 import tifffile
 
-from preprocess import main, preview, verify
-from preprocess.cli import main as run
-from preprocess.images import Page, read_image
-from preprocess.shards import read_info, read_tiles
+from preprocess import main
 from tests.conftest import TINY_DATA
 from tests.tiny import CONFIG, bars, lay, lines_of, metrics_of, noise, plain, split
 from trainer.main import COMMANDS
+from unet_tfrecords.command.cli import main as run
+from unet_tfrecords.dataset import preview, verify
+from unet_tfrecords.dataset.images.formats import Page, read_image
+from unet_tfrecords.dataset.shards import read_info, read_tiles
 
 ROOT = pathlib.Path(__file__).parent.parent
 IDS = (1, 7, 65535)

@@ -10,19 +10,19 @@ import pytest
 from skimage.metrics import adapted_rand_error
 
 from preprocess import main
-from preprocess.cli import main as run
-from preprocess.errors import UserError
-from preprocess.images import Page
-from preprocess.shards import read_info
 from preprocess.weights import border_weights, touching_pixels
 from tests.conftest import TINY_DATA
 from tests.test_scores import ours, theirs
 from tests.tiny import CONFIG, lay, metrics_of, noise, plain, split
-from trainer.instances import InstanceRules, instances_of
+from trainer.evaluation.scores import ctc_scores, detections, isbi_scores
+from trainer.inference.instances import InstanceRules, instances_of
 from trainer.main import COMMANDS
-from trainer.predict.images import Job
+from trainer.predict.inputs import Job
 from trainer.predict.outputs import Choice, encoders, result_of
-from trainer.scores import ctc, detections, isbi
+from unet_tfrecords.command.cli import main as run
+from unet_tfrecords.command.errors import UserError
+from unet_tfrecords.dataset.images.formats import Page
+from unet_tfrecords.dataset.shards import read_info
 
 
 @pytest.fixture(scope="module")
@@ -104,15 +104,17 @@ def test_empty_frames_count_as_in_py_ctcmetrics(tmp_path, truths, results, seg, 
 
 def test_without_any_object_there_is_no_score():
     """py-ctcmetrics raises here, and scikit-image gives NaN."""
-    assert ctc.seg_objects(NOTHING, CELLS) == []
-    assert ctc.det(ctc.detection(NOTHING, CELLS)) is None
+    assert ctc_scores.seg_objects(NOTHING, CELLS) == []
+    assert ctc_scores.det(ctc_scores.detection(NOTHING, CELLS)) is None
     none = np.zeros(CELLS.shape, bool)
     counts = detections.match_counts(NOTHING, NOTHING, none)
     assert set(detections.average_precision(counts)) == {None}
     with pytest.raises(ValueError, match="no foreground"):
-        isbi.joint(NOTHING, CELLS)
+        isbi_scores.joint(NOTHING, CELLS)
     error, *_ = adapted_rand_error(CELLS, NOTHING)
-    assert isbi.rand_error(isbi.joint(CELLS, NOTHING)) == pytest.approx(error)
+    assert isbi_scores.rand_error(isbi_scores.joint(CELLS, NOTHING)) == pytest.approx(
+        error
+    )
 
 
 def many(number: int, step: int = 3) -> np.ndarray:
@@ -134,13 +136,13 @@ def test_65535_instances_take_seconds():
     weights = border_weights(instances, w0=10, sigma_px=5)
     weighed = time.process_time()
     assert weights.max() > 9 and (weights[instances > 0] == 0).all()
-    found = ctc.seg_objects(instances, instances)
-    counted = ctc.detection(instances, instances)
+    found = ctc_scores.seg_objects(instances, instances)
+    counted = ctc_scores.detection(instances, instances)
     none = np.zeros(instances.shape, bool)
     matched = detections.match_counts(instances, instances, none)
     scored = time.process_time()
     assert len(found) == 65535 and {each.jaccard for each in found} == {1.0}
-    assert counted == ctc.Detection(65535, 0, 0, 0) and matched[0].tolist() == [
+    assert counted == ctc_scores.Detection(65535, 0, 0, 0) and matched[0].tolist() == [
         65535,
         0,
         0,
@@ -156,7 +158,7 @@ def test_more_instances_than_16_bits_hold():
     rules = InstanceRules(min_size_px=0, border_px=0)
     found = instances_of(probabilities, rules)
     assert found.max() == 66000 and found.dtype == np.int32
-    seg = ctc.seg_objects(instances, found)
+    seg = ctc_scores.seg_objects(instances, found)
     assert len(seg) == 66000 and {each.jaccard for each in seg} == {1.0}
     image = np.zeros((*instances.shape, 1), np.uint8)
     job = Job(Page("t000.tif"), "t000", "t000", 1, 0.0)

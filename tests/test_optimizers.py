@@ -8,14 +8,14 @@ import pytest
 import tensorflow as tf
 
 from configs import base
-from trainer.check import check_train_config
-from trainer.optimizers import (
+from trainer.training.optimizers import (
     FIRST_SCALE,
     GROWTH_STEPS,
     Optimizer,
     highest_rate,
     make_schedule,
 )
+from trainer.training.train_settings import check_train_config
 
 
 def train_part(**changes):
@@ -61,7 +61,7 @@ def test_the_rule_for_the_batch():
 
 
 def test_every_choice_of_the_config_is_accepted():
-    from trainer.check import CHOICES
+    from trainer.training.train_settings import CHOICES
 
     for name, choices in CHOICES.items():
         for choice in choices:

@@ -14,7 +14,7 @@ from tests.conftest import ROOT
 
 pytestmark = pytest.mark.slow
 PIP = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-ROOMS = ("configs", "doctor", "preprocess", "trainer")
+ROOMS = ("configs", "doctor", "preprocess", "trainer", "unet_tfrecords")
 # Without: its dependencies are those of this environment.
 ALONE = ("--no-deps", "--no-build-isolation", "--no-index")
 

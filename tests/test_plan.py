@@ -8,10 +8,11 @@ import ml_collections
 import pytest
 
 from configs import base
-from preprocess import plan, splits
-from preprocess.errors import UserError
-from preprocess.images import Page
-from preprocess.sources import Frame
+from preprocess import plan
+from unet_tfrecords.command.errors import UserError
+from unet_tfrecords.dataset import splits
+from unet_tfrecords.dataset.images.formats import Page
+from unet_tfrecords.dataset.images.frames import Frame
 
 
 def frames(count: int, sequences=("01",)) -> list[Frame]:

@@ -8,10 +8,12 @@ import shutil
 import numpy as np
 import pytest
 
-from preprocess import json_files, main, preview, shards
-from preprocess.cli import main as run_command
-from preprocess.images import decode_png
-from preprocess.records import UNLABELLED, Tile
+from preprocess import main
+from unet_tfrecords.command.cli import main as run_command
+from unet_tfrecords.dataset import preview, shards
+from unet_tfrecords.dataset.images.formats import decode_png
+from unet_tfrecords.dataset.records import UNLABELLED, Tile
+from unet_tfrecords.storage import json_files
 
 ARGUMENTS = (
     "--config=configs/synthetic.py:smoke",

@@ -11,11 +11,11 @@ import google_crc32c
 import pytest
 from google.cloud import storage
 
-from preprocess.cli import main
-from preprocess.errors import UserError
 from tests.cloud import gcs
 from trainer.export import publish
 from trainer.main import COMMANDS
+from unet_tfrecords.command.cli import main
+from unet_tfrecords.command.errors import UserError
 
 
 @pytest.fixture

@@ -18,11 +18,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from preprocess import images, synthetic
-from preprocess.images import Page
+from preprocess import draw
 from tests.cloud import dataflow, gcs
 from tests.cloud.serving import serving
 from tests.cloud.worker import Worker
+from unet_tfrecords.dataset.images import formats
+from unet_tfrecords.dataset.images.formats import Page
 
 ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -144,7 +145,7 @@ def programs(reader, tmp_path) -> Iterator[pathlib.Path]:
 def own_images(tmp_path_factory) -> tuple[pathlib.Path, pathlib.Path]:
     """DIR of images and masks, and a folder of other images."""
     folder = tmp_path_factory.mktemp("own")
-    for index, (image, instances) in enumerate(synthetic.draw_cells(128, 12, 5)):
+    for index, (image, instances) in enumerate(draw.draw_cells(128, 12, 5)):
         kinds = {"mine/images": image, "mine/masks": (instances > 0) * np.uint8(255)}
         if index > 8:
             kinds = {"other": image}
@@ -158,7 +159,7 @@ def own_images(tmp_path_factory) -> tuple[pathlib.Path, pathlib.Path]:
 def video(tmp_path_factory) -> pathlib.Path:
     """DIR as the Cell Tracking Challenge lays it out; enough frames for each split."""
     folder = tmp_path_factory.mktemp("video") / "PhC-C2DH-U373"
-    synthetic.write_cells(str(folder), size=128, num_frames=12, seed=3)
+    draw.write_cells(str(folder), size=128, num_frames=12, seed=3)
     return folder
 
 
@@ -189,7 +190,7 @@ def test_your_own_images(reader, own_images):
     assert "mean IoU" in (made / "train/report.html").read_text()
     shown = {path.name for path in (made / "predictions").glob("*_overlay.png")}
     assert shown == {f"{index}_overlay.png" for index in (9, 10, 11)}
-    mask = images.read_labels(Page(str(made / "predictions/9_mask.png")))
+    mask = formats.read_labels(Page(str(made / "predictions/9_mask.png")))
     assert mask.shape == (128, 128)
 
 
@@ -274,8 +275,8 @@ def test_a_command_that_no_test_knows_is_refused(tmp_path):
 @pytest.mark.slow
 def test_the_picture_is_drawn_by_its_command(shards_folder, cells, trained, tmp_path):
     """From a run's folder, as the demo leaves it; what is committed is small."""
-    from preprocess.cli import main
     from trainer.main import COMMANDS as OURS
+    from unet_tfrecords.command.cli import main
 
     given = [f"--workdir={trained}", f"--output={tmp_path}/export"]
     assert main(OURS["export"], given) == 0

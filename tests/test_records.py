@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from preprocess import records
-from trainer.input_pipeline import Geometry, parse_tile
+from trainer.input.input_pipeline import Geometry, parse_tile
+from unet_tfrecords.dataset import records
 
 STEP = records.weight_step(10.0)
 

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 from configs import base
-from preprocess import render, statistics, tiling
-from preprocess.images import Page
+from preprocess import render
 from preprocess.plan import Unit
-from preprocess.sources import Frame, Truth
+from unet_tfrecords.dataset import pixel_statistics, tiling
+from unet_tfrecords.dataset.images.formats import Page
+from unet_tfrecords.dataset.images.frames import Frame, Truth
 
 UNIT = Unit(Frame("d", "s", "f", "folder", Page("f.tif"), split="train"), 1, 0, 1)
 
@@ -22,7 +23,9 @@ def made(instances, *, augmentation, tile_size, depth):
     classes = (instances > 0).astype(np.uint8)
     classes[rng.random(size) < 0.01] = 255
     unit = UNIT._replace(augmentation=augmentation)
-    loaded = render.Loaded(image, Truth(instances, classes), statistics.moments(image))
+    loaded = render.Loaded(
+        image, Truth(instances, classes), pixel_statistics.moments(image)
+    )
     tiles = render.tiles_of_unit(unit, loaded, config, bits=16)
     return {tile.key: tile for tile in tiles}
 
@@ -52,17 +55,19 @@ def test_tiles_do_not_depend_on_windows(
 
 def test_moments_are_numpys():
     image = np.random.default_rng(1).integers(0, 65536, (2100, 1030, 2))
-    found = statistics.moments(image.astype(np.uint16))
+    found = pixel_statistics.moments(image.astype(np.uint16))
     np.testing.assert_allclose(found.mean, image.mean((0, 1)), rtol=1e-13)
     np.testing.assert_allclose(found.std, image.std((0, 1)), rtol=1e-12)
-    halves = [statistics.moments(half.astype(np.uint16)) for half in np.split(image, 2)]
-    assert statistics.pooled(halves) == found
-    flat = statistics.moments(np.full((5, 5, 1), 7, np.uint8))
+    halves = [
+        pixel_statistics.moments(half.astype(np.uint16)) for half in np.split(image, 2)
+    ]
+    assert pixel_statistics.pooled(halves) == found
+    flat = pixel_statistics.moments(np.full((5, 5, 1), 7, np.uint8))
     assert flat.mean == 7 and flat.std == 1
 
 
 def test_values_are_counted():
     labels = np.random.default_rng(2).integers(0, 300, (1500, 1111)).astype(np.uint16)
     expected = np.bincount(labels.ravel())
-    np.testing.assert_array_equal(statistics.count_values(labels), expected)
-    assert len(statistics.count_values(labels[:0], 256)) == 256
+    np.testing.assert_array_equal(pixel_statistics.count_values(labels), expected)
+    assert len(pixel_statistics.count_values(labels[:0], 256)) == 256

@@ -14,15 +14,16 @@ import time
 import numpy as np
 import pytest
 
-from preprocess.cli import main
-from preprocess.errors import UserError
 from tests.conftest import CHROMIUM
-from trainer import pictures, workdir
-from trainer.instances import InstanceRules
+from trainer.evaluation import pictures
+from trainer.evaluation.report import charts, page
+from trainer.evaluation.report.comparison import compare
+from trainer.evaluation.scores.frame import pooled
+from trainer.inference.instances import InstanceRules
 from trainer.main import COMMANDS
-from trainer.report import charts, page
-from trainer.report.compare import compare
-from trainer.scores.frame import pooled
+from trainer.run import workdir
+from unet_tfrecords.command.cli import main
+from unet_tfrecords.command.errors import UserError
 
 ROOT = pathlib.Path(__file__).parent.parent
 TINY = (
@@ -50,7 +51,7 @@ def read(folder: pathlib.Path, name: str):
 
 @pytest.mark.slow
 def test_evaluate_writes_scores_objects_and_sums(evaluated):
-    from trainer.evaluate import read_measured
+    from trainer.evaluation.scoring import read_measured
 
     result = read(evaluated, "evaluation-test.json")
     assert {"seg", "det", "op_csb", "ap", "iou_1", "surface_px"} <= set(

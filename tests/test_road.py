@@ -13,9 +13,10 @@ import pytest
 import tensorflow as tf
 import tifffile
 
-from preprocess import cli, synthetic
+from preprocess import draw
 from preprocess.main import COMMAND as PREPROCESS
 from trainer.main import COMMANDS
+from unet_tfrecords.command import cli
 
 ROOT = pathlib.Path(__file__).parent.parent
 TINY = (
@@ -63,7 +64,7 @@ def assert_pictures(folder, names, shape):
 
 @pytest.mark.slow
 def test_drawn_em(tmp_path):
-    synthetic.write_em(str(tmp_path / "raw"), size=48, num_frames=4, seed=1)
+    draw.write_em(str(tmp_path / "raw"), size=48, num_frames=4, seed=1)
     volume = tmp_path / "raw/train-volume.tif"
     config = "configs/isbi2012.py:smoke"
     scores = go_the_road(config, tmp_path / "raw", tmp_path, volume, *TINY)
@@ -74,7 +75,7 @@ def test_drawn_em(tmp_path):
 
 @pytest.mark.slow
 def test_own_folder_of_rgb_instances(tmp_path):
-    frames = synthetic.draw_cells(48, 4, 1)
+    frames = draw.draw_cells(48, 4, 1)
     for index, (image, instances) in enumerate(frames):
         for kind, pixels in (("images", image), ("masks", instances)):
             path = tmp_path / f"raw/{kind}/plate {index}.png"
@@ -236,11 +237,11 @@ def test_predict_refuses_a_broken_model(cells, tmp_path, capfd):
 
 
 def test_drawings_do_not_mix(tmp_path, capsys):
-    def draw(*more):
-        return cli.main(synthetic.COMMAND, [f"--output={tmp_path}", "--size=48", *more])
+    def drawn(*more):
+        return cli.main(draw.COMMAND, [f"--output={tmp_path}", "--size=48", *more])
 
-    assert draw("--frames=3") == 0 and draw("--frames=3") == 0
-    assert draw("--frames=2") == 2
+    assert drawn("--frames=3") == 0 and drawn("--frames=3") == 0
+    assert drawn("--frames=2") == 2
     assert "holds something else" in capsys.readouterr().err
 
 
@@ -282,7 +283,7 @@ def test_help_does_not_load_tensorflow():
     code = (
         "import sys\n"
         "from trainer.main import COMMANDS\n"
-        "from preprocess import cli\n"
+        "from unet_tfrecords.command import cli\n"
         "cli.main(COMMANDS['train'], ['--help'])\n"
         "assert not {'tensorflow', 'keras'} & set(sys.modules)"
     )

@@ -13,11 +13,14 @@ import time
 
 import pytest
 
-from preprocess import cli, main, preflight, runners, shards
-from preprocess.cli import main as run_command
-from preprocess.errors import UserError
+from preprocess import main
+from preprocess.beam import preflight, runners
 from tests.cloud import dataflow, gcs
 from tests.conftest import until
+from unet_tfrecords.command import cli
+from unet_tfrecords.command.cli import main as run_command
+from unet_tfrecords.command.errors import UserError
+from unet_tfrecords.dataset import shards
 
 ROOT = pathlib.Path(__file__).parent.parent
 ARGUMENTS = (

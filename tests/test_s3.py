@@ -7,13 +7,13 @@ import subprocess
 import moto.settings
 import pytest
 
-from preprocess import files, s3
-from preprocess.cli import main
-from preprocess.errors import UserError
 from tests.cloud import environment
 from tests.cloud import s3 as loopback
 from tests.conftest import ROOT, TINY_DATA
 from trainer.main import COMMANDS
+from unet_tfrecords.command.cli import main
+from unet_tfrecords.command.errors import UserError
+from unet_tfrecords.storage import files, s3
 
 BUCKET = f"s3://{loopback.BUCKET}"
 CONFIG = (f"--config={ROOT}/configs/synthetic.py:smoke", *TINY_DATA)

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from preprocess.errors import UserError
-from trainer import batch, checkpoints, loop
-from trainer.saver import Saver
-from trainer.step import State
-from trainer.train import settle, train
+from trainer.run import checkpoints
+from trainer.training import batch_size, loop
+from trainer.training.saver import Saver
+from trainer.training.session import settle, train
+from trainer.training.step import State
+from unet_tfrecords.command.errors import UserError
 
 ONE = tf.distribute.OneDeviceStrategy("/cpu:0")
 TWO = ["/cpu:0", "/cpu:1"]
@@ -20,7 +21,7 @@ TWO = ["/cpu:0", "/cpu:1"]
 
 @pytest.fixture
 def settled(train_config):
-    batch.settle(train_config.train, replicas=1, fitting=1)
+    batch_size.settle(train_config.train, replicas=1, fitting=1)
     return train_config
 
 

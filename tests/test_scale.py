@@ -9,14 +9,19 @@ import apache_beam as beam
 import pytest
 from apache_beam.testing.util import assert_that, equal_to
 
-from preprocess import facts, main, pipeline, plan, shards, verify
-from preprocess.cli import main as run_command
-from preprocess.facts import Inspection, Source, Sums
-from preprocess.images import Page
-from preprocess.runners import parse_options
-from preprocess.sources import Frame, look_for_frames
-from trainer import evaluate, whole_frames, workdir
+from preprocess import inspection, main, plan
+from preprocess.beam import pipeline
+from preprocess.beam.runners import parse_options
+from preprocess.inspection import Inspection, Source, Sums
+from trainer.evaluation import scoring
+from trainer.input import whole_frames
 from trainer.main import COMMANDS
+from trainer.run import workdir
+from unet_tfrecords.command.cli import main as run_command
+from unet_tfrecords.dataset import shards, verify
+from unet_tfrecords.dataset.images.formats import Page
+from unet_tfrecords.dataset.images.frames import Frame
+from unet_tfrecords.dataset.images.layouts import look_for_frames
 
 ROOT = pathlib.Path(__file__).parent.parent
 ARGUMENTS = (
@@ -146,9 +151,9 @@ def test_a_run_keeps_what_it_learns_from(cells, parted, tmp_path, config):
     assert list(sizes.values()) == [(128, 128)]
     frames = plan.plan_dataset(str(cells), config).frames
     unseen = [frame for frame in frames if frame.split == "test"]
-    evaluate.check_unseen(unseen, str(run), info)
-    with pytest.raises(evaluate.UserError) as refused:
-        evaluate.check_unseen(frames, str(run), info)
+    scoring.check_unseen(unseen, str(run), info)
+    with pytest.raises(scoring.UserError) as refused:
+        scoring.check_unseen(frames, str(run), info)
     assert len(refused.value.problems) == 5
 
 
@@ -162,7 +167,7 @@ def sources(number: int, config) -> list[Source]:
         frame = Frame(
             "set", frame.sequence, frame.name, "ctc", frame.image, split=split
         )
-        moments = facts.moments(facts.np.full((4, 4, 1), i, "uint8"))
+        moments = inspection.moments(inspection.np.full((4, 4, 1), i, "uint8"))
         problems = (f"{frame.image}: broken",) if i % 7 == 0 else ()
         looked = Inspection(frame, 60, 60 + i, 8, (i % 2,), moments, problems)
         found.append(Source(looked, (f"{i:064x}",)))
@@ -174,14 +179,14 @@ def test_facts_do_not_depend_on_how_they_are_added_up(config, policy):
     config.data.on_bad_frame, config.data.normalization = policy, "dataset"
     given = sources(50, config)
 
-    def added(parts) -> facts.Facts:
+    def added(parts) -> inspection.Facts:
         total = Sums()
         for part in parts:
             sums = Sums()
             for source in part:
                 sums.add(source, config, "in")
             total.merge(sums)
-        return facts.conclude(total, [], [], config)
+        return inspection.conclude(total, [], [], config)
 
     one = added([given])
     assert added([given[i::4] for i in (2, 0, 3, 1)]) == one
@@ -201,7 +206,7 @@ def test_where_all_are_bad_it_is_said_why(config):
     for frame in many(3):
         bad = Inspection(frame, problems=(f"{frame.image}: broken",))
         sums.add(Source(bad, ("",)), config, "in")
-    told = facts.conclude(sums, [], [], config).problems
+    told = inspection.conclude(sums, [], [], config).problems
     assert told == ("0.tif: broken", "1.tif: broken", "2.tif: broken")
 
 
@@ -225,13 +230,13 @@ def test_a_split_whose_frames_are_all_bad_is_said(cells, tmp_path, capsys):
 
 
 def test_a_thousand_problems_are_enough(config, monkeypatch):
-    monkeypatch.setattr(facts, "MOST_PROBLEMS", 10)
+    monkeypatch.setattr(inspection, "MOST_PROBLEMS", 10)
     sums = Sums()
     for frame in many(100):
         bad = Inspection(frame, problems=(f"{frame.image}: broken",))
         sums.add(Source(bad, ("",)), config, "in")
     assert len(sums.problems) <= 20
-    told = facts.conclude(sums, [], ["stray.tif: label without image"], config)
+    told = inspection.conclude(sums, [], ["stray.tif: label without image"], config)
     assert told.problems[0] == "0.tif: broken" and len(told.problems) == 12
     assert told.problems[-1] == "and 90 more like these"
     assert json.dumps(told.problems)

@@ -14,13 +14,16 @@ from ctc_metrics.utils.representations import (
 from scipy import ndimage
 from skimage import metrics as skimage_metrics
 
-from preprocess.images import read_labels
-from preprocess.records import UNLABELLED
-from preprocess.sources import Objects, Truth
 from tests.shapes import block, membranes
-from trainer.instances import InstanceRules
-from trainer.scores import bootstrap, calibration, ctc, detections, isbi, surface
-from trainer.scores.frame import (
+from trainer.evaluation.scores import (
+    bootstrap,
+    calibration,
+    ctc_scores,
+    detections,
+    isbi_scores,
+    surface,
+)
+from trainer.evaluation.scores.frame import (
     as_content,
     from_content,
     headline,
@@ -28,8 +31,12 @@ from trainer.scores.frame import (
     pooled,
     rank,
 )
-from trainer.scores.overlaps import overlaps, without_background
-from trainer.scores.pixels import confusion_matrix, pixel_scores
+from trainer.evaluation.scores.overlaps import overlaps, without_background
+from trainer.evaluation.scores.pixels import confusion_matrix, pixel_scores
+from trainer.inference.instances import InstanceRules
+from unet_tfrecords.dataset.images.formats import read_labels
+from unet_tfrecords.dataset.images.frames import Objects, Truth
+from unet_tfrecords.dataset.records import UNLABELLED
 
 
 def changed(truth: np.ndarray, seed: int) -> np.ndarray:
@@ -87,13 +94,14 @@ def ours(truths, results, markers=None):
     found = [
         o.jaccard
         for truth, result in zip(truths, results, strict=True)
-        for o in ctc.seg_objects(truth, result)
+        for o in ctc_scores.seg_objects(truth, result)
     ]
     counts = [
-        ctc.detection(m, r) for m, r in zip(markers or truths, results, strict=True)
+        ctc_scores.detection(m, r)
+        for m, r in zip(markers or truths, results, strict=True)
     ]
-    total = ctc.Detection(*np.sum(counts, axis=0).tolist())
-    return sum(found) / len(found), ctc.det(total)
+    total = ctc_scores.Detection(*np.sum(counts, axis=0).tolist())
+    return sum(found) / len(found), ctc_scores.det(total)
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -123,7 +131,7 @@ def test_seg_and_det_are_py_ctcmetrics_on_real_gold_frames(tmp_path, real_data, 
 
 
 def read_labels_of(path) -> np.ndarray:
-    from preprocess.images import Page
+    from unet_tfrecords.dataset.images.formats import Page
 
     return read_labels(Page(str(path)))
 
@@ -136,26 +144,28 @@ def test_what_became_of_each_object():
     # Object 3 is missed; 4 lies in one object that covers a fifth object too.
     truth[20:30, 31:39] = 9
     result[20:30, 20:39] = 8
-    found = {o.label: o for o in ctc.seg_objects(truth, result)}
+    found = {o.label: o for o in ctc_scores.seg_objects(truth, result)}
     assert [found[n].fate for n in (1, 2, 3, 4, 9)] == [
         *("found", "split", "missed", "merged", "merged")
     ]
     assert found[1].jaccard == pytest.approx(0.8) and found[1].size_px == 100
     assert found[4].jaccard == pytest.approx(100 / 190) and found[4].found_as == 8
     assert found[2].jaccard == found[3].jaccard == 0
-    counts = ctc.detection(truth, result)
-    assert counts == ctc.Detection(markers=5, missed=2, extra=2, splits=1)
-    assert ctc.det(counts) == pytest.approx(1 - (5 + 20 + 2) / 50)
+    counts = ctc_scores.detection(truth, result)
+    assert counts == ctc_scores.Detection(markers=5, missed=2, extra=2, splits=1)
+    assert ctc_scores.det(counts) == pytest.approx(1 - (5 + 20 + 2) / 50)
 
 
 def test_exactly_half_is_no_match_and_nothing_is_nothing():
     truth = block((0, 0, 10, 10))
-    assert ctc.seg_objects(truth, block((0, 0, 5, 10)))[0].fate == "missed"
+    assert ctc_scores.seg_objects(truth, block((0, 0, 5, 10)))[0].fate == "missed"
     empty = np.zeros_like(truth)
-    assert ctc.seg_objects(empty, truth) == []
-    assert ctc.det(ctc.detection(empty, truth)) is None
+    assert ctc_scores.seg_objects(empty, truth) == []
+    assert ctc_scores.det(ctc_scores.detection(empty, truth)) is None
     many = block(*((0, i, 1, i + 1) for i in range(0, 40, 2)))
-    assert ctc.det(ctc.detection(truth, many)) == 0  # 10 + 20: no worse than nothing
+    assert (
+        ctc_scores.det(ctc_scores.detection(truth, many)) == 0
+    )  # 10 + 20: no worse than nothing
 
 
 def test_overlaps_are_counts_by_hand():
@@ -328,7 +338,7 @@ def test_pooled_scores_are_sums_over_objects_not_means_of_frames(random_cells):
 
 def test_a_perfect_partition_scores_perfectly():
     interior = membranes(3)
-    segments = isbi.segments_of(interior, thin=False)
+    segments = isbi_scores.segments_of(interior, thin=False)
     foreground = interior.astype(np.float32)
     found = measure(
         "d/stack/z000",

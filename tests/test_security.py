@@ -18,13 +18,16 @@ import pytest
 import tensorflow as tf
 import tifffile
 
-from preprocess import files, json_files, main, preview, shards, verify
-from preprocess.cli import main as run_command
-from preprocess.errors import UserError
+from preprocess import main
 from tests.conftest import ROOT, TINY_DATA, edit
-from trainer import checkpoints, shard_files, workdir
-from trainer.export import layout
+from trainer.export import artefact_layout
+from trainer.input import shard_files
 from trainer.main import COMMANDS
+from trainer.run import checkpoints, workdir
+from unet_tfrecords.command.cli import main as run_command
+from unet_tfrecords.command.errors import UserError
+from unet_tfrecords.dataset import preview, shards, verify
+from unet_tfrecords.storage import files, json_files
 
 CONFIG = f"--config={ROOT}/configs/synthetic.py:smoke"
 OUTSIDE = ("../outside", "/outside", "a/../../outside", "..", "", "\n", "x\0y")
@@ -223,9 +226,9 @@ def test_versions_of_a_model_are_plain_numbers(tmp_path):
     """Other digits than 0 to 9 count as such for str.isdigit, and not for int."""
     for name in ("1", "²", "..", "1 "):
         (tmp_path / name).mkdir(exist_ok=True)
-        (tmp_path / name / layout.GRAPH).touch()
-    (tmp_path / layout.GRAPH).unlink(missing_ok=True)
-    assert layout.newest_version(str(tmp_path)) == str(tmp_path / "1")
+        (tmp_path / name / artefact_layout.GRAPH).touch()
+    (tmp_path / artefact_layout.GRAPH).unlink(missing_ok=True)
+    assert artefact_layout.newest_version(str(tmp_path)) == str(tmp_path / "1")
 
 
 # --- Names of files ------------------------------------------------------------------
@@ -325,9 +328,9 @@ def test_a_saved_model_is_a_program(tmp_path):
     model = tmp_path / "model/1"
     tf.saved_model.save(module, str(model), {"serving_default": segment})
     about = {"channels": 1, "class_names": ["a", "b"], "classes": 2, "depth": 2}
-    (model / layout.EXTRA).mkdir()
+    (model / artefact_layout.EXTRA).mkdir()
     text = json.dumps({**about, "normalization": None, "tile": 108})
-    (model / layout.EXTRA / layout.ABOUT).write_text(text)
+    (model / artefact_layout.EXTRA / artefact_layout.ABOUT).write_text(text)
     (tmp_path / "in").mkdir()
     tifffile.imwrite(tmp_path / "in/a.tif", np.arange(64, dtype=np.uint8).reshape(8, 8))
     given = [f"--model={tmp_path}/model", f"--input={tmp_path}/in"]

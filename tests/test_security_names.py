@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import tifffile
 
-from preprocess import main, preview, shards, verify
-from preprocess.cli import main as run_command
-from preprocess.errors import UserError
+from preprocess import main
 from tests.conftest import CHROMIUM, ROOT, TINY_DATA, edit
+from trainer.evaluation.report import charts, page
 from trainer.main import COMMANDS
-from trainer.report import charts, page
+from unet_tfrecords.command.cli import main as run_command
+from unet_tfrecords.command.errors import UserError
+from unet_tfrecords.dataset import preview, shards, verify
 
 HOSTILE = (
     "<script>alert(1)</script>",

@@ -11,9 +11,9 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from preprocess.cli import main
 from tests.cloud.serving import serving
 from trainer.main import COMMANDS
+from unet_tfrecords.command.cli import main
 
 ROOT = pathlib.Path(__file__).parent.parent
 CLIENT = ROOT / "deploy/serving/client.py"

@@ -7,13 +7,13 @@ import struct
 import pytest
 import tensorflow as tf
 
-from preprocess.errors import UserError
-from preprocess.records import frame_record, read_records, scan_records
-from preprocess.shards import read_info
-from trainer import shard_files
-from trainer.loop import Options
-from trainer.shard_files import Access, bring_near, find_shards
-from trainer.train import train
+from trainer.input import shard_files
+from trainer.input.shard_files import Access, bring_near, find_shards
+from trainer.training.loop import Options
+from trainer.training.session import train
+from unet_tfrecords.command.errors import UserError
+from unet_tfrecords.dataset.records import frame_record, read_records, scan_records
+from unet_tfrecords.dataset.shards import read_info
 
 ONE = tf.distribute.OneDeviceStrategy("/cpu:0")
 SECOND = "train-00001-of-00002.tfrecord"
@@ -125,8 +125,8 @@ def test_damage_of_a_validation_shard_is_named_too(data, train_config, tmp_path)
 
 @pytest.mark.slow
 def test_a_dry_run_names_damage(data, train_config):
-    from trainer.build import build
-    from trainer.dry_run import dry_run
+    from trainer.training.build import build
+    from trainer.training.dry_run import dry_run
 
     for path in data.glob("train-*"):
         for place in offsets(path):

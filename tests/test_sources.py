@@ -8,17 +8,16 @@ import tifffile
 from skimage.measure import label
 
 from configs import dic_hela, folder, isbi2012, phc_u373
-from preprocess import sources
-from preprocess.images import Page, read_image
-from preprocess.records import UNLABELLED
-from preprocess.sources import ctc
 from tests.layouts import frames_of, problems, truth_of
+from unet_tfrecords.dataset.images import ctc_layout, layouts
+from unet_tfrecords.dataset.images.formats import Page, read_image
+from unet_tfrecords.dataset.records import UNLABELLED
 
 
 def test_ctc_layout(cells):
     data, frames = frames_of(dic_hela, cells, labels="gold")
     assert [frame.name for frame in frames] == [f"t{i:03d}" for i in range(8)]
-    image, truth = sources.check_frame(frames[2], data, channels=1, classes=2)
+    image, truth = layouts.check_frame(frames[2], data, channels=1, classes=2)
     assert image.shape == (128, 128, 1) and image.dtype == np.uint8
     gold = tifffile.imread(cells / "01_GT/SEG/man_seg002.tif")
     np.testing.assert_array_equal(truth.instances, gold)
@@ -28,7 +27,7 @@ def test_ctc_layout(cells):
 def test_isbi_layout(em):
     data, frames = frames_of(isbi2012, em)
     assert len(frames) == 6 and frames[4].image.number == 4
-    image, truth = sources.check_frame(frames[4], data, channels=1, classes=2)
+    image, truth = layouts.check_frame(frames[4], data, channels=1, classes=2)
     np.testing.assert_array_equal(
         image[..., 0], tifffile.imread(em / "train-volume.tif")[4]
     )
@@ -64,8 +63,8 @@ def test_frame_without_any_gold_cell_is_wholly_unlabelled():
     markers = np.zeros((40, 40), np.int32)
     markers[5, 5] = 1
     empty = np.zeros_like(markers)
-    assert ctc.unlabelled_surroundings(empty, markers).all()
-    assert not ctc.unlabelled_surroundings(empty, empty).any()
+    assert ctc_layout.unlabelled_surroundings(empty, markers).all()
+    assert not ctc_layout.unlabelled_surroundings(empty, empty).any()
 
 
 def test_silver_fills_what_gold_lacks(cells, tmp_path):
@@ -89,7 +88,7 @@ def test_a_stack_among_flat_images_is_refused(cells, tmp_path):
     stack = np.stack([tifffile.imread(path)] * 3)
     tifffile.imwrite(path, stack, photometric="minisblack")
     data, frames = frames_of(dic_hela, tmp_path / "c", labels="gold")
-    line = problems(sources.check_frame, frames[1], data, channels=1, classes=2)
+    line = problems(layouts.check_frame, frames[1], data, channels=1, classes=2)
     assert "t001.tif: 3 pages" in line
 
 
@@ -120,7 +119,7 @@ def test_stacks_of_the_challenge_are_read_as_slices(tmp_path):
         f"t{t}-z{z:03d}" for t in ("000", "001") for z in range(5)
     ]
     for frame in frames:
-        image, truth = sources.check_frame(frame, data, channels=1, classes=2)
+        image, truth = layouts.check_frame(frame, data, channels=1, classes=2)
         z = int(frame.name[-3:])
         stack = tifffile.imread(frame.image.path)
         np.testing.assert_array_equal(image[..., 0], stack[z])
@@ -140,7 +139,7 @@ def test_marker_that_merely_touches_a_label_is_unlabelled():
     instances, markers = np.zeros((2, 60, 60), np.int32)
     instances[20:30, 20:30], markers[23:26, 23:26] = 1, 1
     markers[24:28, 29:34] = 2  # one column of it on the labelled cell
-    unlabelled = ctc.unlabelled_surroundings(instances, markers)
+    unlabelled = ctc_layout.unlabelled_surroundings(instances, markers)
     assert unlabelled[25, 33] and not unlabelled[instances > 0].any()
 
 
@@ -190,11 +189,11 @@ def test_real_silver_completes_gold(real_data):
 def test_real_u373_and_isbi(real_data):
     data, frames = frames_of(phc_u373, real_data / "PhC-C2DH-U373", labels="gold")
     assert len(frames) == 15
-    image, _ = sources.check_frame(frames[0], data, channels=1, classes=2)
+    image, _ = layouts.check_frame(frames[0], data, channels=1, classes=2)
     assert image.shape == (520, 696, 1)
     data, frames = frames_of(isbi2012, real_data / "isbi2012")
     assert len(frames) == 20
-    _, truth = sources.check_frame(frames[7], data, channels=1, classes=2)
+    _, truth = layouts.check_frame(frames[7], data, channels=1, classes=2)
     assert 0.7 < truth.classes.mean() < 0.85
 
 
@@ -220,7 +219,7 @@ def test_a_broken_stack_does_not_condemn_the_others(tmp_path):
     path.write_bytes(path.read_bytes()[:100])
     data = dic_hela.get_config().data
     data.labels = "silver"
-    found = sources.look_for_frames(data, str(tmp_path / "c"))
+    found = layouts.look_for_frames(data, str(tmp_path / "c"))
     assert len(found.frames) == 5 and len(found.problems) == 1
     assert "t000.tif" in found.problems[0]
 

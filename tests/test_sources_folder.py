@@ -10,10 +10,10 @@ import tifffile
 from PIL import Image
 
 from configs import folder
-from preprocess import sources
-from preprocess.images import Page, read_image, read_labels
-from preprocess.records import UNLABELLED
 from tests.layouts import frames_of, problems, truth_of
+from unet_tfrecords.dataset.images import layouts
+from unet_tfrecords.dataset.images.formats import Page, read_image, read_labels
+from unet_tfrecords.dataset.records import UNLABELLED
 
 
 def make_folder(path, images, masks):
@@ -45,7 +45,7 @@ def test_folder_of_binary_masks(tmp_path, name):
         tmp_path, {name: GREY8}, {"a.png": (SQUARES > 0).astype(np.uint8) * 255}
     )
     data, [frame] = frames_of(folder, tmp_path)
-    image, truth = sources.check_frame(frame, data, channels=1, classes=2)
+    image, truth = layouts.check_frame(frame, data, channels=1, classes=2)
     assert image.shape == (40, 50, 1)
     if not name.endswith("jpg"):
         np.testing.assert_array_equal(image[..., 0], GREY8)
@@ -59,10 +59,10 @@ def test_folder_of_class_masks_in_16_bit(tmp_path, name):
     mask[0] = UNLABELLED
     make_folder(tmp_path, {name: GREY16}, {name: mask})
     data, [frame] = frames_of(folder, tmp_path, labels="class")
-    image, truth = sources.check_frame(frame, data, channels=1, classes=3)
+    image, truth = layouts.check_frame(frame, data, channels=1, classes=3)
     np.testing.assert_array_equal(image[..., 0], GREY16)
     np.testing.assert_array_equal(truth.classes, mask)
-    line = problems(sources.check_frame, frame, data, channels=1, classes=2)
+    line = problems(layouts.check_frame, frame, data, channels=1, classes=2)
     assert "class 2" in line and "config.model.classes" in line
 
 
@@ -128,7 +128,7 @@ def test_stacks_in_a_folder_are_slices(tmp_path):
     make_folder(tmp_path, {"s.tif": stack}, {"s.tif": np.stack([SQUARES] * 3)})
     _, frames = frames_of(folder, tmp_path)
     assert [frame.name for frame in frames] == ["s-z000", "s-z001", "s-z002"]
-    np.testing.assert_array_equal(sources.read_frame(frames[2], 1)[..., 0], GREY8 + 2)
+    np.testing.assert_array_equal(layouts.read_frame(frames[2], 1)[..., 0], GREY8 + 2)
 
 
 def test_mask_suffix(tmp_path):
@@ -179,7 +179,7 @@ def test_mismatched_folder_lists_everything(tmp_path):
 def test_shape_mismatch_names_both(tmp_path):
     make_folder(tmp_path, {"a.png": GREY8}, {"a.png": SQUARES[:30]})
     data, [frame] = frames_of(folder, tmp_path)
-    line = problems(sources.check_frame, frame, data, channels=1, classes=2)
+    line = problems(layouts.check_frame, frame, data, channels=1, classes=2)
     assert "30 x 50" in line and "40 x 50" in line and "masks" in line
 
 
@@ -187,7 +187,7 @@ def test_constant_image_is_refused(tmp_path):
     make_folder(tmp_path, {"a.png": np.full((40, 50), 7, np.uint8)}, {"a.png": SQUARES})
     data, [frame] = frames_of(folder, tmp_path)
     assert "every pixel is 7" in problems(
-        sources.check_frame, frame, data, channels=1, classes=2
+        layouts.check_frame, frame, data, channels=1, classes=2
     )
 
 

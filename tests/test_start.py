@@ -9,7 +9,7 @@ from tests.conftest import ROOT
 
 CODE = """
 import gc, sys
-from trainer.start import load_tensorflow
+from trainer.devices.startup import load_tensorflow
 load_tensorflow()
 found = {"matplotlib.pyplot", "pandas", "sklearn"} & set(sys.modules)
 assert not found, found

@@ -10,7 +10,7 @@ from absl import flags
 from tests.cloud import gcs, google_hosts
 from tests.cloud.gcs import Fault
 from tests.conftest import ROOT, train_command
-from trainer import stores
+from trainer.devices import tensorflow_stores
 
 BUCKET = f"gs://{gcs.BUCKET}"
 MANY = 50  # faults: more than anybody tries again
@@ -36,7 +36,7 @@ SCRIPT = """
 import sys
 import tensorflow as tf
 from absl import flags
-from preprocess.errors import UserError
+from unet_tfrecords.command.errors import UserError
 from trainer import checkpoints, stores
 from trainer.predict import runtimes
 
@@ -69,12 +69,12 @@ def missing(values, rest):
 
 def test_what_is_no_stores_keeps_its_traceback():
     with pytest.raises(tf.errors.OpError):
-        stores.explained(broken)(flags.FlagValues(), [])
+        tensorflow_stores.explained(broken)(flags.FlagValues(), [])
 
 
 def test_what_a_disk_lacks_is_said_of_the_file():
     with pytest.raises(FileNotFoundError, match="/nowhere/at/all"):
-        stores.explained(missing)(flags.FlagValues(), [])
+        tensorflow_stores.explained(missing)(flags.FlagValues(), [])
 
 
 @pytest.fixture

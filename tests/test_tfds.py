@@ -6,11 +6,12 @@ import shutil
 import numpy as np
 import pytest
 
-from preprocess import main, tfds_info, verify
-from preprocess.cli import main as run
-from preprocess.errors import UserError
-from preprocess.shards import read_info, read_tiles
+from preprocess import main
 from tests.conftest import ROOT, TINY_DATA
+from unet_tfrecords.command.cli import main as run
+from unet_tfrecords.command.errors import UserError
+from unet_tfrecords.dataset import tfds_files, verify
+from unet_tfrecords.dataset.shards import read_info, read_tiles
 
 tfds = pytest.importorskip("tensorflow_datasets")
 
@@ -111,7 +112,7 @@ def test_features_are_as_it_writes_them_itself(shards_folder):
             "std": moment,
         }
     )
-    with open(f"{shards_folder}/tfds/{tfds_info.FEATURES_NAME}") as file:
+    with open(f"{shards_folder}/tfds/{tfds_files.FEATURES_NAME}") as file:
         assert json.load(file) == features.to_json()
 
 
@@ -121,7 +122,7 @@ def test_a_shard_that_is_none_has_no_tiles(shards_folder, tmp_path):
     gone = shards.pop(0)
     shutil.copytree(shards_folder, tmp_path / "d")
     (tmp_path / "d" / gone["name"]).unlink()
-    tfds_info.write(str(tmp_path / "d"), info)
+    tfds_files.write(str(tmp_path / "d"), info)
     builder = opened(tmp_path / "d")
     keys = {e["key"].decode() for e in tfds.as_numpy(builder.as_dataset(split="train"))}
     path = f"{shards_folder}/{shards[0]['name']}"
@@ -131,7 +132,7 @@ def test_a_shard_that_is_none_has_no_tiles(shards_folder, tmp_path):
 def test_verify_compares_it_with_the_info(shards_folder, tmp_path):
     folder = tmp_path / "d"
     shutil.copytree(shards_folder, folder)
-    path = folder / "tfds" / tfds_info.INFO_NAME
+    path = folder / "tfds" / tfds_files.INFO_NAME
     path.write_text(path.read_text().replace('"train"', '"test"'))
     with pytest.raises(UserError, match="tfds/dataset_info.json: not as the info says"):
         verify.verify(str(folder))

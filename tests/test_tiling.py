@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from preprocess import tiling
+from unet_tfrecords.dataset import tiling
 
 DEPTHS = range(1, 7)
 

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from preprocess.errors import UserError
-from preprocess.shards import read_info
 from tests.training import assert_same_weights, run
-from trainer import checkpoints, workdir
-from trainer import train as loop
-from trainer.logbook import Logbook
-from trainer.loop import Progress
-from trainer.model import build_model
-from trainer.restore import restore_network
+from trainer.network.unet import build_model
+from trainer.run import checkpoints, workdir
+from trainer.run.restore import restore_network
+from trainer.training import session as loop
+from trainer.training.loop import Progress
+from trainer.training.metric_writers import Logbook
+from unet_tfrecords.command.errors import UserError
+from unet_tfrecords.dataset.shards import read_info
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -53,7 +53,7 @@ def test_train_stop_resume_is_the_uninterrupted_run(
         # Dies at step 10's validation: after the checkpoint at 5, in the middle of
         # things.
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("trainer.validate.Validator.__call__", kill)
+            patch.setattr("trainer.training.validate.Validator.__call__", kill)
             with pytest.raises(Killed):
                 run(config, shards_folder, halves)
         assert checkpoints.complete_steps(str(halves / "checkpoints"))[-1] == resumed
@@ -277,7 +277,7 @@ def test_early_stopping_and_its_resume(
     monkeypatch.setattr(loop.Loop, "_judge", _never_better)
     run(train_config, shards_folder, tmp_path)
     assert "stopped early after step 6: no better mean_iou" in capsys.readouterr().out
-    monkeypatch.setattr("trainer.build.Built.make", kill)
+    monkeypatch.setattr("trainer.training.build.Built.make", kill)
     run(train_config, shards_folder, tmp_path)
     assert "stopped early after step 6" in capsys.readouterr().out
 

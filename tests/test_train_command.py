@@ -12,9 +12,9 @@ import urllib.request
 
 import pytest
 
-from preprocess import cli
 from tests.conftest import TINY_DATA
 from trainer.main import COMMANDS
+from unet_tfrecords.command import cli
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -49,8 +49,8 @@ def test_dry_run_says_what_it_costs_and_writes_nothing(
 
 def test_flops_are_those_of_the_layers(config):
     """Against the shapes and kernels of the network itself."""
-    from trainer.flops import forward_macs, training_flops
-    from trainer.model import build_model
+    from trainer.network.flops import forward_macs, training_flops
+    from trainer.network.unet import build_model
 
     for depth, size, channels in ((2, 60, 3), (4, 572, 1)):
         config.model.update({"depth": depth, "channels": channels, "width": 3})

@@ -8,7 +8,7 @@ import pytest
 
 from tests.conftest import ROOT, train_command, until
 from tests.training import assert_same_weights
-from trainer import checkpoints
+from trainer.run import checkpoints
 
 
 def command(shards_folder, folder, *more):

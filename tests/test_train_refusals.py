@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from preprocess import locks
-from preprocess.errors import UserError
-from preprocess.shards import read_info
 from tests.training import ONE, run
-from trainer import checkpoints
-from trainer import train as loop
-from trainer.build import build
-from trainer.check import check_batch, check_fit, check_train_config
-from trainer.shard_files import Access
+from trainer.input.shard_files import Access
+from trainer.run import checkpoints
+from trainer.training import session as loop
+from trainer.training.build import build
+from trainer.training.train_settings import check_batch, check_fit, check_train_config
+from unet_tfrecords.command.errors import UserError
+from unet_tfrecords.dataset.shards import read_info
+from unet_tfrecords.storage import locks
 
 
 @pytest.mark.slow
@@ -36,7 +36,9 @@ def test_another_precision_is_refused(shards_folder, train_config, tmp_path):
     train_config.train.steps = 2
     run(train_config, shards_folder, tmp_path)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("trainer.strategy.resolve_precision", lambda _: "mixed_bfloat16")
+        patch.setattr(
+            "trainer.devices.strategy.resolve_precision", lambda _: "mixed_bfloat16"
+        )
         with pytest.raises(UserError, match="float32 there, mixed_bfloat16 here"):
             run(train_config, shards_folder, tmp_path)
 
@@ -77,7 +79,7 @@ def test_gradient_that_is_not_finite_stops_at_its_own_step(
     shards_folder, train_config, tmp_path, monkeypatch
 ):
     """A step later the loss would say it, of other tiles."""
-    from trainer import step
+    from trainer.training import step
 
     real = step.make_gradients
 
@@ -102,7 +104,7 @@ def test_gradients_that_stay_infinite_stop_the_run(
     shards_folder, train_config, tmp_path, monkeypatch
 ):
     """In half precision single ones are usual; weights that never move are not."""
-    from trainer import loop, step
+    from trainer.training import loop, step
 
     real = step.make_gradients
 
@@ -148,7 +150,7 @@ def test_early_stopping_needs_a_validation_split(
 ):
     info = read_info(shards_folder)
     info["splits"]["validation"]["shards"] = []
-    monkeypatch.setattr("trainer.build.read_info", lambda _: info)
+    monkeypatch.setattr("trainer.training.build.read_info", lambda _: info)
     train_config.train.patience = 3
     with pytest.raises(UserError, match="no validation split to judge by"):
         run(train_config, shards_folder, tmp_path)

@@ -13,15 +13,17 @@ import threading
 import pytest
 import tensorflow as tf
 
-from preprocess import files, locks, main, shards, verify
-from preprocess.cli import main as run
-from preprocess.errors import UserError
+from preprocess import main
 from tests.conftest import ROOT, TINY_DATA, train_command, until
-from trainer import checkpoints, workdir
-from trainer.evaluate import read_measured
+from trainer.evaluation.scoring import read_measured
 from trainer.main import COMMANDS
-from trainer.model import build_model
-from trainer.restore import restore_network
+from trainer.network.unet import build_model
+from trainer.run import checkpoints, workdir
+from trainer.run.restore import restore_network
+from unet_tfrecords.command.cli import main as run
+from unet_tfrecords.command.errors import UserError
+from unet_tfrecords.dataset import shards, verify
+from unet_tfrecords.storage import files, locks
 
 CONFIG = (f"--config={ROOT}/configs/synthetic.py:smoke", *TINY_DATA)
 
@@ -211,7 +213,7 @@ def test_a_checkpoint_that_goes_while_it_is_chosen(
 @pytest.mark.slow
 def test_two_evaluations_leave_the_files_of_one(trained, cells, tmp_path, monkeypatch):
     """Their pictures, sums and scores belong together, whoever is last."""
-    from trainer import evaluate
+    from trainer.evaluation import scoring
 
     folder = str(tmp_path / "run")
     shutil.copytree(trained, folder)
@@ -227,7 +229,7 @@ def test_two_evaluations_leave_the_files_of_one(trained, cells, tmp_path, monkey
                 met.reset()
         write_bytes(path, content)
 
-    monkeypatch.setattr(evaluate.files, "write_bytes", meeting)
+    monkeypatch.setattr(scoring.files, "write_bytes", meeting)
     given = f"--workdir={folder}", f"--input={cells}"
     plain, turned = (
         threading.Thread(target=run, args=(COMMANDS["evaluate"], [*given, *more]))
@@ -236,5 +238,5 @@ def test_two_evaluations_leave_the_files_of_one(trained, cells, tmp_path, monkey
     plain.start(), turned.start()
     plain.join(), turned.join()
     result = json.loads((tmp_path / "run/evaluation-test.json").read_text())
-    of_both = evaluate.summary(read_measured(folder, "test"))
+    of_both = scoring.summary(read_measured(folder, "test"))
     assert of_both["scores"] == result["scores"]

@@ -5,13 +5,13 @@ import pytest
 import tensorflow as tf
 import tifffile
 
-from preprocess.records import UNLABELLED
-from preprocess.shards import read_info
-from trainer import whole_frames
-from trainer.inference import Segmenter
-from trainer.model import build_model
-from trainer.shard_files import find_shards
-from trainer.validate import Validator, cross_entropy, picture
+from trainer.inference.segmenter import Segmenter
+from trainer.input import whole_frames
+from trainer.input.shard_files import find_shards
+from trainer.network.unet import build_model
+from trainer.training.validate import Validator, cross_entropy, picture
+from unet_tfrecords.dataset.records import UNLABELLED
+from unet_tfrecords.dataset.shards import read_info
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def test_what_no_tile_covers_is_unlabelled(info, shards_folder):
 
 
 def tiles_of(info, folder):
-    from preprocess.shards import read_tiles
+    from unet_tfrecords.dataset.shards import read_tiles
 
     for shard in find_shards(info, folder, "validation"):
         yield from read_tiles(shard.path, info["geometry"])

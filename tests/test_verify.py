@@ -7,12 +7,13 @@ import shutil
 import numpy as np
 import pytest
 
-from preprocess import json_files, records, shards
-from preprocess.cli import main
-from preprocess.errors import UserError
 from preprocess.main import COMMAND
-from preprocess.verify import COMMAND as VERIFY
-from preprocess.verify import verify
+from unet_tfrecords.command.cli import main
+from unet_tfrecords.command.errors import UserError
+from unet_tfrecords.dataset import records, shards
+from unet_tfrecords.dataset.verify import COMMAND as VERIFY
+from unet_tfrecords.dataset.verify import verify
+from unet_tfrecords.storage import json_files
 
 ROOT = pathlib.Path(__file__).parent.parent
 

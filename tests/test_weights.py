@@ -5,8 +5,8 @@ import pytest
 from scipy import ndimage
 from skimage.measure import label, regionprops
 
-from preprocess.records import weight_step
 from preprocess.weights import border_weights, bounding_boxes, touching_pixels
+from unet_tfrecords.dataset.records import weight_step
 
 
 def brute_force(instances, w0, sigma):

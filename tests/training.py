@@ -3,9 +3,9 @@
 import numpy as np
 import tensorflow as tf
 
-from trainer import checkpoints, workdir
-from trainer.loop import Options
-from trainer.train import train
+from trainer.run import checkpoints, workdir
+from trainer.training.loop import Options
+from trainer.training.session import train
 
 ONE = tf.distribute.OneDeviceStrategy("/cpu:0")
 

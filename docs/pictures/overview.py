@@ -20,7 +20,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
 
-from preprocess import images, preview, shards, tiling
+from unet_tfrecords.dataset import preview, shards, tiling
+from unet_tfrecords.dataset.images import formats
 
 INPUT, OUTPUT = "#ff8c00", "#00a0ff"  # of a tile: what it sees, what it answers for
 
@@ -75,7 +76,7 @@ def picture(run: pathlib.Path) -> bytes:
     geometry = info["geometry"]
     overlay = sorted((run / "predictions").glob("*_overlay.png"))[-1]
     name = overlay.name.removesuffix("_overlay.png")
-    frame = images.read_image(images.Page(str(run / f"raw/01/{name}.tif")), 1)[..., 0]
+    frame = formats.read_image(formats.Page(str(run / f"raw/01/{name}.tif")), 1)[..., 0]
     tile = max(augmented(run, info), key=lambda each: each.weight.mean())
     figure = Figure((12, 3.7), layout="constrained")
     first, second, third, last = figure.subplots(1, 4)
@@ -83,7 +84,7 @@ def picture(run: pathlib.Path) -> bytes:
     draw_label(second, tile, "with its label")
     third.imshow(tile.weight, cmap="inferno")
     third.set_title("its border weights:\ngaps between cells count more")
-    last.imshow(images.read_image(images.Page(str(overlay)), 3))
+    last.imshow(formats.read_image(formats.Page(str(overlay)), 3))
     last.set_title("what the trained network\nmakes of a whole frame")
     for axes in figure.axes:
         axes.set_axis_off()

@@ -11,10 +11,11 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from preprocess import json_files, shards, sums
 from tests.campaign import store
-from trainer import checkpoints
 from trainer.predict import seen
+from trainer.run import checkpoints
+from unet_tfrecords.dataset import shards
+from unet_tfrecords.storage import checksums, json_files
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 CONFIG = (
@@ -223,7 +224,7 @@ def _version(folder: pathlib.Path) -> str:
     extras = [
         path.read_bytes()
         for path in _files(folder / "assets.extra")
-        if path.name != sums.NAME
+        if path.name != checksums.NAME
     ]
     said = hashlib.sha256(b"".join(extras)).hexdigest()
     return _digest(json.dumps([names, said, _answers(folder)]).encode())

@@ -193,11 +193,13 @@ class Bench:
 
     def run(self, command: str, out: pathlib.Path) -> tuple[int, str]:
         """A command in this process: its exit code, or -1, and all it said."""
-        from preprocess import cli, main, preview, synthetic, verify
+        from preprocess import draw, main
         from trainer.main import COMMANDS
+        from unet_tfrecords.command import cli
+        from unet_tfrecords.dataset import preview, verify
 
         commands = {
-            "draw": synthetic.COMMAND,
+            "draw": draw.COMMAND,
             "preprocess": main.COMMAND,
             "preview": preview.COMMAND,
             "verify": verify.COMMAND,

@@ -25,7 +25,7 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from preprocess import synthetic
+from preprocess import draw
 from tests.campaign import store
 from tests.campaign.commands import (
     ALL,
@@ -93,7 +93,7 @@ def make_inputs(folder: pathlib.Path) -> Inputs:
     cells, data, run, model = (folder / n for n in ("cells", "data", "run", "model"))
     if (model / "1").exists():
         return Inputs(str(cells), str(data), str(run), str(model))
-    synthetic.write_cells(str(cells), size=128, num_frames=8, seed=3)
+    draw.write_cells(str(cells), size=128, num_frames=8, seed=3)
     for module, *arguments in (
         ("preprocess.main", *CONFIG, f"--input={cells}", f"--output={data}"),
         ("trainer.main", "train", *CONFIG, f"--data={data}", f"--workdir={run}"),

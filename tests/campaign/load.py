@@ -27,8 +27,8 @@ import numpy as np
 import psutil
 from tqdm import tqdm
 
-from preprocess import synthetic
-from preprocess.images import encode_png
+from preprocess import draw
+from unet_tfrecords.dataset.images.formats import encode_png
 
 ROOT = pathlib.Path(__file__).parents[2]
 THREADS = 16
@@ -111,10 +111,10 @@ def requests(version: str, count: int) -> list[Reading]:
 
 def tiles(folder: str, count: int) -> list[Reading]:
     """Streams tiles as the trainer does, epoch after epoch."""
-    from preprocess.shards import read_info
-    from trainer.input_pipeline import geometry_of, training_batches
-    from trainer.reading_order import deal_lanes
-    from trainer.shard_files import find_shards
+    from trainer.input.input_pipeline import geometry_of, training_batches
+    from trainer.input.reading_order import deal_lanes
+    from trainer.input.shard_files import find_shards
+    from unet_tfrecords.dataset.shards import read_info
 
     batch = 32
     info = read_info(folder)
@@ -170,7 +170,7 @@ def _run(module: str, *arguments: str) -> None:
 @contextlib.contextmanager
 def made(folder: pathlib.Path) -> Iterator[tuple[str, str]]:
     """A data set, and a model of it."""
-    synthetic.write_cells(str(folder / "cells"), size=128, num_frames=8, seed=3)
+    draw.write_cells(str(folder / "cells"), size=128, num_frames=8, seed=3)
     data, work, model = (str(folder / name) for name in ("data", "work", "model"))
     cells = f"--input={folder / 'cells'}"
     _run("preprocess.main", *SMOKE, cells, f"--output={data}")

@@ -139,8 +139,8 @@ def lay_out(kind: str, folder: pathlib.Path, material: Material) -> list[str]:
             str(p.relative_to(folder)) for name in wanted for p in folder.glob(name)
         )
     elif kind == "config":
-        from trainer import workdir
-        from trainer.instances import InstanceRules
+        from trainer.inference.instances import InstanceRules
+        from trainer.run import workdir
 
         shutil.copytree(material.run, folder / "run")
         shutil.copytree(material.models, folder / "model")

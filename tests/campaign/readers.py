@@ -18,11 +18,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from preprocess import images, plan, records, shards
-from preprocess.errors import UserError
-from preprocess.images import Page
-from preprocess.verify import verify
-from trainer.start import load_tensorflow
+from preprocess import plan
+from trainer.devices.startup import load_tensorflow
+from unet_tfrecords.command.errors import UserError
+from unet_tfrecords.dataset import records, shards
+from unet_tfrecords.dataset.images import formats
+from unet_tfrecords.dataset.images.formats import Page
+from unet_tfrecords.dataset.verify import verify
 
 READ, REFUSED, RAISED = "read", "refused", "raised"
 
@@ -60,17 +62,17 @@ def _digest(*parts) -> str:
 def read_image_file(folder: str, target: str) -> tuple[str, bool]:
     """All that preprocess, evaluate and predict ask of an image."""
     path = os.path.join(folder, target)
-    pages = images.count_pages(path)
+    pages = formats.count_pages(path)
     read: list = [pages]
     for number in sorted({*range(min(pages, 6)), pages - 1}):
         page = Page(path, number)
         if target.startswith("label"):
-            read.append(images.read_labels(page))
+            read.append(formats.read_labels(page))
         else:
-            images.pixels_of(page)
-            read.append(images.is_spread(page))
+            formats.pixels_of(page)
+            read.append(formats.is_spread(page))
             channels = 3 if target.startswith("rgb") else 1
-            read.append(images.read_image(page, channels))
+            read.append(formats.read_image(page, channels))
     return _digest(*read), False
 
 
@@ -78,8 +80,8 @@ def read_shard(folder: str, target: str) -> tuple[str, bool]:
     """A split as the trainer reads it, and `verify` beside it."""
     import tensorflow as tf
 
-    from trainer import input_pipeline
-    from trainer.shard_files import damage, find_shards
+    from trainer.input import input_pipeline
+    from trainer.input.shard_files import damage, find_shards
 
     info = shards.read_info(folder)
     found = find_shards(info, folder, target.split("-")[0])
@@ -112,11 +114,12 @@ def read_info(folder: str, target: str) -> tuple[str, bool]:
         return _digest(*plan.read_plan(os.path.join(folder, target))), False
     if name.startswith(".unfinished-"):
         return _read_sidecar(inside, name), False
-    from trainer import check, input_pipeline, whole_frames
-    from trainer.shard_files import find_shards
+    from trainer.input import input_pipeline, whole_frames
+    from trainer.input.shard_files import find_shards
+    from trainer.training import train_settings
 
     info = shards.read_info(inside)
-    check.check_fit(info, _config(info))
+    train_settings.check_fit(info, _config(info))
     for split in ("train", "validation"):
         find_shards(info, inside, split)
         sizes = whole_frames.frame_sizes(inside, info, split)
@@ -155,12 +158,14 @@ def _config(info):
 
 def read_settings(folder: str, target: str) -> tuple[str, bool]:
     """The files beside the weights: of a work directory, and of a model."""
-    from trainer import workdir
-    from trainer.export import layout
-    from trainer.input_pipeline import geometry_of
+    from trainer.export import artefact_layout
+    from trainer.input.input_pipeline import geometry_of
+    from trainer.run import workdir
 
     if target.startswith("model"):
-        about = layout.read_about(os.path.join(folder, "model", target.split("/")[1]))
+        about = artefact_layout.read_about(
+            os.path.join(folder, "model", target.split("/")[1])
+        )
         return _digest(json.dumps(about)), False
     run = os.path.join(folder, "run")
     config, info = workdir.read_config(run), workdir.read_info(run)
@@ -174,7 +179,7 @@ def read_checkpoint(folder: str, target: str) -> tuple[str, bool]:
     """The newest checkpoint that is whole, every value of it."""
     import tensorflow as tf
 
-    from trainer import checkpoints
+    from trainer.run import checkpoints
 
     inside = os.path.join(folder, "checkpoints")
     step = checkpoints.newest_whole(inside).step
@@ -186,11 +191,11 @@ def read_checkpoint(folder: str, target: str) -> tuple[str, bool]:
 
 def read_model(folder: str, target: str) -> tuple[str, bool]:
     """A model loaded as predict loads it, and what it makes of an image."""
-    from trainer.export import layout
+    from trainer.export import artefact_layout
     from trainer.predict import runtimes
 
-    version = layout.newest_version(os.path.join(folder, target.split("/")[0]))
-    about = layout.read_about(version)
+    version = artefact_layout.newest_version(os.path.join(folder, target.split("/")[0]))
+    about = artefact_layout.read_about(version)
     runtime = "onnx" if target.endswith(".onnx") else "tensorflow"
     [loaded] = runtimes.load(version, runtime=runtime)
     image = np.random.default_rng(0).integers(0, 256, (40, 50, 1), np.uint8)
@@ -224,7 +229,7 @@ def outcome(read: Read, folder: str, target: str) -> Outcome:
         return Outcome(READ, value, said.getvalue(), later)
     except UserError as error:
         return Outcome(REFUSED, told="\n".join(error.problems))
-    except OSError as error:  # as preprocess.cli tells of it
+    except OSError as error:  # as unet_tfrecords.command.cli tells of it
         return Outcome(REFUSED, told=str(error))
     except BaseException:
         return Outcome(RAISED, told=traceback.format_exc())

@@ -9,10 +9,12 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-from preprocess import json_files, plan, shards, synthetic
-from preprocess.images import Page, encode_png
+from preprocess import draw, plan
 from preprocess.plan import PlannedFrame
-from preprocess.sources import Frame
+from unet_tfrecords.dataset import shards
+from unet_tfrecords.dataset.images.formats import Page, encode_png
+from unet_tfrecords.dataset.images.frames import Frame
+from unet_tfrecords.storage import json_files
 
 ROOT = pathlib.Path(__file__).parents[2]
 SETTINGS = (
@@ -110,18 +112,18 @@ def write_pngs(folder: pathlib.Path) -> None:
 
 def make_data(folder: pathlib.Path) -> None:
     """A data set of 96 tiles, by the preprocess command."""
-    from preprocess.cli import main
     from preprocess.main import COMMAND
+    from unet_tfrecords.command.cli import main
 
     cells = folder.with_name(folder.name + "-cells")
-    synthetic.write_cells(str(cells), size=64, num_frames=6, seed=3)
+    draw.write_cells(str(cells), size=64, num_frames=6, seed=3)
     assert main(COMMAND, [*SETTINGS, f"--input={cells}", f"--output={folder}"]) == 0
 
 
 def make_run(data: pathlib.Path, folder: pathlib.Path) -> None:
     """A work directory of four steps on it, with two checkpoints."""
-    from preprocess.cli import main
     from trainer.main import COMMANDS
+    from unet_tfrecords.command.cli import main
 
     more = [
         f"--config.train.{name}"
@@ -133,8 +135,8 @@ def make_run(data: pathlib.Path, folder: pathlib.Path) -> None:
 
 def make_models(run: pathlib.Path, folder: pathlib.Path) -> None:
     """Two versions of a model: weights as variables, and as constants with ONNX."""
-    from preprocess.cli import main
     from trainer.main import COMMANDS
+    from unet_tfrecords.command.cli import main
 
     given = [f"--workdir={run}", f"--output={folder}", "--tile=108"]
     for more in (["--weights=variables"], ["--onnx"]):

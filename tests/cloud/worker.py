@@ -4,9 +4,9 @@ import os
 import pathlib
 import subprocess
 
-from preprocess import files
 from tests.cloud import dataflow
 from tests.cloud.gcs import BUCKET
+from unet_tfrecords.storage import files
 
 
 def as_whole(value):

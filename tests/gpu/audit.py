@@ -11,17 +11,19 @@ import os
 import sys
 from typing import NamedTuple
 
-from trainer.start import starting
+from trainer.devices.startup import starting
 
 with starting():
     import tensorflow as tf
 
 from configs import base
 from tests.gpu import placement
-from trainer import batch, input_pipeline, strategy
-from trainer.inference import Segmenter
-from trainer.step import State, make_steps
-from trainer.validate import Validator
+from trainer.devices import strategy
+from trainer.inference.segmenter import Segmenter
+from trainer.input import input_pipeline
+from trainer.training import batch_size
+from trainer.training.step import State, make_steps
+from trainer.training.validate import Validator
 
 TILE, OUTPUT = 572, 388
 GEOMETRY = input_pipeline.Geometry(TILE, OUTPUT, 4, 1, 2, 8, "raw", 10 / 255)
@@ -52,7 +54,7 @@ def config_of(given: Case):
         config.train.ema = 0.99
         config.train.weight_decay = 0.01
     workers = strategy.read_cluster().size
-    batch.settle(config.train, replicas=given.replicas * workers, fitting=2)
+    batch_size.settle(config.train, replicas=given.replicas * workers, fitting=2)
     return config
 
 
@@ -106,8 +108,8 @@ def validation(given: Case):
 def export(given: Case):
     """The graph of one of a SavedModel's signatures, with variables as for GPUs."""
     from trainer.export.signatures import Served
-    from trainer.layers import with_variables
-    from trainer.model import build_model
+    from trainer.network.layers import with_variables
+    from trainer.network.unet import build_model
 
     model = config_of(given).model
     network = build_model(model, precision=given.precision)

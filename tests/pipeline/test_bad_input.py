@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import tifffile
 
-from preprocess import shards
-from preprocess.images import encode_png
-from preprocess.verify import verify
 from tests.pipeline.typed import changed, preprocess, read_tiles
+from unet_tfrecords.dataset import shards
+from unet_tfrecords.dataset.images.formats import encode_png
+from unet_tfrecords.dataset.verify import verify
 
 
 @pytest.mark.slow

@@ -11,11 +11,12 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.testing import test_pipeline
 from apache_beam.testing.util import assert_that, equal_to
 
-from preprocess import pipeline as job
-from preprocess import plan, records, shards, tiling
+from preprocess import plan
+from preprocess.beam import pipeline as job
+from preprocess.beam.runners import LOCAL_RUNNER
 from preprocess.render import load, tiles_of_unit
-from preprocess.runners import LOCAL_RUNNER
 from tests.pipeline.typed import changed, preprocess, read_tiles
+from unet_tfrecords.dataset import records, shards, tiling
 
 
 def tiles_of(unit, config):

@@ -7,9 +7,9 @@ import sys
 import pytest
 import tifffile
 
-from preprocess import shards, tfds_info
-from preprocess.verify import verify
 from tests.pipeline.typed import DRAWN, ROOT, SMALL, preprocess
+from unet_tfrecords.dataset import shards, tfds_files
+from unet_tfrecords.dataset.verify import verify
 
 
 def test_rerun_of_a_finished_job_does_nothing(cells, made, capsys):
@@ -50,7 +50,7 @@ def test_unfinished_job_keeps_whole_shards_and_remakes_damaged_ones(
     # Sidecars are made by a real run that stops before the end.
     stopped = tmp_path / "stopped"
     code = (
-        "import os, preprocess.pipeline as job\n"
+        "import os, preprocess.beam.pipeline as job\n"
         "job.write_info = lambda *a, **k: os._exit(9)\n"
         "import sys; from preprocess.main import run; run()"
     )
@@ -93,7 +93,7 @@ def test_two_jobs_at_once_are_refused(cells, made, tmp_path, capfd, digests):
     output = tmp_path / "out"
     code = (
         "import sys, time\n"
-        "from preprocess import locks\n"
+        "from unet_tfrecords.storage import locks\n"
         "with locks.exclusive(sys.argv[1]):\n"
         "    print('locked', flush=True)\n"
         "    time.sleep(60)"
@@ -120,13 +120,13 @@ def test_overwrite_clears_everything_ours(cells, made, tmp_path):
     assert preprocess(cells, tmp_path / "out [1]", *more) == 0
     names = {path.name for path in (tmp_path / "out [1]").iterdir()}
     splits = {f"{s}-00000-of-00001.tfrecord" for s in ("train", "validation", "test")}
-    assert names == splits | {"notes.txt", shards.INFO_NAME, tfds_info.FOLDER}
+    assert names == splits | {"notes.txt", shards.INFO_NAME, tfds_files.FOLDER}
 
 
 def stop_before_the_end(source, output, *more):
     """A run that ends, as by kill -9, when all shards lie there."""
     code = (
-        "import os, preprocess.pipeline as job\n"
+        "import os, preprocess.beam.pipeline as job\n"
         "job.write_info = lambda *a, **k: os._exit(9)\n"
         "import sys; from preprocess.main import run; run()"
     )

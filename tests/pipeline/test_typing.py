@@ -5,10 +5,10 @@ import sys
 
 import pytest
 
-from preprocess import shards
-from preprocess.cli import main
 from preprocess.main import COMMAND
 from tests.pipeline.typed import DRAWN, ROOT, SMALL, preprocess
+from unet_tfrecords.command.cli import main
+from unet_tfrecords.dataset import shards
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,8 @@ def test_missing_flags_and_help(capsys):
 def test_preprocess_never_loads_tensorflow(cells, tmp_path):
     code = (
         "import sys\n"
-        "from preprocess import cli, main\n"
+        "from unet_tfrecords.command import cli\n"
+        "from preprocess import main\n"
         "code = cli.main(main.COMMAND)\n"
         "loaded = {m.split('.')[0] for m in sys.modules} & {'tensorflow', 'keras'}\n"
         "assert not loaded, loaded\n"

@@ -4,9 +4,9 @@ import pathlib
 
 import tifffile
 
-from preprocess import shards
-from preprocess.cli import main
 from preprocess.main import COMMAND
+from unet_tfrecords.command.cli import main
+from unet_tfrecords.dataset import shards
 
 DRAWN = "--config=configs/synthetic.py:smoke"
 

@@ -5,8 +5,8 @@ import shutil
 import pytest
 import tensorflow as tf
 
-from preprocess.cli import main
 from trainer.main import COMMANDS
+from unet_tfrecords.command.cli import main
 
 
 @pytest.fixture(scope="module")

@@ -14,11 +14,11 @@ import tensorflow as tf
 import tifffile
 from google.cloud import storage
 
-from preprocess.cli import main
 from tests.cloud import dataflow, gcs
 from tests.predict.conftest import NOTES
 from trainer.main import COMMANDS
 from trainer.predict import job as predict_job
+from unet_tfrecords.command.cli import main
 
 
 def read(path):
@@ -144,7 +144,7 @@ def test_onnx_needs_no_tensorflow(model, images, tmp_path):
     code = (
         "import sys\n"
         "sys.modules['tensorflow'] = sys.modules['keras'] = None\n"
-        "from preprocess import cli\n"
+        "from unet_tfrecords.command import cli\n"
         "from trainer.main import COMMANDS\n"
         f"given = ['--model={model}', '--input={images}', '--output={tmp_path}/o']\n"
         "sys.exit(cli.main(COMMANDS['predict'], [*given, '--runtime=onnx']))"

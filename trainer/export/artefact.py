@@ -7,18 +7,19 @@ import keras
 import ml_collections
 import tensorflow as tf
 
-from preprocess import files, json_files
-from preprocess.errors import UserError
-from preprocess.shards import read_sources
-from trainer import stores, workdir
-from trainer.export import about, bioimageio, layout, onnx, warmup
-from trainer.export.memory import Device, tile_within
+from trainer.devices import tensorflow_stores
+from trainer.export import artefact_layout, bioimageio, model_card, onnx, warmup
 from trainer.export.publish import check, files_below, publish, staging
 from trainer.export.signatures import Served
-from trainer.inference import Segmenter
-from trainer.input_pipeline import geometry_of
-from trainer.layers import freeze, with_variables
-from trainer.restore import restore_network
+from trainer.export.tile_memory import Device, tile_within
+from trainer.inference.segmenter import Segmenter
+from trainer.input.input_pipeline import geometry_of
+from trainer.network.layers import freeze, with_variables
+from trainer.run import workdir
+from trainer.run.restore import restore_network
+from unet_tfrecords.command.errors import UserError
+from unet_tfrecords.dataset.shards import read_sources
+from unet_tfrecords.storage import files, json_files
 
 # Constants are much faster on processors (see layers.freeze), but TensorFlow copies
 # them into all of a model's functions: loaded and called once, the paper's network
@@ -70,7 +71,7 @@ def export(folder: str, destinations: list[str], options: Options) -> list[str]:
         nothing can be written there.
     """
     for destination in destinations:
-        stores.check_name(destination)
+        tensorflow_stores.check_name(destination)
         check(destination)
     if options.onnx or options.bioimageio:
         onnx.library()
@@ -100,7 +101,7 @@ def export(folder: str, destinations: list[str], options: Options) -> list[str]:
         raise UserError(f"--tile: {error}") from None
     variables = [] if constant else [weight.value for weight in network.weights]
     served = Served(segmenter, geometry_of(info), variables)
-    content = about.describe(
+    content = model_card.describe(
         folder,
         config,
         segmenter,
@@ -114,17 +115,23 @@ def export(folder: str, destinations: list[str], options: Options) -> list[str]:
         with staging(destination) as stage:
             save(served, stage)
             write_extras(
-                os.path.join(stage, layout.EXTRA), config, served, content, info
+                os.path.join(stage, artefact_layout.EXTRA),
+                config,
+                served,
+                content,
+                info,
             )
             if options.onnx:
-                path = os.path.join(stage, layout.EXTRA, layout.ONNX)
+                path = os.path.join(stage, artefact_layout.EXTRA, artefact_layout.ONNX)
                 onnx.convert(served.functions["tile"], content, path)
             if options.bioimageio:
-                path = os.path.join(stage, layout.EXTRA, layout.BIOIMAGEIO)
-                card = os.path.join(stage, layout.EXTRA, layout.CARD)
+                path = os.path.join(
+                    stage, artefact_layout.EXTRA, artefact_layout.BIOIMAGEIO
+                )
+                card = os.path.join(stage, artefact_layout.EXTRA, artefact_layout.CARD)
                 text = files.read_bytes(card).decode()
                 bioimageio.package(segmenter, content, text, path)
-            layout.seal(stage, files_below(stage))
+            artefact_layout.seal(stage, files_below(stage))
             made.append(publish(stage, destination))
     return made
 
@@ -180,7 +187,7 @@ def save(served: Served, path: str) -> None:
     try:
         tf.saved_model.save(served, path, signatures=served.functions)
     except tf.errors.OpError as error:
-        if of_disk := stores.disk_error(error):
+        if of_disk := tensorflow_stores.disk_error(error):
             raise of_disk from error
         reason = " ".join(error.message.split())[:200]
         raise UserError(f"{path}: not written: {reason}") from error
@@ -201,10 +208,12 @@ def write_extras(
     }
     height, width = _warmup_size(folder, info, content["tile"])
     written = {
-        layout.CONFIG: json_files.as_json(config.to_dict()),
-        layout.ABOUT: json_files.as_json(content),
-        layout.CARD: about.card(content, takes).encode(),
-        layout.WARMUP: warmup.warmup_records(height, width, served.geometry.channels),
+        artefact_layout.CONFIG: json_files.as_json(config.to_dict()),
+        artefact_layout.ABOUT: json_files.as_json(content),
+        artefact_layout.CARD: model_card.card(content, takes).encode(),
+        artefact_layout.WARMUP: warmup.warmup_records(
+            height, width, served.geometry.channels
+        ),
     }
     for name, value in written.items():
         files.write_bytes(os.path.join(folder, name), value)

@@ -4,8 +4,8 @@ import json
 import os
 from typing import Any
 
-from preprocess import files
-from preprocess.errors import UserError
+from unet_tfrecords.command.errors import UserError
+from unet_tfrecords.storage import files
 
 OPSET = 18  # the newest that tf2onnx 1.17 writes
 METADATA = "unet"  # key of model.json's content within the file

@@ -21,9 +21,9 @@ from typing import Any
 
 import google_crc32c
 
-from preprocess import files, locks
-from preprocess.errors import UserError
-from trainer.export.layout import GRAPH
+from trainer.export.artefact_layout import GRAPH
+from unet_tfrecords.command.errors import UserError
+from unet_tfrecords.storage import files, locks
 
 CLAIMS = ".claims"  # no number, so that servers pass it over
 MOST_TRIES = 1000  # version numbers taken by others since the folder was listed

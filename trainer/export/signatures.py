@@ -19,10 +19,10 @@ from typing import Any
 
 import tensorflow as tf
 
-from preprocess import tiling
-from trainer.graphs import graph_function
-from trainer.inference import Segmenter
-from trainer.input_pipeline import Geometry, decode_pixels
+from trainer.devices.graphs import graph_function
+from trainer.inference.segmenter import Segmenter
+from trainer.input.input_pipeline import Geometry, decode_pixels
+from unet_tfrecords.dataset import tiling
 
 BYTES_CHANNELS = (1, 3, 4)  # what PNG and JPEG can hold
 
@@ -159,7 +159,7 @@ def tile_function(segmenter: Segmenter, channels: int):
 
 
 def example_function(segmenter: Segmenter, geometry: Geometry):
-    """Records of the schema of `preprocess.records`, whatever else they hold."""
+    """Records of the schema of `dataset.records`, whatever else they hold."""
     dtype = tf.uint16 if geometry.bits == 16 else tf.uint8
     shape = [geometry.tile_size, geometry.tile_size, geometry.channels]
     moments = tf.io.FixedLenFeature([geometry.channels], tf.float32)

@@ -10,9 +10,9 @@ test reads them by the package.
 import numpy as np
 import tensorflow as tf
 
-from preprocess.images import encode_png
-from preprocess.records import frame_record
 from trainer.export.signatures import BYTES_CHANNELS
+from unet_tfrecords.dataset.images.formats import encode_png
+from unet_tfrecords.dataset.records import frame_record
 
 
 def warmup_records(height: int, width: int, channels: int) -> bytes:

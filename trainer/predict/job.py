@@ -8,13 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from preprocess import bars, files, json_files, locks
-from preprocess.errors import UserError, of_disk
-from preprocess.images import is_spread, read_image
-from trainer.export import layout
-from trainer.instances import InstanceRules, rules_from
+from trainer.export import artefact_layout
+from trainer.inference.instances import InstanceRules, rules_from
 from trainer.predict import runtimes
-from trainer.predict.images import Job, find_jobs, page_names
+from trainer.predict.inputs import Job, find_jobs, page_names
 from trainer.predict.outputs import (
     Choice,
     Result,
@@ -25,6 +22,10 @@ from trainer.predict.outputs import (
 )
 from trainer.predict.pipeline import Pipeline
 from trainer.predict.seen import Seen
+from unet_tfrecords.command import bars
+from unet_tfrecords.command.errors import UserError, of_disk
+from unet_tfrecords.dataset.images.formats import is_spread, read_image
+from unet_tfrecords.storage import files, json_files, locks
 
 FATAL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 RECORD_NAME = "predict.json"  # which model made what lies here, and how
@@ -64,8 +65,8 @@ def predict(
     """
     with locks.exclusive(output):
         files.remove_unfinished(output, older_s=0)
-        version = layout.newest_version(model)
-        about = layout.read_about(version)
+        version = artefact_layout.newest_version(model)
+        about = artefact_layout.read_about(version)
         choice = choice._replace(rules=_rules(version, about, rules or {}))
         jobs, problems = find_jobs(source, output)
         names, more = _outputs_of(jobs, choice, output)
@@ -170,7 +171,7 @@ def _rules(
 ) -> InstanceRules:
     """The model's rules with some changed."""
     own = about.get("postprocessing", {})
-    return rules_from({**own, **changes}, files.join(version, layout.EXTRA))
+    return rules_from({**own, **changes}, files.join(version, artefact_layout.EXTRA))
 
 
 def _record(version: str, choice: Choice, runtime: str, tta: bool) -> dict[str, Any]:

@@ -20,12 +20,12 @@ from typing import NamedTuple
 import numpy as np
 import tifffile
 
-from preprocess import files
-from preprocess.errors import UserError
-from preprocess.images import encode_png
-from trainer.instances import InstanceRules, classes_of, instances_of
-from trainer.predict.images import Job
+from trainer.inference.instances import InstanceRules, classes_of, instances_of
+from trainer.predict.inputs import Job
 from trainer.predict.overlay import overlay
+from unet_tfrecords.command.errors import UserError
+from unet_tfrecords.dataset.images.formats import encode_png
+from unet_tfrecords.storage import files
 
 _CTC_FRAME = re.compile(r"t(\d{3,})$")
 LARGEST_TIFF = 2**32 - 2**25  # bytes; above, offsets need 64 bits (BigTIFF)
@@ -99,7 +99,7 @@ def result_of(image: np.ndarray, probabilities: np.ndarray, choice: Choice) -> R
 
 def _ctc_name(job: Job) -> str:
     """
-    >>> from preprocess.images import Page
+    >>> from unet_tfrecords.dataset.images.formats import Page
     >>> _ctc_name(Job(Page("01/t012.tif"), "t012", "t012", 1, 0.0))
     'mask012.tif'
     """

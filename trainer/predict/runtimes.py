@@ -9,12 +9,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from preprocess import files, tiling
-from preprocess.errors import UserError
-from preprocess.statistics import strips
-from trainer import stores
-from trainer.export import layout
-from trainer.symmetry import SYMMETRIES, Symmetry
+from trainer.devices import tensorflow_stores
+from trainer.export import artefact_layout
+from trainer.inference.symmetry import SYMMETRIES, Symmetry
+from unet_tfrecords.command.errors import UserError
+from unet_tfrecords.dataset import tiling
+from unet_tfrecords.dataset.pixel_statistics import strips
+from unet_tfrecords.storage import files
 
 
 class Runtime(Protocol):
@@ -31,10 +32,10 @@ def model_files(version: str, runtime: str) -> list[str]:
       UserError: it was not exported.
     """
     if runtime == "tensorflow":
-        inside = files.join(version, layout.VARIABLES)
-        variables = files.glob_in(inside, f"{layout.VARIABLES}.*")
-        return [files.join(version, layout.GRAPH), *variables]
-    path = files.join(version, layout.EXTRA, layout.ONNX)
+        inside = files.join(version, artefact_layout.VARIABLES)
+        variables = files.glob_in(inside, f"{artefact_layout.VARIABLES}.*")
+        return [files.join(version, artefact_layout.GRAPH), *variables]
+    path = files.join(version, artefact_layout.EXTRA, artefact_layout.ONNX)
     if not files.exists(path):
         raise UserError(f"{path}: missing; export with --onnx")
     return [path]
@@ -54,13 +55,13 @@ def load(
     Raises:
       UserError: broken, made by something else, or without what the runtime needs.
     """
-    about = layout.read_about(version)
+    about = artefact_layout.read_about(version)
     paths = model_files(version, runtime)
-    layout.check(version, [path[len(version) :].strip("/") for path in paths])
+    artefact_layout.check(version, [path[len(version) :].strip("/") for path in paths])
     if runtime == "onnx":
         [path] = paths
         return [OnnxRuntime(path, about, tta=tta)]
-    from trainer import strategy
+    from trainer.devices import strategy
 
     names = strategy.device_names(devices)
     return [TensorFlowRuntime(version, tta=tta, device=name) for name in names]
@@ -82,9 +83,9 @@ class TensorFlowRuntime:
             self.function = self.model.signatures[name]
         except Exception as error:
             # TensorFlow raises anything from OSError to KeyError here.
-            if line := stores.line_of(error, [path]):
+            if line := tensorflow_stores.line_of(error, [path]):
                 raise UserError(line) from error
-            stores.check_name(path)
+            tensorflow_stores.check_name(path)
             reason = " ".join(str(error).split())[:150]
             raise UserError(
                 f"{path}: not a SavedModel of export's ({reason})"

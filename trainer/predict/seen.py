@@ -8,8 +8,8 @@ import json
 import os
 from typing import Any
 
-from preprocess import files, json_files
-from trainer.predict.images import Job
+from trainer.predict.inputs import Job
+from unet_tfrecords.storage import files, json_files
 
 NAME = ".predict-images.jsonl"  # [job's name, Image] a line; the last one counts
 Image = tuple[str, int, float, str]  # path, bytes, time of its last change, how

@@ -1,0 +1,1 @@
+"""The Beam job: its transforms, and the runners that execute it."""

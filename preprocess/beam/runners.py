@@ -1,0 +1,211 @@
+"""Which engine runs the Beam job, and what it must be told for this one."""
+
+import importlib
+import logging
+import os
+
+from preprocess.beam import preflight
+from unet_tfrecords.command import cli
+from unet_tfrecords.command.errors import UserError
+
+# Plain DirectRunner would first try to download another runner of Beam's (Prism).
+LOCAL_RUNNER = "apache_beam.runners.portability.fn_api_runner.FnApiRunner"
+DASK_RUNNER = "apache_beam.runners.dask.dask_runner.DaskRunner"  # no short name
+DASK_PARTITIONS = 32  # unless --dask_npartitions says how many
+
+
+def parse_options(beam_args: list[str]):
+    """Beam's options; by default its local runner on all cores.
+
+    Raises:
+      UserError: an option that neither this command nor Beam has, or one missing.
+    """
+    with cli.loading("apache_beam"):
+        from apache_beam.io.filesystems import FileSystems
+        from apache_beam.options import pipeline_options as beam_options
+        from apache_beam.runners.runner import create_runner
+
+    if any("daskrunner" in argument.lower() for argument in beam_args):
+        _load_dask()
+
+    class Parser(beam_options._BeamArgumentParser):
+        def error(self, message):  # instead of pages of usage
+            raise UserError(f"Beam's option: {message}")
+
+    parser = Parser(add_help=False, allow_abbrev=False)
+    for option_class in beam_options.PipelineOptions.__subclasses__():
+        option_class._add_argparse_args(parser)
+    _, unknown = parser.parse_known_args(beam_args)
+    if unknown:
+        raise UserError(
+            f"{' '.join(unknown)}: neither a flag of preprocess nor an option of Beam; "
+            "see --help"
+        )
+    options = beam_options.PipelineOptions(beam_args)
+    standard = options.view_as(beam_options.StandardOptions)
+    if (standard.runner or "direct").lower() in ("direct", "directrunner"):
+        standard.runner = LOCAL_RUNNER
+        if not any(arg.startswith("--direct_") for arg in beam_args):
+            direct = options.view_as(beam_options.DirectOptions)
+            direct.direct_running_mode = "multi_threading"
+            direct.direct_num_workers = os.cpu_count() or 1
+        _keep_elements_whole()
+    if standard.runner.lower() == "daskrunner":
+        standard.runner = DASK_RUNNER
+    try:
+        name = type(create_runner(standard.runner)).__name__
+    except (ValueError, TypeError, ImportError, AttributeError) as error:
+        raise UserError(f"--runner={standard.runner}: {error}") from error
+    if name in (preflight.DATAFLOW_RUNNER, *preflight.PORTABLE_RUNNERS):
+        standard.runner = name  # Beam also takes dataflow, flinkrunner and the like
+    if standard.runner == DASK_RUNNER:
+        _spread_over_dask(options)
+    preflight.check(options)
+    FileSystems.set_options(options)  # this process reads and writes there too
+    return options
+
+
+def _keep_elements_whole() -> None:
+    """Stops Beam's local runner from cutting elements in two, or losing them.
+
+    With threads it flushes what a worker writes once a second, from another thread,
+    though the worker may be in the midst of an element (its own comment on
+    `maybe_flush` warns of that). In a stage of seconds with 100,000 elements some were
+    lost or came broken in most runs. Without a time limit it flushes by size, between
+    elements, as Beam's workers elsewhere do.
+    """
+    from apache_beam.runners.portability.fn_api_runner import worker_handlers
+
+    worker_handlers.DATA_BUFFER_TIME_LIMIT_MS = 0
+
+
+def _load_dask() -> None:
+    """Makes Beam know its Dask runner's options; it loads them only then.
+
+    Raises:
+      UserError: Dask is not installed.
+    """
+    try:
+        importlib.import_module(DASK_RUNNER.rpartition(".")[0])
+        importlib.import_module("dask.distributed")
+    except ImportError as error:
+        raise UserError(
+            f"--runner=DaskRunner: {error}; pip install 'dask[distributed]' here and "
+            "on the workers"
+        ) from error
+
+
+def _spread_over_dask(options) -> None:
+    """Cuts the work into partitions; by default Beam makes one for one worker.
+
+    Raises:
+      UserError: there is no such scheduler.
+    """
+    from apache_beam.runners.dask.dask_runner import DaskOptions
+
+    dask = options.view_as(DaskOptions)
+    if dask.address:
+        preflight.reach(
+            f"--dask_client_address={dask.address}",
+            "start a scheduler (`dask scheduler`) and workers",
+        )
+    if not dask.npartitions and not dask.partition_size:
+        dask.npartitions = DASK_PARTITIONS
+
+
+def parts_of(options) -> int:
+    """Into how many parts the plan is cut: Dask never makes more partitions later."""
+    given = options.get_all_options()
+    if given["runner"] != DASK_RUNNER:
+        return 1
+    return given["npartitions"] or 1
+
+
+def quieten() -> None:
+    """Beam says too much, but for what a job far away says of itself."""
+    from apache_beam.runners.worker import sdk_worker
+
+    # A worker in this process prints what it also logs and returns.
+    vars(sdk_worker)["print"] = lambda *_, **__: None
+    logging.basicConfig()
+    root = logging.getLogger()
+    root.addFilter(_is_no_traceback)
+    for handler in root.handlers:
+        if type(handler) is logging.StreamHandler:
+            handler.setFormatter(logging.Formatter("%(message)s"))
+    levels = {
+        None: logging.WARNING,
+        "distributed": logging.WARNING,
+        "apache_beam.runners.dataflow": logging.INFO,
+        "apache_beam.runners.dataflow.internal": logging.CRITICAL,
+        "apache_beam.runners.common": logging.CRITICAL,  # all of it is raised too
+        "apache_beam.runners.worker": logging.CRITICAL,
+        "apache_beam.utils.subprocess_server": logging.CRITICAL,
+        "FlinkJarJobServer": logging.INFO,  # what Java says
+        "SparkJarJobServer": logging.INFO,
+    }
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
+
+
+def _is_no_traceback(record: logging.LogRecord) -> bool:
+    """Beam logs a failure on a job service, and raises it too."""
+    return record.module != "portable_runner" or record.levelno < logging.ERROR
+
+
+class GoesOn(UserError):
+    """Nobody waits for the job any more, which may go on all the same."""
+
+
+def goes_on(result) -> bool:
+    """Whether a job that was begun has not ended, as far as is known."""
+    from apache_beam.runners.runner import PipelineState
+
+    if result is None:
+        return False
+    try:
+        return not PipelineState.is_terminal(result.state)
+    except Exception:  # whoever knows can't be asked
+        return True
+
+
+def wait_for(result) -> None:
+    """Waits for a job's end.
+
+    Raises:
+      KeyboardInterrupt: on Ctrl-C, having said what then goes on.
+    """
+    job, client = getattr(result, "_job", None), getattr(result, "client", None)
+    if job:
+        print(f"job {job.id}: {_console(job)}", flush=True)
+    if client and not client.nthreads():
+        address = client.scheduler.address
+        print(f"no worker yet; start some: dask worker {address}", flush=True)
+    try:
+        result.wait_until_finish()
+    except (KeyboardInterrupt, Exception) as error:
+        if job and (isinstance(error, KeyboardInterrupt) or goes_on(result)):
+            print(
+                f"\nDataflow goes on with job {job.id}; to end it: "
+                f"gcloud dataflow jobs cancel {job.id} --project={job.project_id} "
+                f"--region={job.location}"
+            )
+        elif there := getattr(result, "_job_id", None):
+            if isinstance(error, KeyboardInterrupt):
+                print(f"\nthe job service may go on with {there}")
+        raise
+
+
+def _console(job) -> str:
+    """Where a browser shows a job on Dataflow."""
+    page = "https://console.cloud.google.com/dataflow/jobs"
+    return f"{page}/{job.location}/{job.id}?project={job.project_id}"
+
+
+def counters_of(result) -> dict[str, int]:
+    """Beam's counters by name; none from a runner that keeps none."""
+    try:
+        found = result.metrics().query()["counters"]
+    except Exception:  # the data is there: how they count it must not matter
+        return {}
+    return {c.key.metric.name: c.committed or 0 for c in found}

@@ -1,0 +1,295 @@
+"""What every shard must know of the whole data set, added up frame by frame.
+
+Sums take frames in any order and on any number of workers, and come to the same.
+"""
+
+import dataclasses
+import hashlib
+import heapq
+import json
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import ml_collections
+import numpy as np
+
+from unet_tfrecords.command.errors import UserError
+from unet_tfrecords.dataset import tiling
+from unet_tfrecords.dataset.images.frames import Frame
+from unet_tfrecords.dataset.images.layouts import check_frame
+from unet_tfrecords.dataset.pixel_statistics import (
+    Moments,
+    count_values,
+    moments,
+    pooled,
+)
+from unet_tfrecords.dataset.records import UNLABELLED
+from unet_tfrecords.storage import json_files
+
+MOST_PROBLEMS = 1000  # that are listed; nobody reads on
+
+
+class Inspection(NamedTuple):
+    """What reading a frame once has shown.
+
+    Attributes:
+      frame: which.
+      height, width: in px.
+      bits: 8 or 16.
+      classes: which occur among the labelled pixels.
+      moments: of its pixels.
+      problems: why it can't be used; empty where it can.
+    """
+
+    frame: Frame
+    height: int = 0
+    width: int = 0
+    bits: int = 8
+    classes: tuple[int, ...] = ()
+    moments: Moments | None = None
+    problems: tuple[str, ...] = ()
+
+
+class Source(NamedTuple):
+    """A frame that was inspected, and the digests of what it is made from.
+
+    Attributes:
+      found: what its inspection has shown.
+      digests: sha256 of the file of each of the frame's pages, "" of an unreadable one.
+    """
+
+    found: Inspection
+    digests: tuple[str, ...]
+
+
+class Facts(NamedTuple):
+    """What every shard must know of the whole data set.
+
+    Attributes:
+      bits: bits of a pixel, the most that any frame has.
+      problems: why nothing can be made, of all frames.
+      skipped: keys of frames that are left out because they can't be read.
+      moments: of the training frames' pixels, to normalise all frames by; None where
+        each frame has its own.
+      digest: of config and source files; a shard of another digest is another shard.
+      frames: how many good ones each split has.
+      tiles: how many they make.
+    """
+
+    bits: int
+    problems: tuple[str, ...]
+    skipped: frozenset[str]
+    moments: Moments | None
+    digest: str
+    frames: dict[str, int]
+    tiles: int
+
+
+def inspect(frame: Frame, config: ml_collections.ConfigDict) -> Inspection:
+    """Reads a frame and its truth to the end and says what it found."""
+    model = config.model
+    try:
+        image, truth = check_frame(
+            frame, config.data, channels=model.channels, classes=model.classes
+        )
+    except UserError as error:
+        return Inspection(frame, problems=tuple(error.problems))
+    height, width = image.shape[:2]
+    counts = count_values(truth.classes, UNLABELLED)[:UNLABELLED]
+    return Inspection(
+        frame,
+        height,
+        width,
+        image.dtype.itemsize * 8,
+        tuple(np.flatnonzero(counts).tolist()),
+        moments(image),
+    )
+
+
+def data_config(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """The part of a config that the shards depend on, as plain JSON values."""
+    model = {name: config.model[name] for name in ("depth", "channels", "classes")}
+    content = {"seed": config.seed, "data": config.data.to_dict(), "model": model}
+    return json_files.as_read(content)
+
+
+@dataclasses.dataclass
+class Sums:
+    """What facts are made of; of some frames, or of all.
+
+    Attributes:
+      frames: good ones, by split.
+      tiles: that they make.
+      bits: an example of the frames of 8 and of 16 bits, the first by key.
+      classes: that occur in training frames.
+      moments: of training frames, where all frames are normalised by them.
+      skipped: keys of bad frames, where those are left out.
+      problems: of bad frames, the first `MOST_PROBLEMS` or twice as many.
+      num_problems: of all of them.
+      digest: of the frames' files: a sum, so that their order does not matter.
+    """
+
+    frames: dict[str, int] = dataclasses.field(default_factory=dict)
+    tiles: int = 0
+    bits: dict[int, tuple[str, str]] = dataclasses.field(default_factory=dict)
+    classes: set[int] = dataclasses.field(default_factory=set)
+    moments: Moments | None = None
+    skipped: set[str] = dataclasses.field(default_factory=set)
+    problems: set[str] = dataclasses.field(default_factory=set)
+    num_problems: int = 0
+    digest: int = 0
+
+    def add(
+        self, source: Source, config: ml_collections.ConfigDict, folder: str
+    ) -> None:
+        """Adds a frame.
+
+        Args:
+          source: the frame.
+          config: the whole config.
+          folder: the data set's: where it lies changes no shard.
+        """
+        self.digest = (self.digest + _digest_of(source, folder)) % 2**256
+        found, frame = source.found, source.found.frame
+        if found.problems:
+            self._add_problems(found.problems)
+            if config.data.on_bad_frame == "skip":
+                self.skipped.add(frame.key)
+            return
+        self.frames[frame.split] = self.frames.get(frame.split, 0) + 1
+        self.tiles += tiles_of(found, config)
+        self._add_example(found.bits, (frame.key, str(frame.image)))
+        if frame.split == "train":
+            self.classes.update(found.classes)
+            if config.data.normalization == "dataset" and found.moments:
+                self._add_moments(found.moments)
+
+    def merge(self, other: "Sums") -> None:
+        """Adds other frames' sums."""
+        for split, number in other.frames.items():
+            self.frames[split] = self.frames.get(split, 0) + number
+        self.tiles += other.tiles
+        for bits, example in other.bits.items():
+            self._add_example(bits, example)
+        self.classes |= other.classes
+        if other.moments:
+            self._add_moments(other.moments)
+        self.skipped |= other.skipped
+        self._add_problems(other.problems, other.num_problems)
+        self.digest = (self.digest + other.digest) % 2**256
+
+    def _add_example(self, bits: int, example: tuple[str, str]) -> None:
+        self.bits[bits] = min(self.bits.get(bits, example), example)
+
+    def _add_moments(self, more: Moments) -> None:
+        self.moments = pooled([self.moments, more]) if self.moments else more
+
+    def _add_problems(self, lines: Iterable[str], number: int = 0) -> None:
+        before = len(self.problems)
+        self.problems.update(lines)
+        self.num_problems += number or len(self.problems) - before
+        if len(self.problems) > 2 * MOST_PROBLEMS:
+            self.problems = set(heapq.nsmallest(MOST_PROBLEMS, self.problems))
+
+
+def _digest_of(source: Source, folder: str) -> int:
+    pages = source.found.frame.pages
+    content = [
+        [relative(page.path, folder), page.number, digest]
+        for page, digest in zip(pages, source.digests, strict=True)
+    ]
+    return int.from_bytes(hashlib.sha256(json.dumps(content).encode()).digest(), "big")
+
+
+def relative(text: str, folder: str) -> str:
+    """A path, or a line with paths, without the way to the data set.
+
+    >>> relative("/a/b.tif: not of /a/c.tif", "/a"), relative("/SEG/1_GT/SEG/x", "/SEG")
+    ('b.tif: not of c.tif', '1_GT/SEG/x')
+    """
+    return re.sub(rf"(?<!\S){re.escape(folder.rstrip('/') + '/')}", "", text)
+
+
+def tiles_of(found: Inspection, config: ml_collections.ConfigDict) -> int:
+    """How many tiles a good frame makes."""
+    data = config.data
+    output = tiling.output_size(data.tile_size, config.model.depth)
+    return (
+        (data.augmentations if found.frame.split == "train" else 1)
+        * len(tiling.tile_origins(found.height, output))
+        * len(tiling.tile_origins(found.width, output))
+    )
+
+
+def copies_in(sources: Iterable[Source]) -> Iterator[str]:
+    """Images of one content that lie in two splits under different names, a line each.
+
+    Args:
+      sources: whose images' digests begin alike.
+    """
+    firsts: dict[str, Frame] = {}
+    for source in sorted(sources, key=lambda source: source.found.frame.key):
+        frame = source.found.frame
+        first = firsts.setdefault(source.digests[0], frame)
+        if frame.split != first.split:
+            yield (
+                f"{frame.image} ({frame.split}) is a copy of {first.image} "
+                f"({first.split}); remove one of them"
+            )
+
+
+def conclude(
+    sums: Sums,
+    copies: Iterable[str],
+    strays: Iterable[str],
+    config: ml_collections.ConfigDict,
+) -> Facts:
+    """The facts.
+
+    Args:
+      sums: of all frames.
+      copies: images that lie in two splits, a line each.
+      strays: what is wrong with files that belong to no frame, a line each.
+      config: the whole config.
+    """
+    problems: set[str] = set()
+    more = 0
+    if config.data.on_bad_frame != "skip":
+        kept = heapq.nsmallest(MOST_PROBLEMS, sums.problems)
+        more = sums.num_problems - len(kept) if len(kept) == MOST_PROBLEMS else 0
+        problems = {*kept, *strays}
+    elif not sums.frames.get("train"):  # nothing is left: this is why
+        problems = set(heapq.nsmallest(MOST_PROBLEMS, sums.problems))
+    if not problems:
+        problems |= set(_one_class(sums))
+    problems |= {*copies, *_mixed_bits(sums, config)}
+    lines = sorted(problems) + ([f"and {more} more like these"] if more else [])
+    return Facts(
+        max(sums.bits, default=8),
+        tuple(lines),
+        frozenset(sums.skipped),
+        sums.moments,
+        json_files.fingerprint([data_config(config), f"{sums.digest:064x}"]),
+        sums.frames,
+        sums.tiles,
+    )
+
+
+def _mixed_bits(sums: Sums, config: ml_collections.ConfigDict) -> Iterator[str]:
+    """Frames whose intensities can't be pooled, because their scales differ."""
+    if config.data.normalization == "dataset" and len(sums.bits) > 1:
+        yield (
+            f"{sums.bits[8][1]} has 8 bits, {sums.bits[16][1]} 16: convert them, or "
+            "use config.data.normalization='frame'"
+        )
+
+
+def _one_class(sums: Sums) -> Iterator[str]:
+    """Training frames from which nothing can be learned."""
+    if len(sums.classes) < 2:
+        there = ", ".join(map(str, sorted(sums.classes))) or "none"
+        yield (
+            f"the {sums.frames.get('train', 0)} training frames hold no two classes "
+            f"(only: {there}); see config.data.labels, or give frames with both"
+        )

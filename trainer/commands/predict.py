@@ -1,0 +1,144 @@
+"""Segments images with a SavedModel: NAME_mask.png holds class numbers (0 is
+background, so it looks black), NAME_overlay.png is for looking at. Run again, it
+goes on with what is not done.
+"""
+
+from absl import flags
+
+from trainer.commands.shared_flags import TTA
+from trainer.devices import tensorflow_stores
+from trainer.devices.startup import load_tensorflow
+from unet_tfrecords.command import cli, cli_flags
+from unet_tfrecords.command.errors import UserError
+
+COPY = "copy --{} to a disk of this machine"
+
+# How predict makes instances of probabilities.
+ELSE = "; by default as the model has it, from evaluate --tune"
+RULES = (
+    cli_flags.number(
+        "threshold", f"probability above which a pixel is foreground, 0 to 1{ELSE}"
+    ),
+    cli_flags.number(
+        "core_threshold",
+        "above --threshold: instances grow from cores more probable than this, so that "
+        f"cells part at bridges of doubt{ELSE}",
+    ),
+    cli_flags.number(
+        "split_px",
+        "parts cells where a bridge is narrower than both sides by so many px "
+        f"(half-widths); 0 parts nothing{ELSE}",
+    ),
+    cli_flags.integer(
+        "min_size_px", f"instances of fewer pixels are dropped{ELSE}", None
+    ),
+    cli_flags.boolean(
+        "fill_holes", f"fills what a single instance encloses{ELSE}", None
+    ),
+    cli_flags.integer(
+        "border_px",
+        f"gaps between instances of up to so many px are given back to them{ELSE}",
+        None,
+    ),
+)
+
+
+@tensorflow_stores.explained
+def _predict(values: flags.FlagValues, _: list[str]) -> None:
+    """Segments images."""
+    from trainer.inference.instances import InstanceRules, check_rules
+    from trainer.predict import job
+    from trainer.predict.outputs import Choice
+
+    changes = {
+        name: given
+        for name in InstanceRules._fields
+        if (given := getattr(values, name)) is not None
+    }
+    if problems := check_rules(InstanceRules()._replace(**changes)):
+        raise UserError([f"--{problem}" for problem in problems])
+    if values.runtime == "onnx" and values.devices:
+        raise UserError("--devices is TensorFlow's; not with --runtime=onnx")
+    if values.runtime == "tensorflow":
+        load_tensorflow(values.devices)
+        tensorflow_stores.reach(values.model, COPY.format("model"))
+    is_png = values.format == "png"
+    choice = Choice(
+        values.format,
+        values.probabilities,
+        is_png if values.overlays is None else values.overlays,
+        values.instances,
+    )
+    made, before = job.predict(
+        values.model,
+        values.input,
+        values.output,
+        choice,
+        runtime=values.runtime,
+        tta=values.tta,
+        devices=values.devices,
+        overwrite=values.overwrite,
+        rules=changes,
+    )
+    done = f", {before} were there" if before else ""
+    print(f"{made} images segmented{done}: {values.output}")
+
+
+COMMAND = cli.Command(
+    name="predict",
+    summary=__doc__,
+    flags=(
+        cli_flags.string("model", "folder that export made, or one version in it"),
+        cli_flags.string(
+            "input",
+            "folder, glob, gs:// prefix or one file: TIFF (stacks by page), "
+            "PNG, JPEG, 8 or 16 bit",
+        ),
+        cli_flags.string("output", "folder for what is written"),
+        cli_flags.choice(
+            "format",
+            "png: NAME_mask.png of class numbers; ctc: maskNNN.tif of "
+            "tNNN.tif, uint16 instances, as the Cell Tracking Challenge takes "
+            "results; isbi: NAME.tif, float32 probability of class 1, a page a "
+            "page",
+            ("png", "ctc", "isbi"),
+            "png",
+        ),
+        cli_flags.choice(
+            "probabilities",
+            "none; tiff: NAME_probabilities.tif, uint16, 65535 is 1, a page a "
+            "class; npy: NAME_probabilities.npy, float32 [H, W, classes]",
+            ("none", "tiff", "npy"),
+            "none",
+        ),
+        cli_flags.boolean(
+            "overlays",
+            "NAME_overlay.png to look at; by default with --format=png",
+            None,
+        ),
+        cli_flags.boolean("instances", "NAME_instances.tif too: cells numbered from 1"),
+        *RULES,
+        TTA,
+        cli_flags.choice(
+            "runtime",
+            "tensorflow, or onnx: on a processor, of a model exported with --onnx",
+            ("tensorflow", "onnx"),
+            "tensorflow",
+        ),
+        cli_flags.integer(
+            "devices",
+            "splits the first GPU, or else the processor, into so many logical "
+            "devices, to try out how several share the images; 0 takes all "
+            "GPUs",
+            least=0,
+        ),
+        cli_flags.boolean("overwrite", "segments what is done already again"),
+    ),
+    run=_predict,
+    required=("model", "input", "output"),
+)
+
+
+def run() -> None:
+    """Entry point of `unet-predict`."""
+    tensorflow_stores.leave(lambda: cli.main(COMMAND))

@@ -1,0 +1,16 @@
+"""Flags that several commands have."""
+
+from unet_tfrecords.command import cli_flags
+
+CHECKPOINT = cli_flags.string(
+    "checkpoint",
+    "best (by config.train.best_metric; newest where nothing was validated), newest, "
+    "or a step",
+    "best",
+)
+TTA = cli_flags.boolean(
+    "tta",
+    "averages over the eight turned and mirrored versions of each image, inside the "
+    "graph: eight times the work",
+)
+WORKDIR = cli_flags.string("workdir", "folder of the run: checkpoints, logs, metrics")

@@ -1,0 +1,174 @@
+"""Trains on a data set's shards, on all GPUs or else the processor (with TF_CONFIG, on
+all workers), and goes on where an earlier run of the same command stopped.
+"""
+
+import functools
+import signal
+import sys
+
+from absl import flags
+
+from trainer.devices import tensorflow_stores
+from trainer.devices.startup import starting
+from unet_tfrecords.command import cli, cli_flags
+from unet_tfrecords.command.errors import UserError
+
+KEEP_NEAR = "keep --{} on a disk of this machine"
+
+
+@tensorflow_stores.explained
+def _train(values: flags.FlagValues, _: list[str]) -> None:
+    """Trains, or with --dry_run tries out what that would cost."""
+    if not (values.workdir or values.dry_run):
+        raise UserError("--workdir must be given, or --dry_run; see --help")
+    profile_steps = _profile_steps(values.profile_steps)
+    config = cli.config_of(values)
+    devices = _devices(values)
+    from trainer.devices import faults
+    from trainer.training import session as training
+
+    if not values.cache:
+        tensorflow_stores.reach(
+            values.data, "give --cache=DIR, for copies on this machine"
+        )
+    tensorflow_stores.reach(values.workdir, KEEP_NEAR.format("workdir"))
+    options = training.Options(
+        values.on_bad_record,
+        values.cache,
+        values.extend_steps,
+        profile_steps,
+        tuple(cli.given_flags(values)),
+    )
+    if values.dry_run:
+        from trainer.training.dry_run import dry_run
+
+        with training.built(
+            config, values.data, values.workdir or "", devices, options
+        ) as run:
+            print(dry_run(run))
+        return
+    try:
+        ended = training.train(config, values.data, values.workdir, devices, options)
+    except faults.WorkerEnded as error:
+        error.exit_code = values.stopped_exit_code or error.exit_code
+        raise
+    if not ended:
+        sys.exit(values.stopped_exit_code)
+
+
+def _devices(values: flags.FlagValues):
+    """Starts TensorFlow on the devices to train on; of a cluster, with all workers."""
+    with starting():
+        from trainer.devices import rendezvous, strategy
+
+        start = functools.partial(
+            strategy.start,
+            values.devices,
+            all_reduce=values.all_reduce,
+            allow_cpu=values.allow_cpu,
+        )
+        worker, size = strategy.read_cluster()
+        if size == 1:
+            return start()
+    # It waits for the others, and may have to say so.
+    print(f"worker {worker} of {size}: waiting for the others", flush=True)
+    rendezvous.meet(strategy.read_hosts(), worker, values.wait_minutes)
+    devices = start()
+    # TensorFlow's runtime has taken SIGTERM for itself.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    cli.hear_signals()
+    return devices
+
+
+def _profile_steps(given: list[str]) -> tuple[int, ...]:
+    try:
+        steps = tuple(int(step) for step in given)
+    except ValueError:
+        steps = (-1,)
+    if steps and not (len(steps) == 2 and 0 <= steps[0] < steps[1]):
+        raise UserError(
+            f"--profile_steps={','.join(given)}: two numbers of steps, as 10,20"
+        )
+    return steps
+
+
+COMMAND = cli.Command(
+    name="train",
+    summary=__doc__,
+    flags=(
+        cli_flags.string("data", "folder that preprocess made"),
+        cli_flags.string(
+            "workdir",
+            "folder of the run: checkpoints, logs, metrics; with --dry_run "
+            "none is needed",
+        ),
+        cli_flags.integer(
+            "devices",
+            "splits the first GPU, or else the processor, into so many logical "
+            "devices, to try out what many do; 0 takes what there is",
+            least=0,
+        ),
+        cli_flags.choice(
+            "all_reduce",
+            "how GPUs sum their gradients. auto, nccl: by NCCL, also between "
+            "hosts; ring: by TensorFlow's own copies, far slower, for where "
+            "NCCL fails",
+            ("auto", "nccl", "ring"),
+            "auto",
+        ),
+        cli_flags.boolean(
+            "allow_cpu",
+            "trains on the processor where there are GPUs that TensorFlow "
+            "cannot use, which is refused otherwise",
+        ),
+        cli_flags.boolean(
+            "dry_run",
+            "builds everything, makes two steps on real shards and segments "
+            "one validation frame, prints what it costs, writes nothing",
+        ),
+        cli_flags.choice(
+            "on_bad_record",
+            "fail: stop at a damaged record and name it; skip: leave it out, "
+            "count and report it",
+            ("fail", "skip"),
+            "fail",
+        ),
+        cli_flags.string(
+            "cache",
+            "reads shards from copies: in memory, or in a folder of this "
+            "machine; for shards on slow or remote disks",
+            "",
+        ),
+        cli_flags.integer(
+            "extend_steps",
+            "trains the run in --workdir on to so many steps in all, the only "
+            "change of its config that is allowed; its schedule then is that "
+            "of so many steps",
+        ),
+        cli_flags.number(
+            "wait_minutes",
+            "with TF_CONFIG: gives up, naming the workers that have not come, "
+            "after so many minutes; 0 waits for ever",
+            15.0,
+        ),
+        cli_flags.integer(
+            "stopped_exit_code",
+            "exit code where SIGTERM, or the end of another worker, has "
+            "stopped the run before its end, for schedulers that start it "
+            "again by the code (75 is customary); 0: 0 and 2",
+        ),
+        cli_flags.strings(
+            "profile_steps",
+            "profiles from one step to another, as 10,20: see TensorBoard's "
+            "Profile page",
+        ),
+    ),
+    run=_train,
+    required=("data",),
+    takes_config=True,
+)
+
+
+def run() -> None:
+    """Entry point of `unet-train`."""
+    tensorflow_stores.leave(lambda: cli.main(COMMAND))

@@ -1,0 +1,1 @@
+"""TensorFlow's start, GPUs, clusters of workers, and what their errors mean."""

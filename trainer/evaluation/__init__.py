@@ -1,0 +1,1 @@
+"""How good a run is: scores, tuning, folds, and the report."""

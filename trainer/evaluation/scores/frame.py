@@ -1,0 +1,282 @@
+"""A frame measured once, as sums that frames add up to, and the scores of some frames.
+
+Which scores there are hangs on what the truth holds: `measure` takes what it finds.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from trainer.evaluation.scores import (
+    calibration,
+    ctc_scores,
+    detections,
+    isbi_scores,
+    surface,
+)
+from trainer.evaluation.scores.pixels import confusion_matrix, pixel_scores
+from trainer.inference.instances import InstanceRules, classes_of, instances_of
+from unet_tfrecords.dataset.images.frames import Objects, Truth
+from unet_tfrecords.dataset.records import UNLABELLED
+
+
+@dataclasses.dataclass
+class Measured:
+    """What was counted on one frame; all that scores of several frames need.
+
+    Attributes:
+      key: the frame's.
+      confusion: int64 [K, K], see `pixels`.
+      histogram: float64 [BINS, 3], see `calibration`.
+      surfaces: of each foreground class.
+      matches: int64 [10, 3], see `detections`; None where the truth has no objects.
+      exact: objects of exact (gold) truth, None where the frame has none.
+      every: objects of all truth there is, gold and silver.
+      detection: None without markers.
+      slices: ISBI's scores by threshold; None elsewhere.
+    """
+
+    key: str
+    confusion: np.ndarray
+    histogram: np.ndarray
+    surfaces: list[surface.Surface | None]
+    matches: np.ndarray | None = None
+    exact: list[ctc_scores.Object] | None = None
+    every: list[ctc_scores.Object] | None = None
+    detection: ctc_scores.Detection | None = None
+    slices: list[isbi_scores.Thresholded] | None = None
+
+
+def measure(
+    key: str,
+    truth: Truth,
+    objects: Objects,
+    probabilities: np.ndarray,
+    rules: InstanceRules,
+    *,
+    partition: bool = False,
+) -> Measured:
+    """Measures a segmentation against its truth.
+
+    Args:
+      key: the frame's.
+      truth: classes and instances, H by W.
+      objects: see `Objects`.
+      probabilities: float32 [H, W, K].
+      rules: how classes and instances are made of them.
+      partition: whether cells fill the plane between membranes, as in ISBI 2012, so
+        that the frame is scored as a partition.
+    """
+    labelled = truth.classes != UNLABELLED
+    classes = classes_of(probabilities, rules.threshold)
+    number = probabilities.shape[-1]
+    foreground = 1 - probabilities[..., 0]
+    found = Measured(
+        key,
+        confusion_matrix(truth.classes, classes, number),
+        calibration.histogram(foreground[labelled], truth.classes[labelled] > 0),
+        [
+            surface.surface_distances(
+                truth.classes == k, np.where(labelled, classes, 0) == k
+            )
+            for k in range(1, number)
+        ],
+    )
+    if partition and truth.instances.any():
+        found.slices = isbi_scores.scores_of_slice(
+            truth.instances, truth.classes > 0, foreground
+        )
+    if objects.exact is None and objects.markers is None:
+        return found
+    measure_objects(found, truth, objects, probabilities, rules)
+    return found
+
+
+def measure_objects(
+    found: Measured,
+    truth: Truth,
+    objects: Objects,
+    probabilities: np.ndarray,
+    rules: InstanceRules,
+) -> None:
+    """Adds the measures of objects; those of several classes only match their own."""
+    instances = instances_of(probabilities, rules)
+    classes = classes_of(probabilities, rules.threshold)
+    parts = []
+    for k in range(1, probabilities.shape[-1]):
+        if probabilities.shape[-1] == 2:  # gold outlines need not be the truth's own
+            parts.append((truth.instances, objects, instances))
+            continue
+        own, predicted = truth.classes == k, classes == k
+        exact, markers = (
+            None if layer is None else layer * own
+            for layer in (objects.exact, objects.markers)
+        )
+        of_class = Objects(exact, markers, objects.ignored)
+        parts.append((truth.instances * own, of_class, instances * predicted))
+    measured = [_of_class(*part, truth.classes == UNLABELLED) for part in parts]
+    every, exact, detection, matches = zip(*measured, strict=True)
+    found.every = list(itertools.chain.from_iterable(every))
+    if objects.exact is not None:
+        found.exact = list(itertools.chain.from_iterable(exact))
+    if objects.markers is not None:
+        found.detection = ctc_scores.Detection(*np.sum(detection, axis=0).tolist())
+    found.matches = np.sum(matches, axis=0)
+
+
+def _of_class(every, objects: Objects, instances, unlabelled):
+    """What is counted of one class's objects."""
+    exact = (
+        []
+        if objects.exact is None
+        else ctc_scores.seg_objects(objects.exact, instances)
+    )
+    detection = ctc_scores.Detection()
+    if objects.markers is not None:
+        counted = instances
+        if objects.ignored is not None:
+            counted = detections.without_those_in(objects.ignored, instances)
+        detection = ctc_scores.detection(objects.markers, counted)
+    matches = detections.match_counts(every, instances, unlabelled)
+    return ctc_scores.seg_objects(every, instances), exact, detection, matches
+
+
+Scores = dict[str, float | None]
+
+
+def pooled(frames: Sequence[Measured]) -> Scores:
+    """The scores of some frames together, by name.
+
+    Returns:
+      What `pixels.pixel_scores` gives; `surface_px` and `hausdorff_px` (mean over
+      frames), `calibration_error`; with objects `seg`, `det`, `op_csb`, `seg_all` (SEG
+      by all truth, silver too), `ap`, `ap_50`, `ap_75`; of ISBI slices `v_rand`,
+      `v_info` with their `_split` and `_merge`, `rand_error`, `warping_error` and
+      `best_pixel_error`. None where nothing was there to score.
+    """
+    scores = pixel_scores(np.sum([frame.confusion for frame in frames], axis=0))
+    scores |= _surface_scores(frames)
+    counts = np.sum([frame.histogram for frame in frames], axis=0)
+    scores["calibration_error"] = calibration.expected_calibration_error(counts)
+    if any(frame.matches is not None for frame in frames):
+        scores |= object_scores(frames)
+        scores |= _precision_scores(frames)
+    if any(frame.slices for frame in frames):
+        scores |= _slice_scores([frame.slices for frame in frames if frame.slices])
+    return scores
+
+
+def _surface_scores(frames: Sequence[Measured]) -> Scores:
+    known = [s for frame in frames for s in frame.surfaces if s is not None]
+    if not known:
+        return {"surface_px": None, "hausdorff_px": None}
+    return {
+        "surface_px": sum(s.sum_px for s in known) / sum(s.pixels for s in known),
+        "hausdorff_px": sum(s.hausdorff_px for s in known) / len(known),
+    }
+
+
+def object_scores(frames: Sequence[Measured]) -> Scores:
+    """SEG, DET and their mean."""
+    exact = [o.jaccard for frame in frames for o in frame.exact or ()]
+    every = [o.jaccard for frame in frames for o in frame.every or ()]
+    counted = [frame.detection for frame in frames if frame.detection]
+    columns = zip(*counted, strict=True)
+    found = ctc_scores.det(ctc_scores.Detection(*(sum(column) for column in columns)))
+    seg = sum(exact) / len(exact) if exact else None
+    return {
+        "seg": seg,
+        "det": found,
+        "op_csb": None if seg is None or found is None else (seg + found) / 2,
+        "seg_all": sum(every) / len(every) if every else None,
+    }
+
+
+def _precision_scores(frames: Sequence[Measured]) -> Scores:
+    counts = np.sum([f.matches for f in frames if f.matches is not None], axis=0)
+    each = detections.average_precision(counts)
+    whole = [value for value in each if value is not None]
+    return {
+        "ap": sum(whole) / len(whole) if whole else None,
+        "ap_50": each[0],
+        "ap_75": each[5],
+    }
+
+
+def _slice_scores(slices: list[list[isbi_scores.Thresholded]]) -> Scores:
+    """Means over slices, each score at the threshold that is best for it."""
+    flat = np.array(
+        [[[*t.v_rand, *t.v_info, *t[2:]] for t in slice_] for slice_ in slices]
+    ).mean(axis=0)  # [thresholds, 9]
+    rand, info = flat[flat[:, 0].argmax(), :3], flat[flat[:, 3].argmax(), 3:6]
+    errors = flat[:, 6:].min(axis=0)
+    names = (
+        *("v_rand", "v_rand_split", "v_rand_merge"),
+        *("v_info", "v_info_split", "v_info_merge"),
+        *("rand_error", "best_pixel_error", "warping_error"),
+    )
+    return dict(
+        zip(names, (*rand.tolist(), *info.tolist(), *errors.tolist()), strict=True)
+    )
+
+
+HEADLINES = ("op_csb", "v_rand", "mean_iou")
+
+
+def headline(scores: Scores) -> tuple[str, float | None]:
+    """The one score that sums up a data set of its kind."""
+    for name in HEADLINES:
+        if scores.get(name) is not None:
+            return name, scores[name]
+    return "mean_iou", None
+
+
+def rank(scores: Scores) -> float | None:
+    """By which one frame is better than another of its data set.
+
+    Not the headline: most frames have no gold truth, and would be compared by another
+    score than those that have it.
+    """
+    seg, det = scores.get("seg_all"), scores.get("det")
+    if seg is not None and det is not None:
+        return (seg + det) / 2
+    return scores.get("v_rand", scores["mean_iou"])
+
+
+def as_content(frame: Measured) -> dict[str, Any]:
+    """For JSON."""
+    content = {}
+    for field in dataclasses.fields(frame):
+        value = getattr(frame, field.name)
+        if isinstance(value, np.ndarray):
+            value = value.tolist()
+        content[field.name] = value
+    return content
+
+
+def from_content(content: dict[str, Any]) -> Measured:
+    """What `as_content` was given."""
+
+    def each(name: str, make):
+        return content[name] and [make(*entry) for entry in content[name]]
+
+    def slice_scores(v_rand, v_info, *errors) -> isbi_scores.Thresholded:
+        return isbi_scores.Thresholded(
+            isbi_scores.Agreement(*v_rand), isbi_scores.Agreement(*v_info), *errors
+        )
+
+    matches, counted = content["matches"], content["detection"]
+    return Measured(
+        content["key"],
+        np.array(content["confusion"], np.int64),
+        np.array(content["histogram"], np.float64),
+        [surface.Surface(*s) if s else None for s in content["surfaces"]],
+        None if matches is None else np.array(matches, np.int64),
+        each("exact", ctc_scores.Object),
+        each("every", ctc_scores.Object),
+        None if counted is None else ctc_scores.Detection(*counted),
+        each("slices", slice_scores),
+    )

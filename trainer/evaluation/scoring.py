@@ -1,0 +1,279 @@
+"""Scores on the whole frames of a split, through the code that is exported."""
+
+import csv
+import functools
+import io
+import json
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import ml_collections
+import numpy as np
+import tensorflow as tf
+
+from trainer.devices.graphs import graph_function
+from trainer.evaluation import pictures
+from trainer.evaluation.report import names, page
+from trainer.evaluation.scores import calibration
+from trainer.evaluation.scores.bootstrap import intervals
+from trainer.evaluation.scores.frame import (
+    Measured,
+    as_content,
+    from_content,
+    headline,
+    measure,
+    pooled,
+    rank,
+)
+from trainer.inference.segmenter import Segmenter
+from trainer.network.layers import freeze
+from trainer.run import workdir
+from trainer.run.restore import restore_network
+from unet_tfrecords.command import bars
+from unet_tfrecords.command.errors import UserError
+from unet_tfrecords.dataset.images.frames import Frame, Objects, Truth
+from unet_tfrecords.dataset.images.layouts import check_frame, find_frames, read_objects
+from unet_tfrecords.dataset.shards import read_sources
+from unet_tfrecords.dataset.splits import SPLITS, assign_splits
+from unet_tfrecords.storage import files, json_files, locks
+
+SHOWN = 3  # best frames, and as many worst ones, whose pictures the report shows
+
+
+def frames_of_split(
+    config, source: str, split: str, info: dict[str, Any]
+) -> list[Frame]:
+    """The frames of a split, as preprocess made the splits, less those it skipped.
+
+    Raises:
+      UserError: the split is empty there.
+    """
+    frames = assign_splits(find_frames(config.data, source), config.data.split)
+    skipped = {entry["frame"] for entry in info["skipped"]}
+    chosen = [f for f in frames if f.split == split and f.key not in skipped]
+    if not chosen:
+        raise UserError(f"{source}: no frame in the {split} split; see --split")
+    return chosen
+
+
+def check_unseen(frames: list[Frame], folder: str, info: dict[str, Any]) -> None:
+    """Checks that no frame to be scored was trained on.
+
+    Raises:
+      UserError: naming every image that was, by its content and page.
+    """
+    trained = {
+        (source["files"][0]["sha256"], source["files"][0]["page"])
+        for source in read_sources(folder, info)
+        if source["split"] == "train"
+    }
+    digest = functools.cache(files.sha256_of)
+    seen = [f for f in frames if (digest(f.image.path), f.image.number) in trained]
+    if seen:
+        raise UserError(
+            [
+                f"{frame.image}: was trained on, so its score would mean nothing; "
+                "give the --input that preprocess had, or other frames"
+                for frame in seen
+            ]
+        )
+
+
+class Scored(NamedTuple):
+    """A frame with all that it is scored by."""
+
+    frame: Frame
+    image: np.ndarray
+    truth: Truth
+    objects: Objects
+
+
+def read_scored(frame: Frame, config: ml_collections.ConfigDict) -> Scored:
+    """Reads a frame, its truth and its objects."""
+    model = config.model
+    image, truth = check_frame(
+        frame, config.data, channels=model.channels, classes=model.classes
+    )
+    return Scored(frame, image, truth, read_objects(frame, truth))
+
+
+class Run(NamedTuple):
+    """A trained run, ready to segment.
+
+    Attributes:
+      config, info: the run's and its data set's.
+      step: of the checkpoint.
+      probabilities: raw image [H, W, C] to float32 [H, W, K].
+    """
+
+    config: ml_collections.ConfigDict
+    info: dict[str, Any]
+    step: int
+    probabilities: Callable[[np.ndarray], np.ndarray]
+
+    @property
+    def partition(self) -> bool:
+        """Whether frames are partitions of the plane: see `scores.frame.measure`."""
+        return self.config.data.layout == "isbi"
+
+
+def load_run(folder: str, checkpoint: str, tta: bool) -> Run:
+    """Restores a run's network as one that segments whole images."""
+    config, info = workdir.read_config(folder), workdir.read_info(folder)
+    network, step = restore_network(folder, config, checkpoint)
+    model = config.model
+    segmenter = Segmenter(
+        freeze(network),
+        depth=model.depth,
+        classes=model.classes,
+        normalization=info["normalization"],
+        tta=tta,
+    )
+    shape = [None, None, None, model.channels]
+    segment = graph_function(
+        segmenter, input_signature=[tf.TensorSpec(shape, tf.float32, name="image")]
+    )
+
+    def probabilities(image: np.ndarray) -> np.ndarray:
+        return segment(tf.constant(image[None], tf.float32))["probabilities"][0].numpy()
+
+    return Run(config, info, step, probabilities)
+
+
+def evaluate(
+    folder: str,
+    source: str,
+    split: str,
+    checkpoint: str = "best",
+    tta: bool = False,
+) -> dict[str, Any]:
+    """Scores a run on a split, writes what it found and renews the report.
+
+    In the work directory: evaluation-SPLIT.json, the scores; -objects.csv, a row an
+    object; -frames.jsonl, the sums that scores of several runs are pooled from;
+    report.html.
+
+    Args:
+      folder: the work directory.
+      source: the data set's folder, as given to preprocess.
+      split: train, validation or test.
+      checkpoint: best, newest or a step.
+      tta: averages over the eight symmetries of the square.
+
+    Returns:
+      What evaluation-SPLIT.json holds.
+    """
+    if split not in SPLITS:
+        raise UserError(f"--split={split} is none of {', '.join(SPLITS)}")
+    config, info = workdir.read_config(folder), workdir.read_info(folder)
+    frames = frames_of_split(config, source, split, info)
+    if split != "train":
+        check_unseen(frames, folder, info)
+    files.remove_unfinished(folder)
+    rules = workdir.read_rules(folder)
+    run = load_run(folder, checkpoint, tta)
+    workdir.warn_of_other_rules(folder, step=run.step, tta=tta)
+    measured = []
+    gallery = pictures.Gallery(SHOWN)
+    for frame in bars.bar(frames, unit="frame"):
+        scored = read_scored(frame, config)
+        probabilities = run.probabilities(scored.image)
+        found = measure(
+            frame.key,
+            scored.truth,
+            scored.objects,
+            probabilities,
+            rules,
+            partition=run.partition,
+        )
+        measured.append(found)
+        gallery.add(
+            frame.key,
+            rank(pooled([found])),
+            functools.partial(
+                pictures.panels,
+                scored.image,
+                scored.truth,
+                probabilities,
+                rules,
+                partition=run.partition,
+            ),
+        )
+    about = {"split": split, "step": run.step, "tta": tta, "rules": rules._asdict()}
+    result = about | summary(measured)
+    with locks.in_turn(folder):  # what is read together is of one evaluation
+        gallery.write(folder, split)
+        write(folder, split, result, measured)
+        page.write(folder)
+    return result
+
+
+def summary(measured: Sequence[Measured]) -> dict[str, Any]:
+    """Scores of frames together and one by one, with their intervals and curves."""
+    scores = pooled(measured)
+    counts = np.sum([frame.histogram for frame in measured], axis=0)
+    precision, recall = calibration.precision_recall(counts)
+    return {
+        "num_frames": len(measured),
+        "headline": headline(scores)[0],
+        "scores": scores,
+        "intervals": intervals(measured, pooled),
+        "frames": {frame.key: pooled([frame]) for frame in measured},
+        "precision_recall": np.stack([precision, recall], 1).round(5).tolist(),
+    }
+
+
+def write(
+    folder: str, split: str, result: dict[str, Any], measured: Sequence[Measured]
+) -> None:
+    """Writes an evaluation's three files; the one that readers look for comes last."""
+    base = files.join(folder, f"evaluation-{split}")
+    lines = [json.dumps(as_content(frame)) for frame in measured]
+    files.write_bytes(f"{base}-frames.jsonl", "".join(f"{x}\n" for x in lines).encode())
+    if any(frame.every is not None for frame in measured):
+        files.write_bytes(f"{base}-objects.csv", _object_table(measured).encode())
+    json_files.write(f"{base}.json", result)
+
+
+def read_measured(folder: str, split: str) -> list[Measured]:
+    """The frames of an evaluation."""
+    path = files.join(folder, f"evaluation-{split}-frames.jsonl")
+    lines = files.read_bytes(path).splitlines()
+    return [from_content(json.loads(line)) for line in lines]
+
+
+def _object_table(measured: Sequence[Measured]) -> str:
+    """A row an object of the truth; gold where the frame has any, else all there is."""
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(("frame", "truth", "label", "size_px", "jaccard", "found_as", "fate"))
+    for frame in measured:
+        kind = "all" if frame.exact is None else "exact"
+        for found in (frame.every if frame.exact is None else frame.exact) or ():
+            rows.writerow((_not_a_formula(frame.key), kind, *found))
+    return text.getvalue()
+
+
+def _not_a_formula(text: str) -> str:
+    """Text that a spreadsheet takes for text; the quotation mark is the usual way.
+
+    >>> _not_a_formula("=cmd/folder/a"), _not_a_formula("HeLa/01/t000")
+    ("'=cmd/folder/a", 'HeLa/01/t000')
+    """
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
+
+
+def table(result: dict[str, Any]) -> str:
+    """The scores for people to read, each with its 95 % interval over frames."""
+    lines = [
+        f"{result['split']} split, {result['num_frames']} whole frames, "
+        f"step {result['step']}{', averaged over symmetries' if result['tta'] else ''}"
+    ]
+    for name in names.in_order(result["scores"]):
+        value = result["scores"][name]
+        if value is None:
+            continue
+        interval = result["intervals"][name]
+        between = f"   {interval[0]:.4f} to {interval[1]:.4f}" if interval else ""
+        lines.append(f"{name:>20}  {value:8.4f}{between}")
+    return "\n".join(lines)

@@ -1,0 +1,238 @@
+"""Probabilities to classes and instances: which pixels are one cell."""
+
+import math
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from preprocess.weights import distances_to_two
+from unet_tfrecords.command.errors import UserError
+from unet_tfrecords.dataset.images.frames import connected_instances
+from unet_tfrecords.dataset.regions import distances_to
+
+
+class InstanceRules(NamedTuple):
+    """How classes and instances are made of probabilities; `evaluate --tune` finds it.
+
+    Attributes:
+      threshold: probability of foreground above which a pixel is foreground; with
+        several classes, the odds that the most probable of them must have against
+        background.
+      core_threshold: where above `threshold`, each instance grows from a core of pixels
+        more probable than this, along falling probability: cells that touch by a bridge
+        of doubt come apart. Cores below `min_size_px` count where there is no larger
+        one; a piece without any goes.
+      split_px: cores are parted where a bridge between two bulges is narrower than
+        both by so many px (each half-width): peaks of the distance transform. 0 parts
+        nothing.
+      min_size_px: instances of fewer pixels are dropped.
+      fill_holes: whether background that a single instance encloses becomes part of it.
+      border_px: gaps between two instances of up to so many px are given back to them,
+        each pixel to the nearer one: in training, background was drawn there.
+    """
+
+    threshold: float = 0.5
+    core_threshold: float = 0.0
+    split_px: float = 0.0
+    min_size_px: int = 20
+    fill_holes: bool = True
+    border_px: int = 3
+
+
+def check_rules(rules: InstanceRules) -> list[str]:
+    """What is wrong with rules, a line each."""
+    problems = [
+        f"{name}={value} must be from 0 to below 1"
+        for name in ("threshold", "core_threshold")
+        if not 0 <= (value := getattr(rules, name)) < 1
+    ]
+    problems += [
+        f"{name}={value} must be a number and not negative"
+        for name in ("split_px", "min_size_px", "border_px")
+        if not 0 <= (value := getattr(rules, name)) < math.inf
+    ]
+    return problems
+
+
+def rules_from(content: dict, where: str) -> InstanceRules:
+    """Rules as they stand in a JSON file.
+
+    Raises:
+      UserError: unknown or impossible ones.
+    """
+    if not isinstance(content, dict):
+        raise UserError(f"{where}: broken (rules are values by name)")
+    try:
+        rules = InstanceRules(**content)
+        problems = check_rules(rules)
+    except TypeError as error:
+        problems = [str(error)]
+    if problems:
+        raise UserError([f"{where}: {problem}" for problem in problems])
+    return rules
+
+
+def classes_of(probabilities: np.ndarray, threshold: float = 0.5) -> np.ndarray:
+    """The class of each pixel.
+
+    Args:
+      probabilities: float32 [H, W, K], background first.
+      threshold: see `InstanceRules`; at 0.5 it is the most probable class.
+
+    Returns:
+      uint8 [H, W].
+    """
+    if probabilities.shape[-1] == 2:  # exact at any threshold
+        return (probabilities[..., 1] > threshold).view(np.uint8)
+    best = probabilities[..., 1:].argmax(-1).astype(np.uint8) + 1
+    most = probabilities[..., 1:].max(-1)
+    return np.where(most * (1 - threshold) > probabilities[..., 0] * threshold, best, 0)
+
+
+def instances_of(probabilities: np.ndarray, rules: InstanceRules) -> np.ndarray:
+    """Connected pixels of one class, numbered 1, 2, ... without gaps.
+
+    Args:
+      probabilities: float32 [H, W, K], background first.
+      rules: what is parted, cleaned up and given back.
+
+    Returns:
+      int32 [H, W], 0 is background.
+    """
+    classes = classes_of(probabilities, rules.threshold)
+    if rules.core_threshold > rules.threshold or rules.split_px:
+        found = _grown_from_cores(classes, 1 - probabilities[..., 0], rules)
+    else:
+        found = connected_instances(classes).astype(np.int32)
+    if rules.min_size_px > 1:
+        found = _drop_small(found, rules.min_size_px)
+    if rules.fill_holes:
+        found = _fill_holes(found)
+    if rules.border_px:
+        found = _give_back_borders(found, rules.border_px)
+    return _numbered_without_gaps(found)
+
+
+def _grown_from_cores(
+    classes: np.ndarray, foreground: np.ndarray, rules: InstanceRules
+) -> np.ndarray:
+    """Instances as watersheds around cores, class by class."""
+    from skimage import segmentation
+
+    grown = np.zeros(classes.shape, np.int32)
+    for value in np.unique(classes[classes > 0]):
+        mask = classes == value
+        cores = mask & (foreground > rules.core_threshold)
+        if rules.split_px:
+            seeds, height = _bulges(cores, rules.split_px)
+        else:
+            seeds, height = _large_cores(cores, mask, rules.min_size_px), foreground
+        found = segmentation.watershed(-height, seeds, mask=mask, connectivity=1)
+        grown += np.where(found > 0, found + grown.max(), 0)
+    return grown
+
+
+def _large_cores(cores: np.ndarray, mask: np.ndarray, least_px: int) -> np.ndarray:
+    """Cores of so many pixels; of a piece that has smaller ones alone, the largest.
+
+    Args:
+      cores, mask: bool [H, W], cores within the mask.
+      least_px: or specks of certainty would cut cells up.
+
+    Returns:
+      int32 [H, W].
+    """
+    numbers = connected_instances(cores.view(np.uint8)).astype(np.int32)
+    pieces = connected_instances(mask.view(np.uint8))
+    size = np.bincount(numbers.ravel())
+    size[0] = 0
+    piece_of = np.zeros(len(size), np.int64)
+    piece_of[numbers[cores]] = pieces[cores]
+    largest = np.zeros(int(pieces.max()) + 1, np.int64)
+    np.maximum.at(largest, piece_of, size)
+    kept = (size >= least_px) | (size == largest[piece_of])
+    kept[0] = False
+    return np.where(kept[numbers], numbers, 0)
+
+
+def _bulges(mask: np.ndarray, least_px: float) -> tuple[np.ndarray, np.ndarray]:
+    """Peaks of the distance to a mask's edge, and that distance.
+
+    A piece too thin to have a peak is one as a whole.
+
+    Args:
+      mask: bool [H, W].
+      least_px: how far down it must go between two peaks.
+    """
+    from skimage import measure, morphology
+
+    depth = distances_to(~mask)
+    peaks = mask & (morphology.h_maxima(depth, least_px) > 0)
+    pieces = connected_instances(mask.view(np.uint8))
+    has_peak = np.zeros(int(pieces.max()) + 1, bool)
+    has_peak[pieces[peaks]] = True
+    peaks |= mask & ~has_peak[pieces]
+    return measure.label(peaks, connectivity=2).astype(np.int32), depth
+
+
+def _fill_holes(instances: np.ndarray) -> np.ndarray:
+    """Background in one piece that meets a single instance and no edge of the frame."""
+    number, holes = cv2.connectedComponents((instances == 0).view(np.uint8))
+    least = np.full(number, np.iinfo(np.int32).max, np.int32)
+    most = np.zeros(number, np.int32)
+    for axis in (0, 1):
+        along = [slice(None)] * 2
+        for first, second in ((np.s_[:-1], np.s_[1:]), (np.s_[1:], np.s_[:-1])):
+            along[axis] = first
+            here = tuple(along)
+            along[axis] = second
+            there = tuple(along)
+            meets = (instances[here] == 0) & (instances[there] > 0)
+            hole, beside = holes[here][meets], instances[there][meets]
+            np.minimum.at(least, hole, beside)
+            np.maximum.at(most, hole, beside)
+    filled = np.where(least == most, most, 0)
+    for edge in (holes[0], holes[-1], holes[:, 0], holes[:, -1]):
+        filled[edge] = 0
+    filled[0] = 0  # not background
+    return instances + filled[holes]
+
+
+def _drop_small(instances: np.ndarray, least_px: int) -> np.ndarray:
+    """Without instances of fewer than `least_px` pixels."""
+    small = np.bincount(instances.ravel()) < least_px
+    return np.where(small[instances], 0, instances)
+
+
+def _numbered_without_gaps(instances: np.ndarray) -> np.ndarray:
+    """The same instances as 1, 2, ..., in the order of their numbers."""
+    there = np.bincount(instances.ravel()) > 0
+    there[0] = False
+    return np.where(there, np.cumsum(there), 0).astype(np.int32)[instances]
+
+
+def _give_back_borders(instances: np.ndarray, border_px: int) -> np.ndarray:
+    """Gaps of up to `border_px` between two instances, to the nearer one of them."""
+    # A pixel in a straight gap of n pixels has distances that add up to n + 1, in a
+    # diagonal one up to some tenths more.
+    reach = border_px + 2
+    nearest, second = distances_to_two(instances, reach)
+    between = (instances == 0) & (nearest + second < reach)
+    return np.where(between, _nearest(instances), instances)
+
+
+def _nearest(instances: np.ndarray) -> np.ndarray:
+    """The instance nearest to each pixel, but for ties and rounding."""
+    inside = instances > 0
+    if not inside.any():
+        return instances
+    _, numbers = cv2.distanceTransformWithLabels(
+        (~inside).view(np.uint8),
+        cv2.DIST_L2,
+        cv2.DIST_MASK_5,
+        labelType=cv2.DIST_LABEL_PIXEL,
+    )
+    instance_of = np.zeros(numbers.max() + 1, np.int32)
+    instance_of[numbers[inside]] = instances[inside]  # a pixel inside has its own
+    return instance_of[numbers]

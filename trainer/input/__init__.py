@@ -1,0 +1,1 @@
+"""Shards to batches: reading order, parsing, and whole frames for validation."""

@@ -1,0 +1,255 @@
+"""Shards to batches. The order is a pure function of (seed, epoch, step).
+
+Shapes: B batch, T tile pixels, O output pixels, C channels.
+"""
+
+from typing import Any, NamedTuple
+
+import ml_collections
+import tensorflow as tf
+
+from trainer.devices.graphs import as_written
+from trainer.input import light_augment
+from trainer.input.reading_order import MOST_LANES, Part, Shard, part_of
+from unet_tfrecords.dataset.records import BYTES_FEATURES, FLOAT_FEATURES
+
+READ_AT_ONCE = 16  # shards over all lanes, whose records are shuffled together
+LEAST_AT_ONCE = 4  # of each lane
+READ_BYTES = 2**20  # read ahead in each file
+READ_RECORDS = 4  # read ahead in each lane
+
+
+class Geometry(NamedTuple):
+    """What a reader must know of the records, from `dataset_info.json`."""
+
+    tile_size: int
+    output_size: int
+    depth: int
+    channels: int
+    classes: int
+    bits: int
+    image_encoding: str
+    weight_step: float
+
+
+def geometry_of(info: dict[str, Any]) -> Geometry:
+    """The geometry that a data set declares."""
+    return Geometry(**info["geometry"])
+
+
+def parse_tile(record: tf.Tensor, geometry: Geometry) -> dict[str, tf.Tensor]:
+    """A record's tensors: the schema of `dataset.records`, in graph code.
+
+    Returns:
+      image uint8 or uint16 [T, T, C], label uint8 [O, O], weight uint8 [O, O] in steps
+      of geometry.weight_step, mean and std float32 [C], key string [].
+    """
+    channels, output = geometry.channels, geometry.output_size
+    spec = {name: tf.io.FixedLenFeature([], tf.string) for name in BYTES_FEATURES}
+    spec |= {
+        name: tf.io.FixedLenFeature([channels], tf.float32) for name in FLOAT_FEATURES
+    }
+    features = tf.io.parse_single_example(record, spec)
+    label = tf.io.decode_png(features["label"], 1)
+    weight = tf.io.decode_png(features["weight"], 1)
+    return {
+        "image": decode_pixels(features["image"], geometry),
+        "label": tf.reshape(label, [output, output]),
+        "weight": tf.reshape(weight, [output, output]),
+        "mean": features["mean"],
+        "std": features["std"],
+        "key": features["key"],
+    }
+
+
+def decode_pixels(encoded: tf.Tensor, geometry: Geometry) -> tf.Tensor:
+    """A record's `image`: uint8 or uint16 [T, T, C]."""
+    channels, tile = geometry.channels, geometry.tile_size
+    dtype = tf.uint16 if geometry.bits == 16 else tf.uint8
+    if geometry.image_encoding == "raw":
+        image = tf.io.decode_raw(encoded, dtype)
+    else:
+        image = tf.io.decode_png(encoded, channels, dtype)
+    return tf.reshape(image, [tile, tile, channels])
+
+
+def _lane_records(
+    shards: list[Shard],
+    *,
+    lane: int,
+    start: int,
+    seed: int,
+    buffer: int,
+    together: int,
+) -> tf.data.Dataset:
+    """A lane's records from number `start` on, without end.
+
+    Each epoch has its own order of the shards. Some are read at once, so that
+    neighbours come from different frames, and shuffled among themselves; then the next
+    ones. So starting in the middle leaves out whole files unread, however many.
+    """
+    together = min(together, len(shards))
+    epoch, within = divmod(start, sum(shard.records for shard in shards))
+    lane_seed = tf.constant(seed * MOST_LANES + lane, tf.int64)
+    missing = -len(shards) % together
+    paths = tf.constant([shard.path for shard in shards])
+
+    def order_of(epoch):
+        return tf.random.experimental.stateless_shuffle(
+            tf.range(len(shards)), seed=tf.stack([lane_seed, epoch]), alg="philox"
+        )
+
+    def groups_of(epoch):
+        ordered = tf.concat([tf.gather(paths, order_of(epoch)), [""] * missing], 0)
+        groups = tf.data.Dataset.from_tensor_slices(tf.reshape(ordered, [-1, together]))
+        return groups.enumerate().map(lambda number, group: (epoch, number, group))
+
+    def records_of(epoch, number, group):
+        files_of_group = tf.data.Dataset.from_tensor_slices(group)
+        return (
+            files_of_group.filter(lambda path: tf.strings.length(path) > 0)
+            .interleave(
+                lambda path: tf.data.TFRecordDataset(path, buffer_size=READ_BYTES),
+                cycle_length=together,
+                num_parallel_calls=tf.data.AUTOTUNE,
+                deterministic=True,
+            )
+            # Undecoded records: a buffer of them is small, and skipping is cheap.
+            .shuffle(
+                buffer,
+                seed=lane_seed * 1_000_003 + epoch * 1_009 + number,
+                reshuffle_each_iteration=False,
+            )
+        )
+
+    skipped = 0
+    order = order_of(tf.constant(epoch, tf.int64)).numpy().tolist()
+    for first in range(0, len(order), together):
+        size = sum(shards[index].records for index in order[first : first + together])
+        if within < size:
+            break
+        within -= size
+        skipped += 1
+    return (
+        tf.data.Dataset.counter(epoch)
+        .flat_map(groups_of)
+        .skip(skipped)
+        .flat_map(records_of)
+        .skip(within)
+    )
+
+
+def _worker_records(
+    lanes: list[list[Shard]],
+    part: Part,
+    *,
+    global_batch: int,
+    shuffle_tiles: int,
+    seed: int,
+    start_step: int,
+) -> tf.data.Dataset:
+    """(number since training began, record) of the tiles at a worker's places."""
+    each = global_batch // len(lanes)
+    datasets = [
+        _lane_records(
+            lanes[lane],
+            lane=lane,
+            start=start_step * each,
+            seed=seed,
+            buffer=max(1, shuffle_tiles // len(lanes)),
+            together=max(LEAST_AT_ONCE, READ_AT_ONCE // len(lanes)),
+        )
+        for lane in part.lanes
+    ]
+    if len(datasets) > 1:
+        # Each lane reads ahead by itself while another's turn it is.
+        datasets = [dataset.prefetch(each + READ_RECORDS) for dataset in datasets]
+        turns = tf.data.Dataset.range(len(datasets)).flat_map(
+            lambda lane: tf.data.Dataset.from_tensors(lane).repeat(each)
+        )
+        records = tf.data.Dataset.choose_from_datasets(datasets, turns.repeat())
+    else:
+        [records] = datasets
+    read = each * len(part.lanes)  # of each global batch
+    first = part.lanes.start * each
+
+    def number_of(index):
+        step, place = index // read, index % read
+        return (start_step + step) * global_batch + first + place
+
+    numbered = records.enumerate().map(lambda i, record: (number_of(i), record))
+    if read == len(part.places):
+        return numbered
+    return numbered.filter(
+        lambda number, _: tf.logical_and(
+            number % global_batch >= part.places.start,
+            number % global_batch < part.places.stop,
+        )
+    )
+
+
+@as_written
+def training_batches(
+    lanes: list[list[Shard]],
+    geometry: Geometry,
+    *,
+    global_batch: int,
+    shuffle_tiles: int,
+    seed: int,
+    augment: ml_collections.ConfigDict | None = None,
+    part: Part | None = None,
+    batch: int | None = None,
+    start_step: int = 0,
+    with_keys: bool = False,
+) -> tf.data.Dataset:
+    """Endless batches, starting with those of `start_step`.
+
+    Args:
+      lanes: as `reading_order.deal_lanes` deals them.
+      geometry: of the records.
+      global_batch: tiles a step, over all replicas.
+      shuffle_tiles: records in the shuffle buffers together.
+      seed: with epoch and step it decides the order.
+      augment: the config's `train.augment`; None changes nothing.
+      part: what this worker reads; None is all.
+      batch: tiles a batch, a replica's; None is `global_batch`.
+      start_step: steps to leave out: neither read, where whole files are passed, nor
+        decoded.
+      with_keys: whether batches hold `key`; strings stay off the devices otherwise.
+    """
+    part = part or part_of(0, 1, global_batch, len(lanes))
+
+    def decode(number, record):
+        tile = parse_tile(record, geometry)
+        if not with_keys:
+            del tile["key"]
+        if augment is None or not any(augment.values()):
+            return tile
+        return light_augment.change(tile, number, augment=augment, seed=seed)
+
+    batches = (
+        _worker_records(
+            lanes,
+            part,
+            global_batch=global_batch,
+            shuffle_tiles=shuffle_tiles,
+            seed=seed,
+            start_step=start_step,
+        )
+        .map(decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        .batch(batch or global_batch, drop_remainder=True)
+    )
+    # Said, because tf.distribute asks all workers before each step otherwise.
+    endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
+    return batches.apply(endless).prefetch(tf.data.AUTOTUNE)
+
+
+def normalise(batch: dict[str, tf.Tensor]) -> tf.Tensor:
+    """(image - mean) / std of the tile's frame, float32 [B, T, T, C]; on the device.
+
+    Pixels cross to the device in 8 or 16 bit, a quarter or half of float32's bytes.
+    """
+    image_BTTC = tf.cast(batch["image"], tf.float32)
+    return (image_BTTC - batch["mean"][:, None, None, :]) / (
+        batch["std"][:, None, None, :]
+    )

@@ -1,0 +1,204 @@
+"""A split's shards as files to read: whole, or said which is not; near by, if asked.
+
+TensorFlow's reader says that something is damaged; this says which file, which byte and
+what to do.
+"""
+
+import concurrent.futures
+import contextlib
+import hashlib
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from tqdm import tqdm
+
+from trainer.input.reading_order import Shard
+from unet_tfrecords.command import bars
+from unet_tfrecords.command.errors import UserError
+from unet_tfrecords.dataset.records import Scanned, frame_record, parse, scan_records
+from unet_tfrecords.storage import files
+
+MEMORY = "memory"  # a cache in main memory: a file system that Linux keeps there
+MEMORY_FOLDER = "/dev/shm"  # noqa: S108  see _cache_folder
+COPIES_AT_ONCE = 8
+ADVICE = "run preprocess again to mend it, or train with --on_bad_record=skip"
+
+
+class Access(NamedTuple):
+    """How shards are reached.
+
+    Attributes:
+      on_bad_record: fail, or skip: leave damaged records out, count and report them.
+      cache: "" reads shards where they lie; memory, or a folder of this machine.
+      scratch: a folder that goes with the process.
+    """
+
+    on_bad_record: str = "fail"
+    cache: str = ""
+    scratch: str = ""
+
+
+def find_shards(
+    info: dict[str, Any], folder: str, split: str, *, whole: bool = True
+) -> list[Shard]:
+    """The shards of a split that hold records.
+
+    Args:
+      info: the data set's.
+      folder: the data set's.
+      split: whose.
+      whole: whether to check that each has the size it was written with.
+
+    Raises:
+      UserError: the split is empty, or shards are missing or cut: all of them.
+    """
+    entries = info["splits"][split]["shards"]
+    if not entries:
+        raise UserError(f"{folder}: the {split} split is empty; see config.data.split")
+    sizes = files.sizes_in(folder)
+    shards = [
+        Shard(files.join(folder, entry["name"]), entry["records"], entry)
+        for entry in entries
+    ]
+    problems = [
+        f"{shard.path}: missing; run preprocess again to make it"
+        for shard in shards
+        if shard.path not in sizes
+    ]
+    if not problems and whole:
+        wrong = [shard for shard in shards if sizes[shard.path] != shard.entry["bytes"]]
+        problems = damage(wrong, info["geometry"])
+    if problems:
+        raise UserError(problems)
+    return [shard for shard in shards if shard.records]
+
+
+def damage(shards: Sequence[Shard], geometry: dict[str, Any]) -> list[str]:
+    """What is wrong with shards, a line each; nothing where all are whole."""
+    problems = []
+    for shard in shards:
+        found = list(_checked(shard.path, geometry))
+        bad = [place.problem for place in found if place.record is None]
+        if not bad and len(found) != shard.entry["records"]:
+            bad = [f"{len(found)} records, not {shard.entry['records']}, at its end"]
+        problems += [f"{shard.path}: {problem}; {ADVICE}" for problem in bad]
+    return problems
+
+
+def _checked(path: str, geometry: dict[str, Any]) -> Iterator[Scanned]:
+    """Scans a shard: checksums, and whether each record is one of this schema."""
+    size = geometry["tile_size"]
+    with files.open_read(path) as file:
+        for place in scan_records(file):
+            if place.record is not None:
+                try:
+                    parse(
+                        place.record,
+                        encoding=geometry["image_encoding"],
+                        step=geometry["weight_step"],
+                        image_shape=(size, size, geometry["channels"]),
+                        bits=geometry["bits"],
+                    )
+                except Exception as error:  # an image library raises what it likes
+                    problem = f"bad record at byte {place.offset} ({error})"
+                    place = Scanned(place.offset, None, problem)
+            yield place
+
+
+def bring_near(
+    shards: Sequence[Shard], geometry: dict[str, Any], access: Access
+) -> list[Shard]:
+    """The same shards where and as they are to be read.
+
+    Raises:
+      UserError: no room for copies, or what arrived is not what was written.
+    """
+    near = list(shards)
+    if access.on_bad_record == "skip":
+        near = [_without_damage(shard, geometry, access.scratch) for shard in near]
+    if access.cache:
+        there = {shard.path for shard in shards}  # others are copies already
+        far = [shard for shard in near if shard.path in there]
+        pairs = zip(far, _copies(far, access.cache), strict=True)
+        copies = {shard.path: copy for shard, copy in pairs}
+        near = [s._replace(path=copies.get(s.path, s.path)) for s in near]
+    return near
+
+
+def _without_damage(shard: Shard, geometry: dict[str, Any], scratch: str) -> Shard:
+    """A shard's good records: itself, or a copy of those; what is left out is said."""
+    whole = files.size_of(shard.path) == shard.entry["bytes"]
+    if whole and files.sha256_of(shard.path) == shard.entry["sha256"]:
+        return shard
+    kept, copy = 0, os.path.join(scratch, shard.entry["name"])
+    with files.open_atomic(copy) as file:
+        for place in _checked(shard.path, geometry):
+            if place.record is None:
+                print(f"skipped: {shard.path}: {place.problem}", file=sys.stderr)
+            else:
+                file.write(frame_record(place.record))
+                kept += 1
+    lost = shard.entry["records"] - kept
+    print(
+        f"skipped: {shard.path}: {lost} of {shard.entry['records']} records",
+        file=sys.stderr,
+        flush=True,
+    )
+    return shard._replace(path=copy, records=kept)
+
+
+def _cache_folder(cache: str) -> str:
+    if cache != MEMORY:
+        return cache
+    if not os.path.isdir(MEMORY_FOLDER):
+        raise UserError(f"--cache={MEMORY}: no {MEMORY_FOLDER} here; give a folder")
+    folder = os.path.join(MEMORY_FOLDER, f"unet-shards-{os.getuid()}")
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(folder, 0o700)
+    # Everybody may write there: what lies there already may be another user's trap.
+    if os.lstat(folder).st_uid != os.getuid():
+        raise UserError(f"--cache={MEMORY}: {folder} is another user's; give a folder")
+    return folder
+
+
+def _copies(shards: Sequence[Shard], cache: str) -> list[str]:
+    """Copies shards into a folder of this machine, by content: other runs find them."""
+    folder = _cache_folder(cache)
+    if files.is_remote(folder):
+        raise UserError(f"--cache={cache}: give a folder of this machine, or {MEMORY}")
+    files.make_folder(folder)
+    files.remove_unfinished(folder)  # in memory it would be lost until a restart
+    copies = [os.path.join(folder, f"{s.entry['sha256']}.tfrecord") for s in shards]
+    todo = [
+        (shard, copy)
+        for shard, copy in zip(shards, copies, strict=True)
+        if not os.path.exists(copy) or files.sha256_of(copy) != shard.entry["sha256"]
+    ]
+    wanted = sum(shard.entry["bytes"] for shard, _ in todo)
+    free = shutil.disk_usage(folder).free
+    if wanted > 0.95 * free:
+        raise UserError(
+            f"--cache={cache}: {folder} has {free / 1e9:.1f} GB free, the shards need "
+            f"{wanted / 1e9:.1f} GB"
+        )
+    bar = bars.bar(
+        total=wanted, desc="caching", unit="B", unit_scale=True, disable=not todo
+    )
+    with bar, concurrent.futures.ThreadPoolExecutor(COPIES_AT_ONCE) as pool:
+        for _ in pool.map(lambda job: _copy(job[0], job[1], bar), todo):
+            pass
+    return copies
+
+
+def _copy(shard: Shard, copy: str, bar: tqdm) -> None:
+    digest = hashlib.sha256()
+    with files.open_atomic(copy) as file:
+        for block in files.read_blocks(shard.path):
+            file.write(block)
+            digest.update(block)
+            bar.update(len(block))
+        if digest.hexdigest() != shard.entry["sha256"]:
+            raise UserError(f"{shard.path}: is not what preprocess wrote; {ADVICE}")

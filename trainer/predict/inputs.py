@@ -1,0 +1,96 @@
+"""Which images are to be segmented, and under which names their outputs go."""
+
+import os
+from typing import NamedTuple
+
+from unet_tfrecords.command.errors import UserError
+from unet_tfrecords.dataset.images.formats import Page, count_pages, is_image
+from unet_tfrecords.storage import files
+
+
+class Job(NamedTuple):
+    """One image to segment.
+
+    Attributes:
+      page: the image.
+      name: what its outputs' names begin with.
+      stack: the file's stem, the same for all pages of a stack.
+      pages: how many the file has.
+      updated: when the file was last changed, s since 1970.
+    """
+
+    page: Page
+    name: str
+    stack: str
+    pages: int
+    updated: float
+
+
+def find_jobs(source: str, output: str) -> tuple[list[Job], list[str]]:
+    """Images of a folder, a glob or one file, every page of every file.
+
+    Args:
+      source: the folder, glob or file, local or remote.
+      output: where outputs go.
+
+    Returns:
+      The jobs, and a line for each file that can't be opened.
+
+    Raises:
+      UserError: no images there, two files of one name, or images in `output`.
+    """
+    updated = _image_files(source)
+    if not updated:
+        raise UserError(f"{source}: no TIFF, PNG or JPEG images there; see --input")
+    folders = {os.path.realpath(os.path.dirname(path) or ".") for path in updated}
+    if not files.is_remote(output) and os.path.realpath(output) in folders:
+        raise UserError(f"--output={output}: holds the images; give another folder")
+    stems: dict[str, str] = {}
+    jobs: list[Job] = []
+    problems: list[str] = []
+    for path, changed in updated.items():
+        stem = os.path.splitext(files.basename(path))[0]
+        if stem in stems:
+            problems.append(
+                f"{path}: its outputs would overwrite those of {stems[stem]}; "
+                "rename one of them"
+            )
+            continue
+        stems[stem] = path
+        try:
+            jobs += _jobs_of(path, stem, changed)
+        except UserError as error:
+            problems += error.problems
+    return jobs, problems
+
+
+def _image_files(source: str) -> dict[str, float]:
+    """When each image there was last changed, by path."""
+    if os.path.isfile(source):
+        found = {source: os.path.getmtime(source)}
+    elif os.path.isdir(source):
+        found = files.updated_in(source)
+    elif files.is_remote(source) and not set(source) & set("*?["):
+        found = files.updated_in(source) or files.updated(source)
+    else:
+        found = files.updated(source)
+    return {path: time for path, time in found.items() if is_image(path)}
+
+
+def _jobs_of(path: str, stem: str, updated: float) -> list[Job]:
+    pages = count_pages(path)
+    if not pages:
+        raise UserError(f"{path}: holds no image; replace the file or take it out")
+    return [
+        Job(Page(path, z), name, stem, pages, updated)
+        for z, name in enumerate(page_names(stem, pages))
+    ]
+
+
+def page_names(stem: str, pages: int) -> list[str]:
+    """What the outputs' names of each page begin with.
+
+    >>> page_names("a", 1), page_names("a", 2)
+    (['a'], ['a-z000', 'a-z001'])
+    """
+    return [stem] if pages == 1 else [f"{stem}-z{z:03d}" for z in range(pages)]

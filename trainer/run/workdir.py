@@ -1,0 +1,289 @@
+"""A work directory: which files a run keeps, and reading them back."""
+
+import csv
+import json
+import sys
+import time
+from typing import Any
+
+import ml_collections
+
+from trainer.devices import tensorflow_stores
+from trainer.inference.instances import InstanceRules, rules_from
+from unet_tfrecords.command.errors import UserError
+from unet_tfrecords.dataset.shards import INFO_NAME, INFO_PARTS, check_names
+from unet_tfrecords.storage import checksums, files, json_files
+
+CONFIG_NAME = "config.json"
+COMPUTED_NAME = "computed.json"  # precision and compilation, as resolved
+CHECKPOINTS = "checkpoints"
+LOGS = "logs"
+METRICS_NAME = "metrics.jsonl"
+ABOUT_NAME = "about.json"  # how the run was started: for people, compared with nothing
+REMOTE_EVERY_S = 30.0  # between two writings of a file that grows, in an object store
+RULES_NAME = "postprocessing.json"  # found by evaluate --tune
+
+
+def claim(
+    workdir: str,
+    config: ml_collections.ConfigDict,
+    info: dict[str, Any],
+    computed: dict[str, Any],
+    *,
+    write: bool = True,
+    extend: bool = False,
+) -> None:
+    """Makes a work directory for a config and a data set, or finds its own again.
+
+    Args:
+      workdir: the folder.
+      config: the run's.
+      info: the data set's.
+      computed: how the run computes on these devices, which "auto" leaves open.
+      write: whether to write at all: the chief alone does.
+      extend: whether config.train.steps may be more than there.
+
+    Raises:
+      UserError: another run lies there, naming what differs.
+    """
+    tensorflow_stores.check_name(f"--workdir={workdir}")
+    content = {
+        CONFIG_NAME: json.loads(config.to_json()),
+        INFO_NAME: {
+            n: v for n, v in info.items() if n not in ("times", json_files.OWN_DIGEST)
+        },
+        COMPUTED_NAME: computed,
+    }
+    changed, to_write = [], []
+    for name, mine in content.items():
+        path = files.join(workdir, name)
+        there = _read_json(path) if files.exists(path) else None
+        if there != mine:
+            to_write.append((path, mine))
+        if there is None:
+            continue
+        if name == INFO_NAME:
+            there.pop(json_files.OWN_DIGEST, None)
+        if extend and name == CONFIG_NAME:
+            there = _extended(path, there, mine["train"]["steps"])
+        for line in json_files.differences(there, mine, name.removesuffix(".json")):
+            changed.append(f"{path}: {line}; {_advice(line)}")
+    if changed:
+        raise UserError(changed[:20])
+    if write and (to_write or not checksums.fits(workdir, content)):
+        files.remove(
+            [files.join(workdir, checksums.NAME)]
+        )  # it holds for none in between
+        for path, mine in to_write:
+            json_files.write(path, mine)
+        checksums.write(workdir, content)
+
+
+def _advice(line: str) -> str:
+    if line.startswith("config.train.steps: "):
+        return "--extend_steps=N takes the run to N steps in all"
+    return "give another --workdir, or remove this one to start afresh"
+
+
+def _extended(path: str, there: dict[str, Any], steps: int) -> dict[str, Any]:
+    """A run's config with more steps.
+
+    Raises:
+      UserError: it has more than that already.
+    """
+    train = there.get("train", {})
+    if steps < train.get("steps", 0):
+        raise UserError(
+            f"--extend_steps={steps}: {path} has train.steps={train['steps']}; "
+            "steps are the whole run's and only grow"
+        )
+    return there | {"train": train | {"steps": steps}}
+
+
+def _read_json(path: str) -> dict[str, Any]:
+    return json_files.read(path, cure="is it train's own?")
+
+
+def settled(workdir: str) -> dict[str, Any]:
+    """The train part of the config of the run that is there; empty where none is."""
+    path = files.join(workdir, CONFIG_NAME)
+    return _read_json(path).get("train", {}) if files.exists(path) else {}
+
+
+def read_config(workdir: str) -> ml_collections.ConfigDict:
+    """The config a run was made with.
+
+    Raises:
+      UserError: not a work directory.
+    """
+    path = files.join(workdir, CONFIG_NAME)
+    if not files.exists(path):
+        raise UserError(f"{path}: missing; --workdir names the folder that train made")
+    checksums.check(workdir, [CONFIG_NAME])
+    return ml_collections.ConfigDict(_read_json(path))
+
+
+def read_info(workdir: str) -> dict[str, Any]:
+    """What `dataset_info.json` said of the data that the run learns from.
+
+    Raises:
+      UserError: it isn't what train has written.
+    """
+    checksums.check(workdir, [INFO_NAME])
+    path = files.join(workdir, INFO_NAME)
+    info = _read_json(path)
+    try:
+        if missing := set(INFO_PARTS) - set(info):
+            raise ValueError(f"without {', '.join(sorted(missing))}")
+        check_names(info)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: broken ({error}); is it train's own?") from None
+    return info
+
+
+def copy_sources(workdir: str, data: str, info: dict[str, Any]) -> None:
+    """Keeps with the run what a large data set was made from."""
+    for part in info["source_parts"]:
+        path = files.join(workdir, part["name"])
+        if not files.exists(path):
+            with files.open_atomic(path) as file:
+                for block in files.read_blocks(files.join(data, part["name"])):
+                    file.write(block)
+
+
+def write_about(workdir: str, about: dict[str, Any]) -> None:
+    """Notes how a run was started, unless that stands there already."""
+    path = files.join(workdir, ABOUT_NAME)
+    if not files.exists(path):
+        json_files.write(path, about)
+
+
+def read_about(workdir: str) -> dict[str, Any]:
+    """How a run was started: command, versions, device; empty where nothing says so."""
+    path = files.join(workdir, ABOUT_NAME)
+    return _read_json(path) if files.exists(path) else {}
+
+
+def read_evaluation(workdir: str, split: str) -> dict[str, Any]:
+    """What `evaluate` found on a split; empty where it has not been there.
+
+    Raises:
+      UserError: it says that it is of another one.
+    """
+    path = files.join(workdir, f"evaluation-{split}.json")
+    found = _read_json(path) if files.exists(path) else {}
+    scores = found.get("scores", {})
+    if not isinstance(scores, dict) or not all(map(_is_score, scores.values())):
+        raise UserError(f"{path}: broken (its scores); evaluate again")
+    if found.get("split", split) != split:
+        raise UserError(f"{path}: broken (of split {found['split']!r}); evaluate again")
+    return found
+
+
+def _is_score(value: Any) -> bool:
+    values = value if isinstance(value, list) else [value]  # of each class
+    return all(each is None or isinstance(each, (int, float)) for each in values)
+
+
+def warn_of_other_rules(workdir: str, *, step: int, tta: bool) -> None:
+    """Says on stderr that the rules were found for other probabilities."""
+    found = read_rules_file(workdir)
+    for name, mine in (("step", step), ("tta", tta)):
+        if name in found and found[name] != mine:
+            print(
+                f"{files.join(workdir, RULES_NAME)}: was tuned with {name} "
+                f"{found[name]}, and this is {name} {mine}; evaluate --tune again",
+                file=sys.stderr,
+            )
+
+
+def read_objects(workdir: str, split: str) -> list[dict[str, str]]:
+    """The rows of an evaluation's table of objects; none where there is none."""
+    path = files.join(workdir, f"evaluation-{split}-objects.csv")
+    if not files.exists(path):
+        return []
+    return list(csv.DictReader(files.read_bytes(path).decode().splitlines()))
+
+
+def read_rules(workdir: str) -> InstanceRules:
+    """How classes and instances are made of probabilities: as tuned, or by default."""
+    path = files.join(workdir, RULES_NAME)
+    return rules_from(read_rules_file(workdir).get("rules", {}), path)
+
+
+def read_rules_file(workdir: str) -> dict[str, Any]:
+    """The rules with how they were found; empty where nothing was tuned."""
+    path = files.join(workdir, RULES_NAME)
+    return _read_json(path) if files.exists(path) else {}
+
+
+def write_rules(workdir: str, rules: InstanceRules, found: dict[str, Any]) -> None:
+    """Keeps rules, and how they were found, for evaluate, export and predict."""
+    content = {"rules": rules._asdict(), **found}
+    json_files.write(files.join(workdir, RULES_NAME), json_files.sealed(content))
+
+
+def read_metrics(workdir: str) -> list[dict[str, Any]]:
+    """The whole lines of metrics.jsonl; none where there is no such file."""
+    path = files.join(workdir, METRICS_NAME)
+    if not files.exists(path):
+        return []
+    lines = []
+    for line in files.read_bytes(path).splitlines():
+        try:
+            content = json_files.parse(line)
+        except ValueError:  # cut off by a kill
+            continue
+        if isinstance(content, dict):
+            lines.append(content)
+    return lines
+
+
+def trim_metrics(workdir: str, step: int) -> None:
+    """Takes out of metrics.jsonl what lies beyond a step, or was cut off by a kill."""
+    path = files.join(workdir, METRICS_NAME)
+    if not files.exists(path):
+        return
+    kept = []
+    for line in files.read_bytes(path).splitlines(keepends=True):
+        try:
+            beyond = json_files.parse(line)["step"] > step
+        except (ValueError, TypeError, KeyError):
+            continue
+        if not beyond:
+            kept.append(line)
+    files.write_bytes(path, b"".join(kept))
+
+
+class MetricsLog:
+    """metrics.jsonl, opened to add lines to.
+
+    On disk a line is there at once. An object can't grow, and of one object Google
+    Cloud Storage takes a change a second: there the whole is written now and then, and
+    by `flush`.
+    """
+
+    def __init__(self, workdir: str):
+        self.path = files.join(workdir, METRICS_NAME)
+        self.remote = files.is_remote(workdir)
+        self.content, self.written_at, self.changed = b"", 0.0, False
+        if self.remote and files.exists(self.path):
+            self.content = files.read_bytes(self.path)
+
+    def add(self, line: dict[str, Any]) -> None:
+        """Adds a line."""
+        text = (json.dumps(line) + "\n").encode()
+        if not self.remote:
+            with files.naming(self.path), open(self.path, "ab") as file:
+                file.write(text)
+            return
+        self.content += text
+        self.changed = True
+        if time.monotonic() - self.written_at >= REMOTE_EVERY_S:
+            self.flush()
+
+    def flush(self) -> None:
+        """Has all lines be there; before each checkpoint, which goes on from them."""
+        if self.changed:
+            files.write_bytes(self.path, self.content)
+            self.written_at, self.changed = time.monotonic(), False

@@ -1,0 +1,1 @@
+"""The training itself: steps, losses, optimisers, and the loop around them."""

@@ -1,0 +1,223 @@
+"""One training step on all replicas: what changes, and how.
+
+Shapes: B a replica's tiles, T tile pixels, O output pixels, C channels.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import ml_collections
+import tensorflow as tf
+
+from trainer.devices.graphs import graph_function
+from trainer.input import input_pipeline
+from trainer.network.dropout import TileSeeds
+from trainer.network.unet import build_model
+from trainer.training.losses import tile_losses
+from trainer.training.optimizers import Optimizer, make_schedule
+from trainer.training.packs import NOT_JOINED, Packs
+
+MOST_TILES = 2**20  # a step, to tell the seeds of one step from those of the next
+
+
+class State(tf.Module):
+    """All that training changes: what a checkpoint holds."""
+
+    def __init__(self, config: ml_collections.ConfigDict, precision: str):
+        super().__init__()
+        self.step = tf.Variable(0, dtype=tf.int64, trainable=False)
+        self.tile_seeds = TileSeeds()
+        model, seed = config.model, config.seed
+        self.network = build_model(
+            model, precision=precision, seed=seed, tile_seeds=self.tile_seeds
+        )
+        self.ema = config.train.ema
+        # The network that is validated and exported.
+        self.averaged = (
+            build_model(model, precision=precision, seed=seed)
+            if self.ema
+            else self.network
+        )
+        self.packs = Packs([v.shape for v in self.network.trainable_variables])
+        self.schedule = make_schedule(config.train)
+        self.optimizer = Optimizer(
+            config.train,
+            self.network.trainable_variables,
+            scaled=precision == "mixed_float16",
+        )
+
+    def checkpoint(self) -> tf.train.Checkpoint:
+        """What is saved; `averaged` is `network` itself where there is no average."""
+        return tf.train.Checkpoint(
+            network=self.network,
+            averaged=self.averaged,
+            optimizer=self.optimizer,
+            step=self.step,
+        )
+
+    def variables_saved(self) -> list[tf.Variable]:
+        """All that a checkpoint holds, in the same order for every state."""
+        networks = {id(n): n for n in (self.network, self.averaged)}.values()
+        weights = [weight.value for n in networks for weight in n.weights]
+        return [self.step, *weights, *self.optimizer.state()]
+
+    def apply(self, packs: list[tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+        """Makes one update of a device's variables: weights, slots, average and step.
+
+        Args:
+          packs: of the loss and the scaled gradients, summed over replicas.
+
+        Returns:
+          The loss and the gradients' norm, float32 [].
+        """
+        loss, gradients = self.packs.split(packs)
+        norm = self.optimizer.apply(gradients, self.schedule(self.step))
+        if self.ema:
+            self._move_average()
+        self.step.assign_add(1)
+        return loss, norm
+
+    def _move_average(self) -> None:
+        """Moves the average towards the weights, faster in the beginning."""
+        step = tf.cast(self.step, tf.float32)
+        kept = tf.minimum(self.ema, (1 + step) / (10 + step))
+        pairs = zip(self.averaged.weights, self.network.weights, strict=True)
+        for average, weight in pairs:
+            mean = kept * average.value + (1 - kept) * weight.value
+            average.value.assign(mean)
+
+
+class Made(NamedTuple):
+    """What n steps gave: the losses [n], the gradients' norms [n], stops asked for."""
+
+    losses: tf.Tensor
+    norms: tf.Tensor
+    stops: tf.Tensor
+
+
+def make_gradients(
+    state: State,
+    geometry: input_pipeline.Geometry,
+    *,
+    loss: str,
+    weights: list[float],
+    global_batch: int,
+    xla: bool,
+) -> Callable:
+    """The function of a batch and its first tile's seed: packs of scaled gradients.
+
+    A replica's loss is its tiles' sum over the global batch, so that replicas, and
+    parts of a batch, add up to the loss and gradient that one device would have.
+    """
+
+    @graph_function(jit_compile=xla or None)
+    def gradients_of(batch, first_seed):
+        state.tile_seeds.first = first_seed
+        image = input_pipeline.normalise(batch)
+        # int64, because GPUs compare and reshape int32 on the host.
+        label = tf.cast(batch["label"], tf.int64)
+        border = tf.cast(batch["weight"], tf.float32) * geometry.weight_step
+        variables = state.network.trainable_variables
+        with tf.GradientTape() as tape:
+            logits = state.network(image, training=True)
+            losses = tile_losses(loss, logits, label, border, tf.constant(weights))
+            total = tf.reduce_sum(losses) / global_batch
+            scaled = state.optimizer.scale_loss(total)
+        return state.packs.join(total, tape.gradient(scaled, variables))
+
+    return gradients_of
+
+
+def make_steps(
+    state: State,
+    strategy: tf.distribute.Strategy,
+    geometry: input_pipeline.Geometry,
+    weights: list[float],
+    train: ml_collections.ConfigDict,
+    *,
+    xla: bool = False,
+) -> Callable:
+    """The graph function that runs n steps: (iterator, n, stop) to `Made`.
+
+    A step on each replica is one function of its tiles, a sum over replicas, and one
+    function of the sums: the ops between are few, so that the host keeps up with a GPU.
+
+    Args:
+      state: what the steps change.
+      strategy: over which replicas.
+      geometry: of the records.
+      weights: of the classes.
+      train: the config's `train` part.
+      xla: whether both functions are compiled.
+    """
+    gradients_of = make_gradients(
+        state,
+        geometry,
+        loss=train.loss,
+        weights=weights,
+        global_batch=train.global_batch,
+        xla=xla,
+    )
+    update = graph_function(state.apply, jit_compile=xla or None)
+    own = train.global_batch // strategy.num_replicas_in_sync
+    size = own // train.accumulate  # tiles taken at once
+
+    def gradients_of_parts(batch, first_seed):
+        """The sum over the parts of a replica's batch."""
+        if train.accumulate == 1:
+            return gradients_of(batch, first_seed)
+        parts = {k: tf.reshape(v, [-1, size, *v.shape[1:]]) for k, v in batch.items()}
+
+        def packs_of(index, seed):
+            return gradients_of({k: v[index] for k, v in parts.items()}, seed)
+
+        def add(index, seed, sums):
+            more = packs_of(index, seed)
+            added = [a + b for a, b in zip(sums, more, strict=True)]
+            return index + 1, seed + size, added
+
+        _, _, sums = tf.while_loop(
+            lambda index, *_: index < train.accumulate,
+            add,
+            (tf.constant(1), first_seed + size, packs_of(0, first_seed)),
+            parallel_iterations=1,  # one part's activations in memory at a time
+        )
+        return sums
+
+    def summed_gradients(batch):
+        """The packs of the global batch, on each replica."""
+        replica = tf.distribute.get_replica_context()
+        first = tf.cast(replica.replica_id_in_sync_group, tf.int64) * own
+        packs = gradients_of_parts(batch, state.step * MOST_TILES + first)
+        return replica.all_reduce(tf.distribute.ReduceOp.SUM, packs, options=NOT_JOINED)
+
+    @graph_function
+    def run_steps(iterator, count, stop):
+        def one(index, losses, norms):
+            packs = strategy.run(summed_gradients, args=(iterator.get_next(),))
+            # On each device, with that device's copy of all variables.
+            loss, norm = strategy.extended.update(
+                state.step, lambda _, packs: update(packs), args=(packs,)
+            )
+            # They are the same everywhere.
+            loss, norm = (local(strategy, value) for value in (loss, norm))
+            return index + 1, losses.write(index, loss), norms.write(index, norm)
+
+        made = [tf.TensorArray(tf.float32, size=count) for _ in range(2)]
+        _, losses, norms = tf.while_loop(
+            lambda index, *_: index < count,
+            one,
+            (tf.constant(0), *made),
+            parallel_iterations=1,  # steps follow each other
+        )
+        # float32, because NCCL sums no int32.
+        stops = strategy.run(lambda: tf.cast(stop, tf.float32))
+        stops = strategy.reduce(tf.distribute.ReduceOp.SUM, stops, axis=None)
+        return Made(losses.stack(), norms.stack(), stops)
+
+    return run_steps
+
+
+def local(strategy: tf.distribute.Strategy, value):
+    """This worker's first replica's value."""
+    return strategy.experimental_local_results(value)[0]

@@ -1,0 +1,170 @@
+"""Scores and pictures of the validation split's whole frames, during training."""
+
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import cv2
+import ml_collections
+import numpy as np
+import tensorflow as tf
+
+from trainer.devices.graphs import graph_function
+from trainer.evaluation.scores.pixels import confusion_matrix, pixel_scores
+from trainer.inference.segmenter import Segmenter
+from trainer.input.whole_frames import WholeFrame
+from unet_tfrecords.dataset.records import UNLABELLED
+
+PICTURES = 4  # frames shown in TensorBoard, always the same ones
+PICTURE_PX = 512  # longest edge of each of a picture's four panels
+
+
+class Validation(NamedTuple):
+    """What one validation found.
+
+    Attributes:
+      scores: mean_iou, pixel_error, cross_entropy, iou_0, iou_1, ...; None where there
+        was nothing to score.
+      pictures: uint8 [H, 4 W, 3] by the frame's key.
+    """
+
+    scores: dict[str, float | None]
+    pictures: dict[str, np.ndarray]
+
+
+class Validator:
+    """Runs the network over whole frames, dealt over the replicas."""
+
+    def __init__(
+        self,
+        network,
+        strategy: tf.distribute.Strategy,
+        frames: Callable[[], Iterator[WholeFrame]],
+        model: ml_collections.ConfigDict,
+    ):
+        """Wraps a network.
+
+        Args:
+          network: what is validated, as its weights are at each call.
+          strategy: over which replicas.
+          frames: reads this worker's frames; called anew at each validation.
+          model: the config's `model` part.
+        """
+        self.strategy = strategy
+        self.frames = frames
+        self.model = model
+        self.replicas = len(strategy.extended.worker_devices)
+        segmenter = Segmenter(network, depth=model.depth, classes=model.classes)
+        spec = tf.TensorSpec([1, None, None, model.channels], tf.float32)
+        segment = graph_function(segmenter.stitch, input_signature=[spec])
+
+        @graph_function(reduce_retracing=True)
+        def segment_all(images):
+            return strategy.run(lambda image: segment(image), args=(images,))
+
+        self.segment_all = segment_all
+
+        @graph_function
+        def add_up(values):
+            total = strategy.run(lambda: values / self.replicas)
+            return strategy.reduce(tf.distribute.ReduceOp.SUM, total, axis=None)
+
+        self.add_up = add_up
+
+    def probabilities(self, frames: list[WholeFrame]) -> list[np.ndarray]:
+        """float32 [H, W, K] of as many frames as there are replicas, or fewer."""
+        images = [tf.constant(normalised(frame)[None]) for frame in frames]
+        if self.replicas == 1:
+            dealt = images[0]
+        else:
+            images += [images[-1]] * (self.replicas - len(images))
+            dealt = self.strategy.experimental_distribute_values_from_function(
+                lambda context: images[context.replica_id_in_sync_group % self.replicas]
+            )
+        results = self.strategy.experimental_local_results(self.segment_all(dealt))
+        return [result[0].numpy() for result in results[: len(frames)]]
+
+    def __call__(self, most: int = 0) -> Validation:
+        """Scores the network as it is now, over all workers' frames together.
+
+        Args:
+          most: frames to look at; 0 takes all.
+        """
+        classes = self.model.classes
+        confusion = np.zeros((classes, classes), np.int64)
+        entropy = 0.0
+        pictures: dict[str, np.ndarray] = {}
+        frames = itertools.islice(self.frames(), most or None)
+        while together := list(itertools.islice(frames, self.replicas)):
+            for frame, probability in zip(
+                together, self.probabilities(together), strict=True
+            ):
+                predicted = probability.argmax(-1)
+                confusion += confusion_matrix(frame.label, predicted, classes)
+                entropy += cross_entropy(frame.label, probability)
+                if len(pictures) < PICTURES:
+                    pictures[frame.key] = picture(frame, probability)
+        sums = tf.constant([*confusion.ravel().tolist(), entropy], tf.float64)
+        *counts, entropy = self.add_up(sums).numpy().tolist()
+        confusion = np.rint(counts).astype(np.int64).reshape(classes, classes)
+        return Validation(named_scores(confusion, entropy), pictures)
+
+
+def named_scores(confusion: np.ndarray, entropy: float) -> dict[str, float | None]:
+    """Scores by the names under which they are logged."""
+    scores = pixel_scores(confusion)
+    labelled = int(confusion.sum())
+    known = labelled and math.isfinite(entropy)
+    return {
+        "mean_iou": scores["mean_iou"],
+        "pixel_error": scores["pixel_error"],
+        "cross_entropy": entropy / labelled if known else None,
+        **{name: value for name, value in scores.items() if name.startswith("iou_")},
+    }
+
+
+def normalised(frame: WholeFrame) -> np.ndarray:
+    """The frame as the network wants it, float32 [H, W, C]."""
+    return (frame.image.astype(np.float32) - frame.mean) / frame.std
+
+
+def cross_entropy(label: np.ndarray, probability: np.ndarray) -> float:
+    """Sum over the labelled pixels of -log of the true class's probability."""
+    rows, columns = np.nonzero(label != UNLABELLED)
+    true = probability[rows, columns, label[rows, columns]]
+    smallest = np.finfo(np.float32).tiny
+    return float(-np.log(np.maximum(true, smallest)).sum(dtype=np.float64))
+
+
+def picture(frame: WholeFrame, probability: np.ndarray) -> np.ndarray:
+    """Input, truth, foreground probability and error side by side.
+
+    Args:
+      frame: the first channel is shown.
+      probability: float32 [H, W, K].
+
+    Returns:
+      uint8 [H, 4 * W, 3], at most PICTURE_PX high and 4 * PICTURE_PX wide; unlabelled
+      is grey, errors are red.
+    """
+    seen = frame.image[..., 0].astype(np.float32)
+    low, high = np.percentile(seen, (0.5, 99.5))
+    grey = np.clip((seen - low) / max(high - low, 1e-6) * 255, 0, 255)
+    unlabelled = frame.label == UNLABELLED
+    classes = probability.shape[-1]
+    truth = np.where(unlabelled, 128, frame.label / (classes - 1) * 255)
+    foreground = np.nan_to_num(1 - probability[..., 0]) * 255
+    panels = [np.repeat(p[..., None], 3, axis=-1) for p in (grey, truth, foreground)]
+    wrong = (probability.argmax(-1) != frame.label) & ~unlabelled
+    error = panels[0] * 0.5
+    error[wrong] = (255, 0, 0)
+    panels.append(error)
+    scale = min(1.0, PICTURE_PX / max(frame.label.shape))
+    if scale < 1:
+        size = [max(1, round(edge * scale)) for edge in frame.label.shape[::-1]]
+        panels = [
+            cv2.resize(p.astype(np.float32), size, interpolation=cv2.INTER_AREA)
+            for p in panels
+        ]
+    return np.concatenate(panels, axis=1).astype(np.uint8)

@@ -1,0 +1,1 @@
+"""Rooms that preprocess and trainer share: storage, command and dataset."""

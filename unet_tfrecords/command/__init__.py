@@ -1,0 +1,1 @@
+"""How a command meets its user: flags, help, errors, progress and signals."""

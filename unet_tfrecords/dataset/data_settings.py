@@ -1,0 +1,86 @@
+"""Whether a config makes sense, before any work is done."""
+
+import math
+
+import ml_collections
+
+from unet_tfrecords.command.errors import UserError
+from unet_tfrecords.dataset import tiling
+from unet_tfrecords.dataset.records import ENCODINGS, UNLABELLED, weight_step
+
+
+def check_data_config(config: ml_collections.ConfigDict) -> None:
+    """Checks all that the data depends on.
+
+    Raises:
+      UserError: every problem found, a line each with the numbers in question.
+    """
+    data, model = config.data, config.model
+    problems = [
+        f"config.{name}={value!r} must be at least {least}"
+        + ("" if math.isfinite(value) else ", and finite")
+        for name, value, least in (
+            ("data.num_shards", data.num_shards, 1),
+            ("data.augmentations", data.augmentations, 1),
+            ("data.border_weight", data.border_weight, 0),
+            ("model.depth", model.depth, 1),
+            ("model.width", model.width, 1),
+            ("model.channels", model.channels, 1),
+            ("model.classes", model.classes, 2),
+            ("data.augment.elastic_grid", data.augment.elastic_grid, 2),
+            ("data.augment.elastic_sigma_px", data.augment.elastic_sigma_px, 0),
+            ("data.augment.rotation_deg", data.augment.rotation_deg, 0),
+            ("data.augment.shift_px", data.augment.shift_px, 0),
+            ("data.augment.contrast", data.augment.contrast, 0),
+            ("data.augment.brightness", data.augment.brightness, 0),
+            ("data.augment.gamma", data.augment.gamma, 0),
+            ("data.split.validation", data.split.validation, 0),
+            ("data.split.test", data.split.test, 0),
+        )
+        if not least <= value < math.inf  # NaN is on neither side
+    ]
+    if model.classes > UNLABELLED:
+        problems.append(f"config.model.classes={model.classes}: at most {UNLABELLED}")
+    elif model.class_names and len(model.class_names) != model.classes:
+        problems.append(
+            f"config.model.class_names: {len(model.class_names)} names where "
+            f"config.model.classes={model.classes}; name all, or give () to number them"
+        )
+    if not 0 < data.border_sigma_px < math.inf:
+        problems.append(
+            f"config.data.border_sigma_px={data.border_sigma_px}: must be above 0 and "
+            "finite"
+        )
+    if not problems:
+        try:
+            tiling.output_size(data.tile_size, model.depth)
+        except ValueError as error:
+            problems.append(f"config.data.tile_size: {error}")
+    if data.on_bad_frame not in ("fail", "skip"):
+        problems.append(f"config.data.on_bad_frame={data.on_bad_frame!r}: fail or skip")
+    if data.normalization not in ("frame", "dataset"):
+        problems.append(
+            f"config.data.normalization={data.normalization!r}: frame or dataset"
+        )
+    if data.image_encoding not in ENCODINGS:
+        known = ", ".join(ENCODINGS)
+        problems.append(
+            f"config.data.image_encoding={data.image_encoding!r} is none of {known}"
+        )
+    elif data.image_encoding == "png" and model.channels not in (1, 3, 4):
+        problems.append(
+            f"config.data.image_encoding='png' cannot hold {model.channels} channels; "
+            "use raw"
+        )
+    if weight_step(data.border_weight) >= 0.05:
+        problems.append(
+            f"config.data.border_weight={data.border_weight} is stored in steps of "
+            f"{weight_step(data.border_weight):.3f}; 12.7 at most keeps them under 0.05"
+        )
+    if data.split.validation + data.split.test >= 1:
+        problems.append(
+            f"config.data.split: validation {data.split.validation} and test "
+            f"{data.split.test} leave nothing to train on"
+        )
+    if problems:
+        raise UserError(problems)

@@ -1,0 +1,1 @@
+"""Image files and the layouts in which people keep them."""

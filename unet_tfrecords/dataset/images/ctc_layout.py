@@ -1,0 +1,312 @@
+"""Cell Tracking Challenge: numbered images with gold and silver truth.
+
+    NN/tTTT.tif                      images of sequence NN
+    NN_GT/SEG/man_segTTT.tif         gold truth; man_seg_TTT_ZZZ.tif that of a slice
+    NN_ST/SEG/man_segTTT.tif         silver truth: complete, but approximate
+    NN_GT/TRA/man_trackTTT.tif       markers, one dot a cell
+
+(celltrackingchallenge.net, "Naming and file content conventions".) Where images are
+stacks, each labelled slice is a frame.
+"""
+
+import collections
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import ml_collections
+import numpy as np
+
+from preprocess.weights import bounding_boxes
+from unet_tfrecords.command.errors import UserError
+from unet_tfrecords.dataset.images.formats import Page, count_pages, read_labels
+from unet_tfrecords.dataset.images.frames import (
+    Found,
+    Frame,
+    Objects,
+    Truth,
+    narrowed,
+    size_text,
+)
+from unet_tfrecords.dataset.pixel_statistics import count_values
+from unet_tfrecords.dataset.records import UNLABELLED
+from unet_tfrecords.dataset.regions import distances_to
+from unet_tfrecords.storage import files
+
+WANTS = "NN/tTTT.tif with NN_GT/SEG or NN_ST/SEG"
+
+
+class Sequence(NamedTuple):
+    """The files of a sequence by their numbers, as written.
+
+    Attributes:
+      images, markers: by time.
+      gold, silver: by time, of whole images.
+      gold_slices: by time and slice.
+    """
+
+    images: dict[str, str]
+    gold: dict[str, str]
+    gold_slices: dict[tuple[str, int], str]
+    silver: dict[str, str]
+    markers: dict[str, str]
+
+    def labelled(self) -> list[str]:
+        """Times with any truth."""
+        sliced = {time for time, _ in self.gold_slices}
+        return sorted(self.gold.keys() | self.silver.keys() | sliced)
+
+
+def _numbered(folder: str, prefix: str) -> dict[str, str]:
+    """Files such as man_seg012.tif by their number, as written."""
+    pattern = re.compile(re.escape(prefix) + r"(\d+)\.tiff?$")
+    named = [(pattern.match(files.basename(p)), p) for p in files.list_files(folder)]
+    return {match[1]: path for match, path in named if match}
+
+
+def _sliced(folder: str) -> dict[tuple[str, int], str]:
+    """Files such as man_seg_012_034.tif by time, as written, and slice."""
+    pattern = re.compile(r"man_seg_(\d+)_(\d+)\.tiff?$")
+    named = [(pattern.match(files.basename(p)), p) for p in files.list_files(folder)]
+    return {(match[1], int(match[2])): path for match, path in named if match}
+
+
+def _sequence(base: str, labels: str) -> Sequence:
+    gold, silver = files.join(base + "_GT", "SEG"), files.join(base + "_ST", "SEG")
+    return Sequence(
+        _numbered(base, "t"),
+        {} if labels == "silver" else _numbered(gold, "man_seg"),
+        {} if labels == "silver" else _sliced(gold),
+        {} if labels == "gold" else _numbered(silver, "man_seg"),
+        _numbered(files.join(base + "_GT", "TRA"), "man_track"),
+    )
+
+
+def find(name: str, folder: str, data: ml_collections.ConfigDict) -> Found:
+    """One frame a labelled image, or a labelled slice of a stack."""
+    if data.labels not in ("gold", "silver", "both"):
+        raise UserError(
+            f"config.data.labels={data.labels!r}: layout 'ctc' knows gold, silver, both"
+        )
+    wanted = tuple(data.sequences)
+    present = [s for s in files.list_folders(folder) if re.fullmatch(r"\d+", s)]
+    if lost := [s for s in wanted if s not in present]:
+        raise UserError(
+            f"{folder}: no sequence {', '.join(lost)}; there is {', '.join(present)}"
+        )
+    frames, problems, unlabelled = [], [], 0
+    for number in wanted or present:
+        found = _find_in(name, number, files.join(folder, number), data.labels)
+        frames += found.frames
+        problems += found.problems
+        unlabelled += found.unlabelled
+    return Found(frames, problems, unlabelled)
+
+
+def _find_in(name: str, number: str, base: str, labels: str) -> Found:
+    """The frames of one sequence."""
+    there = _sequence(base, labels)
+    times = there.labelled()
+    problems = [
+        f"{path}: label without image; {files.join(base, f't{time}.tif')} is missing"
+        for time in times
+        if time not in there.images
+        for path in _labels_of(there, time)[:1]
+    ]
+    if there.images and not times:
+        problems.append(
+            f"{base}: {len(there.images)} images but no {labels} labels "
+            f"in {base}_GT/SEG or {base}_ST/SEG; see config.data.labels"
+        )
+    problems += _duplicates(base)
+    times = [time for time in times if time in there.images]
+    # Stacks or not is a sequence's matter: the first header that can be read tells.
+    pages = (_pages(there.images[time]) for time in times)
+    stacks = next((number for number in pages if number), 1) > 1
+    if not stacks:
+        labelled = set(times)
+        problems += [
+            f"{path}: truth of a slice, but {there.images[time]} is no stack"
+            for (time, _), path in there.gold_slices.items()
+            if time in labelled
+        ]
+        times = [t for t in times if t in there.gold or t in there.silver]
+    frames: list[Frame] = []
+    of_time: dict[str, dict[int, str]] = collections.defaultdict(dict)
+    for (time, z), path in there.gold_slices.items():
+        of_time[time][z] = path
+    for time in times:
+        try:
+            frames += (
+                _slices(name, number, there, time, of_time[time])
+                if stacks
+                else [_flat(name, number, there, time)]
+            )
+        except UserError as error:
+            problems += error.problems
+    return Found(frames, problems, len(there.images) - len(times))
+
+
+def _pages(path: str) -> int:
+    try:
+        return count_pages(path)
+    except UserError:  # a broken file, which will be reported
+        return 0
+
+
+def _duplicates(base: str) -> list[str]:
+    """Files of the same number with another ending, a line each."""
+    folders = base, files.join(base + "_GT", "SEG"), files.join(base + "_ST", "SEG")
+    problems = []
+    for folder in folders:
+        first: dict[str, str] = {}
+        for path in files.list_files(folder):
+            stem, _, ending = files.basename(path).rpartition(".")
+            if ending in ("tif", "tiff") and first.setdefault(stem, path) != path:
+                problems.append(f"{path}: {first[stem]} has the same name; keep one")
+    return problems
+
+
+def _labels_of(there: Sequence, time: str) -> list[str]:
+    whole = [layer[time] for layer in (there.gold, there.silver) if time in layer]
+    return whole + [path for (t, _), path in there.gold_slices.items() if t == time]
+
+
+def _flat(name: str, number: str, there: Sequence, time: str) -> Frame:
+    layers = there.gold, there.silver, there.markers
+    gold, silver, markers = (Page(x[time]) if time in x else None for x in layers)
+    image = Page(there.images[time])
+    return Frame(name, number, f"t{time}", "ctc", image, gold, silver, markers)
+
+
+def _slices(
+    name: str, number: str, there: Sequence, time: str, gold_slices: dict[int, str]
+) -> Iterator[Frame]:
+    """The labelled slices of a stack.
+
+    Args:
+      gold_slices: truth of single slices of it, by their number.
+
+    Raises:
+      UserError: truth with other slices than the image.
+    """
+    image = there.images[time]
+    depth = count_pages(image)
+    layers = [layer.get(time) for layer in (there.gold, there.silver, there.markers)]
+    for path in filter(None, layers):
+        if (pages := count_pages(path)) != depth:
+            raise UserError(f"{path}: {pages} slices, but {image} has {depth}")
+    beyond = [
+        f"{path}: label without image; {image} has {depth} slices"
+        for z, path in gold_slices.items()
+        if z >= depth
+    ]
+    if beyond:
+        raise UserError(beyond)
+    for z in range(depth):
+        gold, silver, markers = (Page(path, z) if path else None for path in layers)
+        if z in gold_slices:
+            gold = Page(gold_slices[z])
+        if gold or silver:
+            yield Frame(
+                name,
+                number,
+                f"t{time}-z{z:03d}",
+                "ctc",
+                Page(image, z),
+                gold,
+                silver,
+                markers,
+            )
+
+
+def is_slice(frame: Frame) -> bool:
+    """Whether a frame is a slice of a stack."""
+    return "-z" in frame.name
+
+
+def truth(frame: Frame, data: ml_collections.ConfigDict) -> Truth:
+    """Gold first; where gold lacks a cell, silver's; where both do, unlabelled."""
+    pages = [page for page in (frame.label, frame.silver) if page]
+    layers = [read_labels(page) for page in pages]
+    markers = read_labels(frame.markers) if frame.markers else np.zeros_like(layers[0])
+    for page, layer in zip(
+        [*pages[1:], frame.markers], [*layers[1:], markers], strict=True
+    ):
+        if layer.shape != layers[0].shape:
+            raise UserError(
+                f"{page}: {size_text(layer)} px, but {pages[0]} has "
+                f"{size_text(layers[0])} px"
+            )
+    instances = layers[0]
+    for layer in layers[1:]:
+        instances = add_missing_instances(instances, layer)
+    classes = (instances > 0).view(np.uint8)
+    classes[unlabelled_surroundings(instances, markers)] = UNLABELLED
+    return Truth(narrowed(instances), classes)
+
+
+def objects(frame: Frame, truth: Truth) -> Objects:
+    """Gold outlines alone, and markers, as the challenge's own SEG and DET."""
+    exact, markers = (
+        read_labels(page) if page else None for page in (frame.label, frame.markers)
+    )
+    return Objects(exact, markers)
+
+
+def add_missing_instances(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Instances of `second` that `first` hasn't, added to it where it has background.
+
+    An instance counts as already there when more than a tenth of it is labelled.
+
+    Args:
+      first, second: uint16 or int32 [H, W].
+
+    Returns:
+      int32 [H, W].
+    """
+    area = count_values(second)
+    covered = count_values(np.where(first > 0, second, 0), len(area))
+    missing = (area > 0) & (covered <= 0.1 * area)
+    missing[0] = False
+    added = missing[second] & (first == 0)
+    return np.where(added, second.astype(np.int32) + int(first.max()), first)
+
+
+def unlabelled_surroundings(instances: np.ndarray, markers: np.ndarray) -> np.ndarray:
+    """Pixels that may belong to a cell which has a marker and no label.
+
+    A cell counts as labelled when most of its marker is. Of one that isn't nobody knows
+    the outline: all unlabelled pixels within the longest
+    labelled cell's length of its marker are taken, or all there are where no cell of
+    the frame is labelled.
+
+    Args:
+      instances: [H, W], the labelled cells.
+      markers: [H, W], one dot a cell.
+
+    Returns:
+      bool [H, W].
+    """
+    area = count_values(markers)
+    labelled = count_values(np.where(instances > 0, markers, 0), len(area))
+    orphans = set(np.flatnonzero((area > 0) & (2 * labelled <= area)).tolist()) - {0}
+    near = np.zeros(instances.shape, bool)
+    if not orphans:
+        return near
+    if not instances.any():
+        return ~near
+    length = _longest_side(instances)
+    for marker, (top, left, bottom, right) in bounding_boxes(markers):
+        if marker in orphans:
+            box = np.s_[
+                max(0, top - length) : bottom + length,
+                max(0, left - length) : right + length,
+            ]
+            near[box] |= distances_to(markers[box] == marker) <= length
+    return near & (instances == 0)
+
+
+def _longest_side(instances: np.ndarray) -> int:
+    boxes = [box for _, box in bounding_boxes(instances)]
+    return max(max(b - t, r - left) for t, left, b, r in boxes)

@@ -1,0 +1,127 @@
+"""People's own images: `images/NAME.*` and `masks/NAME.*`; stacks by page."""
+
+import os
+import re
+from collections.abc import Iterable
+
+import ml_collections
+import numpy as np
+
+from unet_tfrecords.command.errors import UserError
+from unet_tfrecords.dataset.images.formats import (
+    Page,
+    count_pages,
+    is_image,
+    is_lossy,
+    read_labels,
+)
+from unet_tfrecords.dataset.images.frames import (
+    Found,
+    Frame,
+    Objects,
+    Truth,
+    connected_instances,
+)
+from unet_tfrecords.dataset.records import UNLABELLED
+from unet_tfrecords.storage import files
+
+WANTS = "images/NAME.* and masks/NAME.*"
+
+
+def _by_stem(folder: str, problems: list[str], suffix: str = "") -> dict[str, str]:
+    found: dict[str, str] = {}
+    for path in filter(is_image, files.list_files(folder)):
+        stem = os.path.splitext(files.basename(path))[0]
+        if stem.endswith(suffix):
+            stem = stem[: len(stem) - len(suffix)]
+            if stem in found:
+                problems.append(f"{path}: {found[stem]} has the same name; keep one")
+            else:
+                found[stem] = path
+    return found
+
+
+def _page_like(stems: Iterable[str]) -> dict[str, str]:
+    """Names that look like a page of another, by that other's name.
+
+    >>> _page_like(["a", "a-z1", "b-z-z2"])
+    {'a': 'a-z1', 'b': 'b-z-z2', 'b-z': 'b-z-z2'}
+    """
+    found: dict[str, str] = {}
+    for stem in stems:
+        for mark in re.finditer("-z", stem):
+            found.setdefault(stem[: mark.start()], stem)
+    return found
+
+
+def find(name: str, folder: str, data: ml_collections.ConfigDict) -> Found:
+    """One frame an image, or a page of a stack."""
+    if data.labels not in ("binary", "class", "instance"):
+        raise UserError(
+            f"config.data.labels={data.labels!r}: layout 'folder' knows binary "
+            "(not 0 is foreground), class (the value is the class, 255 unlabelled) "
+            "and instance (one value a cell)"
+        )
+    problems: list[str] = []
+    images = _by_stem(files.join(folder, "images"), problems)
+    masks = _by_stem(files.join(folder, "masks"), problems, data.mask_suffix)
+    problems += [
+        f"{images[stem]}: image without mask; add "
+        f"{files.join(folder, 'masks', stem + data.mask_suffix)}.* or remove it"
+        for stem in sorted(images.keys() - masks.keys())
+    ]
+    problems += [
+        f"{masks[stem]}: mask without image; add {files.join(folder, 'images', stem)}.*"
+        for stem in sorted(masks.keys() - images.keys())
+    ]
+    frames = []
+    page_like = _page_like(images)
+    for stem in sorted(images.keys() & masks.keys()):
+        try:
+            pages, mask_pages = count_pages(images[stem]), count_pages(masks[stem])
+        except UserError as error:
+            problems += error.problems
+            continue
+        if pages != mask_pages:
+            problems.append(
+                f"{masks[stem]}: {mask_pages} pages, but {images[stem]} has {pages}"
+            )
+            continue
+        if pages > 1 and stem in page_like:
+            like = images[page_like[stem]]
+            problems.append(f"{like}: named like a page of {images[stem]}; rename it")
+            continue
+        names = [stem] if pages == 1 else [f"{stem}-z{i:03d}" for i in range(pages)]
+        frames += [
+            Frame(
+                name, "folder", n, "folder", Page(images[stem], i), Page(masks[stem], i)
+            )
+            for i, n in enumerate(names)
+        ]
+    return Found(frames, problems)
+
+
+def truth(frame: Frame, data: ml_collections.ConfigDict) -> Truth:
+    """Masks as `config.data.labels` says that they are to be read."""
+    assert frame.label is not None
+    labels = read_labels(frame.label)
+    if is_lossy(frame.label.path):
+        if data.labels != "binary":
+            raise UserError(
+                f"{frame.label}: JPEG changes pixel values, and so the labels; "
+                "save the mask as PNG or TIFF"
+            )
+        labels = labels > 127  # compression leaves small values around the edges
+    if data.labels == "instance":
+        return Truth(labels, (labels > 0).view(np.uint8))
+    if data.labels == "class" and labels.max() > UNLABELLED:
+        raise UserError(f"{frame.label}: class {labels.max()}; classes end at 254")
+    binary = data.labels == "binary"
+    classes = (labels > 0).view(np.uint8) if binary else labels.astype(np.uint8)
+    del labels  # a large frame's memory is needed for what follows
+    return Truth(connected_instances(classes), classes)
+
+
+def objects(frame: Frame, truth: Truth) -> Objects:
+    """All instances of the mask, as outlines and as markers."""
+    return Objects(truth.instances, truth.instances, truth.classes == UNLABELLED)

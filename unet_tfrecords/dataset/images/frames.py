@@ -1,0 +1,125 @@
+"""What a data set is made of: frames that refer to files, and their truth."""
+
+import dataclasses
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from unet_tfrecords.dataset.images.formats import Page
+from unet_tfrecords.dataset.pixel_statistics import count_values
+from unet_tfrecords.dataset.records import UNLABELLED
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Frame:
+    """A reference to one 2D image and its truth; the pixels stay in their files.
+
+    Attributes:
+      dataset, sequence, name: the identity, from which keys and seeds are made.
+      layout: which adapter reads its truth.
+      image: the picture.
+      label: the truth (Cell Tracking Challenge: gold).
+      silver: approximate but complete truth (Cell Tracking Challenge).
+      markers: one dot a cell, for finding the unlabelled (Cell Tracking Challenge).
+      split: train, validation or test.
+    """
+
+    dataset: str
+    sequence: str
+    name: str
+    layout: str
+    image: Page
+    label: Page | None = None
+    silver: Page | None = None
+    markers: Page | None = None
+    split: str = ""
+
+    @property
+    def key(self) -> str:
+        return f"{self.dataset}/{self.sequence}/{self.name}"
+
+    @property
+    def pages(self) -> list[Page]:
+        """Everything that the frame is made from."""
+        pages = (self.image, self.label, self.silver, self.markers)
+        return [page for page in pages if page]
+
+
+class Found(NamedTuple):
+    """What lies in a folder.
+
+    Attributes:
+      frames: the labelled frames, in order of sequence and name.
+      problems: files that should belong to a frame and don't, a line each.
+      unlabelled: images that nobody labelled, as the layout allows.
+    """
+
+    frames: list[Frame]
+    problems: list[str]
+    unlabelled: int = 0
+
+
+class Truth(NamedTuple):
+    """What is known of a frame.
+
+    Attributes:
+      instances: uint16 or int32 [H, W], 0 is background; numbers mean nothing but
+        identity.
+      classes: uint8 [H, W], 0 is background, 255 is unlabelled.
+    """
+
+    instances: np.ndarray
+    classes: np.ndarray
+
+
+class Objects(NamedTuple):
+    """What scores of objects are taken from; None where the truth has no such thing.
+
+    Attributes:
+      exact: integer [H, W], objects whose outline counts; it need not have all of them.
+      markers: integer [H, W], all objects there are; their outline counts for nothing.
+      ignored: bool [H, W], where nobody looked for objects: none there is too many.
+    """
+
+    exact: np.ndarray | None
+    markers: np.ndarray | None
+    ignored: np.ndarray | None = None
+
+
+def size_text(image: np.ndarray) -> str:
+    """Height and width for people.
+
+    >>> size_text(np.zeros((5, 6)))
+    '5 x 6'
+    """
+    return f"{image.shape[0]} x {image.shape[1]}"
+
+
+def narrowed(instances: np.ndarray) -> np.ndarray:
+    """The same numbers as uint16 where they fit."""
+    return (
+        instances.astype(np.uint16) if instances.max(initial=0) < 2**16 else instances
+    )
+
+
+def connected_instances(classes: np.ndarray) -> np.ndarray:
+    """Numbers the connected pieces of each foreground class, uint16 or int32 [H, W].
+
+    Pieces connect over edges and not over corners: a membrane one pixel wide that
+    runs diagonally still separates.
+    """
+    instances = None
+    numbered = 0
+    for value in np.flatnonzero(count_values(classes, UNLABELLED + 1)[:UNLABELLED]):
+        if value:
+            mask = (classes == value).view(np.uint8)
+            count, pieces = cv2.connectedComponents(mask, connectivity=4)
+            if instances is None:
+                instances = pieces
+            else:  # pieces of different classes lie apart
+                np.add(pieces, numbered, out=instances, where=pieces > 0)
+            numbered += count - 1
+    return (
+        np.zeros(classes.shape, np.uint16) if instances is None else narrowed(instances)
+    )

@@ -1,0 +1,52 @@
+"""ISBI 2012: two stacks, `train-volume.tif` and `train-labels.tif`.
+
+Labels are 0 on membranes, else cell interior; a page is a slice
+(arXiv 1505.04597, section 4; brainiac2.mit.edu/isbi_challenge).
+"""
+
+import ml_collections
+import numpy as np
+
+from unet_tfrecords.command.errors import UserError
+from unet_tfrecords.dataset.images.formats import Page, count_pages, read_labels
+from unet_tfrecords.dataset.images.frames import (
+    Found,
+    Frame,
+    Objects,
+    Truth,
+    connected_instances,
+)
+from unet_tfrecords.storage import files
+
+WANTS = "train-volume.tif and train-labels.tif"
+
+
+def find(name: str, folder: str, data: ml_collections.ConfigDict) -> Found:
+    """One frame a slice."""
+    volume = files.join(folder, "train-volume.tif")
+    labels = files.join(folder, "train-labels.tif")
+    if missing := [path for path in (volume, labels) if not files.exists(path)]:
+        raise UserError([f"{path}: missing; see {folder}'s layout" for path in missing])
+    pages, label_pages = count_pages(volume), count_pages(labels)
+    if pages != label_pages:
+        raise UserError(
+            f"{labels}: {label_pages} pages, but {volume} has {pages}; "
+            "both stacks need one page a slice"
+        )
+    frames = [
+        Frame(name, "stack", f"z{i:03d}", "isbi", Page(volume, i), Page(labels, i))
+        for i in range(pages)
+    ]
+    return Found(frames, [])
+
+
+def truth(frame: Frame, data: ml_collections.ConfigDict) -> Truth:
+    """Cells are what membranes part."""
+    assert frame.label is not None
+    classes = (read_labels(frame.label) > 0).view(np.uint8)
+    return Truth(connected_instances(classes), classes)
+
+
+def objects(frame: Frame, truth: Truth) -> Objects:
+    """None: cells that fill the plane are scored as a partition of it."""
+    return Objects(None, None)

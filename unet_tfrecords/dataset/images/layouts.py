@@ -1,0 +1,147 @@
+"""Data sets as they lie on disk: one module per layout.
+
+Each has `find`, which frames there are; `truth`, what is known of one; `objects`, what
+of that scores of objects are taken from; and `WANTS`, the files that it looks for. A
+new layout is a new module and a line in `LAYOUTS`.
+"""
+
+import os
+from types import ModuleType
+
+import ml_collections
+import numpy as np
+
+from unet_tfrecords.command.errors import UserError
+from unet_tfrecords.dataset.images import ctc_layout, folder_layout, isbi_layout
+from unet_tfrecords.dataset.images.formats import count_pages, is_spread, read_image
+from unet_tfrecords.dataset.images.frames import Found, Frame, Objects, Truth, size_text
+from unet_tfrecords.dataset.pixel_statistics import count_values
+from unet_tfrecords.dataset.records import UNLABELLED
+from unet_tfrecords.storage import files
+
+__all__ = ["Found", "Frame", "Objects", "Truth"]
+
+LAYOUTS: dict[str, ModuleType] = {
+    "isbi": isbi_layout,
+    "ctc": ctc_layout,
+    "folder": folder_layout,
+}
+
+
+def find_frames(data: ml_collections.ConfigDict, folder: str) -> list[Frame]:
+    """All labelled frames below a folder, in order of sequence and name.
+
+    Args:
+      data: the config's `data` part (layout, labels, sequences, name, on_bad_frame).
+      folder: the data set, local or remote.
+
+    Raises:
+      UserError: nothing there; or, unless bad frames are skipped, images without
+        labels and the other way round.
+    """
+    found = look_for_frames(data, folder)
+    if found.problems and (data.on_bad_frame == "fail" or not found.frames):
+        raise UserError(found.problems)
+    return found.frames
+
+
+def look_for_frames(data: ml_collections.ConfigDict, folder: str) -> Found:
+    """Frames below a folder, and what is wrong there.
+
+    Raises:
+      UserError: nothing there at all.
+    """
+    if data.layout not in LAYOUTS:
+        known = ", ".join(LAYOUTS)
+        raise UserError(f"config.data.layout={data.layout!r} is none of {known}")
+    if not files.is_remote(folder) and not os.path.isdir(folder):
+        raise UserError(
+            f"{folder}: no such folder; --input names the data set's folder"
+        )
+    name = data.name or files.basename(os.path.abspath(folder))
+    if data.sequences and data.layout != "ctc":
+        raise UserError(
+            f"config.data.sequences={data.sequences}: layout {data.layout!r} has none"
+        )
+    found = LAYOUTS[data.layout].find(name, folder, data)
+    odd = [frame for frame in found.frames if not frame.key.isprintable()]
+    if odd:
+        readable = [frame for frame in found.frames if frame.key.isprintable()]
+        lines = [
+            f"{frame.image.path!a}: its name, or its folder's, is not printable text; "
+            "rename it"
+            for frame in odd
+        ]
+        found = found._replace(frames=readable, problems=found.problems + lines)
+    if not found.frames and not found.problems:
+        raise UserError(
+            f"{folder}: no frames found; layout {data.layout!r} wants "
+            f"{LAYOUTS[data.layout].WANTS}"
+        )
+    return found
+
+
+def read_frame(frame: Frame, channels: int) -> np.ndarray:
+    """The frame's pixels, uint8 or uint16 [H, W, channels]."""
+    return read_image(frame.image, channels)
+
+
+def read_truth(frame: Frame, data: ml_collections.ConfigDict, classes: int) -> Truth:
+    """The frame's truth.
+
+    Raises:
+      UserError: unreadable, of a shape other than it should, or with ids beyond the
+        classes.
+    """
+    truth = LAYOUTS[frame.layout].truth(frame, data)
+    occurring = np.flatnonzero(count_values(truth.classes, UNLABELLED)[:UNLABELLED])
+    if occurring.max(initial=0) >= classes:
+        raise UserError(
+            f"{frame.label}: class {occurring.max()}, but the config has {classes}, "
+            f"0 to {classes - 1}; set --config.model.classes or mend the mask"
+        )
+    return truth
+
+
+def read_objects(frame: Frame, truth: Truth) -> Objects:
+    """What scores of objects are taken from.
+
+    Args:
+      frame: one that `check_frame` has passed.
+      truth: as that gave it.
+
+    Raises:
+      UserError: markers that can't be read.
+    """
+    return LAYOUTS[frame.layout].objects(frame, truth)
+
+
+def check_frame(
+    frame: Frame, data: ml_collections.ConfigDict, *, channels: int, classes: int
+) -> tuple[np.ndarray, Truth]:
+    """Reads image and truth and checks that they fit each other.
+
+    Raises:
+      UserError: what is wrong with which file.
+    """
+    is_flat = frame.layout == "ctc" and not ctc_layout.is_slice(frame)
+    if is_flat and (pages := count_pages(frame.image.path)) > 1:
+        raise UserError(
+            f"{frame.image}: {pages} pages, in a sequence whose first labelled image "
+            "has one; put stacks into a sequence of their own"
+        )
+    if data.normalization == "dataset" and is_spread(frame.image):
+        raise UserError(
+            f"{frame.image}: not unsigned 8 or 16 bit, so its intensities are spread "
+            "frame by frame; convert it, or use config.data.normalization='frame'"
+        )
+    image = read_frame(frame, channels)
+    if image.min() == image.max():
+        raise UserError(f"{frame.image}: every pixel is {image.flat[0]}; remove it")
+    truth = read_truth(frame, data, classes)
+    if truth.classes.shape != image.shape[:2]:
+        raise UserError(
+            f"{frame.label or frame.silver}: label {size_text(truth.classes)} px does "
+            f"not match the image {frame.image}, {size_text(image)} px (height x width)"
+        )
+    return image, truth

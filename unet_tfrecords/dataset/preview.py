@@ -1,0 +1,306 @@
+"""Pictures of a finished data set: what the network will see, to look at first.
+
+Contact sheets as PNG (tiles with the window of their labels, contours, border weights;
+several augmentations of one frame; intensities and class shares) and index.html, one
+page that holds them all and opens anywhere.
+"""
+
+import base64
+import importlib.util
+import io
+import itertools
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import cv2
+import numpy as np
+from absl import flags
+
+from unet_tfrecords.command import bars, cli, cli_flags
+from unet_tfrecords.command.errors import UserError
+from unet_tfrecords.dataset.records import UNLABELLED, Tile
+from unet_tfrecords.dataset.shards import read_info, read_tiles
+from unet_tfrecords.dataset.splits import SPLITS
+from unet_tfrecords.storage import files, locks
+
+# Colours that people who see no red or no green tell apart (Okabe and Ito, 2008).
+CLASS_COLOURS = (
+    "#000000",  # background: no contour is drawn
+    "#e69f00",
+    "#56b4e9",
+    "#009e73",
+    "#f0e442",
+    "#0072b2",
+    "#d55e00",
+)
+UNLABELLED_COLOUR = "#cc79a7"
+WINDOW_COLOUR = "#56b4e9"
+MOST_AUGMENTATIONS = 8  # of one frame, side by side
+MOST_SCANNED = 2000  # tiles, in search of augmentations of one frame
+INCH_PX = 100
+
+
+def preview(data: str, output: str, tiles_per_split: int) -> str:
+    """Draws a data set.
+
+    Args:
+      data: folder that preprocess made.
+      output: folder for the pictures.
+      tiles_per_split: rows of each contact sheet.
+
+    Returns:
+      The page's path.
+
+    Raises:
+      UserError: not a finished data set, or a damaged one.
+    """
+    info = read_info(data)
+    samples = {split: _sample(data, info, split, tiles_per_split) for split in SPLITS}
+    pictures = {
+        f"tiles-{split}": sheet(tiles, info)
+        for split, tiles in samples.items()
+        if tiles
+    }
+    if series := augmentations_of_one_frame(data, info):
+        pictures["augmentations"] = series_sheet(series)
+    pictures["distributions"] = distributions(samples, info)
+    for name, picture in pictures.items():
+        files.write_bytes(files.join(output, f"{name}.png"), picture)
+    page = files.join(output, "index.html")
+    files.write_bytes(page, html(data, info, pictures).encode())
+    return page
+
+
+def _sample(data: str, info: dict[str, Any], split: str, number: int) -> list[Tile]:
+    """The first tiles of as many shards as can be, in equal shares."""
+    shards = info["splits"][split]["shards"][:number]
+    chosen: list[Tile] = []
+    for index, shard in enumerate(bars.bar(shards, desc=split, unit="shard")):
+        share = number * (index + 1) // len(shards) - len(chosen)
+        chosen += itertools.islice(_tiles(data, info, shard), share)
+    return chosen
+
+
+def _tiles(data: str, info: dict[str, Any], shard: dict[str, Any]) -> Iterator[Tile]:
+    path = files.join(data, shard["name"])
+    try:
+        yield from read_tiles(path, info["geometry"])
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path}: {error}; see ./launch.sh verify") from error
+
+
+def augmentations_of_one_frame(data: str, info: dict[str, Any]) -> list[Tile]:
+    """One tile's place in several augmentations of the first training frame."""
+    shards = info["splits"]["train"]["shards"]
+    every = itertools.chain.from_iterable(_tiles(data, info, s) for s in shards)
+    found: dict[str, Tile] = {}
+    for tile in itertools.islice(every, MOST_SCANNED):
+        frame, augmentation, place = tile.key.rsplit("/", 2)
+        if not found:
+            wanted = frame, place
+        if (frame, place) == wanted:
+            found[augmentation] = tile
+        if len(found) == MOST_AUGMENTATIONS:
+            break
+    return [found[name] for name in sorted(found)]
+
+
+def displayed(tile: Tile) -> np.ndarray:
+    """A tile's image as float [T, T, 3], its intensities stretched for the eye."""
+    image = tile.image.astype(np.float32)
+    image = image if image.shape[2] == 3 else image[..., :1].repeat(3, axis=2)
+    low, high = np.percentile(image, (0.5, 99.5))
+    return np.clip((image - low) / max(high - low, 1), 0, 1)
+
+
+def colour_of(number: int) -> tuple[float, ...]:
+    """A class's colour, RGB from 0 to 1."""
+    colours = CLASS_COLOURS[1:]
+    text = colours[(number - 1) % len(colours)]
+    return tuple(int(text[i : i + 2], 16) / 255 for i in (1, 3, 5))
+
+
+def outlined(tile: Tile) -> np.ndarray:
+    """The labelled window with the contours of each class, unlabelled parts tinted."""
+    inset = (tile.image.shape[0] - tile.label.shape[0]) // 2
+    window = displayed(tile)[inset : tile.image.shape[0] - inset]
+    picture = np.ascontiguousarray(window[:, inset : tile.image.shape[1] - inset])
+    tint = np.array([int(UNLABELLED_COLOUR[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+    unknown = tile.label == UNLABELLED
+    picture[unknown] = 0.6 * picture[unknown] + 0.4 * tint
+    for number in np.unique(tile.label[~unknown]):
+        if number:
+            mask = (tile.label == number).astype(np.uint8)
+            outlines, _ = cv2.findContours(mask, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+            cv2.drawContours(picture, outlines, -1, colour_of(int(number)), 2)
+    return picture
+
+
+def _figure(width_px: int, height_px: int):
+    from matplotlib.figure import Figure  # half a second to import
+
+    return Figure((width_px / INCH_PX, height_px / INCH_PX), layout="constrained")
+
+
+def _png(figure) -> bytes:
+    with io.BytesIO() as file:
+        figure.savefig(file, format="png", dpi=INCH_PX)
+        return file.getvalue()
+
+
+def _show(axes, picture: np.ndarray, title: str, **named):
+    axes.set_axis_off()
+    axes.set_title(title, fontsize=9, parse_math=False)
+    return axes.imshow(picture, interpolation="nearest", **named)
+
+
+def sheet(tiles: list[Tile], info: dict[str, Any]) -> bytes:
+    """One row a tile: image with window, contours in the window, border weights."""
+    from matplotlib.patches import Rectangle
+
+    geometry, highest = info["geometry"], info["config"]["data"]["border_weight"]
+    inset = (geometry["tile_size"] - geometry["output_size"]) / 2
+    figure = _figure(1120, 360 * len(tiles))
+    rows = figure.subplots(len(tiles), 3, squeeze=False)
+    for (left, middle, right), tile in zip(rows, tiles, strict=True):
+        _show(left, displayed(tile), tile.key)
+        edge = geometry["output_size"]
+        window = Rectangle((inset - 0.5, inset - 0.5), edge, edge, fill=False)
+        window.set(edgecolor=WINDOW_COLOUR, linewidth=1.5)
+        left.add_patch(window)
+        sizes = f"loss window {edge} px of {geometry['tile_size']} px"
+        _show(middle, outlined(tile), sizes)
+        heat = _show(right, tile.weight, "border weight", cmap="inferno")
+        heat.set_clim(0, highest)
+        figure.colorbar(heat, ax=right, shrink=0.8)
+    return _png(figure)
+
+
+def series_sheet(tiles: list[Tile]) -> bytes:
+    """Augmentations of one frame side by side: image above, contours below."""
+    across = min(4, len(tiles))
+    down = -(-len(tiles) // across)
+    figure = _figure(280 * across, 600 * down)
+    axes = figure.subplots(2 * down, across, squeeze=False)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for index, tile in enumerate(tiles):
+        row, column = divmod(index, across)
+        augmentation = tile.key.rsplit("/", 2)[1]
+        title = "unchanged" if augmentation == "a00" else augmentation
+        _show(axes[2 * row, column], displayed(tile), title)
+        _show(axes[2 * row + 1, column], outlined(tile), "")
+    frame = tiles[0].key.rsplit("/", 2)[0]
+    figure.suptitle(frame, fontsize=10, parse_math=False)
+    return _png(figure)
+
+
+def distributions(samples: dict[str, list[Tile]], info: dict[str, Any]) -> bytes:
+    """Normalised intensities of the sampled tiles; class shares of all tiles."""
+    figure = _figure(1120, 340)
+    left, right = figure.subplots(1, 2)
+    for split, tiles in samples.items():
+        if tiles:
+            values = np.concatenate(
+                [((t.image - t.mean) / t.std).ravel()[::7] for t in tiles]
+            )
+            left.hist(
+                values,
+                bins=np.linspace(-4, 4, 81),
+                density=True,
+                histtype="step",
+                label=f"{split} ({len(tiles)} tiles)",
+            )
+    left.set_xlabel("intensity, deviations from the mean")
+    left.set_ylabel("density")
+    left.legend(fontsize=8)
+    width = 0.8 / len(SPLITS)
+    for index, split in enumerate(SPLITS):
+        share = shares(info, split)
+        right.bar(np.arange(len(share)) + index * width, share, width, label=split)
+    right.set_xticks(np.arange(info["geometry"]["classes"]) + width)
+    right.set_xticklabels([f"class {k}" for k in range(info["geometry"]["classes"])])
+    right.set_ylabel("share of labelled pixels")
+    right.legend(fontsize=8)
+    return _png(figure)
+
+
+def shares(info: dict[str, Any], split: str) -> list[float]:
+    """Each class's share of a split's labelled pixels."""
+    pixels = info["splits"][split]["class_pixels"]
+    return [number / max(1, sum(pixels)) for number in pixels]
+
+
+def html(data: str, info: dict[str, Any], pictures: dict[str, bytes]) -> str:
+    """The page; every text from outside is escaped."""
+    import jinja2
+
+    loader = jinja2.PackageLoader("unet_tfrecords.dataset")
+    environment = jinja2.Environment(loader=loader, autoescape=True)
+    return environment.get_template("preview.html").render(
+        data=data,
+        info=info,
+        splits=_split_rows(info),
+        config=_flat(info["config"]),
+        pictures={
+            name: base64.b64encode(picture).decode()
+            for name, picture in pictures.items()
+        },
+        unlabelled_colour=UNLABELLED_COLOUR,
+    )
+
+
+def _split_rows(info: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for split in SPLITS:
+        content = info["splits"][split]
+        yield {
+            "name": split,
+            "frames": content["num_frames"],
+            "tiles": content["num_tiles"],
+            "shards": len(content["shards"]),
+            "megabytes": content["num_bytes"] / 1e6,
+            "shares": shares(info, split),
+        }
+
+
+def _flat(tree: dict[str, Any], name: str = "config") -> Iterable[tuple[str, Any]]:
+    """config.data.name and its value, for each value."""
+    for key, value in sorted(tree.items()):
+        if isinstance(value, dict):
+            yield from _flat(value, f"{name}.{key}")
+        else:
+            yield f"{name}.{key}", value
+
+
+def _preview(values: flags.FlagValues, _: list[str]) -> None:
+    for needed in ("jinja2", "matplotlib"):
+        if not importlib.util.find_spec(needed):
+            raise UserError(
+                f"needs {needed}; pip install 'unet-tfrecords[view]' brings it"
+            )
+    with locks.reading(values.data):
+        print(preview(values.data, values.output, values.tiles))
+
+
+COMMAND = cli.Command(
+    name="preview",
+    summary=__doc__,
+    flags=(
+        cli_flags.string("data", "folder that preprocess made"),
+        cli_flags.string("output", "folder for the pictures"),
+        cli_flags.integer(
+            "tiles", "tiles of each split on its sheet", 6, least=1, most=40
+        ),
+    ),
+    run=_preview,
+    required=("data", "output"),
+)
+
+
+def run() -> None:
+    """Entry point of `unet-preview` and `python -m unet_tfrecords.dataset.preview`."""
+    cli.leave(cli.main(COMMAND))
+
+
+if __name__ == "__main__":
+    run()

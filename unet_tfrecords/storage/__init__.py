@@ -1,0 +1,1 @@
+"""Files: local or remote paths, atomic writes, locks, JSON with digests."""

@@ -1,0 +1,301 @@
+"""Paths, local or remote, behind one small set of functions.
+
+Local paths use the operating system alone, anything with a scheme (gs://, s3://) an
+object store. A file appears whole or not at all.
+"""
+
+import contextlib
+import fcntl
+import glob as local_glob
+import hashlib
+import os
+import shutil
+import stat
+import time
+import uuid
+from collections.abc import Iterator
+from typing import IO
+
+from unet_tfrecords.command.errors import UserError
+from unet_tfrecords.storage import object_store
+
+LOCK_NAME = ".lock"
+TEMPORARY = ".unfinished-"  # begins the name of every file not yet complete
+ABANDONED_S = 24 * 3600  # after which what nobody has touched counts as left by a kill
+MOST_BYTES = 255  # of a file's name, on every usual disk
+
+
+def is_remote(path: str) -> bool:
+    """Whether a path has a scheme.
+
+    >>> is_remote("gs://bucket/a"), is_remote("runs/a")
+    (True, False)
+    """
+    return "://" in path
+
+
+def join(folder: str, *names: str) -> str:
+    """Joins path segments, for local and remote paths alike."""
+    if is_remote(folder):
+        return "/".join([folder.rstrip("/"), *names])
+    return os.path.join(folder, *names)
+
+
+def basename(path: str) -> str:
+    """The last segment of a path, trailing slashes apart.
+
+    >>> basename("gs://b/sets/HeLa/")
+    'HeLa'
+    """
+    return path.rstrip("/").rsplit("/", 1)[-1]
+
+
+def exists(path: str) -> bool:
+    """Whether there is a file (or, locally, a folder) of this name."""
+    return object_store.exists(path) if is_remote(path) else os.path.exists(path)
+
+
+def size_of(path: str) -> int:
+    """Bytes of a file.
+
+    Raises:
+      FileNotFoundError: there is none.
+    """
+    if not is_remote(path):
+        return os.path.getsize(path)
+    return object_store.details(path).size_in_bytes
+
+
+def sizes_in(folder: str) -> dict[str, int]:
+    """Bytes of each file directly inside a folder by path; one request where remote."""
+    if not is_remote(folder):
+        return {path: os.path.getsize(path) for path in list_files(folder)}
+    found = object_store.match_in(folder, "*")
+    return {entry.path: entry.size_in_bytes for entry in found}
+
+
+def glob(pattern: str) -> list[str]:
+    """Files that match a pattern, sorted by name."""
+    if not is_remote(pattern):
+        return sorted(p for p in local_glob.glob(pattern) if os.path.isfile(p))
+    return [found.path for found in object_store.match(pattern)]
+
+
+def updated(pattern: str) -> dict[str, float]:
+    """When each file that matches was last changed, s since 1970, sorted by path."""
+    if not is_remote(pattern):
+        return {path: os.path.getmtime(path) for path in glob(pattern)}
+    matches = object_store.match(pattern)
+    return {m.path: m.last_updated_in_seconds or 0.0 for m in matches}
+
+
+def updated_in(folder: str) -> dict[str, float]:
+    """The same of the files directly inside a folder, hidden ones apart."""
+    if is_remote(folder):
+        entries = object_store.match_in(folder, "*")
+        found = {e.path: e.last_updated_in_seconds or 0.0 for e in entries}
+    else:
+        found = updated(join(local_glob.escape(folder), "*"))
+    return {p: time for p, time in found.items() if not basename(p).startswith(".")}
+
+
+def glob_in(folder: str, pattern: str) -> list[str]:
+    """Files in a folder whose names match; the folder's own name is no pattern."""
+    if is_remote(folder):
+        return [found.path for found in object_store.match_in(folder, pattern)]
+    return glob(join(local_glob.escape(folder), pattern))
+
+
+def list_files(folder: str) -> list[str]:
+    """Files directly inside a folder, hidden ones apart, sorted by name."""
+    return [p for p in glob_in(folder, "*") if not basename(p).startswith(".")]
+
+
+def list_folders(folder: str) -> list[str]:
+    """Names of the folders directly inside a folder, sorted."""
+    if not is_remote(folder):
+        if not os.path.isdir(folder):
+            return []
+        return sorted(e.name for e in os.scandir(folder) if e.is_dir())
+    prefix = folder.rstrip("/") + "/"
+    inside = [e.path[len(prefix) :] for e in object_store.match_in(folder, "**")]
+    return sorted({path.split("/")[0] for path in inside if "/" in path})
+
+
+def open_read(path: str) -> contextlib.AbstractContextManager[IO[bytes]]:
+    """Opens a file for reading, as stored (never decompressed by its name)."""
+    if is_remote(path):
+        return object_store.open_read(path)
+    mode = os.stat(path).st_mode  # before it is opened: a pipe would wait for ever
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise UserError(f"{path}: a pipe or device, not a file; take it out")
+    return open(path, "rb")
+
+
+def read_bytes(path: str) -> bytes:
+    """The whole content of a file."""
+    with open_read(path) as file:
+        return file.read()
+
+
+def read_blocks(path: str, size: int = 1 << 22) -> Iterator[bytes]:
+    """The content of a file in blocks of at most `size` bytes."""
+    with open_read(path) as file:
+        while block := file.read(size):
+            yield block
+            if len(block) < size:  # its end: a store would be asked for more
+                return
+
+
+def sha256_of(path: str) -> str:
+    """sha256 of a file, hexadecimal; a file of any size in bounded memory."""
+    digest = hashlib.sha256()
+    for block in read_blocks(path):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def make_folder(path: str) -> None:
+    """Makes a local folder and its parents; remote stores have no folders."""
+    if not is_remote(path):
+        os.makedirs(path, exist_ok=True)
+
+
+def remove(paths: list[str]) -> None:
+    """Removes files and, locally, whole folders; missing ones are fine."""
+    remote = [p for p in paths if is_remote(p)]
+    for path in set(paths) - set(remote):
+        if os.path.isdir(path) and not os.path.islink(path):
+            shutil.rmtree(path)
+        else:
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(path)
+    object_store.remove(remote)
+
+
+@contextlib.contextmanager
+def open_atomic(path: str) -> Iterator[IO[bytes]]:
+    """A binary file that appears under its name only when the block ends well."""
+    folder, name = path[: -len(basename(path))], basename(path)
+    temporary = folder + _temporary(name)
+    try:
+        with naming(path, temporary):
+            if is_remote(path):
+                with object_store.create(temporary) as file:
+                    yield file
+                object_store.rename(temporary, path)
+                return
+            make_folder(folder or ".")
+            with _open_locked(temporary) as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+                os.replace(temporary, path)  # as long as it is locked
+    except BaseException:
+        with contextlib.suppress(Exception):
+            remove([temporary])
+        raise
+
+
+def _temporary(name: str) -> str:
+    """A name beside a file's own that nobody else takes, and no disk finds too long.
+
+    >>> len(_temporary("n" * MOST_BYTES)), _temporary("a.png")[-6:]
+    (255, '-a.png')
+    """
+    start = f"{TEMPORARY}{uuid.uuid4().hex[:8]}-"
+    room = MOST_BYTES - len(start)
+    if len(encoded := os.fsencode(name)) <= room:
+        return start + name
+    return start + encoded[-room:].decode(errors="ignore")
+
+
+@contextlib.contextmanager
+def naming(path: str, instead_of: str | None = None) -> Iterator[None]:
+    """Has the errors of a disk name a file: those of writing and flushing name none.
+
+    Args:
+      path: the file's name for people.
+      instead_of: what the system calls it.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno and error.filename in (None, instead_of):
+            error.filename = path
+            del error.filename2  # of a rename: the same again
+        raise
+
+
+def remove_unfinished(folder: str, *, older_s: float = ABANDONED_S) -> None:
+    """Removes what killed writers left in a local folder; others may be writing there.
+
+    A writer's lock goes with its process: on a file, or on the lock's file in a folder
+    that is being filled (see `exclusive`).
+
+    Args:
+      folder: where to look; not below.
+      older_s: what has no lock, or lies on a disk without locks, goes when it was not
+        touched for so many seconds.
+    """
+    if is_remote(folder) or not os.path.isdir(folder):
+        return
+    for entry in list(os.scandir(folder)):
+        # Another writer may be done with its own between our listing and our look.
+        # What is another user's stays theirs.
+        with contextlib.suppress(FileNotFoundError, PermissionError):
+            if entry.name.startswith(TEMPORARY):
+                age_s = time.time() - entry.stat(follow_symlinks=False).st_mtime
+                if entry.is_symlink() or age_s >= older_s:  # we make no links
+                    remove([entry.path])
+                else:
+                    _remove_abandoned(entry.path)
+
+
+def _remove_abandoned(path: str) -> None:
+    """Removes a file, or a folder, if its writer is known to be gone."""
+    locked = os.path.join(path, LOCK_NAME) if os.path.isdir(path) else path
+    if os.path.exists(locked):
+        with open(locked, "rb+") as file, contextlib.suppress(BlockingIOError):
+            if lock(file):
+                remove([path])  # while it is locked: see _open_locked
+
+
+def _open_locked(path: str) -> IO[bytes]:
+    """A new file that `remove_unfinished` lets live: locked while it is open."""
+    while True:
+        file = open(path, "wb")
+        # Somebody may be removing it, who found it before it was locked.
+        with contextlib.suppress(BlockingIOError):
+            lock(file)
+            if is_at(file, path):
+                return file
+        file.close()
+
+
+def write_bytes(path: str, content: bytes) -> None:
+    """Writes a whole file, atomically: a store shows no object before its end."""
+    with object_store.create(path) if is_remote(path) else open_atomic(path) as file:
+        file.write(content)
+
+
+def lock(file: IO[bytes]) -> bool:
+    """Locks a file; whether its disk has locks.
+
+    Raises:
+      BlockingIOError: another process has locked it.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:
+        return False
+    return True
+
+
+def is_at(file: IO[bytes], path: str) -> bool:
+    """Whether an open file is what a path leads to now."""
+    with contextlib.suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    return False

@@ -1,0 +1,155 @@
+"""Who may do what in a folder, among processes of one machine or of a shared disk.
+
+A lock goes with its process, so a killed one leaves nothing locked. Object stores have
+no locks.
+"""
+
+import contextlib
+import fcntl
+import os
+import socket
+import time
+from collections.abc import Iterator
+from typing import IO
+
+from unet_tfrecords.command.errors import UserError
+from unet_tfrecords.storage import files
+
+
+@contextlib.contextmanager
+def exclusive(folder: str) -> Iterator[None]:
+    """Keeps other processes of this machine, or of a shared disk, out of a folder.
+
+    The lock goes with the process, so a killed one leaves nothing locked. Remote
+    stores have no locks: there, shards are whole objects that depend on the config
+    alone, and a job of another config is refused by what the first one noted.
+
+    Raises:
+      UserError: another process is at work there, and which.
+    """
+    if files.is_remote(folder):
+        yield
+        return
+    made = not os.path.isdir(folder)
+    file = _own_lock(folder)
+    try:
+        _sign(file)
+        yield
+    finally:
+        path = os.path.join(folder, files.LOCK_NAME)
+        if files.is_at(file, path):
+            os.remove(path)
+        file.close()
+        if made:
+            with contextlib.suppress(OSError):
+                os.rmdir(folder)  # where nothing was written, nothing is left
+
+
+def _own_lock(folder: str) -> IO[bytes]:
+    """The lock's file, locked by this process if the disk has locks."""
+    path = os.path.join(folder, files.LOCK_NAME)
+    for attempt in reversed(range(20)):
+        try:
+            files.make_folder(folder)
+            file = _open_lock(path)
+        except (FileNotFoundError, FileExistsError):
+            if not attempt:
+                raise
+            continue  # a holder that has just ended removed the folder
+        try:
+            if not files.lock(file) or files.is_at(file, path):
+                return file
+        except BlockingIOError:
+            file.close()
+            break
+        file.close()  # its holder removed it between our open and our lock
+    raise UserError(
+        f"{folder}: another job is writing there{_signed(path)}; wait for its end"
+    )
+
+
+def _open_lock(path: str) -> IO[bytes]:
+    # Not through a link: whoever packed the folder would have another file opened.
+    how = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+    try:
+        handle = os.open(path, how, 0o666)
+    except PermissionError:  # another user's, which can be locked all the same
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    return open(handle, "ab", buffering=0)
+
+
+def _sign(file: IO[bytes]) -> None:
+    """Notes who holds a lock, for whom it keeps out to read."""
+    now = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
+    with contextlib.suppress(OSError):  # a full disk is told of where it matters
+        file.truncate(0)
+        file.write(
+            f"process {os.getpid()} on {socket.gethostname()} since {now}".encode()
+        )
+
+
+def _signed(path: str) -> str:
+    with contextlib.suppress(OSError):
+        if text := files.read_bytes(path).decode(errors="replace"):
+            return f" ({text})"
+    return ""
+
+
+@contextlib.contextmanager
+def reading(folder: str) -> Iterator[None]:
+    """Has `unread` wait for nobody and refuse: this process needs the files there.
+
+    Raises:
+      UserError: a job is about to make them anew.
+    """
+    with _flock(folder, fcntl.LOCK_SH) as free:
+        if not free:
+            raise UserError(f"{folder}: is being made anew; wait for its end")
+        yield
+
+
+@contextlib.contextmanager
+def unread(folder: str) -> Iterator[None]:
+    """Sees to it that nobody is reading what the block removes.
+
+    Raises:
+      UserError: somebody is.
+    """
+    with _flock(folder, fcntl.LOCK_EX) as free:
+        if not free:
+            raise UserError(
+                f"{folder}: is being read, by a training perhaps; wait for its end, or "
+                "give another folder"
+            )
+        yield
+
+
+@contextlib.contextmanager
+def in_turn(folder: str) -> Iterator[None]:
+    """Waits until no other process is in such a block: for files that belong together.
+
+    Not in remote stores.
+    """
+    with _flock(folder, fcntl.LOCK_EX, wait=True):
+        yield
+
+
+@contextlib.contextmanager
+def _flock(folder: str, how: int, *, wait: bool = False) -> Iterator[bool]:
+    """Locks a local folder itself, which leaves nothing there; whether it was free.
+
+    Where its disk knows no such locks (some network disks), it counts as free.
+    """
+    handle, free = None, True
+    if not files.is_remote(folder):
+        with contextlib.suppress(OSError):
+            handle = os.open(folder, os.O_RDONLY)
+            try:
+                fcntl.flock(handle, how | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError:
+                free = False
+    try:
+        yield free
+    finally:
+        if handle is not None:
+            os.close(handle)
