@@ -28,10 +28,11 @@ from scipy.interpolate import CubicSpline
 from benchmarks.record import Record, parser_of, run
 from configs import dic_hela, phc_u373, synthetic
 from preprocess import augment, plan, render, worker_memory
-from preprocess.weights import touching_pixels
 from trainer.devices.startup import starting
 from unet_tfrecords.dataset import records, shards, tiling
 from unet_tfrecords.dataset.images import layouts
+from unet_tfrecords.dataset.regions import touching_pixels
+from unet_tfrecords.dataset.seeds import identity_seed
 
 with starting():
     import tensorflow as tf
@@ -85,7 +86,7 @@ def straightforward_tiles(unit, config):
     height, width = image.shape
     pad, output = tiling.pad(depth), tiling.output_size(data.tile_size, depth)
     # The same draw; positions before folding, as SciPy mirrors by itself.
-    rng = np.random.default_rng(plan.identity_seed(unit.key, config.seed))
+    rng = np.random.default_rng(identity_seed(unit.key, config.seed))
     drawn = augment.random_deformation(rng, data.augment, (height, width))
     grey = augment.random_grey(
         rng, data.augment, mean=np.array([image.mean()]), std=np.array([image.std()])

@@ -13,82 +13,14 @@ import tifffile
 from absl import flags
 
 from preprocess.augment import along_columns, interpolate, spline_basis
-from preprocess.plan import identity_seed
-from preprocess.weights import touching_pixels
 from unet_tfrecords.command import cli, cli_flags
 from unet_tfrecords.command.errors import UserError
+from unet_tfrecords.dataset.drawn_cells import draw_cells, generator, texture, to_uint8
+from unet_tfrecords.dataset.regions import touching_pixels
 from unet_tfrecords.storage import files, json_files, locks
 
 MARKER_RADIUS_PX = 4
 NOTE_NAME = "drawn.json"  # what was asked for, so that no two drawings mix
-
-
-def _generator(name: str, seed: int) -> np.random.Generator:
-    return np.random.default_rng(identity_seed(name, seed))
-
-
-def _texture(rng: np.random.Generator, size: int, grain_px: float) -> np.ndarray:
-    """Smooth noise with mean 0 and deviation 1, float32 [size, size]."""
-    noise = rng.standard_normal((size, size)).astype(np.float32)
-    smooth = cv2.GaussianBlur(noise, (0, 0), grain_px)
-    return (smooth - smooth.mean()) / smooth.std()
-
-
-def _to_uint8(picture: np.ndarray) -> np.ndarray:
-    return np.clip(np.rint(picture), 0, 255).astype(np.uint8)
-
-
-def draw_cells(size: int, num_frames: int, seed: int):
-    """A video of cells that wander, touch and never overlap.
-
-    Args:
-      size: frame's edge, px.
-      num_frames: how many.
-      seed: the same seed, the same video.
-
-    Yields:
-      image uint8 [size, size], instances uint16 [size, size].
-    """
-    rng = _generator("cells", seed)
-    count = max(2, round(size**2 / 4500))
-    radius = rng.uniform(14, 24, count)
-    angles = rng.uniform(0, 2 * np.pi, (count, 3))
-    swing = rng.uniform(0.05, 0.16, (count, 3))
-    place = rng.uniform(0, size, (count, 2))
-    speed = rng.normal(0, 1.5, (count, 2))
-    rows, columns = np.mgrid[:size, :size].astype(np.float32)
-    for frame in range(num_frames):
-        instances = np.zeros((size, size), np.uint16)
-        for cell in range(count):
-            y, x = rows - place[cell, 0], columns - place[cell, 1]
-            turn = np.arctan2(y, x)
-            outline = radius[cell] * (
-                1
-                + sum(
-                    swing[cell, k] * np.cos((k + 2) * turn + angles[cell, k])
-                    for k in range(3)
-                )
-            )
-            inside = (np.hypot(y, x) < outline) & (instances == 0)
-            instances[inside] = cell + 1
-        yield _shade_cells(instances, _generator(f"cells/{frame}", seed)), instances
-        speed = 0.9 * speed + rng.normal(0, 0.6, (count, 2))
-        place = (place + speed) % size
-        angles += rng.normal(0, 0.08, angles.shape)
-
-
-def _shade_cells(instances: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Phase-contrast-like: dim bodies, bright halo, uneven light, camera noise."""
-    size = len(instances)
-    inside = (instances > 0).astype(np.float32)
-    inside[touching_pixels(instances, instances > 0)] = 0
-    halo = cv2.GaussianBlur(1 - inside, (0, 0), 2.0) * cv2.GaussianBlur(
-        inside, (0, 0), 3.0
-    )
-    light = 12 * _texture(rng, size, size / 6)
-    picture = 110 + light + 120 * halo - 14 * inside
-    picture += 10 * _texture(rng, size, 2.0) * inside + rng.normal(0, 7, (size, size))
-    return _to_uint8(picture)
 
 
 def draw_em(size: int, num_slices: int, seed: int):
@@ -97,11 +29,11 @@ def draw_em(size: int, num_slices: int, seed: int):
     Yields:
       image uint8 [size, size], label uint8 [size, size] (0 membrane, 255 interior).
     """
-    rng = _generator("em", seed)
+    rng = generator("em", seed)
     count = max(4, round(size**2 / 1600))
     place = rng.uniform(0, size, (count, 2))
     for index in range(num_slices):
-        drawn = _generator(f"em/{index}", seed)
+        drawn = generator(f"em/{index}", seed)
         regions = _regions(place, size, drawn)
         border = touching_pixels(regions, regions > 0).astype(np.uint8)
         membrane = np.asarray(cv2.dilate(border, np.ones((3, 3), np.uint8)))
@@ -135,14 +67,14 @@ def _regions(place: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarr
 def _shade_em(membrane: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     size = len(membrane)
     dark = cv2.GaussianBlur(membrane.astype(np.float32), (0, 0), 1.0)
-    picture = 165 - 115 * dark + 12 * _texture(rng, size, 1.5)
+    picture = 165 - 115 * dark + 12 * texture(rng, size, 1.5)
     for _ in range(max(1, size**2 // 12000)):
         centre = tuple(int(v) for v in rng.integers(0, size, 2))
         axes = tuple(int(v) for v in rng.integers(4, 9, 2))
         body = np.zeros((size, size), np.uint8)
         cv2.ellipse(body, centre, axes, float(rng.uniform(0, 180)), 0, 360, 1, -1)
         picture -= 40 * body * (1 - dark)
-    return _to_uint8(picture + rng.normal(0, 9, (size, size)))
+    return to_uint8(picture + rng.normal(0, 9, (size, size)))
 
 
 def _tiff(pages: np.ndarray) -> bytes:

@@ -8,8 +8,9 @@ from typing import Any
 
 import ml_collections
 
-from preprocess.inspection import Facts, Source, data_config, relative
+from preprocess.inspection import Facts, Source, relative
 from unet_tfrecords.dataset import tiling
+from unet_tfrecords.dataset.data_settings import data_config
 from unet_tfrecords.dataset.records import SCHEMA_VERSION, weight_step
 from unet_tfrecords.dataset.shards import Shard, SourcePart
 from unet_tfrecords.dataset.splits import SPLITS

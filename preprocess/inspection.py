@@ -9,13 +9,14 @@ import heapq
 import json
 import re
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import ml_collections
 import numpy as np
 
 from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.dataset import tiling
+from unet_tfrecords.dataset.data_settings import data_config
 from unet_tfrecords.dataset.images.frames import Frame
 from unet_tfrecords.dataset.images.layouts import check_frame
 from unet_tfrecords.dataset.pixel_statistics import (
@@ -105,13 +106,6 @@ def inspect(frame: Frame, config: ml_collections.ConfigDict) -> Inspection:
         tuple(np.flatnonzero(counts).tolist()),
         moments(image),
     )
-
-
-def data_config(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    """The part of a config that the shards depend on, as plain JSON values."""
-    model = {name: config.model[name] for name in ("depth", "channels", "classes")}
-    content = {"seed": config.seed, "data": config.data.to_dict(), "model": model}
-    return json_files.as_read(content)
 
 
 @dataclasses.dataclass

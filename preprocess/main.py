@@ -25,11 +25,10 @@ from absl import flags
 
 from preprocess import plan
 from preprocess.beam import job_errors, preflight, progress, runners
-from preprocess.inspection import data_config
 from unet_tfrecords.command import cli, cli_flags
 from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.dataset import splits, tfds_files
-from unet_tfrecords.dataset.data_settings import check_data_config
+from unet_tfrecords.dataset.data_settings import check_data_config, data_config
 from unet_tfrecords.dataset.images.frames import Frame
 from unet_tfrecords.dataset.shards import (
     INFO_NAME,

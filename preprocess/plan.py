@@ -19,6 +19,7 @@ from unet_tfrecords.dataset import splits
 from unet_tfrecords.dataset.images.formats import Page, stamp_of
 from unet_tfrecords.dataset.images.frames import Frame
 from unet_tfrecords.dataset.images.layouts import look_for_frames
+from unet_tfrecords.dataset.seeds import identity_seed
 from unet_tfrecords.storage import files
 
 PLAN_NAME = files.TEMPORARY + "plan"
@@ -49,17 +50,6 @@ class Unit(NamedTuple):
     @property
     def key(self) -> str:
         return f"{self.frame.key}/a{self.augmentation:02d}"
-
-
-def identity_seed(identity: str, base_seed: int) -> int:
-    """A 64-bit seed from a readable identity and the config's seed.
-
-    >>> identity_seed("HeLa/01/t012/a03", 1) != identity_seed("HeLa/01/t012/a04", 1)
-    True
-    """
-    text = f"{base_seed}:{identity}"  # which may be a path that is no text
-    digest = hashlib.sha256(text.encode(errors="surrogateescape")).digest()
-    return int.from_bytes(digest[:8], "little")
 
 
 def group_number(identity: str) -> int:

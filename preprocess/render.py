@@ -11,13 +11,15 @@ import ml_collections
 import numpy as np
 
 from preprocess import augment
-from preprocess.plan import Unit, identity_seed
-from preprocess.weights import border_weights, margin_px, touching_pixels
+from preprocess.plan import Unit
+from preprocess.weights import border_weights, margin_px
 from unet_tfrecords.dataset import tiling
 from unet_tfrecords.dataset.images.frames import Frame, Truth
 from unet_tfrecords.dataset.images.layouts import read_frame, read_truth
 from unet_tfrecords.dataset.pixel_statistics import Moments, moments
 from unet_tfrecords.dataset.records import UNLABELLED, Tile
+from unet_tfrecords.dataset.regions import touching_pixels
+from unet_tfrecords.dataset.seeds import identity_seed
 
 WINDOW_PX = 1200  # of output along an axis, unless a single tile has more
 

@@ -165,7 +165,7 @@ def test_newer_damaged_ones_take_no_place(
 
     monkeypatch.setattr(loop.Loop, "_profile", lambda self, **_: stop(self))
     train_config.train.checkpoint_every_steps = 12
-    options = loop.Options(extend_steps=20)
+    options = loop.TrainOptions(extend_steps=20)
     (tmp_path / "config.json").unlink()  # for the new period of checkpoints
     with pytest.raises(Stopped):
         loop.train(train_config, shards_folder, str(tmp_path), device, options)

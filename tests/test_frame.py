@@ -13,10 +13,10 @@ from tests.conftest import ROOT, TINY_DATA
 from trainer.export import artefact_layout
 from trainer.main import COMMANDS
 from trainer.predict import job, runtimes
-from trainer.predict.overlay import overlay
 from unet_tfrecords.command.cli import main as command
 from unet_tfrecords.dataset import shards
 from unet_tfrecords.dataset.images import formats
+from unet_tfrecords.dataset.pictures import overlay
 from unet_tfrecords.storage import files
 
 

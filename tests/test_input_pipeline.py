@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from trainer.input import input_pipeline, light_augment
-from trainer.input.reading_order import Shard, deal_lanes, part_of
+from trainer.input.reading_order import ShardFile, deal_lanes, part_of
 from trainer.input.shard_files import find_shards
 from unet_tfrecords.dataset.shards import read_info, read_tiles
 
@@ -32,7 +32,7 @@ def many_shards(shards_folder, info, tmp_path_factory):
         with tf.io.TFRecordWriter(path) as writer:
             for record in records[first : first + count]:
                 writer.write(record)
-        shards.append(Shard(path, len(records[first : first + count])))
+        shards.append(ShardFile(path, len(records[first : first + count])))
         first += count
     assert first >= len(records)
     return shards

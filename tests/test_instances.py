@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from preprocess.weights import touching_pixels
 from trainer.inference import instances
 from trainer.inference.instances import InstanceRules, classes_of
+from unet_tfrecords.dataset.regions import touching_pixels
 
 AS_IT_IS = InstanceRules(min_size_px=0, fill_holes=False, border_px=0)
 

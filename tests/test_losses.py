@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer.evaluation.scores.pixels import pixel_scores
+from trainer.scores.pixels import pixel_scores
 from trainer.training.losses import (
     class_weights,
     soft_dice_loss,

@@ -14,6 +14,7 @@ from trainer.main import COMMANDS
 from unet_tfrecords.command.cli import main as run
 from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.dataset import preview, verify
+from unet_tfrecords.dataset.drawn_cells import draw_cells
 from unet_tfrecords.dataset.images import formats
 from unet_tfrecords.storage import files
 
@@ -45,7 +46,7 @@ UNPRINTABLE = ["n\nl", "t\tb", "\udcff"]  # the last one is a byte that is no UT
 
 def put(folder, names):
     """Drawn images and masks of some names."""
-    drawn = draw.draw_cells(96, len(names), 3)
+    drawn = draw_cells(96, len(names), 3)
     for name, (image, instances) in zip(names, drawn, strict=True):
         for kind, pixels in (("images", image), ("masks", instances)):
             (folder / kind).mkdir(parents=True, exist_ok=True)

@@ -10,18 +10,19 @@ import pytest
 from skimage.metrics import adapted_rand_error
 
 from preprocess import main
-from preprocess.weights import border_weights, touching_pixels
+from preprocess.weights import border_weights
 from tests.conftest import TINY_DATA
 from tests.test_scores import ours, theirs
 from tests.tiny import CONFIG, lay, metrics_of, noise, plain, split
-from trainer.evaluation.scores import ctc_scores, detections, isbi_scores
 from trainer.inference.instances import InstanceRules, instances_of
 from trainer.main import COMMANDS
 from trainer.predict.inputs import Job
 from trainer.predict.outputs import Choice, encoders, result_of
+from trainer.scores import ctc_scores, detections, isbi_scores
 from unet_tfrecords.command.cli import main as run
 from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.dataset.images.formats import Page
+from unet_tfrecords.dataset.regions import touching_pixels
 from unet_tfrecords.dataset.shards import read_info
 
 

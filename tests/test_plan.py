@@ -13,6 +13,7 @@ from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.dataset import splits
 from unet_tfrecords.dataset.images.formats import Page
 from unet_tfrecords.dataset.images.frames import Frame
+from unet_tfrecords.dataset.seeds import identity_seed
 
 
 def frames(count: int, sequences=("01",)) -> list[Frame]:
@@ -68,10 +69,10 @@ def test_a_shard_takes_the_units_of_a_frame_in_a_row():
 
 def test_seeds_differ_by_identity_and_base_seed():
     keys = [unit.key for unit in planned(frames(10))]
-    seeds = {plan.identity_seed(key, base) for key in keys for base in (1, 2)}
+    seeds = {identity_seed(key, base) for key in keys for base in (1, 2)}
     assert len(seeds) == 2 * len(keys)
     # The value itself is part of the contract: data made before stays as it is.
-    assert plan.identity_seed("HeLa/01/t012/a03", 1) == 5472924965545942678
+    assert identity_seed("HeLa/01/t012/a03", 1) == 5472924965545942678
 
 
 def test_another_seed_shuffles_differently():

@@ -22,6 +22,7 @@ from preprocess import draw
 from tests.cloud import dataflow, gcs
 from tests.cloud.serving import serving
 from tests.cloud.worker import Worker
+from unet_tfrecords.dataset.drawn_cells import draw_cells
 from unet_tfrecords.dataset.images import formats
 from unet_tfrecords.dataset.images.formats import Page
 
@@ -145,7 +146,7 @@ def programs(reader, tmp_path) -> Iterator[pathlib.Path]:
 def own_images(tmp_path_factory) -> tuple[pathlib.Path, pathlib.Path]:
     """DIR of images and masks, and a folder of other images."""
     folder = tmp_path_factory.mktemp("own")
-    for index, (image, instances) in enumerate(draw.draw_cells(128, 12, 5)):
+    for index, (image, instances) in enumerate(draw_cells(128, 12, 5)):
         kinds = {"mine/images": image, "mine/masks": (instances > 0) * np.uint8(255)}
         if index > 8:
             kinds = {"other": image}

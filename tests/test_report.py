@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 
 from tests.conftest import CHROMIUM
-from trainer.evaluation import pictures
+from trainer.evaluation import gallery
 from trainer.evaluation.report import charts, page
 from trainer.evaluation.report.comparison import compare
-from trainer.evaluation.scores.frame import pooled
 from trainer.inference.instances import InstanceRules
 from trainer.main import COMMANDS
 from trainer.run import workdir
+from trainer.scores.frame import pooled
 from unet_tfrecords.command.cli import main
 from unet_tfrecords.command.errors import UserError
 
@@ -159,7 +159,7 @@ def test_report_is_whole_and_alone(evaluated):
     result = read(evaluated, "evaluation-test.json")
     assert f"{result['scores']['seg']:.4f}" in text
     assert text.count("data:image/jpeg") == 5 * len(
-        pictures.read(str(evaluated), "test")
+        gallery.read(str(evaluated), "test")
     )
     assert not re.search(r'(?:src|href)="(?!data:|#)', text)
     names = re.findall(r'\bid="([^"]+)"', text)
@@ -227,12 +227,12 @@ def test_charts_are_the_same_each_time():
 def test_gallery_keeps_best_and_worst_and_draws_no_other():
     rng = np.random.default_rng(0)
     for _ in range(30):
-        gallery = pictures.Gallery(2)
+        shown = gallery.Gallery(2)
         scores = rng.permutation(9).tolist()
         for score in scores:
-            gallery.add(str(score), score, lambda: {})
-        assert [entry[0] for entry in gallery.shown] == [0, 1, 7, 8]
-    small = pictures.Gallery(2)
+            shown.add(str(score), score, lambda: {})
+        assert [entry[0] for entry in shown.shown] == [0, 1, 7, 8]
+    small = gallery.Gallery(2)
     for score in (3, None, 1):
         small.add(str(score), score, lambda: {})
     assert [key for _, key, _ in small.shown] == ["None", "1", "3"]

@@ -17,6 +17,7 @@ from preprocess import draw
 from preprocess.main import COMMAND as PREPROCESS
 from trainer.main import COMMANDS
 from unet_tfrecords.command import cli
+from unet_tfrecords.dataset.drawn_cells import draw_cells
 
 ROOT = pathlib.Path(__file__).parent.parent
 TINY = (
@@ -75,7 +76,7 @@ def test_drawn_em(tmp_path):
 
 @pytest.mark.slow
 def test_own_folder_of_rgb_instances(tmp_path):
-    frames = draw.draw_cells(48, 4, 1)
+    frames = draw_cells(48, 4, 1)
     for index, (image, instances) in enumerate(frames):
         for kind, pixels in (("images", image), ("masks", instances)):
             path = tmp_path / f"raw/{kind}/plate {index}.png"

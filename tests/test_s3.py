@@ -13,7 +13,7 @@ from tests.conftest import ROOT, TINY_DATA
 from trainer.main import COMMANDS
 from unet_tfrecords.command.cli import main
 from unet_tfrecords.command.errors import UserError
-from unet_tfrecords.storage import files, s3
+from unet_tfrecords.storage import beam_filesystems, files
 
 BUCKET = f"s3://{loopback.BUCKET}"
 CONFIG = (f"--config={ROOT}/configs/synthetic.py:smoke", *TINY_DATA)
@@ -41,8 +41,8 @@ def here(store, monkeypatch):
 
 
 def forget() -> None:
-    s3.CLIENTS.clear()
-    s3._look.cache_clear()
+    beam_filesystems.CLIENTS.clear()
+    beam_filesystems._look.cache_clear()
 
 
 # --- Beam's client -------------------------------------------------------------------

@@ -188,7 +188,7 @@ def test_a_resumed_run_keeps_the_batch_it_settled(
     (odd / "config.json").write_text(json.dumps({"train": {"global_batch": 3}}))
     with pytest.raises(UserError, match="3 tiles a step, which 2 replicas can't share"):
         settle(train_config.copy_and_resolve_references(), str(odd), two)
-    options = loop.Options(extend_steps=6)
+    options = loop.TrainOptions(extend_steps=6)
     train(train_config, shards_folder, str(tmp_path / "begun"), two, options)
     assert train_config.train.global_batch == 4
     losses = [

@@ -15,7 +15,8 @@ from scipy import ndimage
 from skimage import metrics as skimage_metrics
 
 from tests.shapes import block, membranes
-from trainer.evaluation.scores import (
+from trainer.inference.instances import InstanceRules
+from trainer.scores import (
     bootstrap,
     calibration,
     ctc_scores,
@@ -23,7 +24,7 @@ from trainer.evaluation.scores import (
     isbi_scores,
     surface,
 )
-from trainer.evaluation.scores.frame import (
+from trainer.scores.frame import (
     as_content,
     from_content,
     headline,
@@ -31,9 +32,8 @@ from trainer.evaluation.scores.frame import (
     pooled,
     rank,
 )
-from trainer.evaluation.scores.overlaps import overlaps, without_background
-from trainer.evaluation.scores.pixels import confusion_matrix, pixel_scores
-from trainer.inference.instances import InstanceRules
+from trainer.scores.overlaps import overlaps, without_background
+from trainer.scores.pixels import confusion_matrix, pixel_scores
 from unet_tfrecords.dataset.images.formats import read_labels
 from unet_tfrecords.dataset.images.frames import Objects, Truth
 from unet_tfrecords.dataset.records import UNLABELLED

@@ -9,7 +9,7 @@ from skimage import metrics as skimage_metrics
 from skimage.measure import label
 
 from tests.shapes import block, membranes
-from trainer.evaluation.scores import isbi_scores
+from trainer.scores import isbi_scores
 
 
 def partitions(seed: int):

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from trainer.input import shard_files
 from trainer.input.shard_files import Access, bring_near, find_shards
-from trainer.training.loop import Options
+from trainer.training.loop import TrainOptions
 from trainer.training.session import train
 from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.dataset.records import frame_record, read_records, scan_records
@@ -90,7 +90,7 @@ def test_skipping_leaves_out_counts_and_reports(
     harm(data / SECOND)
     run = str(tmp_path / "run")
     train_config.train.steps = 5
-    train(train_config, str(data), run, ONE, Options(on_bad_record="skip"))
+    train(train_config, str(data), run, ONE, TrainOptions(on_bad_record="skip"))
     told = capfd.readouterr().err
     assert f"skipped: {data / SECOND}: {said.format(place)}" in told
     assert f"{data / SECOND}: {245 - left} of 245 records" in told
@@ -139,14 +139,14 @@ def test_a_dry_run_names_damage(data, train_config):
 def test_skipping_everything_is_refused(data, train_config, tmp_path, capfd):
     flip(data / SECOND, 3)
     train_config.train.global_batch = 2  # a lane for each of the two shards
-    options = Options(on_bad_record="skip")
+    options = TrainOptions(on_bad_record="skip")
     with pytest.raises(UserError, match="no whole record is left in a lane"):
         train(train_config, str(data), str(tmp_path / "run"), ONE, options)
 
 
 @pytest.mark.slow
 def test_other_damage_than_before_is_said(data, train_config, tmp_path, capfd):
-    options, run = Options(on_bad_record="skip"), str(tmp_path / "run")
+    options, run = TrainOptions(on_bad_record="skip"), str(tmp_path / "run")
     train_config.train.steps = 4
     train(train_config, str(data), run, ONE, options)
     flip(data / SECOND, offsets(data / SECOND)[7] + 40)
@@ -176,7 +176,9 @@ def test_cached_shards_give_the_same_losses(
     train_config.train.steps = 8
 
     def losses(name, **options):
-        train(train_config, str(data), str(tmp_path / name), ONE, Options(**options))
+        train(
+            train_config, str(data), str(tmp_path / name), ONE, TrainOptions(**options)
+        )
         return [line["loss"] for line in metrics(tmp_path / name)]
 
     plain = losses("plain")
@@ -229,7 +231,7 @@ def test_a_full_cache_is_refused_with_both_sizes(data, tmp_path, monkeypatch):
 def test_skip_and_cache_together(data, train_config, tmp_path, capfd):
     flip(data / SECOND, offsets(data / SECOND)[7] + 40)
     train_config.train.steps = 4
-    options = Options(on_bad_record="skip", cache=str(tmp_path / "cache"))
+    options = TrainOptions(on_bad_record="skip", cache=str(tmp_path / "cache"))
     train(train_config, str(data), str(tmp_path / "run"), ONE, options)
     assert "1 of 245 records" in capfd.readouterr().err
     # The whole one, and that of the validation split.

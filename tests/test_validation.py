@@ -10,6 +10,7 @@ from trainer.input import whole_frames
 from trainer.input.shard_files import find_shards
 from trainer.network.unet import build_model
 from trainer.training.validate import Validator, cross_entropy, picture
+from unet_tfrecords.dataset.pictures import MISSED
 from unet_tfrecords.dataset.records import UNLABELLED
 from unet_tfrecords.dataset.shards import read_info
 
@@ -126,7 +127,8 @@ def test_picture_shows_four_panels_within_bounds():
     shown = picture(frame, probability)
     assert shown.shape == (17, 4 * 512, 3) and shown.dtype == np.uint8
     error = shown[:, 3 * 512 :]
-    assert (error[:, 10:240] == (255, 0, 0)).all()
-    assert (error[:, 270:, 0] == error[:, 270:, 1]).all()
-    truth = shown[:, 512 : 2 * 512]
-    assert (truth[:, 300:] == 128).all() and (truth[:, 10:240] == 255).all()
+    assert (error[:, 10:240] == MISSED).all()
+    assert (error[:, 270:] < 60).all()  # unlabelled is dark
+    image, truth = shown[:, :512], shown[:, 512 : 2 * 512]
+    assert (truth[:, 300:] == image[:, 300:]).all()
+    assert (truth[:, 10:240] != image[:, 10:240]).any(axis=2).all()

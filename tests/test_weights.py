@@ -5,8 +5,9 @@ import pytest
 from scipy import ndimage
 from skimage.measure import label, regionprops
 
-from preprocess.weights import border_weights, bounding_boxes, touching_pixels
+from preprocess.weights import border_weights
 from unet_tfrecords.dataset.records import weight_step
+from unet_tfrecords.dataset.regions import bounding_boxes, touching_pixels
 
 
 def brute_force(instances, w0, sigma):

@@ -4,14 +4,14 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.run import checkpoints, workdir
-from trainer.training.loop import Options
+from trainer.training.loop import TrainOptions
 from trainer.training.session import train
 
 ONE = tf.distribute.OneDeviceStrategy("/cpu:0")
 
 
 def run(config, data, folder, **options):
-    return train(config, data, str(folder), ONE, Options(**options))
+    return train(config, data, str(folder), ONE, TrainOptions(**options))
 
 
 def weights_of(folder, step):

@@ -40,7 +40,7 @@ from unet_tfrecords.storage import files, json_files
 PROBLEMS_NAME = files.TEMPORARY + "problems.json"
 
 
-class Job(NamedTuple):
+class PreprocessJob(NamedTuple):
     """What is made of what.
 
     Attributes:
@@ -68,7 +68,7 @@ def prepare(
     config: ml_collections.ConfigDict,
     planned: plan.Plan,
     parts: int = 1,
-) -> Job:
+) -> PreprocessJob:
     """Writes a plan into the folder of the shards.
 
     Args:
@@ -84,12 +84,12 @@ def prepare(
         parts,
         job=f"-{uuid.uuid4().hex[:8]}",
     )
-    return Job(
+    return PreprocessJob(
         folder, output, config, written, frames, planned.strays, planned.unlabelled
     )
 
 
-def build(pipeline: beam.Pipeline, job: Job) -> None:
+def build(pipeline: beam.Pipeline, job: PreprocessJob) -> None:
     """Adds the whole job to a pipeline."""
     planned = pipeline | beam.Create(job.plan_files) | ReadPlan()
     frames = planned | "Frames" >> beam.Map(lambda each: each.frame)
@@ -147,7 +147,7 @@ def write_info(
     parts: list[SourcePart],
     skipped: list[dict[str, Any]],
     facts: Facts,
-    job: Job,
+    job: PreprocessJob,
 ) -> None:
     """Writes `dataset_info.json`, which says complete, or the list of problems."""
     output = job.output

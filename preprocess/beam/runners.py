@@ -4,7 +4,7 @@ import importlib
 import logging
 import os
 
-from preprocess.beam import preflight
+from preprocess.beam import beam_internals, preflight
 from unet_tfrecords.command import cli
 from unet_tfrecords.command.errors import UserError
 
@@ -28,15 +28,7 @@ def parse_options(beam_args: list[str]):
     if any("daskrunner" in argument.lower() for argument in beam_args):
         _load_dask()
 
-    class Parser(beam_options._BeamArgumentParser):
-        def error(self, message):  # instead of pages of usage
-            raise UserError(f"Beam's option: {message}")
-
-    parser = Parser(add_help=False, allow_abbrev=False)
-    for option_class in beam_options.PipelineOptions.__subclasses__():
-        option_class._add_argparse_args(parser)
-    _, unknown = parser.parse_known_args(beam_args)
-    if unknown:
+    if unknown := beam_internals.unknown_options(beam_args):
         raise UserError(
             f"{' '.join(unknown)}: neither a flag of preprocess nor an option of Beam; "
             "see --help"
@@ -49,7 +41,7 @@ def parse_options(beam_args: list[str]):
             direct = options.view_as(beam_options.DirectOptions)
             direct.direct_running_mode = "multi_threading"
             direct.direct_num_workers = os.cpu_count() or 1
-        _keep_elements_whole()
+        beam_internals.keep_elements_whole()
     if standard.runner.lower() == "daskrunner":
         standard.runner = DASK_RUNNER
     try:
@@ -63,20 +55,6 @@ def parse_options(beam_args: list[str]):
     preflight.check(options)
     FileSystems.set_options(options)  # this process reads and writes there too
     return options
-
-
-def _keep_elements_whole() -> None:
-    """Stops Beam's local runner from cutting elements in two, or losing them.
-
-    With threads it flushes what a worker writes once a second, from another thread,
-    though the worker may be in the midst of an element (its own comment on
-    `maybe_flush` warns of that). In a stage of seconds with 100,000 elements some were
-    lost or came broken in most runs. Without a time limit it flushes by size, between
-    elements, as Beam's workers elsewhere do.
-    """
-    from apache_beam.runners.portability.fn_api_runner import worker_handlers
-
-    worker_handlers.DATA_BUFFER_TIME_LIMIT_MS = 0
 
 
 def _load_dask() -> None:
@@ -123,10 +101,7 @@ def parts_of(options) -> int:
 
 def quieten() -> None:
     """Beam says too much, but for what a job far away says of itself."""
-    from apache_beam.runners.worker import sdk_worker
-
-    # A worker in this process prints what it also logs and returns.
-    vars(sdk_worker)["print"] = lambda *_, **__: None
+    beam_internals.stop_printing()
     logging.basicConfig()
     root = logging.getLogger()
     root.addFilter(_is_no_traceback)
@@ -175,7 +150,7 @@ def wait_for(result) -> None:
     Raises:
       KeyboardInterrupt: on Ctrl-C, having said what then goes on.
     """
-    job, client = getattr(result, "_job", None), getattr(result, "client", None)
+    job, client = beam_internals.dataflow_job(result), getattr(result, "client", None)
     if job:
         print(f"job {job.id}: {_console(job)}", flush=True)
     if client and not client.nthreads():
@@ -190,7 +165,7 @@ def wait_for(result) -> None:
                 f"gcloud dataflow jobs cancel {job.id} --project={job.project_id} "
                 f"--region={job.location}"
             )
-        elif there := getattr(result, "_job_id", None):
+        elif there := beam_internals.job_id(result):
             if isinstance(error, KeyboardInterrupt):
                 print(f"\nthe job service may go on with {there}")
         raise

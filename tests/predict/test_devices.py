@@ -8,7 +8,7 @@ import time
 import pytest
 import tensorflow as tf
 
-from trainer.predict.pipeline import Pipeline
+from trainer.predict.workers import Pipeline
 
 
 @pytest.mark.slow

@@ -23,7 +23,7 @@ def _export(values: flags.FlagValues, _: list[str]) -> None:
     tensorflow_stores.reach(values.workdir, COPY.format("workdir"))
     from trainer.export import artefact
 
-    options = artefact.Options(
+    options = artefact.ExportOptions(
         checkpoint=values.checkpoint,
         tile=values.tile,
         tiles_per_step=values.tiles_per_step,

@@ -25,6 +25,7 @@ def _train(values: flags.FlagValues, _: list[str]) -> None:
     config = cli.config_of(values)
     devices = _devices(values)
     from trainer.devices import faults
+    from trainer.evaluation.report import page
     from trainer.training import session as training
 
     if not values.cache:
@@ -32,12 +33,13 @@ def _train(values: flags.FlagValues, _: list[str]) -> None:
             values.data, "give --cache=DIR, for copies on this machine"
         )
     tensorflow_stores.reach(values.workdir, KEEP_NEAR.format("workdir"))
-    options = training.Options(
+    options = training.TrainOptions(
         values.on_bad_record,
         values.cache,
         values.extend_steps,
         profile_steps,
         tuple(cli.given_flags(values)),
+        page.write,
     )
     if values.dry_run:
         from trainer.training.dry_run import dry_run

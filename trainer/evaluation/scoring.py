@@ -12,11 +12,15 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.devices.graphs import graph_function
-from trainer.evaluation import pictures
+from trainer.evaluation.gallery import Gallery, panels
 from trainer.evaluation.report import names, page
-from trainer.evaluation.scores import calibration
-from trainer.evaluation.scores.bootstrap import intervals
-from trainer.evaluation.scores.frame import (
+from trainer.inference.segmenter import Segmenter
+from trainer.network.layers import freeze
+from trainer.run import workdir
+from trainer.run.restore import restore_network
+from trainer.scores import calibration
+from trainer.scores.bootstrap import intervals
+from trainer.scores.frame import (
     Measured,
     as_content,
     from_content,
@@ -25,10 +29,6 @@ from trainer.evaluation.scores.frame import (
     pooled,
     rank,
 )
-from trainer.inference.segmenter import Segmenter
-from trainer.network.layers import freeze
-from trainer.run import workdir
-from trainer.run.restore import restore_network
 from unet_tfrecords.command import bars
 from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.dataset.images.frames import Frame, Objects, Truth
@@ -174,7 +174,7 @@ def evaluate(
     run = load_run(folder, checkpoint, tta)
     workdir.warn_of_other_rules(folder, step=run.step, tta=tta)
     measured = []
-    gallery = pictures.Gallery(SHOWN)
+    gallery = Gallery(SHOWN)
     for frame in bars.bar(frames, unit="frame"):
         scored = read_scored(frame, config)
         probabilities = run.probabilities(scored.image)
@@ -191,7 +191,7 @@ def evaluate(
             frame.key,
             rank(pooled([found])),
             functools.partial(
-                pictures.panels,
+                panels,
                 scored.image,
                 scored.truth,
                 probabilities,

@@ -14,8 +14,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from trainer.evaluation.scores.frame import Measured, measure_objects, object_scores
-from trainer.evaluation.scores.pixels import confusion_matrix, pixel_scores
 from trainer.evaluation.scoring import (
     Run,
     Scored,
@@ -26,6 +24,8 @@ from trainer.evaluation.scoring import (
 )
 from trainer.inference.instances import InstanceRules, classes_of
 from trainer.run import workdir
+from trainer.scores.frame import Measured, measure_objects, object_scores
+from trainer.scores.pixels import confusion_matrix, pixel_scores
 from unet_tfrecords.command import bars
 from unet_tfrecords.storage import files
 

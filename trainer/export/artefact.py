@@ -27,7 +27,7 @@ from unet_tfrecords.storage import files, json_files
 MOST_CONSTANT_BYTES = 200 * 10**6
 
 
-class Options(NamedTuple):
+class ExportOptions(NamedTuple):
     """How a model is to be exported.
 
     Attributes:
@@ -55,7 +55,7 @@ class Options(NamedTuple):
     bioimageio: bool = False
 
 
-def export(folder: str, destinations: list[str], options: Options) -> list[str]:
+def export(folder: str, destinations: list[str], options: ExportOptions) -> list[str]:
     """Exports a checkpoint of a run.
 
     Args:
@@ -136,7 +136,7 @@ def export(folder: str, destinations: list[str], options: Options) -> list[str]:
     return made
 
 
-def device_of(options: Options) -> Device:
+def device_of(options: ExportOptions) -> Device:
     """What the model will run on: auto is a GPU where one is here or precision asks.
 
     No processor gains from half precision here, so who asks for it has a GPU.
@@ -159,7 +159,7 @@ def as_constants(network: keras.Model, weights: str, device: Device) -> bool:
     return weights == "constants"
 
 
-def _chosen_tile(model: ml_collections.ConfigDict, options: Options) -> int:
+def _chosen_tile(model: ml_collections.ConfigDict, options: ExportOptions) -> int:
     """--tile, or the largest that --memory_mb allows."""
     if (options.onnx or options.bioimageio) and options.precision != "float32":
         flag = "onnx" if options.onnx else "bioimageio"

@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from preprocess import draw
 from trainer.devices.graphs import graph_function
 from trainer.export import onnx
 from trainer.inference.segmenter import Segmenter, normalise_images
-from trainer.predict.overlay import overlay
 from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.dataset import tiling
+from unet_tfrecords.dataset.drawn_cells import draw_cells
 from unet_tfrecords.dataset.images import formats
+from unet_tfrecords.dataset.pictures import overlay
 from unet_tfrecords.storage import files
 
 EXAMPLE_PX = 256  # edge of the drawn image, at most, if blocks can be so small
@@ -118,7 +118,7 @@ def _write_example(
     """A drawn image, what the model says of it, and a picture of both."""
     least, step = block_sizes(about["depth"])
     size = max(least, EXAMPLE_PX - (EXAMPLE_PX - least) % step)
-    image = next(iter(draw.draw_cells(size, 1, seed=1)))[0]
+    image = next(iter(draw_cells(size, 1, seed=1)))[0]
     raw = np.repeat(image[..., None], about["channels"], 2)[None].astype(np.float32)
     known = about["normalization"]
     if known:

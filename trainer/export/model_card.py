@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from importlib import metadata
 from typing import Any
 
 import ml_collections
@@ -10,22 +9,13 @@ import ml_collections
 from trainer.inference.instances import InstanceRules
 from trainer.inference.segmenter import Segmenter
 from trainer.run import workdir
+from trainer.run.provenance import versions
+from unet_tfrecords.dataset.data_settings import class_names
 from unet_tfrecords.dataset.shards import INFO_NAME
 from unet_tfrecords.dataset.splits import SPLITS
 from unet_tfrecords.storage import files
 
 OF_OBJECTS = {"seg": "SEG", "det": "DET", "v_rand": "V_rand", "v_info": "V_info"}
-PACKAGES = ("tensorflow", "tensorflow-cpu", "keras", "numpy", "unet-tfrecords")
-
-
-def class_names(model: ml_collections.ConfigDict) -> list[str]:
-    """Names of the classes, background first.
-
-    >>> class_names(ml_collections.ConfigDict({"classes": 3}))
-    ['background', 'class 1', 'class 2']
-    """
-    given = list(model.get("class_names", ()))
-    return given or ["background", *(f"class {k}" for k in range(1, model.classes))]
 
 
 def describe(
@@ -71,17 +61,6 @@ def describe(
         "tta": segmenter.tta,
         "versions": versions(),
     }
-
-
-def versions() -> dict[str, str]:
-    """Installed versions of what a model hangs on, by package."""
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def _scores(folder: str, step: int, tta: bool, rules: InstanceRules) -> dict[str, Any]:

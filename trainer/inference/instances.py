@@ -6,10 +6,12 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from preprocess.weights import distances_to_two
 from unet_tfrecords.command.errors import UserError
-from unet_tfrecords.dataset.images.frames import connected_instances
-from unet_tfrecords.dataset.regions import distances_to
+from unet_tfrecords.dataset.regions import (
+    connected_instances,
+    distances_to,
+    distances_to_two,
+)
 
 
 class InstanceRules(NamedTuple):

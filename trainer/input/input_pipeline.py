@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from trainer.devices.graphs import as_written
 from trainer.input import light_augment
-from trainer.input.reading_order import MOST_LANES, Part, Shard, part_of
+from trainer.input.reading_order import MOST_LANES, Part, ShardFile, part_of
 from unet_tfrecords.dataset.records import BYTES_FEATURES, FLOAT_FEATURES
 
 READ_AT_ONCE = 16  # shards over all lanes, whose records are shuffled together
@@ -74,7 +74,7 @@ def decode_pixels(encoded: tf.Tensor, geometry: Geometry) -> tf.Tensor:
 
 
 def _lane_records(
-    shards: list[Shard],
+    shards: list[ShardFile],
     *,
     lane: int,
     start: int,
@@ -140,7 +140,7 @@ def _lane_records(
 
 
 def _worker_records(
-    lanes: list[list[Shard]],
+    lanes: list[list[ShardFile]],
     part: Part,
     *,
     global_batch: int,
@@ -190,7 +190,7 @@ def _worker_records(
 
 @as_written
 def training_batches(
-    lanes: list[list[Shard]],
+    lanes: list[list[ShardFile]],
     geometry: Geometry,
     *,
     global_batch: int,

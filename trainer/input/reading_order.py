@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 MOST_LANES = 32  # read at once: more open files give nothing
 
 
-class Shard(NamedTuple):
+class ShardFile(NamedTuple):
     """A file to read.
 
     Attributes:
@@ -44,10 +44,10 @@ class Part(NamedTuple):
     by_file: bool
 
 
-def deal_lanes(shards: list[Shard], global_batch: int) -> list[list[Shard]]:
+def deal_lanes(shards: list[ShardFile], global_batch: int) -> list[list[ShardFile]]:
     """Deals shards into as many lanes as divide the global batch and fill evenly.
 
-    >>> shards = [Shard(str(i), 10) for i in range(16)]
+    >>> shards = [ShardFile(str(i), 10) for i in range(16)]
     >>> [len(deal_lanes(shards, batch)) for batch in (1, 4, 6, 64)]
     [1, 4, 2, 16]
     """

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from trainer.input.reading_order import Shard
+from trainer.input.reading_order import ShardFile
 from unet_tfrecords.command import bars
 from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.dataset.records import Scanned, frame_record, parse, scan_records
@@ -43,7 +43,7 @@ class Access(NamedTuple):
 
 def find_shards(
     info: dict[str, Any], folder: str, split: str, *, whole: bool = True
-) -> list[Shard]:
+) -> list[ShardFile]:
     """The shards of a split that hold records.
 
     Args:
@@ -60,7 +60,7 @@ def find_shards(
         raise UserError(f"{folder}: the {split} split is empty; see config.data.split")
     sizes = files.sizes_in(folder)
     shards = [
-        Shard(files.join(folder, entry["name"]), entry["records"], entry)
+        ShardFile(files.join(folder, entry["name"]), entry["records"], entry)
         for entry in entries
     ]
     problems = [
@@ -76,7 +76,7 @@ def find_shards(
     return [shard for shard in shards if shard.records]
 
 
-def damage(shards: Sequence[Shard], geometry: dict[str, Any]) -> list[str]:
+def damage(shards: Sequence[ShardFile], geometry: dict[str, Any]) -> list[str]:
     """What is wrong with shards, a line each; nothing where all are whole."""
     problems = []
     for shard in shards:
@@ -109,8 +109,8 @@ def _checked(path: str, geometry: dict[str, Any]) -> Iterator[Scanned]:
 
 
 def bring_near(
-    shards: Sequence[Shard], geometry: dict[str, Any], access: Access
-) -> list[Shard]:
+    shards: Sequence[ShardFile], geometry: dict[str, Any], access: Access
+) -> list[ShardFile]:
     """The same shards where and as they are to be read.
 
     Raises:
@@ -128,7 +128,9 @@ def bring_near(
     return near
 
 
-def _without_damage(shard: Shard, geometry: dict[str, Any], scratch: str) -> Shard:
+def _without_damage(
+    shard: ShardFile, geometry: dict[str, Any], scratch: str
+) -> ShardFile:
     """A shard's good records: itself, or a copy of those; what is left out is said."""
     whole = files.size_of(shard.path) == shard.entry["bytes"]
     if whole and files.sha256_of(shard.path) == shard.entry["sha256"]:
@@ -164,7 +166,7 @@ def _cache_folder(cache: str) -> str:
     return folder
 
 
-def _copies(shards: Sequence[Shard], cache: str) -> list[str]:
+def _copies(shards: Sequence[ShardFile], cache: str) -> list[str]:
     """Copies shards into a folder of this machine, by content: other runs find them."""
     folder = _cache_folder(cache)
     if files.is_remote(folder):
@@ -193,7 +195,7 @@ def _copies(shards: Sequence[Shard], cache: str) -> list[str]:
     return copies
 
 
-def _copy(shard: Shard, copy: str, bar: tqdm) -> None:
+def _copy(shard: ShardFile, copy: str, bar: tqdm) -> None:
     digest = hashlib.sha256()
     with files.open_atomic(copy) as file:
         for block in files.read_blocks(shard.path):

@@ -20,8 +20,8 @@ from trainer.predict.outputs import (
     result_of,
     stack_name,
 )
-from trainer.predict.pipeline import Pipeline
 from trainer.predict.seen import Seen
+from trainer.predict.workers import Pipeline
 from unet_tfrecords.command import bars
 from unet_tfrecords.command.errors import UserError, of_disk
 from unet_tfrecords.dataset.images.formats import is_spread, read_image

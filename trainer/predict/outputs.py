@@ -22,9 +22,9 @@ import tifffile
 
 from trainer.inference.instances import InstanceRules, classes_of, instances_of
 from trainer.predict.inputs import Job
-from trainer.predict.overlay import overlay
 from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.dataset.images.formats import encode_png
+from unet_tfrecords.dataset.pictures import overlay
 from unet_tfrecords.storage import files
 
 _CTC_FRAME = re.compile(r"t(\d{3,})$")

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from trainer.devices import strategy
 from trainer.input import input_pipeline, whole_frames
-from trainer.input.reading_order import Shard, deal_lanes, part_of
+from trainer.input.reading_order import ShardFile, deal_lanes, part_of
 from trainer.input.shard_files import Access, bring_near, damage, find_shards
 from trainer.training.losses import class_weights
 from trainer.training.optimizers import highest_rate
@@ -43,10 +43,10 @@ class Built(NamedTuple):
     precision: str
     xla: bool
     state: State
-    lanes: list[list[Shard]]
+    lanes: list[list[ShardFile]]
     run_steps: Any
     validator: Validator | None
-    validation_shards: list[Shard]
+    validation_shards: list[ShardFile]
 
     def batches(self, start_step: int, **options) -> tf.data.Dataset:
         """`input_pipeline.training_batches` of this run."""
@@ -106,7 +106,7 @@ class Built(NamedTuple):
             self._explain(self.validation_shards, error)
             raise
 
-    def _explain(self, shards: list[Shard], error: Exception) -> None:
+    def _explain(self, shards: list[ShardFile], error: Exception) -> None:
         """Says which shard is damaged where, if that is why reading failed."""
         reading = (
             tf.errors.DataLossError,
@@ -211,7 +211,7 @@ def build(
     )
 
 
-def _lanes(config, info, data, cluster, access) -> list[list[Shard]]:
+def _lanes(config, info, data, cluster, access) -> list[list[ShardFile]]:
     """The lanes; those that this worker reads, as and where it reads them."""
     whole = access.on_bad_record == "fail"
     shards = find_shards(info, data, "train", whole=whole)
@@ -231,7 +231,7 @@ def _lanes(config, info, data, cluster, access) -> list[list[Shard]]:
     return lanes
 
 
-def _validation_shards(info, data, cluster, access) -> list[Shard]:
+def _validation_shards(info, data, cluster, access) -> list[ShardFile]:
     whole = access.on_bad_record == "fail"
     shards = find_shards(info, data, "validation", whole=whole)
     own = shards[cluster.worker :: cluster.size]

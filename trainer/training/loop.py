@@ -11,6 +11,7 @@ import math
 import signal
 import sys
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import ml_collections
@@ -18,7 +19,6 @@ import tensorflow as tf
 
 from trainer.devices import gpus, strategy
 from trainer.devices.startup import explaining
-from trainer.evaluation.report import page
 from trainer.run import checkpoints, workdir
 from trainer.training.build import Built
 from trainer.training.metric_writers import Logbook
@@ -44,7 +44,7 @@ def validation_period(train: ml_collections.ConfigDict) -> int:
     return train.validate_every_steps or math.ceil(train.steps / VALIDATIONS)
 
 
-class Options(NamedTuple):
+class TrainOptions(NamedTuple):
     """How this call runs, which is not the run's config.
 
     Attributes:
@@ -53,6 +53,7 @@ class Options(NamedTuple):
       extend_steps: the run's new number of steps; 0 leaves it.
       profile_steps: the first and last step to profile; () profiles nothing.
       command: the flags that were given, for the report to say.
+      report: writes the report of the run in a folder, when training ends.
     """
 
     on_bad_record: str = "fail"
@@ -60,6 +61,7 @@ class Options(NamedTuple):
     extend_steps: int = 0
     profile_steps: tuple[int, ...] = ()
     command: tuple[str, ...] = ()
+    report: Callable[[str], object] | None = None
 
 
 @dataclasses.dataclass
@@ -99,7 +101,7 @@ class Progress:
 class Loop:
     """One call of train: its data, its logs, and the state it moves forward."""
 
-    def __init__(self, run: Built, folder: str, options: Options):
+    def __init__(self, run: Built, folder: str, options: TrainOptions):
         self.built = run
         self.train = run.config.train
         self.folder = folder
@@ -178,9 +180,9 @@ class Loop:
             self._profile(ended=True)
             self._save()
             self.saver.wait()
-            if self.built.cluster.is_chief:
+            if self.options.report and self.built.cluster.is_chief:
                 with locks.in_turn(self.folder):
-                    page.write(self.folder)
+                    self.options.report(self.folder)
             strategy.chiefs(self.built.devices, self.built.cluster, 0)  # all wait here
         if self.stop.asked is signal.SIGINT and self.progress.unlooked:
             raise KeyboardInterrupt

@@ -13,12 +13,12 @@ import tensorflow as tf
 
 from trainer.devices import faults, gpus, strategy, tensorflow_stores
 from trainer.devices.startup import explaining
-from trainer.export.model_card import versions
 from trainer.input.shard_files import Access
 from trainer.run import workdir
+from trainer.run.provenance import versions
 from trainer.training import batch_size
 from trainer.training.build import Built, build
-from trainer.training.loop import Loop, Options
+from trainer.training.loop import Loop, TrainOptions
 from trainer.training.train_settings import check_train_config
 from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.storage import files, locks
@@ -30,7 +30,7 @@ def built(
     data: str,
     folder: str,
     devices: tf.distribute.Strategy,
-    options: Options,
+    options: TrainOptions,
 ) -> Iterator[Built]:
     """`build`, with a scratch folder that goes when the block ends.
 
@@ -64,7 +64,7 @@ def train(
     data: str,
     folder: str,
     devices: tf.distribute.Strategy | None = None,
-    options: Options = Options(),  # noqa: B008  a constant
+    options: TrainOptions = TrainOptions(),  # noqa: B008  a constant
 ) -> bool:
     """Trains to the config's last step, going on where an earlier run stopped.
 
@@ -148,7 +148,7 @@ def settle(
     train.global_batch = strategy.chiefs(devices, cluster, train.global_batch)
 
 
-def _about(run: Built, options: Options) -> dict[str, Any]:
+def _about(run: Built, options: TrainOptions) -> dict[str, Any]:
     """How the run was started, for the report."""
     now = datetime.datetime.now(datetime.timezone.utc)
     return {

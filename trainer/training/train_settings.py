@@ -5,8 +5,8 @@ from typing import Any
 
 import ml_collections
 
-from preprocess.inspection import data_config
 from unet_tfrecords.command.errors import UserError
+from unet_tfrecords.dataset.data_settings import data_config
 from unet_tfrecords.storage import json_files
 
 CHOICES = {

@@ -5,15 +5,15 @@ import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-import cv2
 import ml_collections
 import numpy as np
 import tensorflow as tf
 
 from trainer.devices.graphs import graph_function
-from trainer.evaluation.scores.pixels import confusion_matrix, pixel_scores
 from trainer.inference.segmenter import Segmenter
 from trainer.input.whole_frames import WholeFrame
+from trainer.scores.pixels import confusion_matrix, pixel_scores
+from unet_tfrecords.dataset import pictures
 from unet_tfrecords.dataset.records import UNLABELLED
 
 PICTURES = 4  # frames shown in TensorBoard, always the same ones
@@ -94,7 +94,7 @@ class Validator:
         classes = self.model.classes
         confusion = np.zeros((classes, classes), np.int64)
         entropy = 0.0
-        pictures: dict[str, np.ndarray] = {}
+        drawn: dict[str, np.ndarray] = {}
         frames = itertools.islice(self.frames(), most or None)
         while together := list(itertools.islice(frames, self.replicas)):
             for frame, probability in zip(
@@ -103,12 +103,12 @@ class Validator:
                 predicted = probability.argmax(-1)
                 confusion += confusion_matrix(frame.label, predicted, classes)
                 entropy += cross_entropy(frame.label, probability)
-                if len(pictures) < PICTURES:
-                    pictures[frame.key] = picture(frame, probability)
+                if len(drawn) < PICTURES:
+                    drawn[frame.key] = picture(frame, probability)
         sums = tf.constant([*confusion.ravel().tolist(), entropy], tf.float64)
         *counts, entropy = self.add_up(sums).numpy().tolist()
         confusion = np.rint(counts).astype(np.int64).reshape(classes, classes)
-        return Validation(named_scores(confusion, entropy), pictures)
+        return Validation(named_scores(confusion, entropy), drawn)
 
 
 def named_scores(confusion: np.ndarray, entropy: float) -> dict[str, float | None]:
@@ -138,33 +138,20 @@ def cross_entropy(label: np.ndarray, probability: np.ndarray) -> float:
 
 
 def picture(frame: WholeFrame, probability: np.ndarray) -> np.ndarray:
-    """Input, truth, foreground probability and error side by side.
+    """Draws input, truth, foreground probability and errors side by side.
 
     Args:
-      frame: the first channel is shown.
+      frame: the validated frame.
       probability: float32 [H, W, K].
 
     Returns:
-      uint8 [H, 4 * W, 3], at most PICTURE_PX high and 4 * PICTURE_PX wide; unlabelled
-      is grey, errors are red.
+      uint8 RGB [H, 4 * W, 3], at most PICTURE_PX high and 4 * PICTURE_PX wide.
     """
-    seen = frame.image[..., 0].astype(np.float32)
-    low, high = np.percentile(seen, (0.5, 99.5))
-    grey = np.clip((seen - low) / max(high - low, 1e-6) * 255, 0, 255)
-    unlabelled = frame.label == UNLABELLED
-    classes = probability.shape[-1]
-    truth = np.where(unlabelled, 128, frame.label / (classes - 1) * 255)
-    foreground = np.nan_to_num(1 - probability[..., 0]) * 255
-    panels = [np.repeat(p[..., None], 3, axis=-1) for p in (grey, truth, foreground)]
-    wrong = (probability.argmax(-1) != frame.label) & ~unlabelled
-    error = panels[0] * 0.5
-    error[wrong] = (255, 0, 0)
-    panels.append(error)
-    scale = min(1.0, PICTURE_PX / max(frame.label.shape))
-    if scale < 1:
-        size = [max(1, round(edge * scale)) for edge in frame.label.shape[::-1]]
-        panels = [
-            cv2.resize(p.astype(np.float32), size, interpolation=cv2.INTER_AREA)
-            for p in panels
-        ]
-    return np.concatenate(panels, axis=1).astype(np.uint8)
+    truth = np.where(frame.label == UNLABELLED, 0, frame.label)
+    panels = [
+        pictures.grey_levels(frame.image),
+        pictures.overlay(frame.image, truth),
+        pictures.heat_map(1 - probability[..., 0]),
+        pictures.error_map(frame.image, frame.label, probability.argmax(-1)),
+    ]
+    return np.concatenate([pictures.shrunk(p, PICTURE_PX) for p in panels], axis=1)

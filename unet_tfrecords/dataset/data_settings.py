@@ -1,12 +1,14 @@
-"""Whether a config makes sense, before any work is done."""
+"""The settings that a data set depends on, and whether they make sense."""
 
 import math
+from typing import Any
 
 import ml_collections
 
 from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.dataset import tiling
 from unet_tfrecords.dataset.records import ENCODINGS, UNLABELLED, weight_step
+from unet_tfrecords.storage import json_files
 
 
 def check_data_config(config: ml_collections.ConfigDict) -> None:
@@ -84,3 +86,20 @@ def check_data_config(config: ml_collections.ConfigDict) -> None:
         )
     if problems:
         raise UserError(problems)
+
+
+def data_config(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """The part of a config that the shards depend on, as plain JSON values."""
+    model = {name: config.model[name] for name in ("depth", "channels", "classes")}
+    content = {"seed": config.seed, "data": config.data.to_dict(), "model": model}
+    return json_files.as_read(content)
+
+
+def class_names(model: ml_collections.ConfigDict) -> list[str]:
+    """Names of the classes, background first.
+
+    >>> class_names(ml_collections.ConfigDict({"classes": 3}))
+    ['background', 'class 1', 'class 2']
+    """
+    given = list(model.get("class_names", ()))
+    return given or ["background", *(f"class {k}" for k in range(1, model.classes))]

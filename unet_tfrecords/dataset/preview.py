@@ -18,23 +18,18 @@ from absl import flags
 
 from unet_tfrecords.command import bars, cli, cli_flags
 from unet_tfrecords.command.errors import UserError
+from unet_tfrecords.dataset.pictures import (
+    COLOURS,
+    UNLABELLED_COLOUR,
+    grey_levels,
+    hex_colour,
+)
 from unet_tfrecords.dataset.records import UNLABELLED, Tile
 from unet_tfrecords.dataset.shards import read_info, read_tiles
 from unet_tfrecords.dataset.splits import SPLITS
 from unet_tfrecords.storage import files, locks
 
-# Colours that people who see no red or no green tell apart (Okabe and Ito, 2008).
-CLASS_COLOURS = (
-    "#000000",  # background: no contour is drawn
-    "#e69f00",
-    "#56b4e9",
-    "#009e73",
-    "#f0e442",
-    "#0072b2",
-    "#d55e00",
-)
-UNLABELLED_COLOUR = "#cc79a7"
-WINDOW_COLOUR = "#56b4e9"
+WINDOW_COLOUR = hex_colour(COLOURS[1])
 MOST_AUGMENTATIONS = 8  # of one frame, side by side
 MOST_SCANNED = 2000  # tiles, in search of augmentations of one frame
 INCH_PX = 100
@@ -105,34 +100,23 @@ def augmentations_of_one_frame(data: str, info: dict[str, Any]) -> list[Tile]:
     return [found[name] for name in sorted(found)]
 
 
-def displayed(tile: Tile) -> np.ndarray:
-    """A tile's image as float [T, T, 3], its intensities stretched for the eye."""
-    image = tile.image.astype(np.float32)
-    image = image if image.shape[2] == 3 else image[..., :1].repeat(3, axis=2)
-    low, high = np.percentile(image, (0.5, 99.5))
-    return np.clip((image - low) / max(high - low, 1), 0, 1)
-
-
-def colour_of(number: int) -> tuple[float, ...]:
-    """A class's colour, RGB from 0 to 1."""
-    colours = CLASS_COLOURS[1:]
-    text = colours[(number - 1) % len(colours)]
-    return tuple(int(text[i : i + 2], 16) / 255 for i in (1, 3, 5))
-
-
 def outlined(tile: Tile) -> np.ndarray:
-    """The labelled window with the contours of each class, unlabelled parts tinted."""
+    """Draws the labelled window: contours of each class, unlabelled parts tinted.
+
+    Returns:
+      uint8 RGB [O, O, 3].
+    """
     inset = (tile.image.shape[0] - tile.label.shape[0]) // 2
-    window = displayed(tile)[inset : tile.image.shape[0] - inset]
+    window = grey_levels(tile.image)[inset : tile.image.shape[0] - inset]
     picture = np.ascontiguousarray(window[:, inset : tile.image.shape[1] - inset])
-    tint = np.array([int(UNLABELLED_COLOUR[i : i + 2], 16) / 255 for i in (1, 3, 5)])
     unknown = tile.label == UNLABELLED
-    picture[unknown] = 0.6 * picture[unknown] + 0.4 * tint
+    picture[unknown] = 0.6 * picture[unknown] + 0.4 * UNLABELLED_COLOUR
     for number in np.unique(tile.label[~unknown]):
         if number:
             mask = (tile.label == number).astype(np.uint8)
             outlines, _ = cv2.findContours(mask, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-            cv2.drawContours(picture, outlines, -1, colour_of(int(number)), 2)
+            colour = COLOURS[(int(number) - 1) % len(COLOURS)].tolist()
+            cv2.drawContours(picture, outlines, -1, colour, 2)
     return picture
 
 
@@ -163,7 +147,7 @@ def sheet(tiles: list[Tile], info: dict[str, Any]) -> bytes:
     figure = _figure(1120, 360 * len(tiles))
     rows = figure.subplots(len(tiles), 3, squeeze=False)
     for (left, middle, right), tile in zip(rows, tiles, strict=True):
-        _show(left, displayed(tile), tile.key)
+        _show(left, grey_levels(tile.image), tile.key)
         edge = geometry["output_size"]
         window = Rectangle((inset - 0.5, inset - 0.5), edge, edge, fill=False)
         window.set(edgecolor=WINDOW_COLOUR, linewidth=1.5)
@@ -188,7 +172,7 @@ def series_sheet(tiles: list[Tile]) -> bytes:
         row, column = divmod(index, across)
         augmentation = tile.key.rsplit("/", 2)[1]
         title = "unchanged" if augmentation == "a00" else augmentation
-        _show(axes[2 * row, column], displayed(tile), title)
+        _show(axes[2 * row, column], grey_levels(tile.image), title)
         _show(axes[2 * row + 1, column], outlined(tile), "")
     frame = tiles[0].key.rsplit("/", 2)[0]
     figure.suptitle(frame, fontsize=10, parse_math=False)
@@ -246,7 +230,7 @@ def html(data: str, info: dict[str, Any], pictures: dict[str, bytes]) -> str:
             name: base64.b64encode(picture).decode()
             for name, picture in pictures.items()
         },
-        unlabelled_colour=UNLABELLED_COLOUR,
+        unlabelled_colour=hex_colour(UNLABELLED_COLOUR),
     )
 
 

@@ -6,13 +6,12 @@ for two minutes. What does not pass becomes one line here that says what to do.
 
 import contextlib
 import importlib
-import os
 import re
 from collections.abc import Iterator
 from typing import IO, Any
 
 from unet_tfrecords.command.errors import UserError
-from unet_tfrecords.storage import s3
+from unet_tfrecords.storage import beam_filesystems
 
 LOGIN = {
     "gs": "`gcloud auth application-default login`, or GOOGLE_APPLICATION_CREDENTIALS="
@@ -69,25 +68,18 @@ def bucket_of(path: str) -> str:
 
 def _systems(path: str):
     """Beam's file systems, ready for a path."""
-    # Else Google's client asks for the bucket's own metadata before each request.
-    os.environ.setdefault("DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA", "true")
-    from apache_beam.io.filesystems import FileSystems
-
     scheme = scheme_of(path)
     if scheme in NEEDS:  # Beam's file systems load without
         try:
             importlib.import_module(NEEDS[scheme])
         except ImportError as error:
             raise UserError(f"{path}: {_unknown(scheme)}") from error
-    if FileSystems._pipeline_options is None and scheme != "gs":
-        from apache_beam.options.pipeline_options import PipelineOptions
-
-        FileSystems.set_options(PipelineOptions([]))  # the others refuse to have none
+    systems = beam_filesystems.file_systems(scheme)
     if scheme == "s3":
         bucket = bucket_of(path)
         with explained(bucket, lists=True):
-            s3.prepare(bucket)
-    return FileSystems
+            beam_filesystems.prepare_s3(bucket)
+    return systems
 
 
 @contextlib.contextmanager
@@ -237,9 +229,7 @@ def details(path: str) -> Any:
 @contextlib.contextmanager
 def open_read(path: str) -> Iterator[IO[bytes]]:
     """An object's bytes as they are stored, never decompressed by its name."""
-    from apache_beam.io.filesystem import CompressionTypes
-
-    stored = CompressionTypes.UNCOMPRESSED
+    stored = beam_filesystems.uncompressed()
     with explained(path), _systems(path).open(path, compression_type=stored) as file:
         yield file
 

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from trainer.evaluation.report import names, page
-from trainer.export.model_card import class_names
 from trainer.run import workdir
 from unet_tfrecords.command.errors import UserError
+from unet_tfrecords.dataset.data_settings import class_names
 from unet_tfrecords.dataset.splits import SPLITS
 from unet_tfrecords.storage import files
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import ml_collections
 
-from trainer.evaluation import pictures
+from trainer.evaluation import gallery
 from trainer.evaluation.report import charts, names, papers
-from trainer.export.model_card import class_names
 from trainer.run import workdir
+from unet_tfrecords.dataset.data_settings import class_names
 from unet_tfrecords.dataset.shards import INFO_NAME
 from unet_tfrecords.dataset.splits import SPLITS
 from unet_tfrecords.storage import files
@@ -156,7 +156,7 @@ def _section(folder: str, result: dict[str, Any], config, classes) -> dict[str, 
         if result["scores"][name] is not None
     ]
     headline = result["headline"]
-    found = pictures.read(folder, split)
+    found = gallery.read(folder, split)
     return {
         "result": result,
         "headline": (names.title(headline, classes), result["scores"][headline]),

@@ -17,20 +17,12 @@ from typing import NamedTuple
 import ml_collections
 import numpy as np
 
-from preprocess.weights import bounding_boxes
 from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.dataset.images.formats import Page, count_pages, read_labels
-from unet_tfrecords.dataset.images.frames import (
-    Found,
-    Frame,
-    Objects,
-    Truth,
-    narrowed,
-    size_text,
-)
+from unet_tfrecords.dataset.images.frames import Found, Frame, Objects, Truth, size_text
 from unet_tfrecords.dataset.pixel_statistics import count_values
 from unet_tfrecords.dataset.records import UNLABELLED
-from unet_tfrecords.dataset.regions import distances_to
+from unet_tfrecords.dataset.regions import bounding_boxes, distances_to, narrowed
 from unet_tfrecords.storage import files
 
 WANTS = "NN/tTTT.tif with NN_GT/SEG or NN_ST/SEG"

@@ -15,14 +15,9 @@ from unet_tfrecords.dataset.images.formats import (
     is_lossy,
     read_labels,
 )
-from unet_tfrecords.dataset.images.frames import (
-    Found,
-    Frame,
-    Objects,
-    Truth,
-    connected_instances,
-)
+from unet_tfrecords.dataset.images.frames import Found, Frame, Objects, Truth
 from unet_tfrecords.dataset.records import UNLABELLED
+from unet_tfrecords.dataset.regions import connected_instances
 from unet_tfrecords.storage import files
 
 WANTS = "images/NAME.* and masks/NAME.*"

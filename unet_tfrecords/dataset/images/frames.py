@@ -3,12 +3,9 @@
 import dataclasses
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 
 from unet_tfrecords.dataset.images.formats import Page
-from unet_tfrecords.dataset.pixel_statistics import count_values
-from unet_tfrecords.dataset.records import UNLABELLED
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -94,32 +91,3 @@ def size_text(image: np.ndarray) -> str:
     '5 x 6'
     """
     return f"{image.shape[0]} x {image.shape[1]}"
-
-
-def narrowed(instances: np.ndarray) -> np.ndarray:
-    """The same numbers as uint16 where they fit."""
-    return (
-        instances.astype(np.uint16) if instances.max(initial=0) < 2**16 else instances
-    )
-
-
-def connected_instances(classes: np.ndarray) -> np.ndarray:
-    """Numbers the connected pieces of each foreground class, uint16 or int32 [H, W].
-
-    Pieces connect over edges and not over corners: a membrane one pixel wide that
-    runs diagonally still separates.
-    """
-    instances = None
-    numbered = 0
-    for value in np.flatnonzero(count_values(classes, UNLABELLED + 1)[:UNLABELLED]):
-        if value:
-            mask = (classes == value).view(np.uint8)
-            count, pieces = cv2.connectedComponents(mask, connectivity=4)
-            if instances is None:
-                instances = pieces
-            else:  # pieces of different classes lie apart
-                np.add(pieces, numbered, out=instances, where=pieces > 0)
-            numbered += count - 1
-    return (
-        np.zeros(classes.shape, np.uint16) if instances is None else narrowed(instances)
-    )

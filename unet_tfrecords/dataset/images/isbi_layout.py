@@ -9,13 +9,8 @@ import numpy as np
 
 from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.dataset.images.formats import Page, count_pages, read_labels
-from unet_tfrecords.dataset.images.frames import (
-    Found,
-    Frame,
-    Objects,
-    Truth,
-    connected_instances,
-)
+from unet_tfrecords.dataset.images.frames import Found, Frame, Objects, Truth
+from unet_tfrecords.dataset.regions import connected_instances
 from unet_tfrecords.storage import files
 
 WANTS = "train-volume.tif and train-labels.tif"

@@ -10,15 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from trainer.evaluation.scores import (
+from trainer.inference.instances import InstanceRules, classes_of, instances_of
+from trainer.scores import (
     calibration,
     ctc_scores,
     detections,
     isbi_scores,
     surface,
 )
-from trainer.evaluation.scores.pixels import confusion_matrix, pixel_scores
-from trainer.inference.instances import InstanceRules, classes_of, instances_of
+from trainer.scores.pixels import confusion_matrix, pixel_scores
 from unet_tfrecords.dataset.images.frames import Objects, Truth
 from unet_tfrecords.dataset.records import UNLABELLED
 

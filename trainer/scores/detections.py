@@ -6,7 +6,7 @@ Data Science Bowl 2018 report it (Caicedo et al. 2019, doi:10.1038/s41592-019-06
 
 import numpy as np
 
-from trainer.evaluation.scores.overlaps import overlaps, without_background
+from trainer.scores.overlaps import overlaps, without_background
 
 THRESHOLDS = tuple(round(0.5 + 0.05 * i, 2) for i in range(10))
 

@@ -1,21 +1,50 @@
-"""What Beam's s3:// lacks: one client for all calls, a look at the bucket first.
+"""Beam's file systems: the only module of the shared rooms that imports Beam.
 
-Beam makes a client of boto3's for each call, which takes longer than most calls, and
-repeats for ten minutes what no repeating mends: no login, a host that isn't there.
+Two things are not in Beam's public API and are isolated here:
+
+* `FileSystems._pipeline_options`: there is no other way to see whether a job has set
+  options already, which hold its credentials.
+* `boto3_client.Client`: Beam makes a boto3 client for each call, which takes longer
+  than most calls, and retries for ten minutes what cannot succeed: no login, a host
+  that doesn't exist. So one client is shared, and the bucket is asked for first.
 """
 
 import copy
 import functools
+import os
 from typing import Any
 
-CLIENTS: dict[str, Any] = {}  # Beam's, by its options of S3
+CLIENTS: dict[str, Any] = {}  # Beam's, by its S3 options
 
 
-def prepare(bucket: str) -> None:
-    """Makes Beam, which has options by now, ready for a bucket; asks for it once.
+def file_systems(scheme: str) -> Any:
+    """Returns Beam's `FileSystems`, with options, for a scheme such as gs or s3."""
+    # Else Google's client asks for the bucket's own metadata before each request.
+    os.environ.setdefault("DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA", "true")
+    from apache_beam.io.filesystems import FileSystems
+
+    if FileSystems._pipeline_options is None and scheme != "gs":
+        from apache_beam.options.pipeline_options import PipelineOptions
+
+        FileSystems.set_options(PipelineOptions([]))  # the others refuse to have none
+    return FileSystems
+
+
+def uncompressed() -> str:
+    """Returns Beam's word for bytes as they are stored."""
+    from apache_beam.io.filesystem import CompressionTypes
+
+    return CompressionTypes.UNCOMPRESSED
+
+
+def prepare_s3(bucket: str) -> None:
+    """Shares one client, and asks for the bucket once.
 
     Args:
-      bucket: scheme included.
+      bucket: as s3://NAME.
+
+    Raises:
+      Exception: boto3's, for no login, no answer or no bucket.
     """
     _share_client()
     _look(bucket)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from trainer.evaluation.scores.overlaps import Overlaps, overlaps
+from trainer.scores.overlaps import Overlaps, overlaps
 
 THRESHOLDS = tuple(round(0.1 * i, 1) for i in range(1, 10))
 

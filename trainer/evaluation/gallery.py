@@ -8,13 +8,18 @@ import cv2
 import numpy as np
 
 from trainer.inference.instances import InstanceRules, classes_of, instances_of
-from trainer.predict.overlay import grey_levels, overlay
 from unet_tfrecords.dataset.images.frames import Truth
+from unet_tfrecords.dataset.pictures import (
+    error_map,
+    grey_levels,
+    heat_map,
+    overlay,
+    shrunk,
+)
 from unet_tfrecords.dataset.records import UNLABELLED
 from unet_tfrecords.storage import files, json_files
 
 LONGEST_PX = 512  # edge of a picture
-EXTRA, MISSED = (230, 159, 0), (86, 180, 233)  # orange, blue: Okabe and Ito
 JPEG_QUALITY = 85
 
 Panels = Mapping[str, bytes]
@@ -39,42 +44,28 @@ def panels(
         nothing.
 
     Returns:
-      By name: input, truth, probability (of foreground), result, and error: orange
-      where there is foreground too many, blue where it is missed, a class mistaken for
-      another is white, unlabelled is dark.
+      By name: input, truth, probability (of foreground), result, and error, see
+      `pictures.error_map`.
     """
-    grey = grey_levels(image)
     classes = classes_of(probabilities, rules.threshold)
-    foreground = (1 - probabilities[..., 0]).clip(0, 1)
-    heat = cv2.applyColorMap((foreground * 255).astype(np.uint8), cv2.COLORMAP_VIRIDIS)
     shown = np.where(truth.classes == UNLABELLED, 0, truth.classes)
     instances = None if partition else instances_of(probabilities, rules)
     known = None if partition else truth.instances
-    error = (grey * 0.6).astype(np.uint8)
-    labelled = truth.classes != UNLABELLED
-    true, found = truth.classes > 0, classes > 0
-    error[labelled & found & ~true] = EXTRA
-    error[labelled & true & ~found] = MISSED
-    error[labelled & true & found & (classes != truth.classes)] = 255
-    error[~labelled] //= 3
-    pictures = {
-        "input": grey,
+    drawn = {
+        "input": grey_levels(image),
         "truth": overlay(image, shown, known),
-        "probability": heat[..., ::-1],
+        "probability": heat_map(1 - probabilities[..., 0]),
         "result": overlay(image, classes, instances),
-        "error": error,
+        "error": error_map(image, truth.classes, classes),
     }
-    return {name: _jpeg(picture) for name, picture in pictures.items()}
+    return {name: _jpeg(picture) for name, picture in drawn.items()}
 
 
 def _jpeg(picture: np.ndarray) -> bytes:
     """Compressed, at most LONGEST_PX along either edge."""
-    scale = LONGEST_PX / max(picture.shape[:2])
-    if scale < 1:
-        size = [max(1, round(edge * scale)) for edge in picture.shape[1::-1]]
-        picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
     quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
-    return cv2.imencode(".jpg", picture[..., ::-1], quality)[1].tobytes()
+    small = shrunk(picture, LONGEST_PX)
+    return cv2.imencode(".jpg", small[..., ::-1], quality)[1].tobytes()
 
 
 class Gallery:
@@ -96,7 +87,6 @@ class Gallery:
         if len(self.shown) == 2 * self.number:
             if here == self.number:
                 return
-            # One of the middle leaves.
             gone = self.number - (here < self.number)
             del self.shown[gone]
             here -= here > gone

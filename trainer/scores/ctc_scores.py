@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from trainer.evaluation.scores.overlaps import Overlaps, overlaps, without_background
+from trainer.scores.overlaps import Overlaps, overlaps, without_background
 
 SPLIT, MISSED, EXTRA = 5, 10, 1  # weights of operations on the detection graph
 
