@@ -10,9 +10,9 @@ import pytest
 
 from preprocess import main
 from unet_tfrecords.command.cli import main as run_command
-from unet_tfrecords.dataset import preview
+from unet_tfrecords.dataset import preview, shards
 from unet_tfrecords.dataset.images.formats import decode_png
-from unet_tfrecords.dataset.pictures import COLOURS, shards
+from unet_tfrecords.dataset.pictures import COLOURS
 from unet_tfrecords.dataset.records import UNLABELLED, Tile
 from unet_tfrecords.storage import json_files
 
