@@ -19,14 +19,15 @@ import time
 
 sys.path[0] = str(pathlib.Path(__file__).parent.parent)  # not this folder
 
+from preprocess.info import source_info
+
 from benchmarks.record import Record, parser_of, run
 from configs import dic_hela
 from preprocess import plan
 from preprocess.beam import pipeline as job
 from preprocess.beam import shard_transforms
 from preprocess.beam.runners import LOCAL_RUNNER
-from preprocess.info import source_info
-from preprocess.inspection import Source, Sums, conclude, inspect
+from preprocess.inspection import InspectedFrame, Sums, conclude, inspect
 from unet_tfrecords.dataset.shards import INFO_NAME
 from unet_tfrecords.dataset.splits import SPLITS
 from unet_tfrecords.storage import files
@@ -41,7 +42,9 @@ def plain_loop(folder: str, output: str, config) -> None:
     planned = plan.plan_dataset(folder, config)
     digest = functools.cache(files.sha256_of)
     sources = [
-        Source(inspect(frame, config), tuple(digest(page.path) for page in frame.pages))
+        InspectedFrame(
+            inspect(frame, config), tuple(digest(page.path) for page in frame.pages)
+        )
         for frame in planned.frames
     ]
     sums = Sums()

@@ -54,10 +54,10 @@ def our_model(given, *, as_onnx: bool):
     from trainer.export import artefact, artefact_layout, onnx, tile_memory
     from trainer.export.signatures import Served
     from trainer.inference.segmenter import Segmenter
-    from trainer.input.input_pipeline import Geometry
     from trainer.network.layers import freeze, with_variables
     from trainer.network.unet import build_model
     from trainer.predict import runtimes
+    from unet_tfrecords.dataset.records import Geometry
 
     model = base.get_config().model
     model.update({"width": given.width, "depth": DEPTH, "dropout": 0.0})

@@ -27,8 +27,9 @@ from benchmarks.sides import turns
 from trainer.devices.startup import starting
 from trainer.input.reading_order import deal_lanes
 from trainer.input.shard_files import find_shards
+from unet_tfrecords.dataset.dataset_info import read_info
 from unet_tfrecords.dataset.images.formats import encode_png
-from unet_tfrecords.dataset.shards import read_info, read_tiles
+from unet_tfrecords.dataset.shards import read_tiles
 
 with starting():
     import tensorflow as tf
@@ -174,13 +175,11 @@ def main() -> None:
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     record = Record()
     info = read_info(given.data)
-    geometry = input_pipeline.geometry_of(info)
+    geometry = info.geometry
     if geometry.bits != 8:
         parser.error("--data: compares encodings of 8 bits; give such a data set")
     shards = find_shards(info, given.data, "train")
-    tiles = [
-        t for shard in shards[:2] for t in read_tiles(shard.path, info["geometry"])
-    ]
+    tiles = [t for shard in shards[:2] for t in read_tiles(shard.path, info.geometry)]
     trainers = input_pipeline.training_batches(
         deal_lanes(shards, BATCH),
         geometry,

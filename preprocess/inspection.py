@@ -52,7 +52,7 @@ class Inspection(NamedTuple):
     problems: tuple[str, ...] = ()
 
 
-class Source(NamedTuple):
+class InspectedFrame(NamedTuple):
     """A frame that was inspected, and the digests of what it is made from.
 
     Attributes:
@@ -135,7 +135,7 @@ class Sums:
     digest: int = 0
 
     def add(
-        self, source: Source, config: ml_collections.ConfigDict, folder: str
+        self, source: InspectedFrame, config: ml_collections.ConfigDict, folder: str
     ) -> None:
         """Adds a frame.
 
@@ -187,7 +187,7 @@ class Sums:
             self.problems = set(heapq.nsmallest(MOST_PROBLEMS, self.problems))
 
 
-def _digest_of(source: Source, folder: str) -> int:
+def _digest_of(source: InspectedFrame, folder: str) -> int:
     pages = source.found.frame.pages
     content = [
         [relative(page.path, folder), page.number, digest]
@@ -216,7 +216,7 @@ def tiles_of(found: Inspection, config: ml_collections.ConfigDict) -> int:
     )
 
 
-def copies_in(sources: Iterable[Source]) -> Iterator[str]:
+def copies_in(sources: Iterable[InspectedFrame]) -> Iterator[str]:
     """Images of one content that lie in two splits under different names, a line each.
 
     Args:

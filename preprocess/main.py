@@ -12,7 +12,7 @@ import shutil
 import signal
 import sys
 import time
-from typing import Any
+from collections.abc import Iterable
 
 if __name__ == "__main__" and (
     signal.getsignal(signal.SIGINT) is not signal.SIG_IGN  # as in the background
@@ -29,15 +29,15 @@ from unet_tfrecords.command import cli, cli_flags
 from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.dataset import splits, tfds_files
 from unet_tfrecords.dataset.data_settings import check_data_config, data_config
-from unet_tfrecords.dataset.images.frames import Frame
-from unet_tfrecords.dataset.shards import (
+from unet_tfrecords.dataset.dataset_info import (
     INFO_NAME,
-    damaged_files,
+    DatasetInfo,
+    Skipped,
+    Source,
     read_info,
-    read_sources,
-    reopen,
-    shard_files,
 )
+from unet_tfrecords.dataset.images.frames import Frame
+from unet_tfrecords.dataset.shards import damaged_files, reopen, shard_files
 from unet_tfrecords.storage import files, json_files, locks
 
 JOB_NAME = files.TEMPORARY + "job.json"  # the config of a job that has not ended
@@ -141,18 +141,18 @@ def _is_complete(
     if files.exists(info_path):
         info = read_info(output)
         if changed := json_files.differences(
-            info["config"], data_config(config), "config"
+            info.config, data_config(config), "config"
         ):
             raise UserError([f"{output}: {line}; {afresh}" for line in changed])
         damaged = damaged_files(output, info)
-        readable = not {part["name"] for part in info["source_parts"]} & set(damaged)
+        readable = not {part.name for part in info.source_parts} & set(damaged)
         if readable and (changed := _changed_sources(output, info, frames, folder)):
             raise UserError([f"{line}; {afresh}" for line in changed])
         if damaged:
             print(f"missing or damaged, made again: {', '.join(damaged)}")
             # Noted first, so that a kill in between leaves no folder without a guard.
             with locks.unread(output):
-                json_files.write(files.join(output, JOB_NAME), info["config"])
+                json_files.write(files.join(output, JOB_NAME), info.config)
                 reopen(output, info)
         if not damaged and not files.is_remote(output):  # after a kill at the very end
             files.remove(files.glob_in(output, files.TEMPORARY + "*"))
@@ -167,14 +167,12 @@ def _is_complete(
 
 
 def _changed_sources(
-    output: str, info: dict[str, Any], frames: list[Frame], folder: str
+    output: str, info: DatasetInfo, frames: list[Frame], folder: str
 ) -> list[str]:
     """Source files that are not those which a finished data set was made from."""
-    recorded = {
-        entry["path"]: entry["sha256"]
-        for source in itertools.chain(read_sources(output, info), info["skipped"])
-        for entry in source["files"]
-    }
+    sources: Iterable[Source | Skipped]
+    sources = itertools.chain(info.read_sources(output), info.skipped)
+    recorded = {file.path: file.sha256 for source in sources for file in source.files}
     present = {page.path for frame in frames for page in frame.pages}
     names = {path: path.removeprefix(folder).lstrip("/") for path in sorted(present)}
     lines = [f"{name}: gone since" for name in sorted(recorded.keys() - names.values())]
@@ -235,22 +233,22 @@ def _summarise(
     expected: collections.Counter[str],
 ) -> None:
     info = read_info(output)
-    for split, content in info["splits"].items():
-        pixels = content["class_pixels"]
+    for split, content in info.splits.items():
+        pixels = content.class_pixels
         shares = ", ".join(f"{n / max(1, sum(pixels)):.1%}" for n in pixels)
         print(
-            f"{split:>10}: {content['num_frames']} frames, "
-            f"{content['num_tiles']} tiles, {len(content['shards'])} shards, "
-            f"{content['num_bytes'] / 1e6:.1f} MB; classes {shares or '-'}"
+            f"{split:>10}: {content.num_frames} frames, "
+            f"{content.num_tiles} tiles, {len(content.shards)} shards, "
+            f"{content.num_bytes / 1e6:.1f} MB; classes {shares or '-'}"
         )
-        if content["num_frames"] == 0 < expected[split]:
+        if content.num_frames == 0 < expected[split]:
             print(f"{split}: all of its frames were bad", file=sys.stderr)
-    if unlabelled := info["unlabelled_images"]:
+    if unlabelled := info.unlabelled_images:
         print(f"{unlabelled} images without labels left out")
-    for left_out in info["skipped"]:
-        for reason in left_out["reasons"]:
+    for left_out in info.skipped:
+        for reason in left_out.reasons:
             print(f"skipped: {reason}", file=sys.stderr)
-    tiles = sum(content["num_tiles"] for content in info["splits"].values())
+    tiles = sum(content.num_tiles for content in info.splits.values())
     if kept := counters.get("shards_kept"):
         print(f"{kept} shards of an earlier run kept")
     made = counters.get("tiles_written", tiles)

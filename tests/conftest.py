@@ -19,7 +19,7 @@ import pytest
 
 from preprocess import draw
 from trainer.devices.startup import starting
-from unet_tfrecords.dataset import shards, tfds_files
+from unet_tfrecords.dataset import dataset_info, tfds_files
 from unet_tfrecords.storage import json_files
 
 # What makes `config` below of configs/synthetic.py:smoke, for commands.
@@ -216,7 +216,7 @@ def digests():
         found = {}
         for path in sorted(filter(pathlib.Path.is_file, folder.rglob("*"))):
             content = path.read_bytes()
-            if path == folder / shards.INFO_NAME:
+            if path == folder / dataset_info.INFO_NAME:
                 info = json.loads(content)
                 del info["times"]
                 content = json_files.as_json(info)

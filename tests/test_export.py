@@ -14,12 +14,11 @@ from tensorflow_serving.apis import prediction_log_pb2
 from configs import base
 from trainer.export import artefact_layout, tile_memory
 from trainer.export.signatures import decode_image
-from trainer.input.input_pipeline import geometry_of
 from trainer.main import COMMANDS
 from trainer.predict import runtimes
 from unet_tfrecords.command.cli import main
 from unet_tfrecords.command.errors import UserError
-from unet_tfrecords.dataset import shards
+from unet_tfrecords.dataset import dataset_info, shards
 from unet_tfrecords.dataset.data_settings import check_data_config
 from unet_tfrecords.dataset.images.formats import Page, encode_png, read_image
 from unet_tfrecords.dataset.records import read_records
@@ -131,12 +130,12 @@ def test_what_has_other_channels_or_is_no_image_is_refused():
 
 def test_records_and_tiles_and_whole_images_agree(model, shards_folder):
     """The same pixels by three signatures: our record, its tile, and a whole image."""
-    info = shards.read_info(shards_folder)
-    geometry = geometry_of(info)
+    info = dataset_info.read_info(shards_folder)
+    geometry = info.geometry
     path = shards.shard_files(shards_folder)[0]
     with open(path, "rb") as file:
         records = list(read_records(file))[:3]
-    parsed = list(itertools.islice(shards.read_tiles(path, info["geometry"]), 3))
+    parsed = list(itertools.islice(shards.read_tiles(path, info.geometry), 3))
     by_record = model.signatures["tf_example"](examples=tf.constant(records))
     by_tile = model.signatures["tile"](
         tile=tf.constant(np.stack([p.image for p in parsed]), tf.float32),
@@ -176,7 +175,7 @@ def test_what_the_artefact_carries(version, trained):
     about = json.loads((extra / artefact_layout.ABOUT).read_text())
     assert about["class_names"] == ["background", "cell"]
     assert (about["tile"], about["tiles_per_step"]) == (76, 2)
-    info = (trained / shards.INFO_NAME).read_bytes()
+    info = (trained / dataset_info.INFO_NAME).read_bytes()
     assert about["data"]["dataset_info_sha256"] == hashlib.sha256(info).hexdigest()
     config = json.loads((extra / artefact_layout.CONFIG).read_text())
     assert config["model"]["depth"] == 2

@@ -14,7 +14,7 @@ from trainer.export import artefact_layout
 from trainer.main import COMMANDS
 from trainer.predict import job, runtimes
 from unet_tfrecords.command.cli import main as command
-from unet_tfrecords.dataset import shards
+from unet_tfrecords.dataset import dataset_info
 from unet_tfrecords.dataset.images import formats
 from unet_tfrecords.dataset.pictures import overlay
 from unet_tfrecords.storage import files
@@ -48,8 +48,8 @@ def test_preprocess_reads_warps_and_encodes_no_more_than_it_must(
     given = [f"--config={ROOT}/configs/synthetic.py:smoke", *TINY_DATA]
     given += [f"--input={cells}", f"--output={tmp_path}/out"]
     assert command(main.COMMAND, [*given, "--direct_running_mode=in_memory"]) == 0
-    info = shards.read_info(f"{tmp_path}/out")
-    splits = {source["frame"]: source["split"] for source in info["sources"]}
+    info = dataset_info.read_info(f"{tmp_path}/out")
+    splits = {source.frame: source.split for source in info.sources}
     assert len(splits) == 8
     for index, (_, split) in enumerate(sorted(splits.items())):
         # Once to look at, once for each shard that it lies in.
@@ -59,7 +59,7 @@ def test_preprocess_reads_warps_and_encodes_no_more_than_it_must(
     assert {digested[f"t{index:03d}.tif"] for index in range(8)} == {1}
     augmented = sum(split == "train" for split in splits.values())
     assert warped["all"] == augmented * 3  # image, instances, classes
-    tiles = sum(content["num_tiles"] for content in info["splits"].values())
+    tiles = sum(content.num_tiles for content in info.splits.values())
     assert encoded["all"] == tiles * 2  # label and weight; the image is raw
 
 

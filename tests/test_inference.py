@@ -13,11 +13,11 @@ from configs import base
 from trainer.export.artefact import save
 from trainer.export.signatures import Served
 from trainer.inference.segmenter import Segmenter, mirrored, normalise_images
-from trainer.input.input_pipeline import Geometry
 from trainer.network.layers import freeze
 from trainer.network.unet import build_model
 from unet_tfrecords.dataset import tiling
 from unet_tfrecords.dataset.pixel_statistics import moments
+from unet_tfrecords.dataset.records import Geometry
 
 ROOT = pathlib.Path(__file__).parent.parent
 

@@ -8,7 +8,8 @@ import tensorflow as tf
 from trainer.input import input_pipeline, light_augment
 from trainer.input.reading_order import ShardFile, deal_lanes, part_of
 from trainer.input.shard_files import find_shards
-from unet_tfrecords.dataset.shards import read_info, read_tiles
+from unet_tfrecords.dataset.dataset_info import read_info
+from unet_tfrecords.dataset.shards import read_tiles
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,7 @@ def many_shards(shards_folder, info, tmp_path_factory):
         with tf.io.TFRecordWriter(path) as writer:
             for record in records[first : first + count]:
                 writer.write(record)
-        shards.append(ShardFile(path, len(records[first : first + count])))
+        shards.append(ShardFile(path, len(records[first : first + count]), None))
         first += count
     assert first >= len(records)
     return shards
@@ -41,7 +42,7 @@ def many_shards(shards_folder, info, tmp_path_factory):
 def batches(info, shards, batch, /, **options):
     return input_pipeline.training_batches(
         deal_lanes(shards, batch),
-        input_pipeline.geometry_of(info),
+        info.geometry,
         global_batch=batch,
         **{"shuffle_tiles": 50, "seed": 1, "with_keys": True, **options},
     )
@@ -130,7 +131,7 @@ def test_starting_in_the_middle_leaves_whole_files_unread(
     made = keys(batches(info, many_shards, 1), 490)
     origin = {}
     for shard in many_shards:
-        for tile in read_tiles(shard.path, info["geometry"]):
+        for tile in read_tiles(shard.path, info.geometry):
             origin.setdefault(tile.key.encode(), []).append(shard.path)
     late = made[-60:]
     needed = {path for [key] in late for path in origin[key]}
@@ -145,7 +146,7 @@ def test_starting_in_the_middle_leaves_whole_files_unread(
 def test_shuffle_reaches_across_shards(info, many_shards):
     made = [key for [key] in keys(batches(info, many_shards, 1), 60)]
     in_file = [
-        tile.key.encode() for tile in read_tiles(many_shards[0].path, info["geometry"])
+        tile.key.encode() for tile in read_tiles(many_shards[0].path, info.geometry)
     ]
     assert not any(
         made[i : i + 3] == in_file[j : j + 3]

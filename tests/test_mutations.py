@@ -8,6 +8,7 @@ import pathlib
 import shutil
 import struct
 
+import msgspec
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -20,7 +21,7 @@ from tests.campaign.mutators import flip
 from tests.campaign.readers import READ, REFUSED
 from trainer.input.shard_files import damage, find_shards
 from unet_tfrecords.command.errors import UserError
-from unet_tfrecords.dataset import records, shards
+from unet_tfrecords.dataset import dataset_info, records, shards
 from unet_tfrecords.dataset.images import formats
 from unet_tfrecords.dataset.images.formats import Page
 from unet_tfrecords.dataset.images.image_checks import MOST_PIXELS_FLAG, check_size
@@ -203,9 +204,9 @@ def test_a_record_that_claims_too_much(data, length):
     head = struct.pack("<Q", length)
     claim = head + struct.pack("<I", records._masked_crc(head))
     path.write_bytes(claim + path.read_bytes()[12:])
-    info = shards.read_info(str(data))
+    info = dataset_info.read_info(str(data))
     shard = next(s for s in find_shards(info, str(data), "test") if s.path == str(path))
-    [line] = damage([shard], info["geometry"])
+    [line] = damage([shard], info.geometry)
     assert line.startswith(f"{path}: ") and "at byte 0" in line
 
 
@@ -213,7 +214,7 @@ def test_a_compressed_shard_is_damage(data):
     path = next(data.glob("test-*"))
     path.write_bytes(gzip.compress(path.read_bytes()))
     with pytest.raises(UserError, match=f"{path.name}: corrupted length at byte 0"):
-        find_shards(shards.read_info(str(data)), str(data), "test")
+        find_shards(dataset_info.read_info(str(data)), str(data), "test")
 
 
 LIES = {
@@ -229,48 +230,52 @@ LIES = {
 
 @pytest.mark.parametrize("lie", LIES)
 def test_no_field_of_the_info_changes_without_notice(data, lie):
-    path = data / shards.INFO_NAME
+    path = data / dataset_info.INFO_NAME
     info = json.loads(path.read_text())
     LIES[lie](info)
     path.write_text(json.dumps(info))
     with pytest.raises(UserError, match="dataset_info.json: broken .not as it was"):
-        shards.read_info(str(data))
+        dataset_info.read_info(str(data))
     del info[json_files.OWN_DIGEST]  # as older versions wrote it, and whoever edits it
     path.write_text(json.dumps(info))
-    assert shards.read_info(str(data)) == info
+    assert dataset_info.read_info(str(data)).content() == {
+        name: value for name, value in info.items() if name != "times"
+    }
 
 
 @pytest.mark.parametrize("what", bombs.WELL_FORMED)
 @pytest.mark.parametrize("name", ["info", "sidecar", "job", "sources", "plan"])
 def test_strange_json_beside_shards_is_a_line(data, tmp_path, what, name, config):
     text = bombs.WELL_FORMED[what]
-    info = shards.read_info(str(data))
-    shard = next(iter(info["splits"]["train"]["shards"]))
+    info = dataset_info.read_info(str(data))
+    shard = info.splits["train"].shards[0]
     if name == "sidecar":
-        path = pathlib.Path(shards.sidecar_path(str(data), shard["name"]))
+        path = pathlib.Path(shards.sidecar_path(str(data), shard.name))
         path.write_bytes(text)
-        made_from = shard["made_from"]
-        assert shards.kept_shard(str(data), shard["name"], made_from) is None
+        made_from = shard.made_from
+        assert shards.kept_shard(str(data), shard.name, made_from) is None
         return
-    part = shards.write_sources(str(data), 0, 1, info["sources"])._asdict()
+    part = dataset_info.write_sources(str(data), 0, 1, info.sources)
     paths = {
-        "info": data / shards.INFO_NAME,
+        "info": data / dataset_info.INFO_NAME,
         "job": data / main.JOB_NAME,
-        "sources": data / part["name"],
+        "sources": data / part.name,
         "plan": data / "plan",
     }
     reads = {
-        "info": lambda: shards.read_info(str(data)),
+        "info": lambda: dataset_info.read_info(str(data)),
         "job": lambda: main._is_complete(
             str(data), config, [], folder="", overwrite=False
         ),
         "sources": lambda: list(
-            shards.read_sources(str(data), {"sources": [], "source_parts": [part]})
+            msgspec.structs.replace(
+                info, sources=(), source_parts=(part,)
+            ).read_sources(str(data))
         ),
         "plan": lambda: list(plan.read_plan(str(data / "plan"))),
     }
     if name == "job":
-        (data / shards.INFO_NAME).unlink()
+        (data / dataset_info.INFO_NAME).unlink()
     paths[name].write_bytes(text)
     with pytest.raises(UserError) as caught:
         reads[name]()
@@ -278,9 +283,8 @@ def test_strange_json_beside_shards_is_a_line(data, tmp_path, what, name, config
 
 
 def test_a_changed_note_of_a_shard_is_not_believed(data):
-    info = shards.read_info(str(data))
-    entry = info["splits"]["train"]["shards"][0]
-    shard = shards.Shard(split="train", **entry)
+    info = dataset_info.read_info(str(data))
+    shard = info.splits["train"].shards[0]
     shards.write_sidecar(str(data), shard)
     assert shards.kept_shard(str(data), shard.name, shard.made_from) is not None
     path = pathlib.Path(shards.sidecar_path(str(data), shard.name))

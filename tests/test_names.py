@@ -63,7 +63,7 @@ def test_odd_names_go_all_the_way(tmp_path, capfd):
     put(source, NAMES)
     assert run(main.COMMAND, [*CONFIG, f"--input={source}", f"--output={data}"]) == 0
     info = json.loads((data / "dataset_info.json").read_text())
-    found = {source["frame"].split("/", 2)[2] for source in info["sources"]}
+    found = {source.frame.split("/", 2)[2] for source in info.sources}
     assert found == set(NAMES)
     assert run(verify.COMMAND, [f"--data={data}"]) == 0
     assert run(preview.COMMAND, [f"--data={data}", f"--output={pictures}"]) == 0
@@ -122,7 +122,7 @@ def test_frames_whose_names_are_no_text(tmp_path, capfd):
     assert len(lines) == 3 and all("not printable text; rename" in x for x in lines)
     assert run(main.COMMAND, [*given, "--on_bad_frame=skip"]) == 0
     info = json.loads((tmp_path / "out/dataset_info.json").read_bytes().decode("utf-8"))
-    assert len(info["skipped"]) == 3 and len(info["sources"]) == 5
+    assert len(info.skipped) == 3 and len(info.sources) == 5
 
 
 @pytest.mark.parametrize("name", ["x\ny", "x\udcff", "x\u2028y", "x\x1b[31m"])

@@ -19,8 +19,9 @@ from tests.tiny import CONFIG, bars, lay, lines_of, metrics_of, noise, plain, sp
 from trainer.main import COMMANDS
 from unet_tfrecords.command.cli import main as run
 from unet_tfrecords.dataset import preview, verify
+from unet_tfrecords.dataset.dataset_info import read_info
 from unet_tfrecords.dataset.images.formats import Page, read_image
-from unet_tfrecords.dataset.shards import read_info, read_tiles
+from unet_tfrecords.dataset.shards import read_tiles
 
 ROOT = pathlib.Path(__file__).parent.parent
 IDS = (1, 7, 65535)
@@ -82,11 +83,11 @@ def worked(tmp_path_factory) -> pathlib.Path:
 def test_every_frame_becomes_finite_tiles(worked):
     data = str(worked / "data")
     info = read_info(data)
-    frames = {source["frame"].split("/")[-1] for source in info["sources"]}
-    assert frames >= set(everything(1)) and info["geometry"]["bits"] == 16
-    for name in info["splits"]:
-        for shard in info["splits"][name]["shards"]:
-            for tile in read_tiles(f"{data}/{shard['name']}", info["geometry"]):
+    frames = {source.frame.split("/")[-1] for source in info.sources}
+    assert frames >= set(everything(1)) and info.geometry.bits == 16
+    for name in info.splits:
+        for shard in info.splits[name].shards:
+            for tile in read_tiles(f"{data}/{shard.name}", info.geometry):
                 values = (tile.image - tile.mean) / tile.std
                 assert np.isfinite(values).all() and (tile.std > 0).all()
                 assert np.isfinite(tile.weight).all()
@@ -232,8 +233,8 @@ def test_a_channel_of_one_value_normalises_to_zero(tmp_path):
     given += [f"--input={raw}", f"--output={tmp_path}/data"]
     assert run(main.COMMAND, given) == 0
     info = read_info(str(tmp_path / "data"))
-    shard = info["splits"]["validation"]["shards"][0]["name"]
-    tile = next(iter(read_tiles(f"{tmp_path}/data/{shard}", info["geometry"])))
+    shard = info.splits["validation"].shards[0].name
+    tile = next(iter(read_tiles(f"{tmp_path}/data/{shard}", info.geometry)))
     assert tile.std[1] == 1 and tile.mean[1] == 10
     assert ((tile.image - tile.mean) / tile.std)[..., 1].max() == 0
 

@@ -21,9 +21,9 @@ from trainer.predict.outputs import Choice, encoders, result_of
 from trainer.scores import ctc_scores, detections, isbi_scores
 from unet_tfrecords.command.cli import main as run
 from unet_tfrecords.command.errors import UserError
+from unet_tfrecords.dataset.dataset_info import read_info
 from unet_tfrecords.dataset.images.formats import Page
 from unet_tfrecords.dataset.regions import touching_pixels
-from unet_tfrecords.dataset.shards import read_info
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def sparse(tmp_path_factory) -> pathlib.Path:
 @pytest.mark.slow
 def test_a_class_that_never_occurs_costs_nothing(sparse):
     info = read_info(str(sparse / "data"))
-    assert info["splits"]["train"]["class_pixels"][2:] == [0, 0]
+    assert info.splits["train"].class_pixels[2:] == [0, 0]
     lines = metrics_of(sparse / "run")
     assert all(math.isfinite(line["loss"]) for line in lines)
     result = json.loads((sparse / "run/evaluation-test.json").read_text())

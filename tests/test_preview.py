@@ -10,7 +10,7 @@ import pytest
 
 from preprocess import main
 from unet_tfrecords.command.cli import main as run_command
-from unet_tfrecords.dataset import preview, shards
+from unet_tfrecords.dataset import dataset_info, preview
 from unet_tfrecords.dataset.images.formats import decode_png
 from unet_tfrecords.dataset.pictures import COLOURS
 from unet_tfrecords.dataset.records import UNLABELLED, Tile
@@ -64,7 +64,7 @@ def test_preview_writes_sheets_and_one_page(data, tmp_path, capsys):
     assert page.tags.count("img") == len(names)
     assert all(target.startswith("data:image/png") for target in page.targets)
     text = (tmp_path / "p/index.html").read_text()
-    info = json.loads((data / shards.INFO_NAME).read_text())
+    info = json.loads((data / dataset_info.INFO_NAME).read_text())
     train = info["splits"]["train"]
     row = f"<td>train<td>{train['num_frames']}<td>{train['num_tiles']}"
     assert row in re.sub(r"\s+", " ", text).replace(" <td>", "<td>")
@@ -72,7 +72,7 @@ def test_preview_writes_sheets_and_one_page(data, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_augmentations_are_of_one_place(data):
-    info = shards.read_info(str(data))
+    info = dataset_info.read_info(str(data))
     tiles = preview.augmentations_of_one_frame(str(data), info)
     assert [tile.key.split("/")[-2] for tile in tiles] == ["a00", "a01", "a02", "a03"]
     assert len({(t.key.split("/")[2], t.key.split("/")[-1]) for t in tiles}) == 1
@@ -97,7 +97,7 @@ def test_contours_lie_on_the_edges_of_the_labels():
 def test_text_from_outside_is_escaped(data, tmp_path):
     evil = "<script>alert(1)</script>"
     shutil.copytree(data, tmp_path / "d")
-    path = tmp_path / "d" / shards.INFO_NAME
+    path = tmp_path / "d" / dataset_info.INFO_NAME
     info = json.loads(path.read_text())
     info["sources"][0]["frame"] = info["sources"][0]["files"][0]["path"] = evil
     info["skipped"] = [{"frame": evil, "reasons": [evil], "files": []}]
@@ -117,7 +117,7 @@ def test_damaged_data_sets_are_one_line(data, tmp_path, capfd, broken):
     elif broken == "missing":
         shard.unlink()
     else:
-        (tmp_path / "d" / shards.INFO_NAME).unlink()
+        (tmp_path / "d" / dataset_info.INFO_NAME).unlink()
     assert run(tmp_path / "d", tmp_path / "p") == 2
     lines = [s for s in capfd.readouterr().err.splitlines() if "preview: " in s]
     assert len(lines) == 1 and str(tmp_path / "d") in lines[0]

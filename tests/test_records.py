@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer.input.input_pipeline import Geometry, parse_tile
+from trainer.input.input_pipeline import parse_tile
 from unet_tfrecords.dataset import records
+from unet_tfrecords.dataset.records import Geometry
 
 STEP = records.weight_step(10.0)
 
@@ -46,13 +47,9 @@ def assert_same(tile, image, label, weight, mean, std):
 def test_round_trip(dtype, channels, encoding):
     tile = random_tile(dtype, channels)
     record = records.encode(tile, encoding=encoding, step=STEP)
-    read = records.parse(
-        record,
-        encoding=encoding,
-        step=STEP,
-        image_shape=tile.image.shape,
-        bits=8 * tile.image.itemsize,
-    )
+    bits = 8 * tile.image.itemsize
+    geometry = Geometry(60, 20, 2, channels, 2, bits, encoding, STEP)
+    read = records.parse(record, geometry)
     assert read.key == tile.key
     assert_same(tile, *read[1:])
 
@@ -122,8 +119,8 @@ def test_foreign_record_is_refused():
     foreign = tf.train.Example(
         features=tf.train.Features(feature={"image": tf.train.Feature()})
     ).SerializeToString()
-    arguments = dict(encoding="raw", step=STEP, image_shape=(60, 60, 1), bits=8)
+    geometry = Geometry(60, 20, 2, 1, 2, 8, "raw", STEP)
     with pytest.raises(ValueError, match="without label"):
-        records.parse(foreign, **arguments)
+        records.parse(foreign, geometry)
     with pytest.raises(ValueError, match="not a tf.train.Example"):
-        records.parse(b"\xff\xff", **arguments)
+        records.parse(b"\xff\xff", geometry)

@@ -106,8 +106,8 @@ def test_real_images(real_data, tmp_path, name, folder, images, shape, count):
     scores = go_the_road(config, source, tmp_path, source / images)
     assert scores["num_frames"] == count
     info = json.loads((tmp_path / "data/dataset_info.json").read_text())
-    tiles = {split: content["num_tiles"] for split, content in info["splits"].items()}
-    frames = {s: content["num_frames"] for s, content in info["splits"].items()}
+    tiles = {split: content.num_tiles for split, content in info.splits.items()}
+    frames = {s: content.num_frames for s, content in info.splits.items()}
     assert tiles == {split: 4 * number for split, number in frames.items()}
     assert frames["test"] == count
     masks = sorted((tmp_path / "predictions").glob("*_mask.png"))

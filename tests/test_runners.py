@@ -20,7 +20,7 @@ from tests.conftest import until
 from unet_tfrecords.command import cli
 from unet_tfrecords.command.cli import main as run_command
 from unet_tfrecords.command.errors import UserError
-from unet_tfrecords.dataset import shards
+from unet_tfrecords.dataset import dataset_info
 
 ROOT = pathlib.Path(__file__).parent.parent
 ARGUMENTS = (
@@ -347,7 +347,7 @@ def test_killed_in_the_midst_of_a_shard(cells, digests, tmp_path, capsys, mode):
     options = [f"--direct_running_mode={mode}", "--direct_num_workers=2"]
     command = [sys.executable, "-m", "preprocess.main", *ARGUMENTS, *given, *options]
     killed_while_writing([*command, f"--output={output}"], output)
-    assert not (output / shards.INFO_NAME).exists()
+    assert not (output / dataset_info.INFO_NAME).exists()
     noted = [path.name for path in output.glob(".unfinished-train-*.tfrecord.json")]
     names = [name.removeprefix(".unfinished-").removesuffix(".json") for name in noted]
     kept = {name: (output / name).stat().st_mtime_ns for name in names}

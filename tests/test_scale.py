@@ -12,13 +12,13 @@ from apache_beam.testing.util import assert_that, equal_to
 from preprocess import inspection, main, plan
 from preprocess.beam import pipeline
 from preprocess.beam.runners import parse_options
-from preprocess.inspection import Inspection, Source, Sums
+from preprocess.inspection import InspectedFrame, Inspection, Sums
 from trainer.evaluation import scoring
 from trainer.input import whole_frames
 from trainer.main import COMMANDS
 from trainer.run import workdir
 from unet_tfrecords.command.cli import main as run_command
-from unet_tfrecords.dataset import shards, verify
+from unet_tfrecords.dataset import dataset_info, shards, verify
 from unet_tfrecords.dataset.images.formats import Page
 from unet_tfrecords.dataset.images.frames import Frame
 from unet_tfrecords.dataset.images.layouts import look_for_frames
@@ -104,15 +104,15 @@ def parted(cells, in_parts, tmp_path):
 
 @pytest.mark.slow
 def test_sources_in_parts_are_those_in_one(cells, parted, tmp_path, monkeypatch):
-    info = shards.read_info(str(parted))
-    assert not info["sources"] and len(info["source_parts"]) == 3
+    info = dataset_info.read_info(str(parted))
+    assert not info.sources and len(info.source_parts) == 3
     monkeypatch.undo()
     assert preprocess(cells, tmp_path / "whole") == 0
-    whole = shards.read_info(str(tmp_path / "whole"))
-    assert len(whole["sources"]) == 8 and not whole["source_parts"]
-    there = sorted(shards.read_sources(str(parted), info), key=lambda s: s["frame"])
-    assert there == whole["sources"]
-    assert info["splits"] == whole["splits"]
+    whole = dataset_info.read_info(str(tmp_path / "whole"))
+    assert len(whole.sources) == 8 and not whole.source_parts
+    there = sorted(info.read_sources(str(parted)), key=lambda s: s.frame)
+    assert tuple(there) == whole.sources
+    assert info.splits == whole.splits
     assert verify.verify(str(parted)) == verify.verify(str(tmp_path / "whole"))
 
 
@@ -160,7 +160,7 @@ def test_a_run_keeps_what_it_learns_from(cells, parted, tmp_path, config):
 # --- Facts ----------------------------------------------------------------------------
 
 
-def sources(number: int, config) -> list[Source]:
+def sources(number: int, config) -> list[InspectedFrame]:
     found = []
     for i, frame in enumerate(many(number)):
         split = ("train", "validation", "test")[i % 3]
@@ -170,7 +170,7 @@ def sources(number: int, config) -> list[Source]:
         moments = inspection.moments(inspection.np.full((4, 4, 1), i, "uint8"))
         problems = (f"{frame.image}: broken",) if i % 7 == 0 else ()
         looked = Inspection(frame, 60, 60 + i, 8, (i % 2,), moments, problems)
-        found.append(Source(looked, (f"{i:064x}",)))
+        found.append(InspectedFrame(looked, (f"{i:064x}",)))
     return found
 
 
@@ -205,7 +205,7 @@ def test_where_all_are_bad_it_is_said_why(config):
     sums = Sums()
     for frame in many(3):
         bad = Inspection(frame, problems=(f"{frame.image}: broken",))
-        sums.add(Source(bad, ("",)), config, "in")
+        sums.add(InspectedFrame(bad, ("",)), config, "in")
     told = inspection.conclude(sums, [], [], config).problems
     assert told == ("0.tif: broken", "1.tif: broken", "2.tif: broken")
 
@@ -234,7 +234,7 @@ def test_a_thousand_problems_are_enough(config, monkeypatch):
     sums = Sums()
     for frame in many(100):
         bad = Inspection(frame, problems=(f"{frame.image}: broken",))
-        sums.add(Source(bad, ("",)), config, "in")
+        sums.add(InspectedFrame(bad, ("",)), config, "in")
     assert len(sums.problems) <= 20
     told = inspection.conclude(sums, [], ["stray.tif: label without image"], config)
     assert told.problems[0] == "0.tif: broken" and len(told.problems) == 12

@@ -26,7 +26,7 @@ from trainer.main import COMMANDS
 from trainer.run import checkpoints, workdir
 from unet_tfrecords.command.cli import main as run_command
 from unet_tfrecords.command.errors import UserError
-from unet_tfrecords.dataset import preview, shards, verify
+from unet_tfrecords.dataset import dataset_info, preview, shards, verify
 from unet_tfrecords.storage import files, json_files
 
 CONFIG = f"--config={ROOT}/configs/synthetic.py:smoke"
@@ -84,7 +84,7 @@ CRAFTED = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CRAFTED)
 def test_a_data_set_names_no_file_outside_its_folder(box, cells, capfd, name):
-    info = box / "data" / shards.INFO_NAME
+    info = box / "data" / dataset_info.INFO_NAME
     edit(info, CRAFTED[name])
     # Something to mend, so that preprocess would note what is there.
     next((box / "data").glob("validation-*")).unlink()
@@ -115,7 +115,7 @@ def test_a_data_set_names_no_file_outside_its_folder(box, cells, capfd, name):
 
 def test_overwrite_removes_what_is_named_like_a_shard_and_nothing_else(box, cells):
     edit(
-        box / "data" / shards.INFO_NAME,
+        box / "data" / dataset_info.INFO_NAME,
         lambda info: first_shard(info).update(name="../outside.tfrecord"),
     )
     (box / "data/mine.tfrecord").write_text("mine")
@@ -128,12 +128,11 @@ def test_overwrite_removes_what_is_named_like_a_shard_and_nothing_else(box, cell
 
 
 def test_a_noted_shard_speaks_for_itself_alone(box):
-    info = shards.read_info(str(box / "data"))
-    entry = first_shard(info)
-    shard = shards.Shard(split="train", **entry)
+    info = dataset_info.read_info(str(box / "data"))
+    shard = info.splits["train"].shards[0]
     shards.write_sidecar(str(box / "data"), shard)
     kept = shards.kept_shard(str(box / "data"), shard.name, shard.made_from)
-    assert kept == shard._replace(class_pixels=tuple(shard.class_pixels))
+    assert kept == shard
     note = box / "data" / f"{files.TEMPORARY}{shard.name}.json"
     edit(note, lambda content: content.update(name="../outside.tfrecord"))
     assert not shards.kept_shard(str(box / "data"), shard.name, shard.made_from)
@@ -175,10 +174,10 @@ def test_a_cache_that_another_user_laid_out_is_refused(tmp_path, monkeypatch):
 def test_a_run_names_no_file_outside_its_folder(trained, box, cells, capfd, name):
     run = box / "run"
     shutil.copytree(trained, run)
-    edit(run / shards.INFO_NAME, CRAFTED[name])
+    edit(run / dataset_info.INFO_NAME, CRAFTED[name])
     before = tree(box)
     given = [f"--workdir={run}", f"--input={cells}"]
-    problem(COMMANDS["evaluate"], given, capfd, str(run / shards.INFO_NAME))
+    problem(COMMANDS["evaluate"], given, capfd, str(run / dataset_info.INFO_NAME))
     assert tree(box) == before
 
 

@@ -17,7 +17,7 @@ from trainer.evaluation.report import charts, page
 from trainer.main import COMMANDS
 from unet_tfrecords.command.cli import main as run_command
 from unet_tfrecords.command.errors import UserError
-from unet_tfrecords.dataset import preview, shards, verify
+from unet_tfrecords.dataset import dataset_info, preview, verify
 
 HOSTILE = (
     "<script>alert(1)</script>",
@@ -200,7 +200,7 @@ def test_a_crafted_run_makes_a_harmless_report(hostile, tmp_path, evil):
         ),
     )
     edit(run / "about.json", lambda c: c.update(device=evil, versions={evil: evil}))
-    edit(run / shards.INFO_NAME, lambda c: c["sources"][0].update(frame=evil))
+    edit(run / dataset_info.INFO_NAME, lambda c: c["sources"][0].update(frame=evil))
     objects = run / "evaluation-test-objects.csv"
     objects.write_text(objects.read_text().replace("missed", evil.replace('"', '""')))
     assert_harmless(page.html(str(run)))

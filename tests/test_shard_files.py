@@ -12,8 +12,8 @@ from trainer.input.shard_files import Access, bring_near, find_shards
 from trainer.training.loop import TrainOptions
 from trainer.training.session import train
 from unet_tfrecords.command.errors import UserError
+from unet_tfrecords.dataset.dataset_info import read_info
 from unet_tfrecords.dataset.records import frame_record, read_records, scan_records
-from unet_tfrecords.dataset.shards import read_info
 
 ONE = tf.distribute.OneDeviceStrategy("/cpu:0")
 SECOND = "train-00001-of-00002.tfrecord"
@@ -97,7 +97,7 @@ def test_skipping_leaves_out_counts_and_reports(
     info = read_info(str(data))
     shards = find_shards(info, str(data), "train", whole=False)
     access = Access("skip", scratch=str(tmp_path / "scratch"))
-    near = bring_near(shards, info["geometry"], access)
+    near = bring_near(shards, info.geometry, access)
     assert [shard.records for shard in near] == [245, left]
     assert near[0].path == shards[0].path
     kept = list(tf.data.TFRecordDataset(near[1].path))
@@ -209,10 +209,10 @@ def test_a_cache_takes_no_damaged_shard_and_no_remote_folder(data, tmp_path):
     shards = find_shards(info, str(data), "train")
     flip(data / SECOND, 1000)
     with pytest.raises(UserError, match="is not what preprocess wrote"):
-        bring_near(shards, info["geometry"], Access(cache=str(tmp_path / "c")))
+        bring_near(shards, info.geometry, Access(cache=str(tmp_path / "c")))
     assert not list((tmp_path / "c").glob(".unfinished*"))
     with pytest.raises(UserError, match="a folder of this machine"):
-        bring_near(shards, info["geometry"], Access(cache="gs://bucket/c"))
+        bring_near(shards, info.geometry, Access(cache="gs://bucket/c"))
 
 
 def test_a_full_cache_is_refused_with_both_sizes(data, tmp_path, monkeypatch):
@@ -222,7 +222,7 @@ def test_a_full_cache_is_refused_with_both_sizes(data, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="0.0 GB free, the shards need"):
         bring_near(
             find_shards(info, str(data), "train"),
-            info["geometry"],
+            info.geometry,
             Access(cache=str(tmp_path / "c")),
         )
 

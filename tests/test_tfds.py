@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -11,7 +12,8 @@ from tests.conftest import ROOT, TINY_DATA
 from unet_tfrecords.command.cli import main as run
 from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.dataset import tfds_files, verify
-from unet_tfrecords.dataset.shards import read_info, read_tiles
+from unet_tfrecords.dataset.dataset_info import read_info
+from unet_tfrecords.dataset.shards import read_tiles
 
 tfds = pytest.importorskip("tensorflow_datasets")
 
@@ -27,15 +29,15 @@ def opened(folder):
 
 def tiles_of(folder, split):
     info = read_info(str(folder))
-    for shard in info["splits"][split]["shards"]:
-        yield from read_tiles(f"{folder}/{shard['name']}", info["geometry"])
+    for shard in info.splits[split].shards:
+        yield from read_tiles(f"{folder}/{shard.name}", info.geometry)
 
 
 def check_every_tile(folder):
     """What TensorFlow Datasets reads is what we read, tile by tile."""
     builder, info = opened(folder), read_info(str(folder))
     assert set(builder.info.splits) == {
-        split for split, content in info["splits"].items() if content["num_tiles"]
+        split for split, content in info.splits.items() if content.num_tiles
     }
     for split in builder.info.splits:
         own = {tile.key: tile for tile in tiles_of(folder, split)}
@@ -45,7 +47,7 @@ def check_every_tile(folder):
             assert each["image"].dtype == tile.image.dtype
             np.testing.assert_array_equal(each["image"], tile.image)
             np.testing.assert_array_equal(each["label"][..., 0], tile.label)
-            stored = each["weight"][..., 0] * info["geometry"]["weight_step"]
+            stored = each["weight"][..., 0] * info.geometry.weight_step
             np.testing.assert_allclose(stored, tile.weight, rtol=1e-6)
             np.testing.assert_array_equal(each["mean"], tile.mean)
             np.testing.assert_array_equal(each["std"], tile.std)
@@ -95,8 +97,8 @@ def test_every_tile_of_real_cells(real_data, tmp_path):
 
 
 def test_features_are_as_it_writes_them_itself(shards_folder):
-    geometry = read_info(shards_folder)["geometry"]
-    size, window = (geometry["tile_size"],) * 2, (geometry["output_size"],) * 2
+    geometry = read_info(shards_folder).geometry
+    size, window = (geometry.tile_size,) * 2, (geometry.output_size,) * 2
     image = tfds.features.Tensor(shape=(*size, 1), dtype=np.uint8, encoding="bytes")
     label = tfds.features.Image(
         shape=(*window, 1), dtype=np.uint8, encoding_format="png"
@@ -118,15 +120,17 @@ def test_features_are_as_it_writes_them_itself(shards_folder):
 
 def test_a_shard_that_is_none_has_no_tiles(shards_folder, tmp_path):
     info = read_info(shards_folder)
-    shards = info["splits"]["train"]["shards"]
-    gone = shards.pop(0)
+    train = info.splits["train"]
+    gone, *shards = train.shards
+    less = msgspec.structs.replace(train, shards=tuple(shards))
+    info = msgspec.structs.replace(info, splits=info.splits | {"train": less})
     shutil.copytree(shards_folder, tmp_path / "d")
-    (tmp_path / "d" / gone["name"]).unlink()
+    (tmp_path / "d" / gone.name).unlink()
     tfds_files.write(str(tmp_path / "d"), info)
     builder = opened(tmp_path / "d")
     keys = {e["key"].decode() for e in tfds.as_numpy(builder.as_dataset(split="train"))}
-    path = f"{shards_folder}/{shards[0]['name']}"
-    assert keys == {tile.key for tile in read_tiles(path, info["geometry"])}
+    path = f"{shards_folder}/{shards[0].name}"
+    assert keys == {tile.key for tile in read_tiles(path, info.geometry)}
 
 
 def test_verify_compares_it_with_the_info(shards_folder, tmp_path):

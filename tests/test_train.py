@@ -16,7 +16,7 @@ from trainer.training import session as loop
 from trainer.training.loop import Progress
 from trainer.training.metric_writers import Logbook
 from unet_tfrecords.command.errors import UserError
-from unet_tfrecords.dataset.shards import read_info
+from unet_tfrecords.dataset.dataset_info import read_info
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -164,8 +164,8 @@ def test_tensorboard_has_scalars_and_the_same_frame_each_time(
     shards_folder, train_config, tmp_path
 ):
     run(train_config, shards_folder, tmp_path)
-    sources = read_info(shards_folder)["sources"]
-    frame = next(s["frame"] for s in sources if s["split"] == "validation")
+    sources = read_info(shards_folder).sources
+    frame = next(s.frame for s in sources if s.split == "validation")
     # Validated at steps 10 and 20.
     assert pictures_in(tmp_path / "logs") == {
         f"input, truth, probability, error/{frame}": 2

@@ -1,5 +1,6 @@
 """What train does not begin, go on with or save; each in a line."""
 
+import msgspec
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -11,7 +12,7 @@ from trainer.training import session as loop
 from trainer.training.build import build
 from trainer.training.train_settings import check_batch, check_fit, check_train_config
 from unet_tfrecords.command.errors import UserError
-from unet_tfrecords.dataset.shards import read_info
+from unet_tfrecords.dataset.dataset_info import read_info
 from unet_tfrecords.storage import locks
 
 
@@ -149,7 +150,8 @@ def test_early_stopping_needs_a_validation_split(
     shards_folder, train_config, tmp_path, monkeypatch
 ):
     info = read_info(shards_folder)
-    info["splits"]["validation"]["shards"] = []
+    none = msgspec.structs.replace(info.splits["validation"], shards=())
+    info = msgspec.structs.replace(info, splits=info.splits | {"validation": none})
     monkeypatch.setattr("trainer.training.build.read_info", lambda _: info)
     train_config.train.patience = 3
     with pytest.raises(UserError, match="no validation split to judge by"):

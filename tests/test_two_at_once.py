@@ -22,7 +22,7 @@ from trainer.run import checkpoints, workdir
 from trainer.run.restore import restore_network
 from unet_tfrecords.command.cli import main as run
 from unet_tfrecords.command.errors import UserError
-from unet_tfrecords.dataset import shards, verify
+from unet_tfrecords.dataset import dataset_info, verify
 from unet_tfrecords.storage import files, locks
 
 CONFIG = (f"--config={ROOT}/configs/synthetic.py:smoke", *TINY_DATA)
@@ -116,7 +116,7 @@ def test_a_folder_that_goes_before_its_lock_is_there_is_made_again(
 def test_a_pipe_in_a_files_place_is_no_wait(tmp_path):
     os.mkfifo(tmp_path / "dataset_info.json")
     with pytest.raises(UserError, match="a pipe or device, not a file"):
-        shards.read_info(str(tmp_path))
+        dataset_info.read_info(str(tmp_path))
 
 
 @pytest.mark.slow

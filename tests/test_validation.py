@@ -10,9 +10,9 @@ from trainer.input import whole_frames
 from trainer.input.shard_files import find_shards
 from trainer.network.unet import build_model
 from trainer.training.validate import Validator, cross_entropy, picture
+from unet_tfrecords.dataset.dataset_info import read_info
 from unet_tfrecords.dataset.pictures import MISSED
 from unet_tfrecords.dataset.records import UNLABELLED
-from unet_tfrecords.dataset.shards import read_info
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def info(shards_folder):
 def frames_of(info, folder, split="validation"):
     paths = [shard.path for shard in find_shards(info, folder, split)]
     sizes = whole_frames.frame_sizes(folder, info, split)
-    return whole_frames.read_frames(paths, info["geometry"], sizes)
+    return whole_frames.read_frames(paths, info.geometry, sizes)
 
 
 @pytest.mark.parametrize("split, count", [("validation", 1), ("test", 2)])
@@ -60,7 +60,7 @@ def tiles_of(info, folder):
     from unet_tfrecords.dataset.shards import read_tiles
 
     for shard in find_shards(info, folder, "validation"):
-        yield from read_tiles(shard.path, info["geometry"])
+        yield from read_tiles(shard.path, info.geometry)
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ import pytest
 from preprocess.main import COMMAND
 from unet_tfrecords.command.cli import main
 from unet_tfrecords.command.errors import UserError
-from unet_tfrecords.dataset import records, shards
+from unet_tfrecords.dataset import dataset_info, records, shards
 from unet_tfrecords.dataset.verify import COMMAND as VERIFY
 from unet_tfrecords.dataset.verify import verify
 from unet_tfrecords.storage import json_files
@@ -45,7 +45,7 @@ def found(folder) -> list[str]:
 
 
 def edit_info(folder, change):
-    path = folder / shards.INFO_NAME
+    path = folder / dataset_info.INFO_NAME
     info = json.loads(path.read_text())
     change(info)
     path.write_text(json.dumps(json_files.sealed(info)))
@@ -53,13 +53,11 @@ def edit_info(folder, change):
 
 def rewrite(folder, name, change):
     """Rewrites a shard with each tile changed, checksums made to fit."""
-    geometry = json.loads((folder / shards.INFO_NAME).read_text())["geometry"]
-    settings = dict(encoding="raw", step=geometry["weight_step"])
+    geometry = dataset_info.read_info(str(folder)).geometry
+    settings = dict(encoding="raw", step=geometry.weight_step)
     with open(folder / name, "rb") as file:
-        shape = dict(image_shape=(60, 60, 1), bits=8)
         tiles = [
-            records.parse(record, **settings, **shape)
-            for record in records.read_records(file)
+            records.parse(record, geometry) for record in records.read_records(file)
         ]
     written = [records.encode(tile, **settings) for tile in change(tiles)]
     count, size, digest = shards.write_shard(str(folder / name), written)
@@ -174,8 +172,11 @@ def test_everything_is_listed_at_once(data, capsys):
         (lambda i: i["splits"]["train"].update(num_frames=7), "num_frames is 7"),
         (lambda i: i["splits"]["train"].update(class_pixels=[]), "class frequencies"),
         (lambda i: i["sources"][0]["files"][0].update(sha256=""), "without sha256"),
-        (lambda i: i.pop("sources"), "broken (without sources)"),
-        (lambda i: i["geometry"].pop("bits"), "broken (KeyError: 'bits')"),
+        (lambda i: i.pop("sources"), "missing required field `sources`"),
+        (
+            lambda i: i["geometry"].pop("bits"),
+            "field `bits` - at `$.geometry`",
+        ),
         (lambda i: i.update(splits=[]), "broken ("),
     ],
 )

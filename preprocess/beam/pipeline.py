@@ -16,7 +16,7 @@ import apache_beam as beam
 import ml_collections
 from apache_beam.pvalue import AsList, AsSingleton
 
-from preprocess import info, plan
+from preprocess import plan
 from preprocess.beam import progress
 from preprocess.beam.shard_transforms import WriteShards, WriteSources
 from preprocess.beam.source_transforms import (
@@ -25,16 +25,12 @@ from preprocess.beam.source_transforms import (
     JoinSources,
     SumUp,
 )
+from preprocess.describe import describe, skipped_of, source_of, stray_of
 from preprocess.inspection import Facts
 from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.dataset import tfds_files
-from unet_tfrecords.dataset.shards import (
-    INFO_NAME,
-    Shard,
-    SourcePart,
-    parts_for,
-    shard_files,
-)
+from unet_tfrecords.dataset.dataset_info import Shard, Skipped, Source, SourcePart
+from unet_tfrecords.dataset.shards import parts_for, shard_files
 from unet_tfrecords.storage import files, json_files
 
 PROBLEMS_NAME = files.TEMPORARY + "problems.json"
@@ -104,14 +100,14 @@ def build(pipeline: beam.Pipeline, job: PreprocessJob) -> None:
         sources | name >> beam.Filter(lambda s, bad: bool(s.found.problems) is bad, bad)
         for name, bad in (("Good", False), ("Bad", True))
     )
-    entries = good | "Entries" >> beam.Map(info.source_info, job.folder)
+    entries = good | "Entries" >> beam.Map(source_of, job.folder)
     parts = parts_for(job.frames)
     if parts:
         parted = entries | WriteSources(job.output, parts, AsSingleton(facts))
         entries = pipeline | "NoEntries" >> beam.Create([])
     else:
         parted = pipeline | "NoParts" >> beam.Create([])
-    skipped = bad | "Skipped" >> beam.Map(info.skipped_info, job.folder)
+    skipped = bad | "Skipped" >> beam.Map(skipped_of, job.folder)
     (
         pipeline
         | "AtTheEnd" >> beam.Create([None])
@@ -143,9 +139,9 @@ class ReadPlan(beam.PTransform):
 def write_info(
     _,
     shards: list[Shard],
-    entries: list[dict[str, Any]],
+    entries: list[Source],
     parts: list[SourcePart],
-    skipped: list[dict[str, Any]],
+    skipped: list[Skipped],
     facts: Facts,
     job: PreprocessJob,
 ) -> None:
@@ -155,11 +151,11 @@ def write_info(
         path = files.join(output, PROBLEMS_NAME)
         json_files.write(path, list(facts.problems))
         return
-    content = info.dataset_info(
+    info = describe(
         shards,
         entries,
         parts,
-        skipped + [info.stray_info(line, job.folder) for line in job.strays],
+        skipped + [stray_of(line, job.folder) for line in job.strays],
         facts,
         unlabelled=job.unlabelled,
         config=job.config,
@@ -169,8 +165,8 @@ def write_info(
         [path for path in shard_files(output) if files.basename(path) not in own]
     )
     _check_there(output, [*shards, *parts])
-    tfds_files.write(output, content)
-    json_files.write(files.join(output, INFO_NAME), content)
+    tfds_files.write(output, info)
+    info.write(output)
     # The plan, notes of finished shards, and halves that a killed run has left; not the
     # counts that a bar still follows, nor the plan of another job on the same bucket.
     left = files.glob_in(output, files.TEMPORARY + "*")

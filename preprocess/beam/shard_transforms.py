@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 import apache_beam as beam
 import cv2
@@ -20,16 +19,14 @@ from preprocess.plan import Unit
 from preprocess.render import load, tiles_of_unit
 from preprocess.worker_memory import keep_freed_memory, room_for
 from unet_tfrecords.dataset import splits
+from unet_tfrecords.dataset.dataset_info import Shard, Source, SourcePart, write_sources
 from unet_tfrecords.dataset.pixel_statistics import count_values
 from unet_tfrecords.dataset.records import UNLABELLED, encode, weight_step
 from unet_tfrecords.dataset.shards import (
-    Shard,
-    SourcePart,
     kept_shard,
     shard_name,
     write_shard,
     write_sidecar,
-    write_sources,
 )
 from unet_tfrecords.storage import files, json_files
 
@@ -102,7 +99,7 @@ class WriteShard(beam.DoFn):
         path = files.join(self.output, name)
         written = write_shard(path, self._records(units, facts, class_pixels, watch))
         classes = class_pixels[: self.config.model.classes].tolist()
-        shard = Shard(split, name, *written, tuple(classes), made_from)
+        shard = Shard(name, *written, tuple(classes), made_from)
         write_sidecar(self.output, shard)
         watch.rest("write")
         for stage, counter in self.msec.items():
@@ -163,8 +160,8 @@ class WriteSources(beam.PTransform):
         )
 
 
-def _with_part(entry: dict[str, Any], parts: int) -> tuple[int, dict[str, Any]]:
-    return plan.group_number(entry["frame"]) % parts, entry
+def _with_part(source: Source, parts: int) -> tuple[int, Source]:
+    return plan.group_number(source.frame) % parts, source
 
 
 def _part_written(

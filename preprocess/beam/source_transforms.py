@@ -13,7 +13,7 @@ from preprocess import inspection as facts_module
 from preprocess import plan
 from preprocess.beam import progress
 from preprocess.beam.progress import FRAMES, TILES, Stopwatch
-from preprocess.inspection import Facts, Source, Sums, inspect
+from preprocess.inspection import Facts, InspectedFrame, Sums, inspect
 from preprocess.worker_memory import room_for
 from unet_tfrecords.dataset.images.formats import Page, check_unchanged
 from unet_tfrecords.dataset.images.frames import Frame
@@ -106,11 +106,13 @@ class JoinSources(beam.PTransform):
         )
 
 
-def _joined(element: tuple[int, dict[str, Iterable[Any]]]) -> Iterator[Source]:
+def _joined(element: tuple[int, dict[str, Iterable[Any]]]) -> Iterator[InspectedFrame]:
     there = {(key, path): digest for key, path, digest in element[1]["digests"]}
     for found in element[1]["inspections"]:
         frame = found.frame
-        yield Source(found, tuple(there[frame.key, p.path] for p in frame.pages))
+        yield InspectedFrame(
+            found, tuple(there[frame.key, p.path] for p in frame.pages)
+        )
 
 
 @dataclasses.dataclass
@@ -140,7 +142,9 @@ class SumUp(beam.PTransform):
         )
 
 
-def _with_content(source: Source) -> Iterator[tuple[tuple[int, int], Source]]:
+def _with_content(
+    source: InspectedFrame,
+) -> Iterator[tuple[tuple[int, int], InspectedFrame]]:
     digest, page = source.digests[0], source.found.frame.image.number
     if digest and not source.found.problems:
         yield (int(digest[:15], 16), page), source
@@ -169,7 +173,7 @@ class SumSources(beam.CombineFn):
     def create_accumulator(self) -> Sums:
         return Sums()
 
-    def add_input(self, sums: Sums, source: Source) -> Sums:
+    def add_input(self, sums: Sums, source: InspectedFrame) -> Sums:
         sums.add(source, self.config, self.folder)
         return sums
 

@@ -14,7 +14,7 @@ import numpy as np
 from tests.campaign import store
 from trainer.predict import seen
 from trainer.run import checkpoints
-from unet_tfrecords.dataset import shards
+from unet_tfrecords.dataset import dataset_info
 from unet_tfrecords.storage import checksums, json_files
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -101,7 +101,7 @@ def _data_set(folder: pathlib.Path) -> dict[str, str]:
     found = {}
     for path in _files(folder):
         content = path.read_bytes()
-        is_info = path == folder / shards.INFO_NAME
+        is_info = path == folder / dataset_info.INFO_NAME
         found[str(path.relative_to(folder))] = (
             _info(content) if is_info else _digest(content)
         )
@@ -112,7 +112,7 @@ def _sidecars(folder: pathlib.Path) -> dict[str, int]:
     """Shards that are noted as finished."""
     noted = folder.glob(f"{UNFINISHED}-*.tfrecord.json")
     names = [p.name.removeprefix(f"{UNFINISHED}-").removesuffix(".json") for p in noted]
-    if (folder / shards.INFO_NAME).exists():
+    if (folder / dataset_info.INFO_NAME).exists():
         names = [p.name for p in _files(folder) if p.suffix == ".tfrecord"]
     return _times(folder / name for name in names if (folder / name).exists())
 

@@ -111,16 +111,16 @@ def requests(version: str, count: int) -> list[Reading]:
 
 def tiles(folder: str, count: int) -> list[Reading]:
     """Streams tiles as the trainer does, epoch after epoch."""
-    from trainer.input.input_pipeline import geometry_of, training_batches
+    from trainer.input.input_pipeline import training_batches
     from trainer.input.reading_order import deal_lanes
     from trainer.input.shard_files import find_shards
-    from unet_tfrecords.dataset.shards import read_info
+    from unet_tfrecords.dataset.dataset_info import read_info
 
     batch = 32
     info = read_info(folder)
     lanes = deal_lanes(find_shards(info, folder, "train"), batch)
     batches = training_batches(
-        lanes, geometry_of(info), global_batch=batch, shuffle_tiles=500, seed=1
+        lanes, info.geometry, global_batch=batch, shuffle_tiles=500, seed=1
     )
     itself, readings = psutil.Process(), []
     every = max(1, count // batch // 40)

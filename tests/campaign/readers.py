@@ -21,7 +21,7 @@ import numpy as np
 from preprocess import plan
 from trainer.devices.startup import load_tensorflow
 from unet_tfrecords.command.errors import UserError
-from unet_tfrecords.dataset import records, shards
+from unet_tfrecords.dataset import dataset_info, records, shards
 from unet_tfrecords.dataset.images import formats
 from unet_tfrecords.dataset.images.formats import Page
 from unet_tfrecords.dataset.verify import verify
@@ -83,16 +83,16 @@ def read_shard(folder: str, target: str) -> tuple[str, bool]:
     from trainer.input import input_pipeline
     from trainer.input.shard_files import damage, find_shards
 
-    info = shards.read_info(folder)
+    info = dataset_info.read_info(folder)
     found = find_shards(info, folder, target.split("-")[0])
-    geometry = input_pipeline.geometry_of(info)
+    geometry = info.geometry
     read = []
     try:
         for record in tf.data.TFRecordDataset([shard.path for shard in found]):
             tile = input_pipeline.parse_tile(record, geometry)
             read += [tile[name].numpy() for name in sorted(tile)]
     except tf.errors.OpError:
-        if problems := damage(found, info["geometry"]):
+        if problems := damage(found, info.geometry):
             raise UserError(problems) from None
         raise
     return _digest(*read), _is_noticed(folder)
@@ -114,31 +114,29 @@ def read_info(folder: str, target: str) -> tuple[str, bool]:
         return _digest(*plan.read_plan(os.path.join(folder, target))), False
     if name.startswith(".unfinished-"):
         return _read_sidecar(inside, name), False
-    from trainer.input import input_pipeline, whole_frames
+    from trainer.input import whole_frames
     from trainer.input.shard_files import find_shards
     from trainer.training import train_settings
 
-    info = shards.read_info(inside)
+    info = dataset_info.read_info(inside)
     train_settings.check_fit(info, _config(info))
     for split in ("train", "validation"):
         find_shards(info, inside, split)
         sizes = whole_frames.frame_sizes(inside, info, split)
         whole_frames.spread(sorted(sizes), 3)
-    input_pipeline.geometry_of(info)
-    sources = list(shards.read_sources(inside, info))
-    used = {name: info[name] for name in shards.INFO_PARTS}
-    return _digest(json.dumps(used), sources), _is_noticed(inside)
+    sources = list(info.read_sources(inside))
+    return _digest(json.dumps(info.content()), sources), _is_noticed(inside)
 
 
 def _read_sidecar(folder: str, name: str) -> str:
     """Another shard than was noted is no harm: it is made again."""
     shard_name = name.removeprefix(".unfinished-").removesuffix(".json")
-    info = shards.read_info(folder)
+    info = dataset_info.read_info(folder)
     [made_from] = {
-        shard["made_from"]
-        for content in info["splits"].values()
-        for shard in content["shards"]
-        if shard["name"] == shard_name
+        shard.made_from
+        for content in info.splits.values()
+        for shard in content.shards
+        if shard.name == shard_name
     }
     shard = shards.kept_shard(folder, shard_name, made_from)
     if shard is None:
@@ -152,14 +150,13 @@ def _config(info):
 
     config = synthetic.get_config("smoke")
     config.data.tile_size, config.model.depth = 60, 2
-    config.data.augmentations = info["config"]["data"]["augmentations"]
+    config.data.augmentations = info.settings.augmentations
     return config
 
 
 def read_settings(folder: str, target: str) -> tuple[str, bool]:
     """The files beside the weights: of a work directory, and of a model."""
     from trainer.export import artefact_layout
-    from trainer.input.input_pipeline import geometry_of
     from trainer.run import workdir
 
     if target.startswith("model"):
@@ -169,9 +166,8 @@ def read_settings(folder: str, target: str) -> tuple[str, bool]:
         return _digest(json.dumps(about)), False
     run = os.path.join(folder, "run")
     config, info = workdir.read_config(run), workdir.read_info(run)
-    geometry_of(info)
     rules = workdir.read_rules(run)
-    content = config.to_json(sort_keys=True), json.dumps(info), rules
+    content = config.to_json(sort_keys=True), json.dumps(info.content()), rules
     return _digest(*content), False
 
 

@@ -1,20 +1,19 @@
 """Small whole files of every kind that is read, to be damaged."""
 
 import io
-import json
 import pathlib
 import shutil
 
+import msgspec
 import numpy as np
 import tifffile
 from PIL import Image
 
 from preprocess import draw, plan
 from preprocess.plan import PlannedFrame
-from unet_tfrecords.dataset import shards
+from unet_tfrecords.dataset import dataset_info, shards
 from unet_tfrecords.dataset.images.formats import Page, encode_png
 from unet_tfrecords.dataset.images.frames import Frame
-from unet_tfrecords.storage import json_files
 
 ROOT = pathlib.Path(__file__).parents[2]
 SETTINGS = (
@@ -146,15 +145,15 @@ def make_models(run: pathlib.Path, folder: pathlib.Path) -> None:
 def write_parted(data: pathlib.Path, folder: pathlib.Path) -> None:
     """The same data set as a large one says it, and what a job notes on its way."""
     shutil.copytree(data, folder)
-    info = shards.read_info(str(folder))
+    info = dataset_info.read_info(str(folder))
     parts = [
-        shards.write_sources(str(folder), i, 2, info["sources"][i::2]) for i in (0, 1)
+        dataset_info.write_sources(str(folder), i, 2, info.sources[i::2])
+        for i in (0, 1)
     ]
-    info |= {"sources": [], "source_parts": [part._asdict() for part in parts]}
-    write_info(folder, info)
-    for split, content in info["splits"].items():
-        for shard in content["shards"]:
-            shards.write_sidecar(str(folder), shards.Shard(split=split, **shard))
+    info = msgspec.structs.replace(info, sources=(), source_parts=tuple(parts))
+    info.write(str(folder))
+    for shard in info.shards:
+        shards.write_sidecar(str(folder), shard)
     page = Page("/data/01/t000.tif")
     frames = [
         Frame("cells", "01", f"t{i:03d}", "ctc", page, page, split="train")
@@ -162,9 +161,3 @@ def write_parted(data: pathlib.Path, folder: pathlib.Path) -> None:
     ]
     planned = (PlannedFrame(frame, 4, i * 4, 2, 8) for i, frame in enumerate(frames))
     plan.write_plan(str(folder), planned, 5, 1)
-
-
-def write_info(folder: pathlib.Path, info: dict) -> None:
-    """`dataset_info.json`, as the job writes it."""
-    content = json_files.as_json(json_files.sealed(json.loads(json.dumps(info))))
-    (folder / shards.INFO_NAME).write_bytes(content)

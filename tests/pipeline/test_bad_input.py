@@ -7,7 +7,7 @@ import pytest
 import tifffile
 
 from tests.pipeline.typed import changed, preprocess, read_tiles
-from unet_tfrecords.dataset import shards
+from unet_tfrecords.dataset import dataset_info
 from unet_tfrecords.dataset.images.formats import encode_png
 from unet_tfrecords.dataset.verify import verify
 
@@ -133,8 +133,8 @@ def test_every_kind_of_bad_frame_is_listed_at_once(tmp_path, capfd):
         assert [line for line in lines if path in line and words in line], path
     more = "--config.data.labels=class", "--on_bad_frame=skip"
     assert preprocess(*folders, *more, **named) == 0
-    info = shards.read_info(str(tmp_path / "out"))
-    reasons = [reason for left in info["skipped"] for reason in left["reasons"]]
+    info = dataset_info.read_info(str(tmp_path / "out"))
+    reasons = [reason for left in info.skipped for reason in left.reasons]
     assert len(reasons) == len(expected)
     for path, words in expected.items():
         assert [reason for reason in reasons if path in reason and words in reason]
@@ -148,7 +148,7 @@ def test_images_without_labels_are_counted(cells, tmp_path, capsys):
         (tmp_path / f"in/01_GT/SEG/man_seg{number:03d}.tif").unlink()
     assert preprocess(tmp_path / "in", tmp_path / "out") == 0
     assert "2 images without labels left out" in capsys.readouterr().out
-    assert shards.read_info(str(tmp_path / "out"))["unlabelled_images"] == 2
+    assert dataset_info.read_info(str(tmp_path / "out")).unlabelled_images == 2
 
 
 @pytest.mark.slow
@@ -159,19 +159,17 @@ def test_bad_frames_are_skipped_when_asked_and_recorded(cells, tmp_path, capfd):
     folders = tmp_path / "in", tmp_path / "out"
     assert preprocess(*folders) == 2
     assert preprocess(*folders, "--on_bad_frame=skip") == 0
-    info = shards.read_info(str(tmp_path / "out"))
-    broken, missing = (reason for left in info["skipped"] for reason in left["reasons"])
+    info = dataset_info.read_info(str(tmp_path / "out"))
+    broken, missing = (reason for left in info.skipped for reason in left.reasons)
     assert broken.startswith("01/t001.tif: cannot be read")
     assert missing.startswith("01_GT/SEG/man_seg006.tif: label without image")
     error = capfd.readouterr().err
     assert f"skipped: {broken}" in error and f"skipped: {missing}" in error
-    keys = [source["frame"] for source in info["sources"]]
+    keys = [source.frame for source in info.sources]
     assert [key.split("/")[-1] for key in sorted(keys)] == [
         f"t{i:03d}" for i in (0, 2, 3, 4, 5, 7)
     ]
-    tiles = [
-        t.key for s in info["splits"] for t in read_tiles(tmp_path / "out", info, s)
-    ]
+    tiles = [t.key for s in info.splits for t in read_tiles(tmp_path / "out", info, s)]
     assert not [key for key in tiles if "t001" in key or "t006" in key]
     assert verify(str(tmp_path / "out")) == len(tiles)
     assert preprocess(*folders, "--on_bad_frame=skip") == 0  # nothing to do

@@ -16,7 +16,7 @@ from preprocess.beam import pipeline as job
 from preprocess.beam.runners import LOCAL_RUNNER
 from preprocess.render import load, tiles_of_unit
 from tests.pipeline.typed import changed, preprocess, read_tiles
-from unet_tfrecords.dataset import records, shards, tiling
+from unet_tfrecords.dataset import dataset_info, records, tiling
 
 
 def tiles_of(unit, config):
@@ -41,7 +41,7 @@ def test_another_seed_makes_other_bytes(cells, made, tmp_path, digests):
 
 
 def keys_of(info, split: str) -> list[str]:
-    return [s["frame"] for s in info["sources"] if s["split"] == split]
+    return [s.frame for s in info.sources if s.split == split]
 
 
 def units_of(folder, config) -> list[plan.Unit]:
@@ -50,34 +50,34 @@ def units_of(folder, config) -> list[plan.Unit]:
 
 
 def test_info_tells_the_truth(cells, made):
-    info = shards.read_info(str(made))
-    frames = {split: keys_of(info, split) for split in info["splits"]}
-    numbers = [content["num_frames"] for content in info["splits"].values()]
+    info = dataset_info.read_info(str(made))
+    frames = {split: keys_of(info, split) for split in info.splits}
+    numbers = [content.num_frames for content in info.splits.values()]
     assert numbers == [len(keys) for keys in frames.values()]
     assert [len(frames[s]) for s in ("train", "validation", "test")] == [5, 1, 2]
     assert len({key for keys in frames.values() for key in keys}) == 8
-    for split, content in info["splits"].items():
+    for split, content in info.splits.items():
         tiles = list(read_tiles(made, info, split))
-        assert len(tiles) == content["num_tiles"]
+        assert len(tiles) == content.num_tiles
         assert {tile.key.rsplit("/", 2)[0] for tile in tiles} == set(frames[split])
         augmentations = {tile.key.split("/")[3] for tile in tiles}
         assert augmentations == ({"a00", "a01", "a02"} if split == "train" else {"a00"})
         counts = np.bincount(
             np.concatenate([t.label.ravel() for t in tiles]), minlength=2
         )
-        assert content["class_pixels"] == counts[:2].tolist()
-        for shard in content["shards"]:
-            stored = (made / shard["name"]).read_bytes()
-            assert shard["bytes"] == len(stored)
-            assert shard["sha256"] == hashlib.sha256(stored).hexdigest()
-    first = info["sources"][0]
-    assert first["files"][0]["path"] == "01/t000.tif"
+        assert list(content.class_pixels) == counts[:2].tolist()
+        for shard in content.shards:
+            stored = (made / shard.name).read_bytes()
+            assert shard.bytes == len(stored)
+            assert shard.sha256 == hashlib.sha256(stored).hexdigest()
+    first = info.sources[0]
+    assert first.files[0].path == "01/t000.tif"
     expected = hashlib.sha256((cells / "01/t000.tif").read_bytes()).hexdigest()
-    assert first["files"][0]["sha256"] == expected
+    assert first.files[0].sha256 == expected
 
 
 def test_unchanged_tiles_are_the_mirrored_frame(cells, made):
-    info = shards.read_info(str(made))
+    info = dataset_info.read_info(str(made))
     pad, seen = tiling.pad(2), 0
     for split in ("train", "test"):
         for tile in read_tiles(made, info, split):
@@ -125,7 +125,7 @@ def test_frame_smaller_than_a_tile(tmp_path):
             )
     folders = tmp_path / "in", tmp_path / "out"
     assert preprocess(*folders, config="folder.py:smoke") == 0
-    info = shards.read_info(str(tmp_path / "out"))
+    info = dataset_info.read_info(str(tmp_path / "out"))
     [tile] = read_tiles(tmp_path / "out", info, "test")
     assert (tile.label[:11, :7] <= 1).all()
     outside = np.ones((20, 20), bool)
@@ -164,8 +164,8 @@ def test_counters_count_tiles(cells, tmp_path, config):
     counters = {
         c.key.metric.name: c.committed for c in result.metrics().query()["counters"]
     }
-    info = shards.read_info(str(tmp_path))
-    total = sum(split["num_tiles"] for split in info["splits"].values())
+    info = dataset_info.read_info(str(tmp_path))
+    total = sum(split.num_tiles for split in info.splits.values())
     assert counters["tiles_written"] == total == (5 * 2 + 1 + 2) * 49
     assert counters["frames_inspected"] == 8
     timed = {name for name in counters if name.endswith("_msec")}
@@ -179,20 +179,20 @@ def test_counters_count_tiles(cells, tmp_path, config):
 def test_normalisation_by_the_whole_data_set(cells, made, tmp_path):
     more = "--config.data.normalization=dataset"
     assert preprocess(cells, tmp_path / "out", more) == 0
-    info = shards.read_info(str(tmp_path / "out"))
-    train = [s["files"][0]["path"] for s in info["sources"] if s["split"] == "train"]
+    info = dataset_info.read_info(str(tmp_path / "out"))
+    train = [s.files[0].path for s in info.sources if s.split == "train"]
     pixels = np.stack([tifffile.imread(cells / path) for path in train])
-    of_all = info["normalization"]
-    np.testing.assert_allclose(of_all["mean"], [pixels.mean()], rtol=1e-12)
-    np.testing.assert_allclose(of_all["std"], [pixels.std()], rtol=1e-12)
-    for split in info["splits"]:
+    of_all = info.normalization
+    np.testing.assert_allclose(of_all.mean, [pixels.mean()], rtol=1e-12)
+    np.testing.assert_allclose(of_all.std, [pixels.std()], rtol=1e-12)
+    for split in info.splits:
         for tile in read_tiles(tmp_path / "out", info, split):
-            np.testing.assert_allclose(tile.mean, of_all["mean"], rtol=1e-6)
-            np.testing.assert_allclose(tile.std, of_all["std"], rtol=1e-6)
+            np.testing.assert_allclose(tile.mean, of_all.mean, rtol=1e-6)
+            np.testing.assert_allclose(tile.std, of_all.std, rtol=1e-6)
     # Nothing but the numbers to normalise by is different.
-    own = shards.read_info(str(made))
-    assert own["normalization"] is None
-    for split in info["splits"]:
+    own = dataset_info.read_info(str(made))
+    assert own.normalization is None
+    for split in info.splits:
         pairs = zip(
             read_tiles(made, own, split),
             read_tiles(tmp_path / "out", info, split),

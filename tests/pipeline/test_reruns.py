@@ -8,7 +8,7 @@ import pytest
 import tifffile
 
 from tests.pipeline.typed import DRAWN, ROOT, SMALL, preprocess
-from unet_tfrecords.dataset import shards, tfds_files
+from unet_tfrecords.dataset import dataset_info, tfds_files
 from unet_tfrecords.dataset.verify import verify
 
 
@@ -57,7 +57,7 @@ def test_unfinished_job_keeps_whole_shards_and_remakes_damaged_ones(
     arguments = [DRAWN, *SMALL, f"--input={cells}", f"--output={stopped}"]
     ended = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT)
     assert ended.returncode == 9
-    assert not (stopped / shards.INFO_NAME).exists()
+    assert not (stopped / dataset_info.INFO_NAME).exists()
     (stopped / ".unfinished-0123abcd-train-00000-of-00002.tfrecord").write_text("half")
     damaged = stopped / "train-00001-of-00002.tfrecord"
     content = bytearray(damaged.read_bytes())
@@ -120,7 +120,7 @@ def test_overwrite_clears_everything_ours(cells, made, tmp_path):
     assert preprocess(cells, tmp_path / "out [1]", *more) == 0
     names = {path.name for path in (tmp_path / "out [1]").iterdir()}
     splits = {f"{s}-00000-of-00001.tfrecord" for s in ("train", "validation", "test")}
-    assert names == splits | {"notes.txt", shards.INFO_NAME, tfds_files.FOLDER}
+    assert names == splits | {"notes.txt", dataset_info.INFO_NAME, tfds_files.FOLDER}
 
 
 def stop_before_the_end(source, output, *more):

@@ -8,7 +8,7 @@ import pytest
 from preprocess.main import COMMAND
 from tests.pipeline.typed import DRAWN, ROOT, SMALL, preprocess
 from unet_tfrecords.command.cli import main
-from unet_tfrecords.dataset import shards
+from unet_tfrecords.dataset import dataset_info
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_preprocess_never_loads_tensorflow(cells, tmp_path):
     )
     arguments = [DRAWN, *SMALL, f"--input={cells}", f"--output={tmp_path / 'out'}"]
     subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, check=True)
-    assert (tmp_path / "out" / shards.INFO_NAME).exists()
+    assert (tmp_path / "out" / dataset_info.INFO_NAME).exists()
 
 
 @pytest.mark.slow

@@ -27,8 +27,8 @@ def preprocess(source, output, *more, config="synthetic.py:smoke") -> int:
 
 
 def read_tiles(folder, info, split):
-    for shard in info["splits"][split]["shards"]:
-        yield from shards.read_tiles(str(folder / shard["name"]), info["geometry"])
+    for shard in info.splits[split].shards:
+        yield from shards.read_tiles(str(folder / shard.name), info.geometry)
 
 
 def changed(path, change):

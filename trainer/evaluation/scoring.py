@@ -31,41 +31,39 @@ from trainer.scores.frame import (
 )
 from unet_tfrecords.command import bars
 from unet_tfrecords.command.errors import UserError
+from unet_tfrecords.dataset.dataset_info import DatasetInfo
 from unet_tfrecords.dataset.images.frames import Frame, Objects, Truth
 from unet_tfrecords.dataset.images.layouts import check_frame, find_frames, read_objects
-from unet_tfrecords.dataset.shards import read_sources
 from unet_tfrecords.dataset.splits import SPLITS, assign_splits
 from unet_tfrecords.storage import files, json_files, locks
 
 SHOWN = 3  # best frames, and as many worst ones, whose pictures the report shows
 
 
-def frames_of_split(
-    config, source: str, split: str, info: dict[str, Any]
-) -> list[Frame]:
+def frames_of_split(config, source: str, split: str, info: DatasetInfo) -> list[Frame]:
     """The frames of a split, as preprocess made the splits, less those it skipped.
 
     Raises:
       UserError: the split is empty there.
     """
     frames = assign_splits(find_frames(config.data, source), config.data.split)
-    skipped = {entry["frame"] for entry in info["skipped"]}
+    skipped = {entry.frame for entry in info.skipped}
     chosen = [f for f in frames if f.split == split and f.key not in skipped]
     if not chosen:
         raise UserError(f"{source}: no frame in the {split} split; see --split")
     return chosen
 
 
-def check_unseen(frames: list[Frame], folder: str, info: dict[str, Any]) -> None:
+def check_unseen(frames: list[Frame], folder: str, info: DatasetInfo) -> None:
     """Checks that no frame to be scored was trained on.
 
     Raises:
       UserError: naming every image that was, by its content and page.
     """
     trained = {
-        (source["files"][0]["sha256"], source["files"][0]["page"])
-        for source in read_sources(folder, info)
-        if source["split"] == "train"
+        (source.files[0].sha256, source.files[0].page)
+        for source in info.read_sources(folder)
+        if source.split == "train"
     }
     digest = functools.cache(files.sha256_of)
     seen = [f for f in frames if (digest(f.image.path), f.image.number) in trained]
@@ -107,7 +105,7 @@ class Run(NamedTuple):
     """
 
     config: ml_collections.ConfigDict
-    info: dict[str, Any]
+    info: DatasetInfo
     step: int
     probabilities: Callable[[np.ndarray], np.ndarray]
 
@@ -126,7 +124,7 @@ def load_run(folder: str, checkpoint: str, tta: bool) -> Run:
         freeze(network),
         depth=model.depth,
         classes=model.classes,
-        normalization=info["normalization"],
+        normalization=info.normalization,
         tta=tta,
     )
     shape = [None, None, None, model.channels]

@@ -13,12 +13,11 @@ from trainer.export.publish import check, files_below, publish, staging
 from trainer.export.signatures import Served
 from trainer.export.tile_memory import Device, tile_within
 from trainer.inference.segmenter import Segmenter
-from trainer.input.input_pipeline import geometry_of
 from trainer.network.layers import freeze, with_variables
 from trainer.run import workdir
 from trainer.run.restore import restore_network
 from unet_tfrecords.command.errors import UserError
-from unet_tfrecords.dataset.shards import read_sources
+from unet_tfrecords.dataset.dataset_info import DatasetInfo
 from unet_tfrecords.storage import files, json_files
 
 # Constants are much faster on processors (see layers.freeze), but TensorFlow copies
@@ -93,21 +92,21 @@ def export(folder: str, destinations: list[str], options: ExportOptions) -> list
             classes=config.model.classes,
             tile=tile,
             tiles_per_step=options.tiles_per_step,
-            normalization=info["normalization"],
+            normalization=info.normalization,
             tta=options.tta,
             threshold=rules.threshold,
         )
     except ValueError as error:
         raise UserError(f"--tile: {error}") from None
     variables = [] if constant else [weight.value for weight in network.weights]
-    served = Served(segmenter, geometry_of(info), variables)
+    served = Served(segmenter, info.geometry, variables)
     content = model_card.describe(
         folder,
         config,
         segmenter,
         step=step,
         precision=options.precision,
-        normalization=info["normalization"],
+        normalization=info.normalization,
         rules=rules,
     )
     made = []
@@ -198,7 +197,7 @@ def write_extras(
     config: ml_collections.ConfigDict,
     served: Served,
     content: dict[str, Any],
-    info: dict[str, Any],
+    info: DatasetInfo,
 ) -> None:
     """Config, model.json, card and warm-up requests."""
     files.make_folder(folder)
@@ -224,7 +223,7 @@ def _shown(spec: tf.TensorSpec) -> str:
     return f"`{spec.name}` {spec.dtype.name} [{axes}]"
 
 
-def _warmup_size(folder: str, info: dict[str, Any], tile: int) -> tuple[int, int]:
+def _warmup_size(folder: str, info: DatasetInfo, tile: int) -> tuple[int, int]:
     """The first frame's height and width in px, at most a tile's."""
-    first = next(read_sources(folder, info))
-    return min(first["height"], tile), min(first["width"], tile)
+    first = next(info.read_sources(folder))
+    return min(first.height, tile), min(first.width, tile)

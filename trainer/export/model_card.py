@@ -5,15 +5,17 @@ import json
 from typing import Any
 
 import ml_collections
+import msgspec
 
 from trainer.inference.instances import InstanceRules
 from trainer.inference.segmenter import Segmenter
 from trainer.run import workdir
 from trainer.run.provenance import versions
 from unet_tfrecords.dataset.data_settings import class_names
+from unet_tfrecords.dataset.dataset_info import Normalization
 from unet_tfrecords.dataset.shards import INFO_NAME
 from unet_tfrecords.dataset.splits import SPLITS
-from unet_tfrecords.storage import files
+from unet_tfrecords.storage import files, json_files
 
 OF_OBJECTS = {"seg": "SEG", "det": "DET", "v_rand": "V_rand", "v_info": "V_info"}
 
@@ -25,7 +27,7 @@ def describe(
     *,
     step: int,
     precision: str,
-    normalization: dict[str, list[float]] | None,
+    normalization: Normalization | None,
     rules: InstanceRules,
 ) -> dict[str, Any]:
     """What model.json holds.
@@ -51,7 +53,7 @@ def describe(
         "classes": config.model.classes,
         "depth": config.model.depth,
         "width": config.model.width,
-        "normalization": normalization,
+        "normalization": json_files.as_read(msgspec.to_builtins(normalization)),
         "postprocessing": rules._asdict(),
         "precision": precision,
         "scores": _scores(folder, step, segmenter.tta, rules),

@@ -17,12 +17,14 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 import tensorflow as tf
 
 from trainer.devices.graphs import graph_function
 from trainer.inference.segmenter import Segmenter
-from trainer.input.input_pipeline import Geometry, decode_pixels
+from trainer.input.input_pipeline import decode_pixels
 from unet_tfrecords.dataset import tiling
+from unet_tfrecords.dataset.records import Geometry
 
 BYTES_CHANNELS = (1, 3, 4)  # what PNG and JPEG can hold
 
@@ -138,7 +140,7 @@ def tile_function(segmenter: Segmenter, channels: int):
     """Legal tiles, for who tiles by himself."""
     tile = tf.TensorSpec([None, None, None, channels], tf.float32, name="tile")
     if segmenter.normalization:
-        known = [list(segmenter.normalization[name]) for name in ("mean", "std")]
+        known = [list(v) for v in msgspec.structs.astuple(segmenter.normalization)]
 
         @graph_function(input_signature=[tile])
         def of_tile(tile):

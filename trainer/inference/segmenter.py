@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from trainer.inference.symmetry import SYMMETRIES, Symmetry
 from unet_tfrecords.dataset import tiling
+from unet_tfrecords.dataset.dataset_info import Normalization
 
 DEFAULT_OUTPUT = 1028  # px: see docs/inference.md on what tiles cost
 
@@ -47,7 +48,7 @@ class Segmenter(tf.Module):
         classes: int,
         tile: int = 0,
         tiles_per_step: int = 1,
-        normalization: dict[str, list[float]] | None = None,
+        normalization: Normalization | None = None,
         tta: bool = False,
         threshold: float = 0.5,
     ):
@@ -120,7 +121,7 @@ class Segmenter(tf.Module):
             network would hide it: a ReLU makes 0 of NaN on processors.
         """
         if self.normalization:
-            mean, std = self.normalization["mean"], self.normalization["std"]
+            mean, std = self.normalization.mean, self.normalization.std
             normal = (image_BHWC - mean) / std
         else:
             normal = normalise_images(image_BHWC)

@@ -3,38 +3,18 @@
 Shapes: B batch, T tile pixels, O output pixels, C channels.
 """
 
-from typing import Any, NamedTuple
-
 import ml_collections
 import tensorflow as tf
 
 from trainer.devices.graphs import as_written
 from trainer.input import light_augment
 from trainer.input.reading_order import MOST_LANES, Part, ShardFile, part_of
-from unet_tfrecords.dataset.records import BYTES_FEATURES, FLOAT_FEATURES
+from unet_tfrecords.dataset.records import BYTES_FEATURES, FLOAT_FEATURES, Geometry
 
 READ_AT_ONCE = 16  # shards over all lanes, whose records are shuffled together
 LEAST_AT_ONCE = 4  # of each lane
 READ_BYTES = 2**20  # read ahead in each file
 READ_RECORDS = 4  # read ahead in each lane
-
-
-class Geometry(NamedTuple):
-    """What a reader must know of the records, from `dataset_info.json`."""
-
-    tile_size: int
-    output_size: int
-    depth: int
-    channels: int
-    classes: int
-    bits: int
-    image_encoding: str
-    weight_step: float
-
-
-def geometry_of(info: dict[str, Any]) -> Geometry:
-    """The geometry that a data set declares."""
-    return Geometry(**info["geometry"])
 
 
 def parse_tile(record: tf.Tensor, geometry: Geometry) -> dict[str, tf.Tensor]:

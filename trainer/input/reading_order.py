@@ -11,7 +11,9 @@ the same for any number of workers; a worker reads the lanes that its places nee
 """
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from unet_tfrecords.dataset.dataset_info import Shard
 
 MOST_LANES = 32  # read at once: more open files give nothing
 
@@ -27,7 +29,7 @@ class ShardFile(NamedTuple):
 
     path: str
     records: int
-    entry: dict[str, Any] = {}
+    entry: Shard
 
 
 class Part(NamedTuple):
@@ -47,7 +49,7 @@ class Part(NamedTuple):
 def deal_lanes(shards: list[ShardFile], global_batch: int) -> list[list[ShardFile]]:
     """Deals shards into as many lanes as divide the global batch and fill evenly.
 
-    >>> shards = [ShardFile(str(i), 10) for i in range(16)]
+    >>> shards = [ShardFile(str(i), 10, None) for i in range(16)]
     >>> [len(deal_lanes(shards, batch)) for batch in (1, 4, 6, 64)]
     [1, 4, 2, 16]
     """

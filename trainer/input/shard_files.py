@@ -11,14 +11,21 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from tqdm import tqdm
 
 from trainer.input.reading_order import ShardFile
 from unet_tfrecords.command import bars
 from unet_tfrecords.command.errors import UserError
-from unet_tfrecords.dataset.records import Scanned, frame_record, parse, scan_records
+from unet_tfrecords.dataset.dataset_info import DatasetInfo
+from unet_tfrecords.dataset.records import (
+    Geometry,
+    Scanned,
+    frame_record,
+    parse,
+    scan_records,
+)
 from unet_tfrecords.storage import files
 
 MEMORY = "memory"  # a cache in main memory: a file system that Linux keeps there
@@ -42,7 +49,7 @@ class Access(NamedTuple):
 
 
 def find_shards(
-    info: dict[str, Any], folder: str, split: str, *, whole: bool = True
+    info: DatasetInfo, folder: str, split: str, *, whole: bool = True
 ) -> list[ShardFile]:
     """The shards of a split that hold records.
 
@@ -55,12 +62,12 @@ def find_shards(
     Raises:
       UserError: the split is empty, or shards are missing or cut: all of them.
     """
-    entries = info["splits"][split]["shards"]
+    entries = info.splits[split].shards
     if not entries:
         raise UserError(f"{folder}: the {split} split is empty; see config.data.split")
     sizes = files.sizes_in(folder)
     shards = [
-        ShardFile(files.join(folder, entry["name"]), entry["records"], entry)
+        ShardFile(files.join(folder, entry.name), entry.records, entry)
         for entry in entries
     ]
     problems = [
@@ -69,39 +76,32 @@ def find_shards(
         if shard.path not in sizes
     ]
     if not problems and whole:
-        wrong = [shard for shard in shards if sizes[shard.path] != shard.entry["bytes"]]
-        problems = damage(wrong, info["geometry"])
+        wrong = [shard for shard in shards if sizes[shard.path] != shard.entry.bytes]
+        problems = damage(wrong, info.geometry)
     if problems:
         raise UserError(problems)
     return [shard for shard in shards if shard.records]
 
 
-def damage(shards: Sequence[ShardFile], geometry: dict[str, Any]) -> list[str]:
+def damage(shards: Sequence[ShardFile], geometry: Geometry) -> list[str]:
     """What is wrong with shards, a line each; nothing where all are whole."""
     problems = []
     for shard in shards:
         found = list(_checked(shard.path, geometry))
         bad = [place.problem for place in found if place.record is None]
-        if not bad and len(found) != shard.entry["records"]:
-            bad = [f"{len(found)} records, not {shard.entry['records']}, at its end"]
+        if not bad and len(found) != shard.entry.records:
+            bad = [f"{len(found)} records, not {shard.entry.records}, at its end"]
         problems += [f"{shard.path}: {problem}; {ADVICE}" for problem in bad]
     return problems
 
 
-def _checked(path: str, geometry: dict[str, Any]) -> Iterator[Scanned]:
+def _checked(path: str, geometry: Geometry) -> Iterator[Scanned]:
     """Scans a shard: checksums, and whether each record is one of this schema."""
-    size = geometry["tile_size"]
     with files.open_read(path) as file:
         for place in scan_records(file):
             if place.record is not None:
                 try:
-                    parse(
-                        place.record,
-                        encoding=geometry["image_encoding"],
-                        step=geometry["weight_step"],
-                        image_shape=(size, size, geometry["channels"]),
-                        bits=geometry["bits"],
-                    )
+                    parse(place.record, geometry)
                 except Exception as error:  # an image library raises what it likes
                     problem = f"bad record at byte {place.offset} ({error})"
                     place = Scanned(place.offset, None, problem)
@@ -109,7 +109,7 @@ def _checked(path: str, geometry: dict[str, Any]) -> Iterator[Scanned]:
 
 
 def bring_near(
-    shards: Sequence[ShardFile], geometry: dict[str, Any], access: Access
+    shards: Sequence[ShardFile], geometry: Geometry, access: Access
 ) -> list[ShardFile]:
     """The same shards where and as they are to be read.
 
@@ -128,14 +128,12 @@ def bring_near(
     return near
 
 
-def _without_damage(
-    shard: ShardFile, geometry: dict[str, Any], scratch: str
-) -> ShardFile:
+def _without_damage(shard: ShardFile, geometry: Geometry, scratch: str) -> ShardFile:
     """A shard's good records: itself, or a copy of those; what is left out is said."""
-    whole = files.size_of(shard.path) == shard.entry["bytes"]
-    if whole and files.sha256_of(shard.path) == shard.entry["sha256"]:
+    whole = files.size_of(shard.path) == shard.entry.bytes
+    if whole and files.sha256_of(shard.path) == shard.entry.sha256:
         return shard
-    kept, copy = 0, os.path.join(scratch, shard.entry["name"])
+    kept, copy = 0, os.path.join(scratch, shard.entry.name)
     with files.open_atomic(copy) as file:
         for place in _checked(shard.path, geometry):
             if place.record is None:
@@ -143,9 +141,9 @@ def _without_damage(
             else:
                 file.write(frame_record(place.record))
                 kept += 1
-    lost = shard.entry["records"] - kept
+    lost = shard.entry.records - kept
     print(
-        f"skipped: {shard.path}: {lost} of {shard.entry['records']} records",
+        f"skipped: {shard.path}: {lost} of {shard.entry.records} records",
         file=sys.stderr,
         flush=True,
     )
@@ -173,13 +171,13 @@ def _copies(shards: Sequence[ShardFile], cache: str) -> list[str]:
         raise UserError(f"--cache={cache}: give a folder of this machine, or {MEMORY}")
     files.make_folder(folder)
     files.remove_unfinished(folder)  # in memory it would be lost until a restart
-    copies = [os.path.join(folder, f"{s.entry['sha256']}.tfrecord") for s in shards]
+    copies = [os.path.join(folder, f"{s.entry.sha256}.tfrecord") for s in shards]
     todo = [
         (shard, copy)
         for shard, copy in zip(shards, copies, strict=True)
-        if not os.path.exists(copy) or files.sha256_of(copy) != shard.entry["sha256"]
+        if not os.path.exists(copy) or files.sha256_of(copy) != shard.entry.sha256
     ]
-    wanted = sum(shard.entry["bytes"] for shard, _ in todo)
+    wanted = sum(shard.entry.bytes for shard, _ in todo)
     free = shutil.disk_usage(folder).free
     if wanted > 0.95 * free:
         raise UserError(
@@ -202,5 +200,5 @@ def _copy(shard: ShardFile, copy: str, bar: tqdm) -> None:
             file.write(block)
             digest.update(block)
             bar.update(len(block))
-        if digest.hexdigest() != shard.entry["sha256"]:
+        if digest.hexdigest() != shard.entry.sha256:
             raise UserError(f"{shard.path}: is not what preprocess wrote; {ADVICE}")

@@ -8,12 +8,13 @@ import concurrent.futures
 import itertools
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from unet_tfrecords.dataset.records import UNLABELLED, Tile
-from unet_tfrecords.dataset.shards import read_sources, read_tiles
+from unet_tfrecords.dataset.dataset_info import DatasetInfo
+from unet_tfrecords.dataset.records import UNLABELLED, Geometry, Tile
+from unet_tfrecords.dataset.shards import read_tiles
 
 _KEY = re.compile(r"(.+)/a\d+/r(\d+)c(\d+)$")
 
@@ -48,13 +49,13 @@ def frame_and_origin(key: str) -> tuple[str, int, int]:
 
 
 def frame_sizes(
-    folder: str, info: dict[str, Any], split: str
+    folder: str, info: DatasetInfo, split: str
 ) -> dict[str, tuple[int, int]]:
     """Height and width of each frame of a split of the data set in a folder."""
     return {
-        source["frame"]: (source["height"], source["width"])
-        for source in read_sources(folder, info)
-        if source["split"] == split
+        source.frame: (source.height, source.width)
+        for source in info.read_sources(folder)
+        if source.split == split
     }
 
 
@@ -88,14 +89,14 @@ def assemble(tiles: list[Tile], size: tuple[int, int]) -> WholeFrame:
 
 def read_frames(
     paths: list[str],
-    geometry: dict[str, Any],
+    geometry: Geometry,
     sizes: dict[str, tuple[int, int]],
 ) -> Iterator[WholeFrame]:
     """The frames of some shards, the next one read while the caller works.
 
     Args:
       paths: the shards; all tiles of a frame lie in a row in one of them.
-      geometry: that part of `dataset_info.json`.
+      geometry: of the data set.
       sizes: height and width of the frames wanted; others are passed over.
 
     Raises:

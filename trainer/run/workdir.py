@@ -11,7 +11,8 @@ import ml_collections
 from trainer.devices import tensorflow_stores
 from trainer.inference.instances import InstanceRules, rules_from
 from unet_tfrecords.command.errors import UserError
-from unet_tfrecords.dataset.shards import INFO_NAME, INFO_PARTS, check_names
+from unet_tfrecords.dataset import dataset_info
+from unet_tfrecords.dataset.dataset_info import INFO_NAME, DatasetInfo
 from unet_tfrecords.storage import checksums, files, json_files
 
 CONFIG_NAME = "config.json"
@@ -27,7 +28,7 @@ RULES_NAME = "postprocessing.json"  # found by evaluate --tune
 def claim(
     workdir: str,
     config: ml_collections.ConfigDict,
-    info: dict[str, Any],
+    info: DatasetInfo,
     computed: dict[str, Any],
     *,
     write: bool = True,
@@ -49,9 +50,7 @@ def claim(
     tensorflow_stores.check_name(f"--workdir={workdir}")
     content = {
         CONFIG_NAME: json.loads(config.to_json()),
-        INFO_NAME: {
-            n: v for n, v in info.items() if n not in ("times", json_files.OWN_DIGEST)
-        },
+        INFO_NAME: info.content(),
         COMPUTED_NAME: computed,
     }
     changed, to_write = [], []
@@ -123,31 +122,23 @@ def read_config(workdir: str) -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict(_read_json(path))
 
 
-def read_info(workdir: str) -> dict[str, Any]:
-    """What `dataset_info.json` said of the data that the run learns from.
+def read_info(workdir: str) -> DatasetInfo:
+    """Reads what `dataset_info.json` says of the data that the run learns from.
 
     Raises:
       UserError: it isn't what train has written.
     """
     checksums.check(workdir, [INFO_NAME])
-    path = files.join(workdir, INFO_NAME)
-    info = _read_json(path)
-    try:
-        if missing := set(INFO_PARTS) - set(info):
-            raise ValueError(f"without {', '.join(sorted(missing))}")
-        check_names(info)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: broken ({error}); is it train's own?") from None
-    return info
+    return dataset_info.read_info(workdir, cure="is it train's own?")
 
 
-def copy_sources(workdir: str, data: str, info: dict[str, Any]) -> None:
+def copy_sources(workdir: str, data: str, info: DatasetInfo) -> None:
     """Keeps with the run what a large data set was made from."""
-    for part in info["source_parts"]:
-        path = files.join(workdir, part["name"])
+    for part in info.source_parts:
+        path = files.join(workdir, part.name)
         if not files.exists(path):
             with files.open_atomic(path) as file:
-                for block in files.read_blocks(files.join(data, part["name"])):
+                for block in files.read_blocks(files.join(data, part.name)):
                     file.write(block)
 
 

@@ -16,7 +16,7 @@ from trainer.training.train_settings import check_batch, check_fit, check_train_
 from trainer.training.validate import Validation, Validator
 from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.dataset.data_settings import check_data_config
-from unet_tfrecords.dataset.shards import read_info
+from unet_tfrecords.dataset.dataset_info import DatasetInfo, read_info
 
 
 class Built(NamedTuple):
@@ -37,7 +37,7 @@ class Built(NamedTuple):
     """
 
     config: ml_collections.ConfigDict
-    info: dict[str, Any]
+    info: DatasetInfo
     devices: tf.distribute.Strategy
     cluster: strategy.Cluster
     precision: str
@@ -53,7 +53,7 @@ class Built(NamedTuple):
         train = self.config.train
         return input_pipeline.training_batches(
             self.lanes,
-            input_pipeline.geometry_of(self.info),
+            self.info.geometry,
             global_batch=train.global_batch,
             shuffle_tiles=train.shuffle_tiles,
             seed=self.config.seed,
@@ -115,7 +115,7 @@ class Built(NamedTuple):
             ValueError,
         )
         if isinstance(error, reading):
-            if problems := damage(shards, self.info["geometry"]):
+            if problems := damage(shards, self.info.geometry):
                 raise UserError(problems) from error
 
     def describe(self) -> str:
@@ -168,7 +168,7 @@ def build(
     if config.train.deterministic:
         tf.config.experimental.enable_op_determinism()
     check_fit(info, config)
-    config.data.on_bad_frame = info["config"]["data"]["on_bad_frame"]
+    config.data.on_bad_frame = info.settings.on_bad_frame
     check_batch(config.train, devices.num_replicas_in_sync)
     cluster = strategy.read_cluster()
     lanes = _lanes(config, info, data, cluster, access)
@@ -177,18 +177,18 @@ def build(
     with devices.scope():
         state = State(config, precision)
     weights = class_weights(
-        info["splits"]["train"]["class_pixels"], config.train.class_weights
+        info.splits["train"].class_pixels, config.train.class_weights
     )
     run_steps = make_steps(
         state,
         devices,
-        input_pipeline.geometry_of(info),
+        info.geometry,
         weights,
         config.train,
         xla=xla,
     )
     validator, validation_shards = None, []
-    if info["splits"]["validation"]["shards"]:
+    if info.splits["validation"].shards:
         validation_shards = _validation_shards(info, data, cluster, access)
         validator = _validator(config, info, data, devices, validation_shards, state)
     elif config.train.patience:
@@ -218,9 +218,7 @@ def _lanes(config, info, data, cluster, access) -> list[list[ShardFile]]:
     batch = config.train.global_batch
     lanes = deal_lanes(shards, batch)
     own = part_of(cluster.worker, cluster.size, batch, len(lanes)).lanes
-    near = iter(
-        bring_near([s for i in own for s in lanes[i]], info["geometry"], access)
-    )
+    near = iter(bring_near([s for i in own for s in lanes[i]], info.geometry, access))
     for i in own:
         lanes[i] = [shard for shard in (next(near) for _ in lanes[i]) if shard.records]
         if not lanes[i]:
@@ -235,7 +233,7 @@ def _validation_shards(info, data, cluster, access) -> list[ShardFile]:
     whole = access.on_bad_record == "fail"
     shards = find_shards(info, data, "validation", whole=whole)
     own = shards[cluster.worker :: cluster.size]
-    return bring_near(own, info["geometry"], access)
+    return bring_near(own, info.geometry, access)
 
 
 def _validator(config, info, data, devices, shards, state) -> Validator:
@@ -245,7 +243,7 @@ def _validator(config, info, data, devices, shards, state) -> Validator:
     def frames():
         return whole_frames.read_frames(
             [shard.path for shard in shards],
-            info["geometry"],
+            info.geometry,
             {key: sizes[key] for key in chosen},
         )
 

@@ -4,12 +4,14 @@ soft Dice (Milletari et al. 2016, arXiv 1606.04797), and their sum.
 Shapes: B batch, H, W output pixels, K classes.
 """
 
+from collections.abc import Sequence
+
 import tensorflow as tf
 
 from unet_tfrecords.dataset.records import UNLABELLED
 
 
-def class_weights(class_pixels: list[int], method: str) -> list[float]:
+def class_weights(class_pixels: Sequence[int], method: str) -> list[float]:
     """Weights w_c that balance the class frequencies of the training tiles.
 
     Args:

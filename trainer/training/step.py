@@ -16,6 +16,7 @@ from trainer.network.unet import build_model
 from trainer.training.losses import tile_losses
 from trainer.training.optimizers import Optimizer, make_schedule
 from trainer.training.packs import NOT_JOINED, Packs
+from unet_tfrecords.dataset.records import Geometry
 
 MOST_TILES = 2**20  # a step, to tell the seeds of one step from those of the next
 
@@ -97,7 +98,7 @@ class Made(NamedTuple):
 
 def make_gradients(
     state: State,
-    geometry: input_pipeline.Geometry,
+    geometry: Geometry,
     *,
     loss: str,
     weights: list[float],
@@ -131,7 +132,7 @@ def make_gradients(
 def make_steps(
     state: State,
     strategy: tf.distribute.Strategy,
-    geometry: input_pipeline.Geometry,
+    geometry: Geometry,
     weights: list[float],
     train: ml_collections.ConfigDict,
     *,

@@ -1,12 +1,12 @@
 """Whether config and data fit each other, before a device is touched."""
 
 import math
-from typing import Any
 
 import ml_collections
 
 from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.dataset.data_settings import data_config
+from unet_tfrecords.dataset.dataset_info import DatasetInfo
 from unet_tfrecords.storage import json_files
 
 CHOICES = {
@@ -122,7 +122,7 @@ def check_batch(train: ml_collections.ConfigDict, replicas: int) -> None:
     )
 
 
-def check_fit(info: dict[str, Any], config: ml_collections.ConfigDict) -> None:
+def check_fit(info: DatasetInfo, config: ml_collections.ConfigDict) -> None:
     """Checks that the config is the one that made the data.
 
     Evaluation reads truth and splits by the config, so it must not say otherwise. The
@@ -131,7 +131,7 @@ def check_fit(info: dict[str, Any], config: ml_collections.ConfigDict) -> None:
     Raises:
       UserError: every difference, with both values.
     """
-    there, here = info["config"], data_config(config)
+    there, here = info.config, data_config(config)
     here["seed"] = there["seed"]
     here["data"]["on_bad_frame"] = there["data"]["on_bad_frame"]
     if changed := json_files.differences(there, here, "config"):

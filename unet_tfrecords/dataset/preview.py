@@ -18,6 +18,7 @@ from absl import flags
 
 from unet_tfrecords.command import bars, cli, cli_flags
 from unet_tfrecords.command.errors import UserError
+from unet_tfrecords.dataset.dataset_info import DatasetInfo, Shard, read_info
 from unet_tfrecords.dataset.pictures import (
     COLOURS,
     UNLABELLED_COLOUR,
@@ -25,7 +26,7 @@ from unet_tfrecords.dataset.pictures import (
     hex_colour,
 )
 from unet_tfrecords.dataset.records import UNLABELLED, Tile
-from unet_tfrecords.dataset.shards import read_info, read_tiles
+from unet_tfrecords.dataset.shards import read_tiles
 from unet_tfrecords.dataset.splits import SPLITS
 from unet_tfrecords.storage import files, locks
 
@@ -66,9 +67,9 @@ def preview(data: str, output: str, tiles_per_split: int) -> str:
     return page
 
 
-def _sample(data: str, info: dict[str, Any], split: str, number: int) -> list[Tile]:
+def _sample(data: str, info: DatasetInfo, split: str, number: int) -> list[Tile]:
     """The first tiles of as many shards as can be, in equal shares."""
-    shards = info["splits"][split]["shards"][:number]
+    shards = info.splits[split].shards[:number]
     chosen: list[Tile] = []
     for index, shard in enumerate(bars.bar(shards, desc=split, unit="shard")):
         share = number * (index + 1) // len(shards) - len(chosen)
@@ -76,17 +77,17 @@ def _sample(data: str, info: dict[str, Any], split: str, number: int) -> list[Ti
     return chosen
 
 
-def _tiles(data: str, info: dict[str, Any], shard: dict[str, Any]) -> Iterator[Tile]:
-    path = files.join(data, shard["name"])
+def _tiles(data: str, info: DatasetInfo, shard: Shard) -> Iterator[Tile]:
+    path = files.join(data, shard.name)
     try:
-        yield from read_tiles(path, info["geometry"])
+        yield from read_tiles(path, info.geometry)
     except (ValueError, OSError) as error:
         raise UserError(f"{path}: {error}; see ./launch.sh verify") from error
 
 
-def augmentations_of_one_frame(data: str, info: dict[str, Any]) -> list[Tile]:
+def augmentations_of_one_frame(data: str, info: DatasetInfo) -> list[Tile]:
     """One tile's place in several augmentations of the first training frame."""
-    shards = info["splits"]["train"]["shards"]
+    shards = info.splits["train"].shards
     every = itertools.chain.from_iterable(_tiles(data, info, s) for s in shards)
     found: dict[str, Tile] = {}
     for tile in itertools.islice(every, MOST_SCANNED):
@@ -138,21 +139,21 @@ def _show(axes, picture: np.ndarray, title: str, **named):
     return axes.imshow(picture, interpolation="nearest", **named)
 
 
-def sheet(tiles: list[Tile], info: dict[str, Any]) -> bytes:
+def sheet(tiles: list[Tile], info: DatasetInfo) -> bytes:
     """One row a tile: image with window, contours in the window, border weights."""
     from matplotlib.patches import Rectangle
 
-    geometry, highest = info["geometry"], info["config"]["data"]["border_weight"]
-    inset = (geometry["tile_size"] - geometry["output_size"]) / 2
+    geometry, highest = info.geometry, info.settings.border_weight
+    inset = (geometry.tile_size - geometry.output_size) / 2
     figure = _figure(1120, 360 * len(tiles))
     rows = figure.subplots(len(tiles), 3, squeeze=False)
     for (left, middle, right), tile in zip(rows, tiles, strict=True):
         _show(left, grey_levels(tile.image), tile.key)
-        edge = geometry["output_size"]
+        edge = geometry.output_size
         window = Rectangle((inset - 0.5, inset - 0.5), edge, edge, fill=False)
         window.set(edgecolor=WINDOW_COLOUR, linewidth=1.5)
         left.add_patch(window)
-        sizes = f"loss window {edge} px of {geometry['tile_size']} px"
+        sizes = f"loss window {edge} px of {geometry.tile_size} px"
         _show(middle, outlined(tile), sizes)
         heat = _show(right, tile.weight, "border weight", cmap="inferno")
         heat.set_clim(0, highest)
@@ -179,7 +180,7 @@ def series_sheet(tiles: list[Tile]) -> bytes:
     return _png(figure)
 
 
-def distributions(samples: dict[str, list[Tile]], info: dict[str, Any]) -> bytes:
+def distributions(samples: dict[str, list[Tile]], info: DatasetInfo) -> bytes:
     """Normalised intensities of the sampled tiles; class shares of all tiles."""
     figure = _figure(1120, 340)
     left, right = figure.subplots(1, 2)
@@ -202,20 +203,20 @@ def distributions(samples: dict[str, list[Tile]], info: dict[str, Any]) -> bytes
     for index, split in enumerate(SPLITS):
         share = shares(info, split)
         right.bar(np.arange(len(share)) + index * width, share, width, label=split)
-    right.set_xticks(np.arange(info["geometry"]["classes"]) + width)
-    right.set_xticklabels([f"class {k}" for k in range(info["geometry"]["classes"])])
+    right.set_xticks(np.arange(info.geometry.classes) + width)
+    right.set_xticklabels([f"class {k}" for k in range(info.geometry.classes)])
     right.set_ylabel("share of labelled pixels")
     right.legend(fontsize=8)
     return _png(figure)
 
 
-def shares(info: dict[str, Any], split: str) -> list[float]:
+def shares(info: DatasetInfo, split: str) -> list[float]:
     """Each class's share of a split's labelled pixels."""
-    pixels = info["splits"][split]["class_pixels"]
+    pixels = info.splits[split].class_pixels
     return [number / max(1, sum(pixels)) for number in pixels]
 
 
-def html(data: str, info: dict[str, Any], pictures: dict[str, bytes]) -> str:
+def html(data: str, info: DatasetInfo, pictures: dict[str, bytes]) -> str:
     """The page; every text from outside is escaped."""
     import jinja2
 
@@ -225,7 +226,7 @@ def html(data: str, info: dict[str, Any], pictures: dict[str, bytes]) -> str:
         data=data,
         info=info,
         splits=_split_rows(info),
-        config=_flat(info["config"]),
+        config=_flat(info.config),
         pictures={
             name: base64.b64encode(picture).decode()
             for name, picture in pictures.items()
@@ -234,15 +235,15 @@ def html(data: str, info: dict[str, Any], pictures: dict[str, bytes]) -> str:
     )
 
 
-def _split_rows(info: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def _split_rows(info: DatasetInfo) -> Iterator[dict[str, Any]]:
     for split in SPLITS:
-        content = info["splits"][split]
+        content = info.splits[split]
         yield {
             "name": split,
-            "frames": content["num_frames"],
-            "tiles": content["num_tiles"],
-            "shards": len(content["shards"]),
-            "megabytes": content["num_bytes"] / 1e6,
+            "frames": content.num_frames,
+            "tiles": content.num_tiles,
+            "shards": len(content.shards),
+            "megabytes": content.num_bytes / 1e6,
             "shares": shares(info, split),
         }
 

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from typing import IO, NamedTuple
 
 import google_crc32c
+import msgspec
 import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
@@ -29,6 +30,28 @@ ENCODINGS = ("png", "raw")
 BYTES_FEATURES = ("image", "label", "weight", "key")
 FLOAT_FEATURES = ("mean", "std")
 MOST_BYTES = 2**31  # of a record: protobuf's own limit
+
+
+class Geometry(msgspec.Struct, frozen=True):
+    """What a reader must know to parse the records and to build a fitting model.
+
+    Attributes:
+      tile_size, output_size: edges of a tile's image and of its label, px.
+      depth: poolings of the network that the tiles are cut for.
+      channels, classes: of the images and of the labels, background included.
+      bits: of a pixel, 8 or 16.
+      image_encoding: raw or png.
+      weight_step: what one step of the stored border weight stands for.
+    """
+
+    tile_size: int
+    output_size: int
+    depth: int
+    channels: int
+    classes: int
+    bits: int
+    image_encoding: str
+    weight_step: float
 
 
 class Tile(NamedTuple):
@@ -143,12 +166,8 @@ def encode_image(image: np.ndarray, encoding: str) -> bytes:
     return image.astype(image.dtype.newbyteorder("<"), copy=False).tobytes()
 
 
-def parse(record: bytes, *, encoding: str, step: float, image_shape, bits: int) -> Tile:
-    """The tile that `encode` was given, weights within half a step.
-
-    Args:
-      image_shape: [tile, tile, C].
-      bits: 8 or 16, bits of a pixel.
+def parse(record: bytes, geometry: Geometry) -> Tile:
+    """Returns the tile that `encode` was given, weights within half a step.
 
     Raises:
       ValueError: not a record of this schema.
@@ -167,15 +186,16 @@ def parse(record: bytes, *, encoding: str, step: float, image_shape, bits: int) 
     mean, std = (
         np.array(features[name].float_list.value, np.float32) for name in FLOAT_FEATURES
     )
-    if encoding == "raw":
-        pixels = np.frombuffer(image, np.dtype(f"<u{bits // 8}"))
+    size = geometry.tile_size
+    if geometry.image_encoding == "raw":
+        pixels = np.frombuffer(image, np.dtype(f"<u{geometry.bits // 8}"))
     else:
         pixels = decode_png(image)
     return Tile(
         key.decode(),
-        pixels.reshape(image_shape),
+        pixels.reshape(size, size, geometry.channels),
         decode_png(label),
-        decode_png(weight).astype(np.float32) * np.float32(step),
+        decode_png(weight).astype(np.float32) * np.float32(geometry.weight_step),
         mean,
         std,
     )

@@ -8,10 +8,11 @@ https://www.tensorflow.org/datasets/external_tfrecord
 """
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
-from unet_tfrecords.dataset.records import FLOAT_FEATURES
-from unet_tfrecords.dataset.shards import SHARD_NAME
+from unet_tfrecords.dataset.dataset_info import SHARD_NAME, DatasetInfo, Shard
+from unet_tfrecords.dataset.records import FLOAT_FEATURES, Geometry
 from unet_tfrecords.storage import files, json_files
 
 FOLDER = "tfds"
@@ -23,7 +24,7 @@ CITATION = (
 )
 
 
-def write(output: str, info: dict[str, Any]) -> None:
+def write(output: str, info: DatasetInfo) -> None:
     """Writes both files.
 
     Args:
@@ -40,24 +41,24 @@ def remove(output: str) -> None:
     files.remove([files.join(output, FOLDER, name) for name in names])
 
 
-def files_of(output: str, info: dict[str, Any]) -> dict[str, Any]:
+def files_of(output: str, info: DatasetInfo) -> dict[str, Any]:
     """The content of each file by name, a function of `dataset_info.json`."""
     splits = [
-        _split(output, split, content["shards"])
-        for split, content in sorted(info["splits"].items())
-        if content["shards"]
+        _split(output, split, content.shards)
+        for split, content in sorted(info.splits.items())
+        if content.shards
     ]
     about = {
         "name": "unet_tiles",
-        "version": f"{info['schema_version']}.0.0",
-        "description": f"Overlap tiles of {info['config']['data']['name']} for U-Net. "
+        "version": f"{info.schema_version}.0.0",
+        "description": f"Overlap tiles of {info.settings.name} for U-Net. "
         "label: class, 255 unlabelled; weight: border term in steps of "
-        f"{info['geometry']['weight_step']}; mean, std: of the whole unchanged frame.",
+        f"{info.geometry.weight_step}; mean, std: of the whole unchanged frame.",
         "citation": CITATION,
         "fileFormat": "tfrecord",
         "splits": splits,
     }
-    return {INFO_NAME: about, FEATURES_NAME: _features(info["geometry"])}
+    return {INFO_NAME: about, FEATURES_NAME: _features(info.geometry)}
 
 
 def is_same(found: bytes, content: Any) -> bool:
@@ -67,8 +68,8 @@ def is_same(found: bytes, content: Any) -> bool:
     return len(set(texts)) == 1
 
 
-def _split(output: str, name: str, shards: list[dict[str, Any]]) -> dict[str, Any]:
-    matches = [(SHARD_NAME.fullmatch(s["name"]), s["records"]) for s in shards]
+def _split(output: str, name: str, shards: Sequence[Shard]) -> dict[str, Any]:
+    matches = [(re.fullmatch(SHARD_NAME, s.name), s.records) for s in shards]
     there = {int(match["index"]): records for match, records in matches if match}
     count = max(int(match["count"]) for match, _ in matches if match)
     # A shard whose frames are all bad is none.
@@ -76,7 +77,7 @@ def _split(output: str, name: str, shards: list[dict[str, Any]]) -> dict[str, An
     return {
         "name": name,
         "filepathTemplate": _folder(output) + "{SPLIT}-{SHARD_X_OF_Y}.{FILEFORMAT}",
-        "numBytes": str(sum(shard["bytes"] for shard in shards)),
+        "numBytes": str(sum(shard.bytes for shard in shards)),
         "shardLengths": [str(length) for length in lengths],
     }
 
@@ -93,11 +94,11 @@ def _folder(output: str) -> str:
     return f"/{scheme}/{path}/".replace("{", "{{").replace("}", "}}")
 
 
-def _features(geometry: dict[str, Any]) -> dict[str, Any]:
-    tile, channels = geometry["tile_size"], geometry["channels"]
-    size, window = [tile, tile, channels], [geometry["output_size"]] * 2 + [1]
-    pixels = f"uint{geometry['bits']}"
-    encoded = geometry["image_encoding"] == "png"
+def _features(geometry: Geometry) -> dict[str, Any]:
+    tile, channels = geometry.tile_size, geometry.channels
+    size, window = [tile, tile, channels], [geometry.output_size] * 2 + [1]
+    pixels = f"uint{geometry.bits}"
+    encoded = geometry.image_encoding == "png"
     features = {
         "image": _image(size, pixels) if encoded else _tensor(size, pixels, "bytes"),
         "label": _image(window, "uint8"),

@@ -113,7 +113,7 @@ def html(folder: str) -> str:
         config=config,
         settings=sorted(flat(config.to_dict()).items()),
         info=info,
-        frames={s: info["splits"][s]["num_frames"] for s in SPLITS},
+        frames={s: info.splits[s].num_frames for s in SPLITS},
         digest=digest.hexdigest(),
         about=about,
         sections=sections,
