@@ -4,7 +4,7 @@ set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # Or `python -m` would import whatever json.py lies in the folder where it is typed, which
-# may be a folder of images from anywhere. Python 3.10 does not know it.
+# may be a folder of images from anywhere.
 export PYTHONSAFEPATH=1
 
 usage() {
@@ -65,16 +65,16 @@ say() { printf '[launch] %s\n' "$*" >&2; }
 
 find_python() {
   local candidate
-  local candidates=(python3.11 python3.12 python3.10 python3 python)
+  local candidates=(python3.11 python3.12 python3 python)
   [[ -n "${PYTHON:-}" ]] && candidates=("$PYTHON")
   for candidate in "${candidates[@]}"; do
-    if "$candidate" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' \
+    if "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' \
       >/dev/null 2>&1; then
       echo "$candidate"
       return
     fi
   done
-  say "${PYTHON:-what is installed here} is not Python 3.10 to 3.12;" \
+  say "${PYTHON:-what is installed here} is not Python 3.11 or 3.12;" \
     "install one, or name it: PYTHON=/path ./launch.sh setup"
   return 1
 }
@@ -175,13 +175,13 @@ lock() {
     local extras=(--extra "$kind")
     [[ $kind == io ]] || extras+=(--extra test)
     uv pip compile "$root/pyproject.toml" "${extras[@]}" --universal \
-      --python-version 3.10 --no-annotate --generate-hashes --quiet --upgrade \
+      --python-version 3.11 --no-annotate --generate-hashes --quiet --upgrade \
       --override "$root/requirements/$kind.override" \
       --custom-compile-command "./launch.sh lock" -o "$root/requirements/$kind.lock"
   done
   # What workers far away install: without TensorFlow, in the versions of here, because
   # other versions of OpenCV may make other bytes.
-  uv pip compile "$root/pyproject.toml" --universal --python-version 3.10 --no-annotate \
+  uv pip compile "$root/pyproject.toml" --universal --python-version 3.11 --no-annotate \
     --quiet --override "$root/requirements/cpu.override" \
     --constraint "$root/requirements/cpu.lock" \
     --custom-compile-command "./launch.sh lock" -o "$root/requirements/worker.txt"

@@ -240,7 +240,7 @@ def main() -> None:
         "sets": "drawn",
         "machine": {**machine(), "GPUs": gpu_names()},
         "revision": revision(),
-        "when": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
+        "when": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
         "seconds": round(time.perf_counter() - started, 1),
         "failed": "",
         "doctor": doctor,

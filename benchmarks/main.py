@@ -272,7 +272,7 @@ def main() -> None:
         print(f"[benchmark] {benchmark.name}: {benchmark.question}", file=sys.stderr)
         json_path = str(scratch / f"{benchmark.name}.json")
         told = measure(benchmark, _filled(flags, places), json_path)
-        when = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d")
+        when = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d")
         json_files.write(str(path), {**about, "when": when, **told})
         failed += [benchmark.name] if told["failed"] else []
     print(write_page(given.output))

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from doctor.finding import Finding
 
-PYTHONS = ((3, 10), (3, 13))  # from, and before
+PYTHONS = ((3, 11), (3, 13))  # from, and before
 MEMORY_GB = 3.0  # a training of :cpu and its validation need less
 DISK_GB = 5.0  # the environment takes 3
 OPEN_FILES = 1024  # shards, sockets and libraries of one training stay below
@@ -37,7 +37,7 @@ def python(version: tuple[int, ...]) -> Finding:
     says = f"{'.'.join(map(str, version))}, {sys.executable}"
     if PYTHONS[0] <= version[:2] < PYTHONS[1]:
         return Finding("Python", says)
-    return Finding("Python", says, "PYTHON=python3.11 ./launch.sh setup (3.10 to 3.12)")
+    return Finding("Python", says, "PYTHON=python3.11 ./launch.sh setup (3.11 or 3.12)")
 
 
 def processor(flags: set[str], cores: int) -> Finding:

@@ -87,7 +87,7 @@ def describe(
             "python": platform.python_version(),
             **{name: importlib.metadata.version(name) for name in SOFTWARE},
         },
-        times={"finished": datetime.datetime.now(datetime.timezone.utc).isoformat()},
+        times={"finished": datetime.datetime.now(datetime.UTC).isoformat()},
     )
 
 

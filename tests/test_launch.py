@@ -57,7 +57,6 @@ def test_flavours_are_checked_for_every_command():
     assert launch("test", UNET_FLAVOUR="io").returncode == 2
 
 
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 has no safe path")
 def test_modules_in_the_folder_where_it_is_typed_are_not_imported(tmp_path):
     """A folder of images from anywhere may hold a json.py."""
     for name in ("json", "numpy", "absl", "doctor"):

@@ -150,7 +150,7 @@ def settle(
 
 def _about(run: Built, options: TrainOptions) -> dict[str, Any]:
     """How the run was started, for the report."""
-    now = datetime.datetime.now(datetime.timezone.utc)
+    now = datetime.datetime.now(datetime.UTC)
     return {
         "command": list(options.command),
         "device": run.describe().splitlines()[0],
