@@ -38,10 +38,10 @@ def test_a_disk_that_fails_damages_no_checkpoint(saved, monkeypatch):
     """An error of permission, or of a network disk, isn't the file's."""
 
     def refuse(path):
-        raise PermissionError(13, "Permission denied", path)
+        raise tf.errors.PermissionDeniedError(None, None, path)
 
-    monkeypatch.setattr(checkpoints.files, "sha256_of", refuse)
-    with pytest.raises(PermissionError):
+    monkeypatch.setattr(tf.train, "load_checkpoint", refuse)
+    with pytest.raises(tf.errors.PermissionDeniedError):
         checkpoints.newest_whole(str(saved))
 
 
@@ -65,18 +65,21 @@ def flip_a_bit(path):
 
 
 DAMAGES = {
-    "changed": lambda folder: flip_a_bit(data_of(folder, 4)),
-    "cut": lambda folder: data_of(folder, 4).write_bytes(
+    "values have changed": lambda folder: flip_a_bit(data_of(folder, 4)),
+    "a file is cut": lambda folder: data_of(folder, 4).write_bytes(
         data_of(folder, 4).read_bytes()[:-1]
     ),
-    "missing": lambda folder: data_of(folder, 4).unlink(),
-    "broken": lambda folder: (
+    "a file is missing": lambda folder: data_of(folder, 4).unlink(),
+    "file is missing": lambda folder: (
+        data_of(folder, 4).with_name("state.index").unlink()
+    ),
+    "about.json is broken: Expecting": lambda folder: (
         folder / checkpoints.name_of(4) / checkpoints.ABOUT
     ).write_text("{"),
-    "changed since": lambda folder: change_about(
+    "about.json is broken: not as it was": lambda folder: change_about(
         folder, '"best_step": 2', '"best_step": 3'
     ),
-    "changed since it was": lambda folder: change_about(
+    "broken: not as it was": lambda folder: change_about(
         folder, '"step": 4', '"step": 5'
     ),
 }

@@ -1,7 +1,6 @@
 """Names that files and folders can have: as good as any, or refused in a line."""
 
 import errno
-import json
 import os
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from tests.conftest import ROOT, TINY_DATA
 from trainer.main import COMMANDS
 from unet_tfrecords.command.cli import main as run
 from unet_tfrecords.command.errors import UserError
-from unet_tfrecords.dataset import preview, verify
+from unet_tfrecords.dataset import dataset_info, preview, verify
 from unet_tfrecords.dataset.drawn_cells import draw_cells
 from unet_tfrecords.dataset.images import formats
 from unet_tfrecords.storage import files
@@ -62,7 +61,7 @@ def test_odd_names_go_all_the_way(tmp_path, capfd):
     model, out, pictures = here / f"m{ODD}", here / f"out{ODD}", here / f"pre{ODD}"
     put(source, NAMES)
     assert run(main.COMMAND, [*CONFIG, f"--input={source}", f"--output={data}"]) == 0
-    info = json.loads((data / "dataset_info.json").read_text())
+    info = dataset_info.read_info(str(data))
     found = {source.frame.split("/", 2)[2] for source in info.sources}
     assert found == set(NAMES)
     assert run(verify.COMMAND, [f"--data={data}"]) == 0
@@ -121,7 +120,7 @@ def test_frames_whose_names_are_no_text(tmp_path, capfd):
     lines = [x for x in said.splitlines() if x.startswith("preprocess: ")]
     assert len(lines) == 3 and all("not printable text; rename" in x for x in lines)
     assert run(main.COMMAND, [*given, "--on_bad_frame=skip"]) == 0
-    info = json.loads((tmp_path / "out/dataset_info.json").read_bytes().decode("utf-8"))
+    info = dataset_info.read_info(f"{tmp_path}/out")
     assert len(info.skipped) == 3 and len(info.sources) == 5
 
 

@@ -202,8 +202,8 @@ def test_frames_of_no_use_are_listed_all_at_once(tmp_path, capfd):
     for name, (_, said) in UNUSABLE.items():
         assert any(f"{name}.tif: " in line and said in line for line in lines)
     assert run(main.COMMAND, [*given, "--on_bad_frame=skip"]) == 0
-    skipped = read_info(str(tmp_path / "data"))["skipped"]
-    assert {entry["frame"].split("/")[-1] for entry in skipped} == set(UNUSABLE)
+    skipped = read_info(str(tmp_path / "data")).skipped
+    assert {entry.frame.split("/")[-1] for entry in skipped} == set(UNUSABLE)
 
 
 @pytest.mark.parametrize(

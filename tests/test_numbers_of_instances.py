@@ -65,7 +65,7 @@ def sparse(tmp_path_factory) -> pathlib.Path:
 @pytest.mark.slow
 def test_a_class_that_never_occurs_costs_nothing(sparse):
     info = read_info(str(sparse / "data"))
-    assert info.splits["train"].class_pixels[2:] == [0, 0]
+    assert info.splits["train"].class_pixels[2:] == (0, 0)
     lines = metrics_of(sparse / "run")
     assert all(math.isfinite(line["loss"]) for line in lines)
     result = json.loads((sparse / "run/evaluation-test.json").read_text())

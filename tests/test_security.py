@@ -23,11 +23,11 @@ from tests.conftest import ROOT, TINY_DATA, edit
 from trainer.export import artefact_layout
 from trainer.input import shard_files
 from trainer.main import COMMANDS
-from trainer.run import checkpoints, workdir
+from trainer.run import workdir
 from unet_tfrecords.command.cli import main as run_command
 from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.dataset import dataset_info, preview, shards, verify
-from unet_tfrecords.storage import files, json_files
+from unet_tfrecords.storage import files
 
 CONFIG = f"--config={ROOT}/configs/synthetic.py:smoke"
 OUTSIDE = ("../outside", "/outside", "a/../../outside", "..", "", "\n", "x\0y")
@@ -179,26 +179,6 @@ def test_a_run_names_no_file_outside_its_folder(trained, box, cells, capfd, name
     given = [f"--workdir={run}", f"--input={cells}"]
     problem(COMMANDS["evaluate"], given, capfd, str(run / dataset_info.INFO_NAME))
     assert tree(box) == before
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"digests": {"../../../../outside": "0"}, "sizes": {"../../../../outside": 4}},
-        {"digests": {"/etc/hostname": "0"}, "sizes": {"/etc/hostname": 4}},
-        {"digests": {"state.index": "0"}, "sizes": {}},
-        {"digests": 7, "sizes": {}},
-    ],
-)
-def test_a_checkpoint_names_no_file_outside_its_folder(trained, tmp_path, change):
-    folder = tmp_path / "checkpoints"
-    shutil.copytree(trained / "checkpoints", folder)
-    [step, *_] = checkpoints.complete_steps(str(folder))
-    path = folder / checkpoints.name_of(step) / checkpoints.ABOUT
-    about = json.loads(path.read_text()) | change
-    path.write_bytes(json_files.as_json(json_files.sealed(about)))
-    with pytest.raises(ValueError, match="broken"):
-        checkpoints.read_about(str(folder), step)
 
 
 @pytest.mark.slow

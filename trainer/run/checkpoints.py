@@ -1,16 +1,18 @@
-"""Checkpoints: a folder each, complete or not there, checked before it is believed.
+"""Checkpoints: a folder each, complete or not there.
 
 checkpoints/step-00000120/state.index, state.data-00000-of-00001   TensorFlow's
-                          about.json   written last: files with sha256, progress
+                          about.json   written last: the training loop's progress
+
+TensorFlow's files hold a checksum of each value, which is checked as values are read.
 """
 
-import hashlib
 import os
 import re
 import sys
 import tempfile
-from typing import Any, NamedTuple
+from typing import Any
 
+import msgspec
 import tensorflow as tf
 
 from trainer.devices import tensorflow_stores
@@ -20,22 +22,26 @@ from unet_tfrecords.storage import files, json_files
 ABOUT = "about.json"
 STATE = "state"
 PATTERN = re.compile(r"step-([0-9]{8,})")
-STATE_FILE = re.compile(rf"{STATE}\.[-a-z0-9]+")
+# What TensorFlow raises for a damaged checkpoint. Other errors are of the disk.
+DAMAGE = {
+    tf.errors.DataLossError: "values have changed since they were written",
+    tf.errors.NotFoundError: "a file is missing",
+    tf.errors.OutOfRangeError: "a file is cut",
+    tf.errors.InvalidArgumentError: "a file is broken",
+    ValueError: "a file is missing",  # the index
+}
 
 
-class About(NamedTuple):
+class About(msgspec.Struct, frozen=True):
     """What a checkpoint says of itself.
 
     Attributes:
       step: steps made.
-      progress: what the loop must know to go on, as JSON.
-      sizes, digests: of each file by name.
+      progress: what the loop must know to continue, as JSON.
     """
 
     step: int
     progress: dict[str, Any]
-    sizes: dict[str, int]
-    digests: dict[str, str]
 
 
 def name_of(step: int) -> str:
@@ -58,7 +64,7 @@ def complete_steps(folder: str) -> list[int]:
 
 
 def read_about(folder: str, step: int) -> About:
-    """What the checkpoint of a step says of itself, its files compared with it.
+    """Reads what the checkpoint of a step says of itself, and checks its values.
 
     Raises:
       ValueError: the checkpoint is damaged, and how.
@@ -66,71 +72,67 @@ def read_about(folder: str, step: int) -> About:
     inside = files.join(folder, name_of(step))
     try:
         about = _about_in(inside)
-        digests = dict(about.digests)
-        sizes = {name: about.sizes[name] for name in digests}
-        # A name may lead out of the folder.
-        if strange := [name for name in digests if not STATE_FILE.fullmatch(name)]:
-            raise ValueError(f"{', '.join(strange)}: no file of a checkpoint")
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, msgspec.ValidationError) as error:
         raise ValueError(f"{ABOUT} is broken: {error}") from None
     if about.step != step:
         raise ValueError(f"{ABOUT} is of step {about.step}")
-    for name, digest in digests.items():
-        path = files.join(inside, name)
-        if not files.exists(path):
-            raise ValueError(f"{name} is missing")
-        if files.size_of(path) != sizes[name]:
-            raise ValueError(f"{name} is cut")
-        if files.sha256_of(path) != digest:
-            raise ValueError(f"{name} has changed since it was written")
+    try:
+        _read_values(files.join(inside, STATE))
+    except tuple(DAMAGE) as error:
+        raise ValueError(DAMAGE[type(error)]) from None
     return about
+
+
+def _read_values(path: str) -> None:
+    """Reads all values once, one at a time, which checks their checksums."""
+    reader = tf.train.load_checkpoint(path)
+    for name, dtype in reader.get_variable_to_dtype_map().items():
+        # Not reader.get_tensor, whose errors do not tell damage from a failing disk.
+        tf.raw_ops.RestoreV2(
+            prefix=path, tensor_names=[name], shape_and_slices=[""], dtypes=[dtype]
+        )
 
 
 def _about_in(inside: str) -> About:
     content = json_files.parse(files.read_bytes(files.join(inside, ABOUT)))
-    if content.pop(json_files.OWN_DIGEST) != json_files.own_digest(content):
-        raise ValueError("changed since it was written")
-    return About(**content)
+    json_files.check_sealed(content)
+    return msgspec.convert(content, About)
 
 
 def _write_about(inside: str, about: About) -> None:
-    json_files.write(files.join(inside, ABOUT), json_files.sealed(about._asdict()))
+    json_files.write(
+        files.join(inside, ABOUT), json_files.sealed(msgspec.to_builtins(about))
+    )
 
 
 def save(
     checkpoint: tf.train.Checkpoint, folder: str, step: int, progress: dict[str, Any]
 ) -> None:
-    """Writes the checkpoint of a step: aside and renamed, or remotely the mark last.
-
-    What goes to a store is written to this machine first, so that nothing has to be
-    read back from there for its digest.
-    """
+    """Writes the checkpoint of a step: aside and renamed, or remotely the mark last."""
+    inside, about = files.join(folder, name_of(step)), About(step, progress)
     if files.is_remote(folder):
         with tempfile.TemporaryDirectory(prefix="unet-checkpoint-") as scratch:
-            sizes = _write_state(checkpoint, scratch)
-            inside = files.join(folder, name_of(step))
+            paths = _write_state(checkpoint, scratch)
             remove(folder, step)
-            digests = {
-                name: _uploaded(os.path.join(scratch, name), files.join(inside, name))
-                for name in sizes
-            }
-            _write_about(inside, About(step, progress, sizes, digests))
+            for path in paths:
+                with files.open_atomic(files.join(inside, files.basename(path))) as to:
+                    for block in files.read_blocks(path):
+                        to.write(block)
+            _write_about(inside, about)
         return
     written = files.join(folder, files.TEMPORARY + name_of(step))
     files.remove([written])
     files.make_folder(written)
-    sizes = _write_state(checkpoint, written)
-    digests = {name: files.sha256_of(files.join(written, name)) for name in sizes}
-    for name in sizes:
-        _flush(files.join(written, name))
-    _write_about(written, About(step, progress, sizes, digests))
+    for path in _write_state(checkpoint, written):
+        _flush(path)
+    _write_about(written, about)
     remove(folder, step)
-    os.replace(written, files.join(folder, name_of(step)))
+    os.replace(written, inside)
     _flush(folder)
 
 
-def _write_state(checkpoint: tf.train.Checkpoint, folder: str) -> dict[str, int]:
-    """Has TensorFlow write into a folder of this machine; sizes of its files.
+def _write_state(checkpoint: tf.train.Checkpoint, folder: str) -> list[str]:
+    """Has TensorFlow write into a folder of this machine; returns its files.
 
     Raises:
       UserError, OSError: it could not: a full disk, no permission.
@@ -142,18 +144,7 @@ def _write_state(checkpoint: tf.train.Checkpoint, folder: str) -> dict[str, int]
             raise of_disk from error
         reason = " ".join(error.message.split())[:200]
         raise UserError(f"{folder}: checkpoint not written: {reason}") from error
-    paths = files.list_files(folder)
-    return {files.basename(path): files.size_of(path) for path in paths}
-
-
-def _uploaded(path: str, destination: str) -> str:
-    """Copies a file and returns its sha256, of one reading."""
-    digest = hashlib.sha256()
-    with files.open_atomic(destination) as file:
-        for block in files.read_blocks(path):
-            digest.update(block)
-            file.write(block)
-    return digest.hexdigest()
+    return files.list_files(folder)
 
 
 def note_progress(folder: str, step: int, progress: dict[str, Any]) -> None:
@@ -162,7 +153,7 @@ def note_progress(folder: str, step: int, progress: dict[str, Any]) -> None:
     Written anew it would be gone for a while, with what the last signal has saved.
     """
     inside = files.join(folder, name_of(step))
-    _write_about(inside, _about_in(inside)._replace(progress=progress))
+    _write_about(inside, About(_about_in(inside).step, progress))
 
 
 def _flush(path: str) -> None:
