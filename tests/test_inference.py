@@ -12,6 +12,7 @@ import tensorflow as tf
 from configs import base
 from trainer.export.artefact import save
 from trainer.export.signatures import Served
+from trainer.inference import numpy_segmenter
 from trainer.inference.segmenter import Segmenter, mirrored, normalise_images
 from trainer.network.layers import freeze
 from trainer.network.unet import build_model
@@ -361,3 +362,23 @@ def test_memory_stays_within_its_budget():
         found[budget] = float(done.stdout.splitlines()[-1])
         assert found[budget] < budget + 36 * 2048**2 / 10**6
     assert found[1000] > found[150] + 150  # and a larger budget is made use of
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tta", [False, True])
+def test_numpy_segments_as_the_graph_does(tta):
+    network = network_of(2)
+    image = np.random.default_rng(5).integers(0, 255, (45, 70, 1)).astype(np.float32)
+    graph = Segmenter(freeze(network), depth=2, classes=2, tile=60, tta=tta)
+    expected = graph(tf.constant(image[None]))["probabilities"][0].numpy()
+
+    def of_tile(tile):
+        return tf.nn.softmax(network(tile[None]))[0].numpy()
+
+    normal = numpy_segmenter.normalise(image)
+    found = numpy_segmenter.segment(
+        normal, of_tile, depth=2, classes=2, tile=60, tta=tta
+    )
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    flat = numpy_segmenter.normalise(np.full((4, 5, 2), 1e4, np.float32))
+    assert not flat.any()

@@ -3,7 +3,6 @@
 Neither needs the trainer's model code. TensorFlow is loaded only where it is used.
 """
 
-import itertools
 import os
 from typing import Any, Protocol
 
@@ -11,10 +10,8 @@ import numpy as np
 
 from trainer.devices import tensorflow_stores
 from trainer.export import artefact_layout
-from trainer.inference.symmetry import SYMMETRIES, Symmetry
+from trainer.inference import numpy_segmenter
 from unet_tfrecords.command.errors import UserError
-from unet_tfrecords.dataset import tiling
-from unet_tfrecords.dataset.pixel_statistics import strips
 from unet_tfrecords.storage import files
 
 
@@ -107,7 +104,7 @@ class TensorFlowRuntime:
 
 
 class OnnxRuntime:
-    """tile.onnx on the processor; normalised, mirrored and stitched as in the graph."""
+    """tile.onnx on the processor; the rest as in the graph, by NumPy."""
 
     def __init__(self, path: str, about: dict[str, Any], *, tta: bool = False):
         """Loads tile.onnx, as `load` does."""
@@ -130,78 +127,21 @@ class OnnxRuntime:
                 f"{path}: not an ONNX file of export's ({reason})"
             ) from None
         self.inputs = [entry.name for entry in self.session.get_inputs()]
-        self.outputs = {
-            entry.name: i for i, entry in enumerate(self.session.get_outputs())
-        }
-        self.depth = about["depth"]
-        self.classes = about["classes"]
-        self.largest_output = tiling.output_size(about["tile"], self.depth)
-        self.symmetries = SYMMETRIES if tta or about.get("tta") else SYMMETRIES[:1]
+        self.geometry = {name: about[name] for name in ("depth", "classes", "tile")}
+        self.tta = bool(tta or about.get("tta"))
 
     def segment(self, image: np.ndarray) -> np.ndarray:
         """Probabilities, float32 [H, W, K], of one image, raw intensities [H, W, C]."""
-        image = image.astype(np.float32)
-        # From the first pixel's value, as `inference.normalise_images` does.
-        origin = image[0, 0].copy()
-        image -= origin
-        mean = image.mean((0, 1), dtype=np.float64)
-        # NumPy's own would make a float64 copy of the image.
-        squares = sum(np.square(some - mean).sum((0, 1)) for some in strips(image))
-        std = np.sqrt(squares / image[..., 0].size)
-        if len(self.symmetries) == 1:
-            return self._stitch(image, mean, std, origin)
-        total = np.zeros((*image.shape[:2], self.classes), np.float32)
-        for symmetry in self.symmetries:
-            turned = _apply(symmetry, image)
-            total += _undo(symmetry, self._stitch(turned, mean, std, origin))
-        total /= len(self.symmetries)
-        return total
-
-    def _stitch(self, image, mean, std, origin) -> np.ndarray:
-        """Probabilities of an image from which `origin` was taken, tile by tile."""
-        around = tiling.border(self.depth) + 4  # see inference_grid on the 4
-        pad = tiling.pad(self.depth)
-        (rows, down), (columns, across) = (
-            tiling.inference_grid(size, self.largest_output, self.depth)
-            for size in image.shape[:2]
-        )
-        whole = np.empty((rows * down, columns * across, self.classes), np.float32)
-        for row, column in itertools.product(range(rows), range(columns)):
-            top, left = row * down, column * across
-            ys = tiling.mirror_indices(
-                top - pad, top + down + around - pad, image.shape[0]
-            )
-            xs = tiling.mirror_indices(
-                left - pad, left + across + around - pad, image.shape[1]
-            )
-            probabilities = self._tile(image[ys[:, None], xs], mean, std, origin)
-            whole[top : top + down, left : left + across] = probabilities[
-                :down, :across
-            ]
-        return whole[: image.shape[0], : image.shape[1]]
-
-    def _tile(self, tile, mean, std, origin) -> np.ndarray:
-        given = {"tile": tile[None]}
         if "mean" in self.inputs:
-            given["mean"] = mean[None].astype(np.float32)
-            given["std"] = std[None].astype(np.float32)
-        else:  # the data set's, in the file
-            given["tile"] = given["tile"] + origin
-        made = self.session.run(None, given)
-        return made[self.outputs["probabilities"]][0]
+            image = numpy_segmenter.normalise(image)
+        else:  # the data set's mean and deviation are in the file
+            image = image.astype(np.float32)
+        return numpy_segmenter.segment(image, self._tile, tta=self.tta, **self.geometry)
 
-
-def _apply(symmetry: Symmetry, image: np.ndarray) -> np.ndarray:
-    if symmetry.transposed:
-        image = image.transpose(1, 0, 2)
-    return np.flip(image, _axes(symmetry))
-
-
-def _undo(symmetry: Symmetry, image: np.ndarray) -> np.ndarray:
-    image = np.flip(image, _axes(symmetry))
-    return image.transpose(1, 0, 2) if symmetry.transposed else image
-
-
-def _axes(symmetry: Symmetry) -> tuple[int, ...]:
-    """Of an image without a batch."""
-    return tuple(axis - 1 for axis in symmetry.axes)
+    def _tile(self, tile: np.ndarray) -> np.ndarray:
+        given = {"tile": tile[None]}
+        if "mean" in self.inputs:  # it is normalised already
+            channels = (1, tile.shape[2])
+            given["mean"] = np.zeros(channels, np.float32)
+            given["std"] = np.ones(channels, np.float32)
+        return self.session.run(["probabilities"], given)[0][0]
