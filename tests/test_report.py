@@ -120,7 +120,7 @@ def test_export_and_predict_use_what_was_tuned(evaluated, cells, tmp_path):
 
     mask, probabilities = masks("own")
     np.testing.assert_array_equal(mask, probabilities[..., 1] > 0.2)
-    assert read(tmp_path / "own", "predict.json")["rules"] == rules._asdict()
+    assert read(tmp_path / "own", "predict.json")["settings"]["rules"] == rules._asdict()
     middle = float(np.median(probabilities[..., 1]))
     mask, probabilities = masks("other", f"--threshold={middle}")
     np.testing.assert_array_equal(mask, probabilities[..., 1] > middle)

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from tests.campaign import store
-from trainer.predict import seen
+from trainer.predict import prediction_record
 from trainer.run import checkpoints
 from unet_tfrecords.dataset import dataset_info
 from unet_tfrecords.storage import checksums, json_files
@@ -302,8 +302,8 @@ class Predict(Command):
     def outputs(self, place):
         found = {}
         for path in _files(place / OUT):
-            if path.name == seen.NAME:
-                continue  # a line whenever an image is done, by several threads
+            if path.name == prediction_record.NAME:
+                continue  # grows from image to image, and has their times
             content = path.read_bytes()
             if path.suffix == ".png":
                 assert cv2.imdecode(np.frombuffer(content, np.uint8), -1) is not None
@@ -311,11 +311,10 @@ class Predict(Command):
         return found
 
     def finished(self, place):
-        masks = (place / OUT).glob("*_mask.png")
-        overlays = [p.with_name(p.name.replace("mask", "overlay")) for p in masks]
-        done = [path for path in overlays if path.exists()]
-        masks = [p.with_name(p.name.replace("overlay", "mask")) for p in done]
-        return _times([*done, *masks])
+        record = place / OUT / prediction_record.NAME
+        images = json.loads(record.read_text())["images"] if record.exists() else {}
+        kinds = ("mask", "overlay")
+        return _times(place / OUT / f"{n}_{kind}.png" for n in images for kind in kinds)
 
 
 class CrossValidate(Command):
@@ -365,6 +364,6 @@ ALL: dict[str, type[Command]] = {
 
 def unfinished(folder: pathlib.Path) -> list[str]:
     """Temporaries, and locks, that lie about."""
-    own = (".claims", seen.NAME)  # which publish and predict keep
+    own = (".claims",)  # which publish keeps
     found = [path for path in sorted(folder.rglob(".*")) if path.name not in own]
     return [str(path.relative_to(folder)) for path in found]

@@ -49,4 +49,4 @@ def whole(model):
     return run
 
 
-NOTES = {"predict.json", ".predict-images.jsonl"}  # in every folder of outputs
+NOTES = {"predict.json"}  # in every folder of outputs

@@ -8,7 +8,8 @@ import time
 import pytest
 import tensorflow as tf
 
-from trainer.predict.workers import Pipeline
+from trainer.predict.job import threads_for
+from trainer.predict.ordered_map import ordered_map
 
 
 @pytest.mark.slow
@@ -40,61 +41,37 @@ def test_a_model_per_device_computes_there(model, images):
 
 
 @pytest.mark.parametrize(
-    "workers, cores, writers", [(1, 2, 2), (1, 64, 2), (8, 64, 16), (8, 4, 4)]
+    "devices, cores, threads", [(1, 2, 5), (1, 64, 5), (8, 64, 40), (8, 4, 28)]
 )
-def test_each_device_has_writers_of_its_own(monkeypatch, workers, cores, writers):
+def test_each_device_has_images_ahead_and_writers(monkeypatch, devices, cores, threads):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
-    nothing = dict.fromkeys(("read", "write"), print)
-    pipeline = Pipeline([], workers=[print] * workers, **nothing)
-    assert pipeline.writers == writers
+    assert threads_for(devices) == threads
 
 
-def test_the_pipeline_shares_items_and_bounds_what_waits():
-    import threading
+def test_ordered_map_keeps_the_order_and_bounds_what_is_in_memory():
+    taken, given = [0], []
 
-    reading, most, lock = [0], [0], threading.Lock()
-    done = {0: [], 1: []}
+    def items():
+        for item in range(200):
+            taken[0] += 1
+            yield item
 
-    def read(item):
-        with lock:
-            reading[0] += 1
-            most[0] = max(most[0], reading[0])
-        return item * 2
-
-    def worker(number):
-        def work(content):
-            time.sleep(0.002 * (1 + 4 * number))
-            done[number].append(content)
-            return content + 1
-
-        return work
-
-    def write(item, content, result):
-        with lock:
-            reading[0] -= 1
-        assert (content, result) == (2 * item, 2 * item + 1)
+    def function(item):
+        time.sleep(0.002 if item % 3 else 0)
         if item == 50:
             raise ValueError(item)
+        return 2 * item
 
-    pipeline = Pipeline(
-        range(200), read=read, workers=[worker(0), worker(1)], write=write
-    )
-    ended = dict(pipeline.run())
-    assert sorted(ended) == list(range(200))
-    assert [item for item, error in ended.items() if error] == [50]
-    assert len(done[0]) > len(done[1]) > 0 and len(done[0]) + len(done[1]) == 200
-    assert most[0] <= 2 * 3 + 2
+    for item, outcome in ordered_map(function, items(), threads=4):
+        given.append(item)
+        assert taken[0] - len(given) < 4
+        assert isinstance(outcome, ValueError) if item == 50 else outcome == 2 * item
+    assert given == list(range(200))
 
 
-def test_the_pipeline_stops_where_nobody_listens():
-    read = []
-    pipeline = Pipeline(
-        range(1000),
-        read=lambda item: read.append(item),
-        workers=[lambda content: time.sleep(0.001)],
-        write=lambda *_: None,
-    )
-    running = pipeline.run()
+def test_ordered_map_starts_nothing_more_when_its_caller_stops():
+    started = []
+    running = ordered_map(started.append, range(1000), threads=3)
     next(running)
     running.close()
-    assert len(read) < 20
+    assert len(started) <= 4

@@ -1,9 +1,11 @@
-"""The whole of `predict`: reads, segments and writes in a pipeline, and goes on."""
+"""Segments all images of a folder: reads, segments and writes several at a time."""
 
 import contextlib
 import errno
+import itertools
 import os
-from collections.abc import Mapping
+import queue
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,23 +14,24 @@ from trainer.export import artefact_layout
 from trainer.inference.instances import InstanceRules, rules_from
 from trainer.predict import runtimes
 from trainer.predict.inputs import Job, find_jobs, page_names
+from trainer.predict.ordered_map import ordered_map
 from trainer.predict.outputs import (
     Choice,
-    Result,
-    Stacks,
     encoders,
     result_of,
     stack_name,
+    write_stack,
 )
-from trainer.predict.seen import Seen
-from trainer.predict.workers import Pipeline
+from trainer.predict.prediction_record import PredictionRecord
 from unet_tfrecords.command import bars
 from unet_tfrecords.command.errors import UserError, of_disk
 from unet_tfrecords.dataset.images.formats import is_spread, read_image
 from unet_tfrecords.storage import files, json_files, locks
 
 FATAL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-RECORD_NAME = "predict.json"  # which model made what lies here, and how
+# Images in work for each device: one on it, some read ahead, some being encoded, since
+# a mask and its overlay take longer than a GPU takes for the image.
+AHEAD, WRITERS, LEAST_WRITERS = 2, 2, 2
 
 
 def predict(
@@ -71,29 +74,47 @@ def predict(
         jobs, problems = find_jobs(source, output)
         names, more = _outputs_of(jobs, choice, output)
         problems += more
-        record = _record(version, choice, runtime, tta or about.get("tta", False))
+        settings = _settings(version, choice, runtime, tta or about.get("tta", False))
         there = files.updated_in(output)
-        _check_record(output, record, overwrite)
-        seen = Seen(output, record)
+        record = PredictionRecord(output, settings, overwrite=overwrite)
         if not overwrite:
-            problems += _take_out_others(names, seen, output)
-        todo = [
-            job
-            for job in names
-            if overwrite or not seen.is_done(job, names[job], there)
-        ]
+            problems += _take_out_others(names, record, output)
+        todo = _unfinished(names, choice, record, there, overwrite)
         if todo:
             loaded = runtimes.load(version, runtime=runtime, tta=tta, devices=devices)
-            if overwrite:
-                # Or a stopped run would leave another model's outputs as its own.
-                made = {path for job in todo for path in names[job]}
-                files.remove([path for path in made if path in there])
-            json_files.write(files.join(output, RECORD_NAME), record)
+            record.forget(job.name for job in todo)
+            record.write()
+            # Or a stopped run would leave outputs of before beside new ones.
+            old = {path for job in todo for path in names[job]}
+            files.remove([path for path in old if path in there])
             done = len(names) - len(todo)
-            problems += _segment_all(todo, loaded, about, choice, output, seen, done)
+            try:
+                problems += _segment_all(
+                    todo, loaded, about, choice, output, record, done
+                )
+            finally:
+                record.write()
         if problems:
             raise UserError(problems)
         return len(todo), len(names) - len(todo)
+
+
+def _unfinished(
+    names: dict[Job, list[str]],
+    choice: Choice,
+    record: PredictionRecord,
+    there: Mapping[str, float],
+    overwrite: bool,
+) -> list[Job]:
+    """The images to segment; of a stack that is one output, all pages or none."""
+    todo = {
+        job
+        for job, paths in names.items()
+        if overwrite
+        or not (all(path in there for path in paths) and record.is_done(job))
+    }
+    stacks = {stack_name(job, choice) for job in todo} - {None}
+    return [job for job in names if job in todo or stack_name(job, choice) in stacks]
 
 
 def _segment_all(
@@ -102,24 +123,82 @@ def _segment_all(
     about: dict[str, Any],
     choice: Choice,
     output: str,
-    seen: Seen,
+    record: PredictionRecord,
     done: int,
 ) -> list[str]:
-    """Takes images through the pipeline; a line for each that could not be made."""
-    stacks = Stacks(output)
-    pipeline = Pipeline(
-        todo,
-        read=lambda job: _read(job, about),
-        workers=[runtime.segment for runtime in loaded],
-        write=lambda job, image, made: _write(
-            job, result_of(image, made, choice), choice, output, stacks, seen
-        ),
-    )
-    try:
-        problems = _run(pipeline, stacks, done)
-    finally:
-        unfinished = stacks.close(choice)
-    return problems + unfinished
+    """Segments and writes images; returns a line for each that could not be made."""
+    free: queue.SimpleQueue[runtimes.Runtime] = queue.SimpleQueue()
+    for runtime in loaded:
+        free.put(runtime)
+
+    def process(job: Job) -> np.ndarray:
+        """Writes an image's outputs; returns its page of a stack."""
+        image = _read(job, about)
+        runtime = free.get()
+        try:
+            probabilities = runtime.segment(image)
+        finally:
+            free.put(runtime)
+        result = result_of(image, probabilities, choice)
+        for name, encode in encoders(job, choice).items():
+            files.write_bytes(files.join(output, name), encode(result))
+        # The caller makes one file of a stack's pages.
+        page = probabilities[..., 1] if stack_name(job, choice) else np.empty(0)
+        return np.ascontiguousarray(page)
+
+    problems: list[str] = []
+    outcomes = ordered_map(process, todo, threads_for(len(loaded)))
+    with contextlib.closing(outcomes):
+        good = _checked(outcomes, problems, len(todo) + done, done)
+        for stack, pages in itertools.groupby(
+            good, key=lambda outcome: stack_name(outcome[0], choice)
+        ):
+            if stack is None:
+                for job, page in pages:
+                    if page is not None:
+                        record.add([job.name], record.note_of(job))
+                continue
+            path = files.join(output, stack)
+            first, missing = write_stack(path, pages)
+            if missing:
+                problems.append(f"{path}: not written, for want of {missing.page}")
+            else:
+                names = page_names(first.stack, first.pages)
+                record.add(names, record.note_of(first))
+    return problems
+
+
+def threads_for(devices: int) -> int:
+    """Returns how many images are in work at a time."""
+    cores = len(os.sched_getaffinity(0))
+    writers = min(max(LEAST_WRITERS, WRITERS * devices), max(LEAST_WRITERS, cores))
+    return devices * (1 + AHEAD) + writers
+
+
+def _checked(
+    outcomes: Iterable[tuple[Job, np.ndarray | BaseException]],
+    problems: list[str],
+    total: int,
+    done: int,
+) -> Iterator[tuple[Job, np.ndarray | None]]:
+    """Moves a progress bar, and turns errors into lines; None is a page that failed.
+
+    Raises:
+      UserError: the next image would fare no better.
+    """
+    with bars.bar(total=total, initial=done, unit="image") as bar:
+        for job, outcome in outcomes:
+            page = None
+            if isinstance(outcome, BaseException):
+                if not isinstance(outcome, Exception):
+                    raise outcome  # Ctrl-C in a thread
+                problems += _lines_of(job, outcome)
+                if isinstance(outcome, OSError) and outcome.errno in FATAL:
+                    raise UserError(problems) from outcome
+            else:
+                page = outcome
+            bar.update()
+            yield job, page
 
 
 def _outputs_of(
@@ -154,9 +233,11 @@ def _outputs_of(
     return names, problems
 
 
-def _take_out_others(names: dict[Job, list[str]], seen: Seen, output: str) -> list[str]:
+def _take_out_others(
+    names: dict[Job, list[str]], record: PredictionRecord, output: str
+) -> list[str]:
     """Takes out images whose outputs would replace another's; a line for each."""
-    others = {job: path for job in names if (path := seen.other_image(job))}
+    others = {job: path for job in names if (path := record.other_image(job))}
     for job in others:
         del names[job]
     return [
@@ -174,8 +255,8 @@ def _rules(
     return rules_from({**own, **changes}, files.join(version, artefact_layout.EXTRA))
 
 
-def _record(version: str, choice: Choice, runtime: str, tta: bool) -> dict[str, Any]:
-    """What outputs hang on, the images apart."""
+def _settings(version: str, choice: Choice, runtime: str, tta: bool) -> dict[str, Any]:
+    """What outputs depend on besides the images."""
     content = {
         "model_sha256": [
             files.sha256_of(path) for path in runtimes.model_files(version, runtime)
@@ -188,22 +269,6 @@ def _record(version: str, choice: Choice, runtime: str, tta: bool) -> dict[str, 
     return json_files.as_read(content)
 
 
-def _check_record(output: str, record: dict[str, Any], overwrite: bool) -> None:
-    """Refuses to mix the outputs of two models, or of two settings, in one folder."""
-    path = files.join(output, RECORD_NAME)
-    if overwrite or not files.exists(path):
-        return
-    try:
-        there = json_files.parse(files.read_bytes(path))
-    except ValueError:
-        there = {}
-    if lines := json_files.differences(there, record, ""):
-        raise UserError(
-            f"{output}: holds outputs made otherwise ({'; '.join(lines)[:300]}); "
-            "give another --output, or --overwrite"
-        )
-
-
 def _read(job: Job, about: dict[str, Any]) -> np.ndarray:
     """Reads an image whose intensities mean what they meant in training."""
     if about["normalization"] and is_spread(job.page):
@@ -212,48 +277,6 @@ def _read(job: Job, about: dict[str, Any]) -> np.ndarray:
             "training frames' mean and deviation for its intensities; convert it"
         )
     return read_image(job.page, about["channels"])
-
-
-def _write(
-    job: Job, result: Result, choice: Choice, output: str, stacks: Stacks, seen: Seen
-) -> None:
-    for name, encode in encoders(job, choice).items():
-        files.write_bytes(files.join(output, name), encode(result))
-    if not (stack := stack_name(job, choice)):
-        seen.add({job.name: seen.image(job)})
-    elif stacks.add(stack, job, result):
-        pages = page_names(job.stack, job.pages)
-        seen.add(dict.fromkeys(pages, seen.image(job)))
-
-
-def _run(pipeline: Pipeline, stacks: Stacks, skipped: int) -> list[str]:
-    """Runs a pipeline of jobs under a progress bar.
-
-    Returns:
-      A line for each image that could not be read, segmented or written.
-    """
-    problems: list[str] = []
-    total = len(pipeline.items) + skipped
-    running = pipeline.run()
-    with (
-        contextlib.closing(running),
-        bars.bar(total=total, initial=skipped, unit="image") as bar,
-    ):
-        for job, error in running:
-            if error is not None and _stops_all(error):
-                raise UserError([*problems, *_lines_of(job, error)]) from error
-            if error is not None and not isinstance(error, Exception):
-                raise error  # Ctrl-C in a thread
-            if error is not None:
-                problems += _lines_of(job, error)
-                stacks.abandon(job)
-            bar.update()
-    return problems
-
-
-def _stops_all(error: BaseException) -> bool:
-    """Whether the next image would fare no better: a full or read-only disk."""
-    return isinstance(error, OSError) and error.errno in FATAL
 
 
 def _lines_of(job: Job, error: BaseException) -> list[str]:

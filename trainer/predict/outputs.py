@@ -10,11 +10,10 @@ On request besides: NAME_instances.tif, NAME_probabilities.tif (uint16, 65535 is
 page a class) or NAME_probabilities.npy (float32 [H, W, K]).
 """
 
-import contextlib
 import io
+import itertools
 import re
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -156,80 +155,37 @@ def _tiff(pages: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-class _Stack:
-    """One stack, written page by page beside its name, renamed when whole."""
+def write_stack(
+    path: str, pages: Iterable[tuple[Job, np.ndarray | None]]
+) -> tuple[Job, Job | None]:
+    """Writes the pages of a stack as they come; the file appears whole or not at all.
 
-    def __init__(self, path: str, pages: int, page_bytes: int):
-        self.path = path
-        self.pages = pages
-        self.waiting: dict[int, np.ndarray] = {}
-        self.next = 0
-        self.files = contextlib.ExitStack()
-        file = self.files.enter_context(files.open_atomic(path))
-        large = pages * page_bytes > LARGEST_TIFF
-        self.writer = tifffile.TiffWriter(file, bigtiff=large)
+    Args:
+      path: of the TIFF file.
+      pages: in order, float32 [H, W]; None is a page that could not be made.
 
-    def add(self, number: int, page: np.ndarray) -> bool:
-        """Whether that was the last one."""
-        self.waiting[number] = page
-        while self.next in self.waiting:
-            ready = self.waiting.pop(self.next)
-            self.writer.write(ready, photometric="minisblack", metadata=None)
-            self.next += 1
-        if self.next < self.pages:
-            return False
-        self.writer.close()
-        self.files.close()
-        return True
-
-    def give_up(self) -> None:
-        """Leaves nothing of it."""
-        with contextlib.suppress(_GivenUp), self.files:
-            raise _GivenUp
+    Returns:
+      The first page's job, and that of a page that is missing, if one is: then there
+      is no file.
+    """
+    rest = iter(pages)
+    first, one = next(rest)
+    missing = None
+    try:
+        with files.open_atomic(path) as file:
+            large = one is not None and first.pages * one.nbytes > LARGEST_TIFF
+            with tifffile.TiffWriter(file, bigtiff=large) as writer:
+                for job, page in itertools.chain([(first, one)], rest):
+                    if page is None:
+                        missing = missing or job
+                    elif not missing:
+                        writer.write(page, photometric="minisblack", metadata=None)
+            if missing:
+                raise _PageMissing
+    except _PageMissing:
+        pass
+    return first, missing
 
 
-class _GivenUp(Exception):
+class _PageMissing(Exception):
     """Tells `open_atomic` that what was written is not to appear."""
-
-
-class Stacks:
-    """Stacks that are being written: pages come in any order, and are put in theirs."""
-
-    def __init__(self, folder: str):
-        self.folder = folder
-        self.lock = threading.Lock()
-        self.open: dict[str, _Stack] = {}
-        self.abandoned: dict[str, Job] = {}
-
-    def add(self, name: str, job: Job, result: Result) -> bool:
-        """One page; the file appears with its last one. Whether it has."""
-        page = np.ascontiguousarray(result.probabilities[..., 1])
-        with self.lock:
-            if job.stack in self.abandoned:
-                return False
-            stack = self.open.get(name)
-            if stack is None:
-                path = files.join(self.folder, name)
-                stack = self.open[name] = _Stack(path, job.pages, page.nbytes)
-            if whole := stack.add(job.page.number, page):
-                del self.open[name]
-            return whole
-
-    def abandon(self, job: Job) -> None:
-        """A page will not come: its stack is given up, pages that wait forgotten."""
-        with self.lock:
-            self.abandoned.setdefault(job.stack, job)
-            for name in [name for name in self.open if name == f"{job.stack}.tif"]:
-                self.open.pop(name).give_up()
-
-    def close(self, choice: Choice) -> list[str]:
-        """Gives up stacks that lack a page; returns a line for each abandoned one."""
-        with self.lock:
-            for stack in self.open.values():
-                stack.give_up()
-            self.open.clear()
-        return [
-            f"{files.join(self.folder, name)}: not written, for want of {job.page}"
-            for job in self.abandoned.values()
-            if (name := stack_name(job, choice))
-        ]

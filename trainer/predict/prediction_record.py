@@ -1,0 +1,109 @@
+"""`predict.json`: how outputs were made, and the image that each of them is of.
+
+Times of outputs would not tell: clocks step back, a file that is copied over another
+may be the older one, and two folders can hold images of the same name.
+"""
+
+import os
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from trainer.predict.inputs import Job
+from unet_tfrecords.command.errors import UserError
+from unet_tfrecords.storage import files, json_files
+
+NAME = "predict.json"
+SHARE = 0.05  # of the time, at most, is spent on writing the record
+
+
+class ImageNote(msgspec.Struct, frozen=True):
+    """An image as it was when it was segmented; updated in s since 1970."""
+
+    path: str
+    bytes: int
+    updated: float
+
+
+class Contents(msgspec.Struct):
+    """What the file holds: settings, and notes by the name of the outputs."""
+
+    settings: dict[str, Any]
+    images: dict[str, ImageNote]
+
+
+class PredictionRecord:
+    """The images whose outputs are in a folder."""
+
+    def __init__(self, output: str, settings: dict[str, Any], *, overwrite: bool):
+        """Reads what an earlier run noted.
+
+        Args:
+          output: the folder.
+          settings: how outputs are made now.
+          overwrite: whether outputs made otherwise may be replaced.
+
+        Raises:
+          UserError: the folder has outputs made otherwise.
+        """
+        self.path = files.join(output, NAME)
+        self.contents = Contents(settings, {})
+        self.written_at, self.cost_s = 0.0, 0.0
+        if not files.exists(self.path):
+            return
+        try:
+            content = json_files.parse(files.read_bytes(self.path))
+            there = msgspec.convert(content, Contents)
+        except (ValueError, msgspec.ValidationError):
+            there = Contents({}, {})
+        if not (lines := json_files.differences(there.settings, settings)):
+            self.contents = there
+        elif not overwrite:
+            raise UserError(
+                f"{output}: holds outputs made otherwise ({'; '.join(lines)[:300]}); "
+                "give another --output, or --overwrite"
+            )
+
+    def note_of(self, job: Job) -> ImageNote:
+        """Describes an image as it is now."""
+        path = job.page.path
+        if files.is_remote(path):
+            return ImageNote(path, 0, job.updated)
+        return ImageNote(os.path.abspath(path), files.size_of(path), job.updated)
+
+    def other_image(self, job: Job) -> str:
+        """Returns the path of another existing image whose outputs have this name."""
+        noted = self.contents.images.get(job.name)
+        if noted is None or noted.path == self.note_of(job).path:
+            return ""
+        # If it is gone, this image may be the same one, moved.
+        is_there = files.is_remote(noted.path) or os.path.exists(noted.path)
+        return noted.path if is_there else ""
+
+    def is_done(self, job: Job) -> bool:
+        """Returns whether the outputs are of the image as it is; it may have moved."""
+        noted, now = self.contents.images.get(job.name), self.note_of(job)
+        return noted is not None and (noted.bytes, noted.updated) == (
+            now.bytes,
+            now.updated,
+        )
+
+    def forget(self, names: Iterable[str]) -> None:
+        """Takes notes out, before the outputs are made again."""
+        for name in names:
+            self.contents.images.pop(name, None)
+
+    def add(self, names: Iterable[str], note: ImageNote) -> None:
+        """Notes outputs that are there now; writes the file if that is due."""
+        self.contents.images |= dict.fromkeys(names, note)
+        if SHARE * (time.monotonic() - self.written_at) >= self.cost_s:
+            self.write()
+
+    def write(self) -> None:
+        """Writes the file."""
+        started = time.monotonic()
+        json_files.write(self.path, msgspec.to_builtins(self.contents))
+        self.written_at = time.monotonic()
+        self.cost_s = self.written_at - started
