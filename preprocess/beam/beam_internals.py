@@ -1,6 +1,6 @@
 """Names of Beam that are not public API, in one place, each with its reason.
 
-What breaks here after an upgrade of Beam is noticed by tests/test_runners.py.
+tests/preprocess/test_runners.py notices what breaks here after an upgrade of Beam.
 """
 
 from typing import Any

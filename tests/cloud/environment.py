@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 import pytest
 
-ROOT = pathlib.Path(__file__).parent.parent.parent
+ROOT = pathlib.Path(__file__).parents[2]
 UNUSED_S = 7 * 86400  # older ones go when another is made: each has 2 to 3 GB
 
 

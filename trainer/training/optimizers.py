@@ -67,7 +67,7 @@ class Optimizer(tf.Module):
     float16. Keras' own optimisers update variable by variable through tf.distribute:
     about 400 ops per replica and step for SGD and 1,600 for Adam with a moving average,
     which keeps a fast GPU waiting for its host, and they refuse `stateless_apply` with
-    TensorFlow, so XLA cannot compile them. `tests/test_optimizers.py` compares the two.
+    TensorFlow, so XLA cannot compile them. test_optimizers.py compares the two.
     """
 
     SLOTS = {

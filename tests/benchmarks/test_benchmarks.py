@@ -1,0 +1,173 @@
+"""Every benchmark runs, in small; what they write is what the page shows."""
+
+import html.parser
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import ROOT
+from unet_tfrecords.command.errors import UserError
+
+SIDES = {
+    "tiles": {"straightforward", "this project"},
+    "beam": {"plain loop", "Beam, 1 thread"},
+    "input": {"trainer", "image raw, targets raw", "image png, targets png"},
+    "against_torch": {"this project"},
+    "train": {"stream", "one batch"},
+    "inference": {"this project", "this project, ONNX"},
+    "start": {"this project, TensorFlow", "this project, ONNX"},
+    "memory": {"augmentations", "frames", "shards"},
+    "scale": {"finding and splitting", "writing the plan"},
+}
+
+
+def benchmark(folder: pathlib.Path, *more: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "benchmarks/main.py", "--quick", f"--output={folder}"]
+    command += [f"--work={folder}/work", *more]
+    return subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=280
+    )
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory) -> pathlib.Path:
+    folder = tmp_path_factory.mktemp("benchmarks")
+    done = benchmark(folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1] == str(folder / "index.html")
+    return folder
+
+
+def result(folder: pathlib.Path, name: str) -> dict:
+    return json.loads((folder / f"{name}.json").read_text())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SIDES)
+def test_a_benchmark_measures_its_sides(results, name):
+    """Peers that are not installed are said to be missing."""
+    found = result(results, name)
+    sides = {row["side"] for row in found["rows"]}
+    assert sides >= SIDES[name] and not found["failed"]
+    assert not sides & set(found["missing"])
+    for row in found["rows"]:
+        assert row["samples"] and all(
+            isinstance(each, float) for each in row["samples"]
+        )
+        negative = row["quantity"] in ("shares", "memory of a frame")
+        assert negative or min(row["samples"]) > 0, row
+    assert found["command"].startswith(f"./launch.sh benchmark --what={name} ")
+    assert str(results) not in json.dumps(found)  # nothing of this machine's folders
+
+
+@pytest.mark.slow
+def test_the_page_shows_every_row(results):
+    class Cells(html.parser.HTMLParser):
+        charts = rows = 0
+
+        def handle_starttag(self, tag, attrs):
+            self.charts += tag == "svg"
+            self.rows += tag == "tr"
+
+    page = Cells()
+    page.feed((results / "index.html").read_text())
+    found = [result(results, name) for name in SIDES]
+    assert page.rows == sum(len(each["rows"]) + 1 for each in found)
+    quantities = [
+        {(r["quantity"], r.get("group") if r.get("of") else "") for r in each["rows"]}
+        for each in found
+    ]
+    assert page.charts == sum(map(len, quantities))
+
+
+@pytest.mark.slow
+def test_what_was_measured_is_kept_and_what_failed_is_said(results):
+    before = (results / "scale.json").read_bytes()
+    done = benchmark(results, "--only=scale")
+    assert done.returncode == 0 and "scale: kept" in done.stderr
+    assert "preprocess." not in done.stderr  # nothing is prepared for it
+    assert (results / "scale.json").read_bytes() == before
+    done = benchmark(results, "--only=tiles", "--sets=nowhere")
+    assert done.returncode == 1 and done.stderr.endswith("failed: tiles\n")
+    assert "preprocess.main" not in done.stderr  # it wants frames only
+    assert "none of DIC-C2DH-HeLa" in result(results, "tiles")["failed"]
+    assert "Failed: exit code 2" in (results / "index.html").read_text()
+
+
+def test_an_unknown_benchmark_is_refused(tmp_path):
+    done = benchmark(tmp_path, "--only=tiles,speed")
+    assert done.returncode == 2 and "--only=speed: of tiles, beam" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_ctrl_c_is_one_line(tmp_path):
+    command = [sys.executable, "benchmarks/main.py", f"--output={tmp_path}/out"]
+    process = subprocess.Popen(
+        [*command, "--quick", f"--work={tmp_path}/work"],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # as from a terminal: its children hear it too
+    )
+    assert "preprocess.draw" in process.stderr.readline()
+    os.killpg(process.pid, signal.SIGINT)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 130 and "Traceback" not in said
+    assert said.splitlines()[-1] == "benchmark: interrupted; run it again to go on"
+
+
+@pytest.mark.slow
+def test_the_first_run_on_gpus_in_small(tmp_path):
+    """On two logical processors; what only GPUs have is the script's to find."""
+    command = [sys.executable, "benchmarks/gpu.py", "--quick"]
+    command += [f"--output={tmp_path}/out", f"--work={tmp_path}/work"]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=280
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = result(tmp_path / "out", "gpu")
+    assert not found["missing"] and found["doctor"][-1] == "all fine"
+    rows = {(row["quantity"], row["side"]) for row in found["rows"]}
+    quantities = {"speed", "share of a matrix product", "waiting for input"}
+    quantities |= {"peak memory", "building and compiling"}
+    for side in ("XLA on", "XLA off", "2 GPUs", "deterministic"):
+        assert {(quantity, side) for quantity in quantities} <= rows
+    [note] = found["notes"]
+    assert note.endswith("deterministic=True: the same weights and losses.")
+    assert note in (tmp_path / "out/gpu.html").read_text()
+
+
+def test_without_a_gpu_the_benchmark_of_gpus_says_so():
+    command = [sys.executable, "benchmarks/gpu.py"]
+    environment = {**os.environ, "PATH": "/nowhere"}
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 2 and not done.stdout
+    assert done.stderr.startswith("benchmark: no GPU of NVIDIA's here")
+
+
+@pytest.mark.parametrize(
+    "given, count, last",
+    [(None, 8, "0,1,2,3"), ("2,5", 2, "2,5"), ("", 0, ""), ("-1", 0, "")],
+)
+def test_the_benchmark_takes_the_visible_gpus(monkeypatch, given, count, last):
+    from benchmarks import gpu
+
+    monkeypatch.setattr(gpu, "find_gpus", lambda: ([None] * 8, ""))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if given is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+    if not count:
+        with pytest.raises(UserError, match="CUDA_VISIBLE_DEVICES hides all"):
+            gpu.scale_of(False)
+        return
+    scale = gpu.scale_of(False)
+    assert scale.gpus == count
+    assert gpu.environment(scale, 4)["CUDA_VISIBLE_DEVICES"] == last

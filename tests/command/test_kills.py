@@ -1,0 +1,263 @@
+"""Killed at moments that once did harm, and run again (robustness/campaign/kills.py)."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from preprocess.beam.progress import ENDING
+from preprocess.main import COMMAND
+from tests.robustness.campaign import kills
+from tests.robustness.campaign.commands import CONFIG, ROOT, Inputs, Preprocess
+from tests.robustness.campaign.kills import Shot
+from trainer.main import COMMANDS
+from trainer.run import checkpoints
+from unet_tfrecords.command import cli
+from unet_tfrecords.command.cli import main
+from unet_tfrecords.storage import files
+
+KILL, TERM, INT = signal.SIGKILL, signal.SIGTERM, signal.SIGINT
+
+
+def started(code: str, *arguments, **more) -> subprocess.Popen:
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, **more)
+
+
+def stop(process: subprocess.Popen) -> None:
+    """As kill -9."""
+    process.kill()
+    process.wait()
+    process.stdout.close()
+
+
+def preprocess_trials(cells, folder) -> kills.Trials:
+    return kills.Trials(Preprocess(), Inputs(str(cells), "", "", ""), folder)
+
+
+@pytest.mark.slow
+def test_preprocess_killed_and_run_again(cells, tmp_path):
+    """While OpenCV is at work in threads; while it is set up; in its last files."""
+    own = preprocess_trials(cells, tmp_path)
+    last = own.quiet.changes
+    shots = [Shot(INT, 49, 0.0), Shot(TERM, 14, 0.0), Shot(KILL, last - 9, 0.0)]
+    assert not own.trial("killed", shots)
+
+
+@pytest.mark.slow
+def test_a_campaign_sees_what_is_broken(cells, tmp_path):
+    """Files written under their final names from the start: half a shard is seen."""
+    own = preprocess_trials(cells, tmp_path)
+    place = own.place("broken")
+    shard = place / "out/train-00000-of-00002.tfrecord"
+    shard.parent.mkdir()
+    shard.write_bytes((own.folder / "quiet/out" / shard.name).read_bytes()[:-9])
+    (place / "out/.unfinished-x").touch()
+    assert own._looked(place, {}) == [f"{shard.name} is not the quiet run's"]
+    lost = own._looked(place, {str(shard): 1})
+    assert f"finished and gone: {shard}" in lost
+    lost = own._compared(place)
+    assert len(lost) == 9 and "left over: .unfinished-x" in lost[-1]
+
+
+IMPORTING = """
+import os, runpy, signal, sys
+def hook(event, arguments):
+    if event == "import" and arguments[0] == "absl":
+        os.kill(os.getpid(), signal.SIGINT)
+sys.addaudithook(hook)
+sys.argv = ["", "train"]
+runpy.run_module(sys.orig_argv[-1], run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.parametrize("module", ["preprocess.main", "trainer.main"])
+def test_ctrl_c_while_it_is_imported_says_nothing(module):
+    process = started(IMPORTING, module, stderr=subprocess.PIPE)
+    assert process.communicate() == (b"", b"")
+    assert process.returncode == -signal.SIGINT
+
+
+@pytest.mark.parametrize(
+    "number, code, said",
+    [
+        (TERM, 143, "terminated"),
+        (INT, 130, "interrupted"),
+        (signal.SIGHUP, 129, "its terminal has gone"),
+    ],
+)
+def test_a_signal_is_one_line_and_leaves_nothing(number, code, said, tmp_path):
+    text = f"""
+import os, signal, sys
+from unet_tfrecords.command import cli
+from unet_tfrecords.storage import files
+
+def run(values, rest):
+    with files.open_atomic({str(tmp_path / "file")!r}):
+        os.kill(os.getpid(), {int(number)})
+        signal.pause()
+
+sys.exit(cli.main(cli.Command("wait", "", (), run)))
+"""
+    process = started(text, stderr=subprocess.PIPE, text=True)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert error.split("\n") == ["", f"wait: {said}; run it again to go on", ""]
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("number", [TERM, INT, signal.SIGHUP])
+def test_while_a_library_is_loaded_a_signal_ends_it_without_a_word(number):
+    text = f"""
+import os, sys
+from unet_tfrecords.command import cli
+
+def run(values, rest):
+    with cli.deaf():
+        pass
+    with cli.deaf():
+        os.kill(os.getpid(), {int(number)})
+
+sys.exit(cli.main(cli.Command("wait", "", (), run)))
+"""
+    process = started(text, stderr=subprocess.PIPE)
+    assert process.communicate(timeout=60) == (b"", b"")
+    assert process.returncode == -number
+
+
+def test_a_handler_of_ones_own_stays():
+    handler = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        mine = signal.getsignal(signal.SIGTERM)
+        cli.hear_signals()
+        assert signal.getsignal(signal.SIGTERM) is mine
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+
+
+WRITING = """
+import sys, time
+from unet_tfrecords.storage import files
+with files.open_atomic(sys.argv[1]) as file:
+    file.write(b"half")
+    file.flush()
+    print(flush=True)
+    time.sleep(600)
+"""
+
+STAGING = """
+import sys, time
+from trainer.export import publish
+with publish.staging(sys.argv[1]) as stage:
+    print(flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("code", [WRITING, STAGING])
+def test_what_a_killed_writer_left_goes_and_a_living_ones_stays(code, tmp_path):
+    inside = tmp_path / "file" if code == WRITING else tmp_path
+    writers = [started(code, inside) for _ in range(2)]
+    try:
+        for writer in writers:
+            writer.stdout.readline()
+        assert len(os.listdir(tmp_path)) == 2
+        files.remove_unfinished(str(tmp_path))
+        assert len(os.listdir(tmp_path)) == 2
+        stop(writers[0])
+        files.remove_unfinished(str(tmp_path))
+        [left] = os.listdir(tmp_path)
+        assert left.startswith(files.TEMPORARY)
+        stop(writers[1])
+        files.remove_unfinished(str(tmp_path))
+        assert os.listdir(tmp_path) == []
+    finally:
+        for writer in writers:
+            stop(writer)
+
+
+def test_a_writer_that_has_not_locked_its_file_yet_begins_again(tmp_path, monkeypatch):
+    """Another clears up between the making of its file and the lock on it."""
+    lock = files.lock
+
+    def lock_late(file):
+        monkeypatch.setattr(files, "lock", lock)
+        files.remove_unfinished(str(tmp_path))
+        assert os.listdir(tmp_path) == []
+        return lock(file)
+
+    monkeypatch.setattr(files, "lock", lock_late)
+    files.write_bytes(str(tmp_path / "a"), b"whole")
+    assert (tmp_path / "a").read_bytes() == b"whole"
+
+
+def left_by_a_kill(folder: pathlib.Path, name: str) -> pathlib.Path:
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{files.TEMPORARY}0123abcd-{name}"
+    path.write_bytes(b"half")
+    return path
+
+
+@pytest.mark.slow
+def test_temporaries_of_counts_go(cells, tmp_path):
+    left = left_by_a_kill(tmp_path / "out", f"{files.TEMPORARY}all-tiles{ENDING}")
+    arguments = [*CONFIG, f"--input={cells}", f"--output={tmp_path / 'out'}"]
+    assert main(COMMAND, arguments) == 0
+    assert not left.exists() and len(os.listdir(tmp_path / "out")) == 7
+
+
+@pytest.mark.slow
+def test_temporaries_of_a_run_and_a_cache_go(cells, shards_folder, tmp_path):
+    """In the work directory by train and by evaluate, in the cache by train."""
+    run, cache = tmp_path / "run", tmp_path / "cache"
+    left = [
+        left_by_a_kill(run, "config.json"),
+        left_by_a_kill(cache, f"{'0' * 64}.tfrecord"),
+    ]
+    given = [*CONFIG, f"--data={shards_folder}", f"--workdir={run}", f"--cache={cache}"]
+    assert main(COMMANDS["train"], given) == 0
+    assert not any(path.exists() for path in left)
+    left = [left_by_a_kill(run, "evaluation-test.json")]
+    given = [f"--workdir={run}", f"--input={cells}"]
+    assert main(COMMANDS["evaluate"], given) == 0
+    assert not left[0].exists()
+
+
+def cross_validation(cells, folder) -> subprocess.Popen:
+    """Its process, while its child trains for long."""
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "trainer.main", "cross_validate", *CONFIG),
+            *(f"--input={cells}", f"--workdir={folder}", "--folds=3", "--notune"),
+            "--config.train.steps=100000",
+        ],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    until = time.monotonic() + 120
+    while not (folder / "fold-0/train/metrics.jsonl").exists():
+        assert process.poll() is None and time.monotonic() < until
+        time.sleep(0.01)
+    return process
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number, code", [(KILL, -KILL), (INT, 130)])
+def test_a_cross_validation_leaves_no_child(number, code, cells, tmp_path):
+    """Even where the signal comes to the parent alone; the child saves its step."""
+    process = cross_validation(cells, tmp_path)
+    assert len(kills.session(process.pid)) == 2
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == code and "Traceback" not in said
+    assert kills.wait_for_session(process.pid) < 20
+    saved = tmp_path / "fold-0/train/checkpoints"
+    assert checkpoints.complete_steps(str(saved))
+    if number != KILL:
+        assert said.splitlines()[-1].startswith("cross_validate: ")

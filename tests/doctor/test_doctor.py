@@ -1,0 +1,370 @@
+"""doctor: what ails a machine is found, whichever part is missing."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from doctor import devices, host, main, packages, places
+from doctor.finding import Finding
+from tests.cloud import gcs, google_hosts
+from tests.conftest import ROOT
+
+
+@pytest.mark.slow
+def test_a_sound_machine_is_fine(cells, tmp_path, capsys):
+    assert main.main([f"--input={cells}", f"--output={tmp_path / 'out'}"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == "all fine"
+    assert all(line.startswith("fine ") for line in lines[:-1])
+    looked = {line[7:].split(":")[0] for line in lines[:-1]}
+    expected = {"Python", "oneDNN", "memory", "disk", "open files", "packages", "lock"}
+    expected |= {"CRC extension", "Beam's staging build", "TensorFlow", "GPUs"}
+    assert looked >= expected | {"precision"}
+    assert not (tmp_path / "out").exists()
+
+
+def test_ctrl_c_is_one_line():
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-m", "doctor.main"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline()  # it is at work
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130 and said == "\ndoctor: interrupted\n"
+
+
+def test_nothing_installed_is_one_line_and_a_cure():
+    """A Python without any package, as before ./launch.sh setup."""
+    command = [sys._base_executable, "-S", "-m", "doctor.main"]
+    environment = {**os.environ, "PYTHONPATH": "", "PATH": "/usr/bin:/bin"}
+    ended = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert ended.returncode == main.WRONG and not ended.stderr
+    wrong = [s for s in ended.stdout.splitlines() if s.startswith("WRONG")]
+    assert [line[7:].split(":")[0] for line in wrong] == ["packages", "TensorFlow"]
+    assert "-> ./launch.sh setup" in ended.stdout
+
+
+@pytest.mark.parametrize(
+    "finding, words",
+    [
+        (host.python((3, 9, 2)), "python3.11"),
+        (host.python((3, 13, 0)), "python3.11"),
+        (host.processor({"sse4_2"}, 4), "no AVX"),
+        (host.onednn("0"), "unset TF_ENABLE_ONEDNN_OPTS"),
+        (host.memory(1e9), "1.0 GB"),
+        (host.disk("disk", "/", 1e9), "--output"),
+        (host.disk("temporary files", "/", 1e9), "TMPDIR"),
+        (host.open_files(256, 4096), "ulimit -n"),
+    ],
+)
+def test_what_a_machine_lacks_has_a_cure(finding, words):
+    assert finding.cure
+    assert words in f"{finding.says} {finding.cure}"
+
+
+@pytest.mark.parametrize(
+    "finding",
+    [
+        host.python((3, 12, 1)),
+        host.processor(set(), 1),  # a machine that tells nothing of its processor
+        host.onednn(""),
+        host.memory(8e9),
+        host.disk("disk", "/nowhere/at/all", 8e9),
+        host.open_files(-1, -1),
+    ],
+)
+def test_what_a_machine_has_is_fine(finding):
+    assert not finding.cure
+
+
+def test_the_memory_of_a_container_counts(tmp_path, monkeypatch):
+    limit = tmp_path / "memory.max"
+    limit.write_text("1000000\n")
+    monkeypatch.setattr(host, "CGROUPS", (str(limit), str(tmp_path / "missing")))
+    assert host._available_bytes() == 1_000_000
+    limit.write_text("max\n")
+    assert host._available_bytes() > 1_000_000
+
+
+def test_another_version_than_the_lock_is_named(tmp_path, monkeypatch):
+    (tmp_path / "numpy-1.0.dist-info").mkdir()
+    (tmp_path / "numpy-1.0.dist-info/METADATA").write_text(
+        "Name: numpy\nVersion: 1.0\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    found = packages.requirements()
+    assert "numpy 1.0 is not >=1.26" in found.says and found.cure == packages.again()
+    stamp = tmp_path / "venv"
+    stamp.mkdir()
+    (stamp / ".complete").write_text("cpu 1 2\n")
+    monkeypatch.setattr(packages, "STAMP", stamp / ".complete")
+    found = packages.locked()
+    assert "numpy 1.0, locked" in found.says and found.cure == packages.again()
+
+
+@pytest.mark.parametrize(
+    "setup, words",
+    [
+        (None, "Dataflow needs a checkout"),
+        ("raise SystemExit('no compiler')", "no compiler"),
+        ("from setuptools import setup; setup(name='x')", "preprocess/ is not in it"),
+    ],
+)
+def test_a_staging_build_that_fails(tmp_path, monkeypatch, setup, words):
+    if setup:
+        (tmp_path / "setup.py").write_text(setup)
+    monkeypatch.setattr(packages, "ROOT", tmp_path)
+    found = packages.staging()
+    assert found.cure and words in found.says
+
+
+# --- GPUs: there is none here, so the driver's own command is played ------------------
+
+TWO = "NVIDIA H100 80GB HBM3, 555.42.06, 9.0, 81559 MiB\n" * 2
+V100 = "Tesla V100-SXM2-16GB, 550.54.15, 7.0, 16160 MiB\n" * 2
+A100 = "NVIDIA A100-SXM4-80GB, 525.60.13, 8.0, 81920 MiB\n" * 2
+B200 = "NVIDIA B200, 570.86.10, 10.0, 183359 MiB\n" * 2
+SEEN = {
+    "tensorflow": "2.21.0",
+    "keras": "3.15.1",
+    "cuda": "12.5.1",
+    "capabilities": [[9, 0], [9, 0]],
+    "precision": "mixed_bfloat16",
+    "computes": "",
+    "reduces": "",
+    "reached": {},
+}
+
+
+def report(monkeypatch, tmp_path, smi: str, seen: dict, code: int = 0) -> list[Finding]:
+    script = tmp_path / "nvidia-smi"
+    script.write_text(f"#!/bin/sh\nprintf '%s' '{smi}'\nexit {code}\n")
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(devices, "run_probe", lambda paths, limit: (seen, ""))
+    library = {"nvidia-nccl-cu12": ("2.29", ""), "nvidia-cudnn-cu12": ("9.28", "<10")}
+    monkeypatch.setattr(devices, "_nvidia_packages", lambda: library)
+    return list(devices.look())
+
+
+def test_sound_gpus(monkeypatch, tmp_path):
+    found = report(monkeypatch, tmp_path, TWO, SEEN)
+    assert not [line for line in found if line.cure]
+    said = {line.what: line.says for line in found}
+    assert said["GPUs taken"] == "TensorFlow takes 2 of 2"
+    assert said["precision"] == "mixed_bfloat16, compute capability 9.0, 9.0"
+    assert said["driver"] == "555.42.06, 555.42 or newer is wanted"
+    assert said["GPU support"] == "compute capability 9.0 is supported"
+    assert said["CUDA cache"].endswith("ComputeCache")
+    assert said["NCCL"] == "all GPUs add up"
+
+
+def test_an_older_gpu_needs_no_newer_driver(monkeypatch, tmp_path):
+    seen = {**SEEN, "capabilities": [[8, 0], [8, 0]]}
+    found = report(monkeypatch, tmp_path, A100, seen)
+    assert not [line for line in found if line.cure]
+    assert "CUDA cache" not in {line.what for line in found}  # all is machine code
+
+
+def test_a_cache_that_cannot_be_written(monkeypatch, tmp_path):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root writes anywhere
+    monkeypatch.setenv("CUDA_CACHE_PATH", str(tmp_path / "cache"))
+    found = devices.cache()
+    assert found.cure and str(tmp_path) in found.says
+
+
+@pytest.mark.parametrize(
+    "smi, changes, code, what, words",
+    [
+        (TWO.replace("555.42.06", "550.54.15"), {}, 0, "driver", "555.42 or newer"),
+        (A100.replace("525.60.13", "470.1.2"), {}, 0, "driver", "525.60 or newer"),
+        (V100, {}, 0, "GPU support", "nvidia-cudnn-cu12>=9.3,<9.11"),
+        (B200, {}, 0, "GPU support", "Blackwell"),
+        (TWO, {"capabilities": [], "unseen": "no libcuda"}, 0, "GPUs taken", "libcuda"),
+        (TWO, {"capabilities": [[9, 0]]}, 0, "GPUs taken", "1 of 2"),
+        (TWO, {"reduces": "unhandled system error"}, 0, "NCCL", "NCCL_DEBUG=INFO"),
+        (TWO, {"computes": "no kernel image"}, 0, "TensorFlow", "no kernel image"),
+        ("Driver/library version mismatch", {}, 18, "GPUs", "mismatch"),
+    ],
+)
+def test_unsound_gpus(monkeypatch, tmp_path, smi, changes, code, what, words):
+    found = report(monkeypatch, tmp_path, smi, {**SEEN, **changes}, code)
+    [wrong] = [line for line in found if line.cure and line.what == what]
+    assert words in f"{wrong.says} {wrong.cure}"
+
+
+@pytest.mark.parametrize(
+    "content, mode, words",
+    [
+        ("", 0o644, "can't be run"),
+        ("\x7fELF junk", 0o755, "can't be run"),
+        ("#!/bin/sh\nprintf '\\377\\n'; exit 9", 0o755, "nvidia-smi: "),
+        ("#!/bin/sh\nexit 3", 0o755, "nvidia-smi: 3"),
+    ],
+)
+def test_an_nvidia_smi_that_is_none(monkeypatch, tmp_path, content, mode, words):
+    (tmp_path / "nvidia-smi").write_text(content)
+    (tmp_path / "nvidia-smi").chmod(mode)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    if mode == 0o644:  # a search goes past it, to none
+        monkeypatch.setenv("PATH", str(tmp_path))
+    gpus, trouble = devices.find_gpus()
+    assert not gpus and words in trouble
+
+
+def test_warnings_among_the_gpus_are_passed_over(monkeypatch, tmp_path):
+    smi = "WARNING: infoROM is corrupted\nA, B,550.1,[N/A],80 MiB\n"
+    [found, *_] = report(monkeypatch, tmp_path, smi, SEEN)
+    assert found.says == "A, B (80 MiB)" and not found.cure
+
+
+@pytest.mark.parametrize(
+    "line, says, cure",
+    [
+        ("gs://b/a/x: no bucket gs://b; make it", "no bucket gs://b", "make it"),
+        (
+            "gs://b/a: access to gs://b denied: wants",
+            "access to gs://b denied",
+            "wants",
+        ),
+    ],
+)
+def test_a_stores_line_is_parted(line, says, cure):
+    assert places._told(ValueError(line), "gs://b/a") == (says, cure)
+
+
+@pytest.mark.parametrize(
+    "there, words",
+    [({}, "the processor's"), ({"nvidia-nccl-cu12": ("", ">=2")}, "is missing")],
+)
+def test_cuda_libraries_that_lack(there, words):
+    found = devices.libraries(there)
+    assert found.cure == packages.again() and words in found.says
+
+
+@pytest.mark.slow
+def test_the_probe_tells_what_tensorflow_can_do(tmp_path):
+    seen, reason = devices.run_probe(["s3://bucket/data"])
+    assert not reason and seen["computes"] == "" and seen["precision"] == "float32"
+    assert "s3" in seen["reached"]["s3://bucket/data"]
+    found = devices.reached("s3://bucket/data", seen["reached"]["s3://bucket/data"])
+    assert found.cure
+
+
+def test_gpus_are_asked_to_sum_by_collectives(monkeypatch):
+    """As in training: to reduce to one device would copy and add, without NCCL."""
+    import tensorflow as tf
+
+    from doctor import probe
+
+    traced = []
+    real = tf.function
+
+    def noted(function):
+        made = real(function)
+        traced.append(made)
+        return made
+
+    monkeypatch.setattr(tf, "function", noted)
+    probe._reduce(tf, ["/cpu:0", "/cpu:1"])
+    operations = traced[0].get_concrete_function().graph.get_operations()
+    assert [op.type for op in operations].count("CollectiveReduceV2") == 2
+
+
+def test_a_tensorflow_that_ends_its_process(tmp_path, monkeypatch):
+    (tmp_path / "tensorflow.py").write_text("import os\nos.abort()\n")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{ROOT}")
+    seen, reason = devices.run_probe([])
+    assert not seen and reason == "ended by signal 6"
+    assert devices.tensorflow(seen, reason).cure
+
+
+# --- Places ---------------------------------------------------------------------------
+
+
+def test_folders(tmp_path):
+    full, empty = tmp_path / "full", tmp_path / "empty"
+    full.mkdir()
+    empty.mkdir()
+    (full / "a.tif").write_text("")
+    for path, fine in ((full, True), (empty, False), (tmp_path / "none", False)):
+        assert (not places.readable(str(path)).cure) is fine
+    assert not places.writable(str(tmp_path / "to/be/made")).cure
+    assert places.writable("/proc/nowhere").cure
+    assert places.writable(str(full / "a.tif/out")).says.endswith("a.tif is a file")
+    assert host.temporary(str(tmp_path / "none")).cure
+
+
+@pytest.fixture
+def address():
+    """Of somebody who only listens."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+
+
+def bare(monkeypatch, tmp_path, **environment: str) -> None:
+    """No login of any kind, as for a new account."""
+    for name in list(os.environ):
+        if name.startswith(("AWS_", "GOOGLE_", "STORAGE_", "CLOUDSDK")):
+            monkeypatch.delenv(name)
+    given = {"HOME": str(tmp_path), "NO_GCE_CHECK": "true", **environment}
+    for name, value in {**given, "AWS_EC2_METADATA_DISABLED": "true"}.items():
+        monkeypatch.setenv(name, value)
+
+
+def test_no_login_is_told_before_anything_is_tried(monkeypatch, tmp_path, address):
+    key = {"GOOGLE_APPLICATION_CREDENTIALS": str(tmp_path / "none.json")}
+    bare(monkeypatch, tmp_path, STORAGE_EMULATOR_HOST=address, **key)
+    [found] = places.look("gs://b/raw", "")
+    assert found.says.startswith("not logged in: ") and "gcloud auth" in found.cure
+    bare(monkeypatch, tmp_path, AWS_ENDPOINT_URL=address)
+    [found] = places.look("", "s3://b/out")
+    assert found.says == "not logged in" and "aws configure" in found.cure
+
+
+def test_nobody_at_the_address_is_told_at_once(monkeypatch, tmp_path, address):
+    port = int(address.rsplit(":", 1)[1])
+    bare(monkeypatch, tmp_path, AWS_ENDPOINT_URL="http://127.0.0.1:1")
+    [found] = places.look("s3://b/in", "")
+    assert found.says.startswith("127.0.0.1:1 does not answer") and found.cure
+    # Through a proxy, the proxy is who must answer.
+    bare(monkeypatch, tmp_path, AWS_ENDPOINT_URL="http://far.invalid:1")
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{port}")
+    [found] = places.look("s3://b/in", "")
+    assert found.says == "not logged in"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(bool(google_hosts.missing()), reason=google_hosts.missing())
+def test_buckets(tmp_path):
+    """In a process of its own, where Google's names lead here."""
+    with gcs.bucket() as front:
+        hosts = google_hosts.GoogleHosts(tmp_path, front.address)
+        front.serve_tls(google_hosts.ADDRESS, hosts.certificate)
+        path = f"/upload/storage/v1/b/{gcs.BUCKET}/o?uploadType=media&name=raw/a"
+        host_header = {"Host": front.address.removeprefix("http://")}
+        assert front.ask("POST", path, host_header, b"pixels")[0] == 200
+        bucket = f"gs://{gcs.BUCKET}"
+        command = [sys.executable, "-m", "doctor.main", f"--input={bucket}/raw"]
+        good = hosts.run(*command, f"--output={bucket}/out", cwd=ROOT)
+        assert good.returncode == 0, good.stdout + good.stderr
+        assert f"TensorFlow at {bucket}/raw: reached" in good.stdout
+        assert f"input {bucket}/raw: can be listed and read" in good.stdout
+        left = front.ask("GET", f"/storage/v1/b/{gcs.BUCKET}/o?prefix=out", {}, b"")[2]
+        assert not json.loads(left).get("items")
+        code = (
+            "from doctor import places; print(*places.look('', 'gs://not-there/out'))"
+        )
+        bad = hosts.run(sys.executable, "-c", code, cwd=ROOT)
+        assert "no bucket" in bad.stdout, bad.stdout + bad.stderr

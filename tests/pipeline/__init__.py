@@ -1,1 +1,0 @@
-"""The Beam job: same bytes, complete or not there, one line for each mistake."""

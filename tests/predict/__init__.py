@@ -1,1 +1,0 @@
-"""predict: formats, stacks, reruns, broken files, several devices."""

@@ -1,0 +1,241 @@
+"""Many frames: a plan in files, what is known of frames in parts, nothing lost."""
+
+import collections
+import json
+import shutil
+
+import apache_beam as beam
+import pytest
+from apache_beam.testing.util import assert_that, equal_to
+
+from preprocess import inspection, main, plan
+from preprocess.beam import pipeline
+from preprocess.beam.runners import parse_options
+from preprocess.inspection import InspectedFrame, Inspection, Sums
+from tests.conftest import ROOT
+from trainer.evaluation import scoring
+from trainer.input import whole_frames
+from trainer.main import COMMANDS
+from trainer.run import workdir
+from unet_tfrecords.command.cli import main as run_command
+from unet_tfrecords.dataset import dataset_info, shards, verify
+from unet_tfrecords.dataset.images.formats import Page
+from unet_tfrecords.dataset.images.frames import Frame
+from unet_tfrecords.dataset.images.layouts import look_for_frames
+
+ARGUMENTS = (
+    f"--config={ROOT}/configs/synthetic.py:smoke",
+    "--config.data.tile_size=60",
+    "--config.model.depth=2",
+    "--config.data.augmentations=2",
+    "--config.data.num_shards=2",
+)
+
+
+def many(number: int, split: str = "train") -> list[Frame]:
+    """Frames without files."""
+    return [
+        Frame("set", f"{i // 1000:03d}", f"t{i % 1000:03d}", "ctc", Page(f"{i}.tif"))
+        for i in range(number)
+    ]
+
+
+def preprocess(source, output, *more) -> int:
+    given = [*ARGUMENTS, f"--input={source}", f"--output={output}", *more]
+    return run_command(main.COMMAND, given)
+
+
+def test_a_plan_comes_out_of_its_files_as_it_went_in(tmp_path):
+    odd = Frame(
+        "s", "é ü", "a/b", "ctc", Page("x\udcff", 3), None, Page("y"), None, "t"
+    )
+    given = [plan.PlannedFrame(odd, 3, 17, 2, 5)]
+    given += plan.plan_frames(many(10), augmentations=4, num_shards=3, seed=1)
+    paths = plan.write_plan(str(tmp_path), iter(given), len(given), parts=4)
+    assert len(paths) == 4
+    assert [each for path in paths for each in plan.read_plan(path)] == given
+
+
+def test_frames_are_never_compared_with_each_other(cells, config, monkeypatch):
+    """A search for each among all took 30 s for 10,000 frames, hours for 100,000."""
+
+    def compared(*_):
+        raise AssertionError("two frames are compared")
+
+    monkeypatch.setattr(Frame, "__eq__", compared)
+    assert len(look_for_frames(config.data, str(cells)).frames) == 8
+    assert len(plan.plan_dataset(str(cells), config).frames) == 8
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_elements_arrive(tmp_path):
+    """Beam's local runner with threads lost some, or broke them, in most such runs."""
+    number, augmentations, most = 4000, 20, 64
+    planned = list(
+        plan.plan_frames(
+            many(number), augmentations=augmentations, num_shards=most, seed=1
+        )
+    )
+    expected = collections.Counter(u.shard for each in planned for u in each.units())
+    paths = plan.write_plan(str(tmp_path), planned, number, parts=1)
+    with beam.Pipeline(options=parse_options([])) as job:
+        units = job | beam.Create(paths) | pipeline.ReadPlan()
+        sizes = (
+            units
+            | beam.FlatMap(lambda each: [(u.shard, u) for u in each.units()])
+            | beam.GroupByKey()
+            | beam.Map(lambda element: len({unit.key for unit in element[1]}))
+        )
+        assert_that(sizes, equal_to(list(expected.values())))
+
+
+@pytest.fixture
+def in_parts(monkeypatch):
+    """As if three frames were many."""
+    monkeypatch.setattr(shards, "PART_FRAMES", 3)
+
+
+@pytest.fixture
+def parted(cells, in_parts, tmp_path):
+    assert preprocess(cells, tmp_path / "data") == 0
+    return tmp_path / "data"
+
+
+@pytest.mark.slow
+def test_sources_in_parts_are_those_in_one(cells, parted, tmp_path, monkeypatch):
+    info = dataset_info.read_info(str(parted))
+    assert not info.sources and len(info.source_parts) == 3
+    monkeypatch.undo()
+    assert preprocess(cells, tmp_path / "whole") == 0
+    whole = dataset_info.read_info(str(tmp_path / "whole"))
+    assert len(whole.sources) == 8 and not whole.source_parts
+    there = sorted(info.read_sources(str(parted)), key=lambda s: s.frame)
+    assert tuple(there) == whole.sources
+    assert info.splits == whole.splits
+    assert verify.verify(str(parted)) == verify.verify(str(tmp_path / "whole"))
+
+
+@pytest.mark.slow
+def test_a_damaged_part_is_found_and_made_again(cells, parted, capsys):
+    part = parted / "sources-00001-of-00003.jsonl"
+    good = part.read_bytes()
+    part.write_bytes(good.replace(b"t00", b"t09", 1))
+    assert run_command(verify.COMMAND, [f"--data={parted}"]) == 2
+    assert f"{part}: its sha256 is not that in the info" in capsys.readouterr().err
+    part.unlink()
+    assert run_command(verify.COMMAND, [f"--data={parted}"]) == 2
+    assert str(part) in capsys.readouterr().err
+    assert preprocess(cells, parted) == 0
+    assert "made again: sources-00001-of-00003.jsonl" in capsys.readouterr().out
+    assert part.read_bytes() == good
+    assert preprocess(cells, parted) == 0
+    assert "complete already" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_fewer_frames_leave_no_part_behind(cells, parted, monkeypatch):
+    monkeypatch.setattr(shards, "PART_FRAMES", 100)
+    assert preprocess(cells, parted, "--overwrite") == 0
+    assert not list(parted.glob("sources-*"))
+
+
+@pytest.mark.slow
+def test_a_run_keeps_what_it_learns_from(cells, parted, tmp_path, config):
+    """The data may go once it is trained; what was trained on must not be scored."""
+    run = tmp_path / "run"
+    given = [f"--data={parted}", f"--workdir={run}", "--config.train.steps=2"]
+    assert run_command(COMMANDS["train"], [*ARGUMENTS[:-1], *given]) == 0
+    info = workdir.read_info(str(run))
+    sizes = whole_frames.frame_sizes(str(run), info, "validation")
+    assert list(sizes.values()) == [(128, 128)]
+    frames = plan.plan_dataset(str(cells), config).frames
+    unseen = [frame for frame in frames if frame.split == "test"]
+    scoring.check_unseen(unseen, str(run), info)
+    with pytest.raises(scoring.UserError) as refused:
+        scoring.check_unseen(frames, str(run), info)
+    assert len(refused.value.problems) == 5
+
+
+# --- Facts ----------------------------------------------------------------------------
+
+
+def sources(number: int, config) -> list[InspectedFrame]:
+    found = []
+    for i, frame in enumerate(many(number)):
+        split = ("train", "validation", "test")[i % 3]
+        frame = Frame(
+            "set", frame.sequence, frame.name, "ctc", frame.image, split=split
+        )
+        moments = inspection.moments(inspection.np.full((4, 4, 1), i, "uint8"))
+        problems = (f"{frame.image}: broken",) if i % 7 == 0 else ()
+        looked = Inspection(frame, 60, 60 + i, 8, (i % 2,), moments, problems)
+        found.append(InspectedFrame(looked, (f"{i:064x}",)))
+    return found
+
+
+@pytest.mark.parametrize("policy", ["fail", "skip"])
+def test_facts_do_not_depend_on_how_they_are_added_up(config, policy):
+    config.data.on_bad_frame, config.data.normalization = policy, "dataset"
+    given = sources(50, config)
+
+    def added(parts) -> inspection.Facts:
+        total = Sums()
+        for part in parts:
+            sums = Sums()
+            for source in part:
+                sums.add(source, config, "in")
+            total.merge(sums)
+        return inspection.conclude(total, [], [], config)
+
+    one = added([given])
+    assert added([given[i::4] for i in (2, 0, 3, 1)]) == one
+    assert added([[source] for source in reversed(given)]) == one
+    assert len(one.problems) == (8 if policy == "fail" else 0)
+    assert len(one.skipped) == (0 if policy == "fail" else 8)
+    # Every third frame is trained on; those whose number 7 divides are bad.
+    values = [i for i in range(0, 50, 3) if i % 7]
+    assert one.moments.mean == pytest.approx([sum(values) / len(values)])
+    changed = given[:-1] + [given[-1]._replace(digests=("f" * 64,))]
+    assert added([changed]).digest != one.digest
+
+
+def test_where_all_are_bad_it_is_said_why(config):
+    config.data.on_bad_frame = "skip"
+    sums = Sums()
+    for frame in many(3):
+        bad = Inspection(frame, problems=(f"{frame.image}: broken",))
+        sums.add(InspectedFrame(bad, ("",)), config, "in")
+    told = inspection.conclude(sums, [], [], config).problems
+    assert told == ("0.tif: broken", "1.tif: broken", "2.tif: broken")
+
+
+@pytest.mark.slow
+def test_parts_are_not_written_where_there_are_problems(cells, in_parts, tmp_path):
+    shutil.copytree(cells, tmp_path / "in")
+    (tmp_path / "in/01/t003.tif").write_text("broken")
+    assert preprocess(tmp_path / "in", tmp_path / "out") == 2
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_a_split_whose_frames_are_all_bad_is_said(cells, tmp_path, capsys):
+    shutil.copytree(cells, tmp_path / "in")
+    (tmp_path / "in/01/t005.tif").write_text("broken")  # the one of validation
+    out = tmp_path / "out"
+    assert preprocess(tmp_path / "in", out, "--on_bad_frame=skip") == 0
+    assert "validation: all of its frames were bad" in capsys.readouterr().err
+    assert not list(out.glob("validation-*"))
+    assert verify.verify(str(out)) > 0
+
+
+def test_a_thousand_problems_are_enough(config, monkeypatch):
+    monkeypatch.setattr(inspection, "MOST_PROBLEMS", 10)
+    sums = Sums()
+    for frame in many(100):
+        bad = Inspection(frame, problems=(f"{frame.image}: broken",))
+        sums.add(InspectedFrame(bad, ("",)), config, "in")
+    assert len(sums.problems) <= 20
+    told = inspection.conclude(sums, [], ["stray.tif: label without image"], config)
+    assert told.problems[0] == "0.tif: broken" and len(told.problems) == 12
+    assert told.problems[-1] == "and 90 more like these"
+    assert json.dumps(told.problems)

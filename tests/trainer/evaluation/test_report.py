@@ -1,0 +1,324 @@
+"""Evaluation, tuning, report, comparison and cross-validation, as commands."""
+
+import csv
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from tests.conftest import CHROMIUM, ROOT
+from trainer.evaluation import gallery
+from trainer.evaluation.report import charts, page
+from trainer.evaluation.report.comparison import compare
+from trainer.inference.instances import InstanceRules
+from trainer.main import COMMANDS
+from trainer.run import workdir
+from trainer.scores.frame import pooled
+from unet_tfrecords.command.cli import main
+from unet_tfrecords.command.errors import UserError
+
+TINY = (
+    f"--config={ROOT}/configs/synthetic.py:smoke",
+    "--config.data.tile_size=60",
+    "--config.model.depth=2",
+    "--config.data.augmentations=2",
+)
+
+
+@pytest.fixture(scope="module")
+def evaluated(trained, cells, tmp_path_factory) -> pathlib.Path:
+    """A short run, tuned and evaluated."""
+    folder = tmp_path_factory.mktemp("evaluated") / "run"
+    shutil.copytree(trained, folder)
+    for more in (["--tune"], []):
+        arguments = [f"--workdir={folder}", f"--input={cells}", *more]
+        assert main(COMMANDS["evaluate"], arguments) == 0
+    return folder
+
+
+def read(folder: pathlib.Path, name: str):
+    return json.loads((folder / name).read_text())
+
+
+@pytest.mark.slow
+def test_evaluate_writes_scores_objects_and_sums(evaluated):
+    from trainer.evaluation.scoring import read_measured
+
+    result = read(evaluated, "evaluation-test.json")
+    assert {"seg", "det", "op_csb", "ap", "iou_1", "surface_px"} <= set(
+        result["scores"]
+    )
+    assert result["headline"] == "op_csb" and len(result["frames"]) == 2
+    measured = read_measured(str(evaluated), "test")
+    assert pooled(measured) == result["scores"]
+    text = (evaluated / "evaluation-test-objects.csv").read_text()
+    rows = list(csv.DictReader(text.splitlines()))
+    jaccards = [float(row["jaccard"]) for row in rows]
+    assert np.mean(jaccards) == pytest.approx(result["scores"]["seg"])
+    assert {row["fate"] for row in rows} <= {"found", "missed", "split", "merged"}
+    low, high = result["intervals"]["pixel_error"]
+    assert low <= result["scores"]["pixel_error"] <= high
+
+
+@pytest.mark.slow
+def test_tuning_gains_on_validation_frames_and_is_used(evaluated, cells, capsys):
+    found = read(evaluated, "postprocessing.json")
+    assert found["after"] >= found["before"]
+    assert all("/01/" in key for key in found["frames"])
+    tested = set(read(evaluated, "evaluation-test.json")["frames"])
+    assert not tested & set(found["frames"])  # never on test frames
+    rules = workdir.read_rules(str(evaluated))
+    assert rules._asdict() == found["rules"]
+    assert read(evaluated, "evaluation-test.json")["rules"] == found["rules"]
+
+
+def test_tune_and_split_exclude_each_other(evaluated, cells, capsys):
+    arguments = [f"--workdir={evaluated}", f"--input={cells}", "--tune", "--split=test"]
+    assert main(COMMANDS["evaluate"], arguments) == 2
+    assert "on the validation split" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_export_and_predict_use_what_was_tuned(evaluated, cells, tmp_path):
+    """Masks by the tuned threshold; a flag goes before it."""
+    import cv2
+
+    rules = InstanceRules(0.2, 0.0, 0.0, 3, False, 0)
+    run = tmp_path / "run"
+    shutil.copytree(evaluated, run)
+    workdir.write_rules(str(run), rules, {"before": 0, "after": 0, "frames": []})
+    exported = [f"--workdir={run}", f"--output={tmp_path / 'model'}"]
+    assert main(COMMANDS["export"], exported) == 0
+    about = read(tmp_path / "model/1/assets.extra", "model.json")
+    assert about["postprocessing"] == rules._asdict()
+
+    def masks(name: str, *more: str):
+        assert (
+            main(
+                COMMANDS["predict"],
+                [
+                    f"--model={tmp_path / 'model'}",
+                    f"--input={cells / '01/t000.tif'}",
+                    f"--output={tmp_path / name}",
+                    "--probabilities=npy",
+                    *more,
+                ],
+            )
+            == 0
+        )
+        mask = cv2.imread(str(tmp_path / name / "t000_mask.png"), -1)
+        return mask, np.load(tmp_path / name / "t000_probabilities.npy")
+
+    mask, probabilities = masks("own")
+    np.testing.assert_array_equal(mask, probabilities[..., 1] > 0.2)
+    assert (
+        read(tmp_path / "own", "predict.json")["settings"]["rules"] == rules._asdict()
+    )
+    middle = float(np.median(probabilities[..., 1]))
+    mask, probabilities = masks("other", f"--threshold={middle}")
+    np.testing.assert_array_equal(mask, probabilities[..., 1] > middle)
+    import tensorflow as tf
+
+    model = tf.saved_model.load(str(tmp_path / "model/1"))
+    image = cv2.imread(str(cells / "01/t000.tif"), -1)[None, ..., None]
+    served = model.signatures["serving_default"](image=tf.constant(image, tf.float32))
+    np.testing.assert_array_equal(
+        served["classes"][0], served["probabilities"][0, ..., 1] > 0.2
+    )
+
+
+def test_rules_that_cannot_be_are_told(evaluated, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(evaluated, run)
+    content = {"rules": {"threshold": 3, "min_size_px": -1}}
+    (run / "postprocessing.json").write_text(json.dumps(content))
+    with pytest.raises(UserError) as caught:
+        workdir.read_rules(str(run))
+    assert len(caught.value.problems) == 2
+    (run / "postprocessing.json").write_text('{"rules": {"treshold": 0.4}}')
+    with pytest.raises(UserError, match="treshold"):
+        workdir.read_rules(str(run))
+
+
+def test_train_makes_a_report(trained):
+    text = (trained / "report.html").read_text()
+    assert "Not evaluated yet" in text and "Training loss" in text
+    assert "./launch.sh train" in text and "synthetic.py:smoke" in text
+
+
+def test_report_is_whole_and_alone(evaluated):
+    """Scores, curves, pictures; nothing is fetched and no name is used twice."""
+    text = (evaluated / "report.html").read_text()
+    result = read(evaluated, "evaluation-test.json")
+    assert f"{result['scores']['seg']:.4f}" in text
+    assert text.count("data:image/jpeg") == 5 * len(
+        gallery.read(str(evaluated), "test")
+    )
+    assert not re.search(r'(?:src|href)="(?!data:|#)', text)
+    names = re.findall(r'\bid="([^"]+)"', text)
+    assert len(names) == len(set(names)) > 10
+    for used in re.findall(r'(?:href="#|url\(#)([^")]+)', text):
+        assert used in names
+    assert "currentColor" in text
+
+
+def test_what_comes_from_outside_is_escaped(evaluated, tmp_path):
+    run = tmp_path / "<b>run & more"
+    shutil.copytree(evaluated, run)
+    text = page.html(str(run))
+    assert "<b>run" not in text and "&lt;b&gt;run &amp; more" in text
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not CHROMIUM, reason="no Chromium here (apt install chromium)")
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_report_in_a_browser(evaluated, browser, width, scheme):
+    """No console message, no request, nothing wider than the window, text in sight."""
+    context = browser.new_context(
+        viewport={"width": width, "height": 900}, color_scheme=scheme
+    )
+    seen = context.new_page()
+    said, asked = [], []
+    seen.on("console", lambda message: said.append(message.text))
+    seen.on("pageerror", lambda error: said.append(str(error)))
+    seen.on("request", lambda request: asked.append(request.url))
+    address = (evaluated / "report.html").as_uri()
+    seen.goto(address)
+    assert said == []
+    assert [url for url in asked if not url.startswith("data:")] == [address]
+    assert seen.evaluate("document.documentElement.scrollWidth") <= width
+    broken = "[...document.images].filter(i => !i.complete || !i.naturalWidth).length"
+    assert seen.evaluate(broken) == 0
+    light = seen.evaluate("getComputedStyle(document.body).color")
+    assert light == ("rgb(0, 0, 0)" if scheme == "light" else "rgb(255, 255, 255)")
+    axis = "getComputedStyle(document.querySelector('svg text')).fill"
+    assert seen.evaluate(axis) == light
+    context.close()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox"]
+        )
+        yield started
+        started.close()
+
+
+def test_charts_are_the_same_each_time():
+    def drawn():
+        chart = charts.Chart("one", "step", "loss")
+        return chart.lines({"a": [(i, i * i) for i in range(50)]}, smooth=True).svg("x")
+
+    assert drawn() == drawn()
+
+
+def test_gallery_keeps_best_and_worst_and_draws_no_other():
+    rng = np.random.default_rng(0)
+    for _ in range(30):
+        shown = gallery.Gallery(2)
+        scores = rng.permutation(9).tolist()
+        for score in scores:
+            shown.add(str(score), score, lambda: {})
+        assert [entry[0] for entry in shown.shown] == [0, 1, 7, 8]
+    small = gallery.Gallery(2)
+    for score in (3, None, 1):
+        small.add(str(score), score, lambda: {})
+    assert [key for _, key, _ in small.shown] == ["None", "1", "3"]
+
+
+@pytest.mark.slow
+def test_compare_runs(evaluated, trained, tmp_path, capsys):
+    output = tmp_path / "compare.html"
+    arguments = [str(evaluated), str(trained), f"--output={output}"]
+    assert main(COMMANDS["compare"], arguments) == 0
+    said = capsys.readouterr().out
+    assert "SEG, gold truth" in said and "*" in said
+    text = output.read_text()
+    assert "has not been evaluated" in text and "Training loss" in text
+    assert "None." in text  # no setting differs
+    other = tmp_path / "other"
+    shutil.copytree(evaluated, other)
+    (other / "SHA256SUMS").unlink()  # a run changed on purpose
+    changed = read(other, "config.json")
+    changed["train"]["learning_rate"] = 0.5
+    (other / "config.json").write_text(json.dumps(changed))
+    result = read(other, "evaluation-test.json")
+    result["scores"] |= {"seg": 2.0, "pixel_error": 2.0}
+    (other / "evaluation-test.json").write_text(json.dumps(result))
+    rows = compare([str(evaluated), str(other)], "test", str(output))
+    best = {row["name"]: row["values"].index(row["best"]) for row in rows}
+    assert best["SEG, gold truth"] == 1 and best["pixel error"] == 0
+    assert "train.learning_rate" in output.read_text()
+
+
+@pytest.mark.parametrize("given", [[], ["one"], ["one", "one"]])
+def test_compare_wants_two_runs(given, capsys):
+    assert main(COMMANDS["compare"], given) == 2
+    assert "two or more runs" in capsys.readouterr().err
+
+
+def folds_command(cells, folder, *more) -> list[str]:
+    return [
+        sys.executable,
+        *("-m", "trainer.main", "cross_validate"),
+        *TINY,
+        f"--input={cells}",
+        f"--workdir={folder}",
+        "--folds=3",
+        "--notune",
+        *more,
+    ]
+
+
+@pytest.mark.slow
+def test_cross_validation_goes_on_after_a_kill(cells, tmp_path, capsys):
+    """Killed in its second fold; then every frame is tested once, fold 0 not redone."""
+    folder = tmp_path / "folds"
+    command = folds_command(cells, folder)
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    until = time.monotonic() + 200
+    while not (folder / "fold-1/train/checkpoints").exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    first = folder / "fold-0/train/evaluation-test.json"
+    made = first.stat().st_mtime_ns
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert first.stat().st_mtime_ns == made
+    result = read(folder, "evaluation-test.json")
+    assert result["num_frames"] == 8 and len(result["by_fold"]) == 3
+    each = [
+        set(read(folder, f"fold-{i}/train/evaluation-test.json")["frames"])
+        for i in range(3)
+    ]
+    assert sum(map(len, each)) == 8 and set.union(*each) == set(result["frames"])
+    errors = [scores["pixel_error"] for scores in result["by_fold"]]
+    assert min(errors) <= result["scores"]["pixel_error"] <= max(errors)
+    text = (folder / "report.html").read_text()
+    assert "Fold by fold" in text and "fold 2" in text
+    changed = subprocess.run([*command, "--tta"], capture_output=True, text=True)
+    assert changed.returncode == 2 and "tta" in changed.stderr
+
+
+def test_cross_validation_wants_three_folds(cells, tmp_path, capsys):
+    arguments = [*TINY, f"--input={cells}", f"--workdir={tmp_path}", "--folds=2"]
+    assert main(COMMANDS["cross_validate"], arguments) == 2
+    assert "--folds=2" in capsys.readouterr().err

@@ -1,0 +1,296 @@
+"""predict: formats, stacks, reruns, broken files, several devices."""
+
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+import tensorflow as tf
+import tifffile
+from google.cloud import storage
+
+from tests.cloud import dataflow, gcs
+from tests.trainer.predict.conftest import NOTES
+from trainer.main import COMMANDS
+from trainer.predict import job as predict_job
+from unet_tfrecords.command.cli import main
+
+
+def read(path):
+    return cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+
+
+@pytest.mark.slow
+def test_masks_and_probabilities_are_the_models(predict, images, whole, tmp_path):
+    assert predict(images, "--probabilities=npy") == 0
+    assert predict(images, "--probabilities=tiff", output="tiff") == 0
+    for index in range(8):
+        name = f"t{index:03d}"
+        expected = whole(tifffile.imread(images / f"{name}.tif"))
+        np.testing.assert_array_equal(
+            read(tmp_path / f"out/{name}_mask.png"), expected["classes"]
+        )
+        exact = np.load(tmp_path / f"out/{name}_probabilities.npy")
+        assert exact.dtype == np.float32
+        np.testing.assert_array_equal(exact, expected["probabilities"])
+        coarse = tifffile.imread(tmp_path / f"tiff/{name}_probabilities.tif")
+        assert coarse.dtype == np.uint16 and coarse.shape == (2, 128, 128)
+        np.testing.assert_allclose(
+            coarse.transpose(1, 2, 0) / 65535, exact, atol=0.5001 / 65535
+        )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_bits_and_formats_of_images(predict, whole, tmp_path, suffix, dtype):
+    image = np.random.default_rng(0).integers(0, np.iinfo(dtype).max, (50, 77), dtype)
+    (tmp_path / "in").mkdir()
+    path = tmp_path / f"in/a.{suffix}"
+    cv2.imwrite(str(path), image) if suffix == "png" else tifffile.imwrite(path, image)
+    assert predict(tmp_path / "in") == 0
+    mask = read(tmp_path / "out/a_mask.png")
+    np.testing.assert_array_equal(mask, whole(image)["classes"])
+
+
+@pytest.mark.slow
+def test_challenge_format(predict, images, tmp_path):
+    assert predict(images, "--format=ctc", output="01_RES") == 0
+    names = {f"mask{i:03d}.tif" for i in range(8)} | NOTES
+    assert set(os.listdir(tmp_path / "01_RES")) == names
+    assert predict(images, "--instances", output="png") == 0
+    for index in range(8):
+        mask = tifffile.imread(tmp_path / f"01_RES/mask{index:03d}.tif")
+        assert mask.dtype == np.uint16 and mask.shape == (128, 128)
+        ours = tifffile.imread(tmp_path / f"png/t{index:03d}_instances.tif")
+        np.testing.assert_array_equal(mask, ours)
+
+
+@pytest.mark.slow
+def test_challenge_format_wants_the_challenges_names(predict, images, tmp_path, capfd):
+    (images / "t003.tif").rename(images / "frame3.tif")
+    assert predict(images, "--format=ctc") == 2
+    assert "frame3.tif: the challenge's frames are tNNN.tif" in capfd.readouterr().err
+    assert len(list((tmp_path / "out").glob("mask*.tif"))) == 7
+
+
+@pytest.mark.slow
+def test_isbi_format_is_one_stack_of_float32(predict, em, whole, tmp_path):
+    stack = em / "train-volume.tif"
+    assert predict(stack, "--format=isbi") == 0
+    assert set(os.listdir(tmp_path / "out")) == {"train-volume.tif"} | NOTES
+    with tifffile.TiffFile(tmp_path / "out/train-volume.tif") as tiff:
+        assert len(tiff.pages) == 6 and tiff.pages[0].dtype == np.float32
+        for page, image in zip(tiff.pages, tifffile.imread(stack), strict=True):
+            expected = whole(image)["probabilities"][..., 1]
+            np.testing.assert_array_equal(page.asarray(), expected)
+
+
+@pytest.mark.slow
+def test_a_stack_that_lacks_a_page_is_not_written(
+    predict, em, tmp_path, monkeypatch, capfd
+):
+    read_image = predict_job.read_image
+
+    def broken(page, channels):
+        if page.number == 2:
+            raise predict_job.UserError(f"{page}: cannot be read")
+        return read_image(page, channels)
+
+    monkeypatch.setattr(predict_job, "read_image", broken)
+    assert predict(em / "train-volume.tif", "--format=isbi") == 2
+    said = capfd.readouterr().err
+    assert "train-volume.tif: not written, for want of" in said
+    assert "train-volume.tif (page 2): cannot be read" in said
+    assert os.listdir(tmp_path / "out") == ["predict.json"]
+    monkeypatch.setattr(predict_job, "read_image", read_image)
+    assert predict(em / "train-volume.tif", "--format=isbi") == 0
+
+
+@pytest.mark.slow
+def test_a_broken_file_stops_nothing_and_is_told_of(predict, images, tmp_path, capfd):
+    (images / "t003.tif").write_bytes(b"II*\0broken")
+    (images / "u.png").write_text("hello")
+    shutil.copy(images / "t000.tif", images / "t001.tiff")
+    assert predict(images) == 2
+    lines = [
+        x for x in capfd.readouterr().err.splitlines() if x.startswith("predict: ")
+    ]
+    assert len(lines) == 3
+    for name in ("t003.tif", "u.png", "t001.tiff: its outputs would overwrite"):
+        assert [line for line in lines if name in line]
+    assert len(list((tmp_path / "out").glob("*_mask.png"))) == 7
+    assert not list((tmp_path / "out").glob(".unfinished*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("runtime", ["tensorflow", "onnx"])
+def test_runtimes_write_the_same_masks(predict, images, whole, tmp_path, runtime):
+    given = f"--runtime={runtime}", "--probabilities=npy"
+    assert predict(images / "t00[12].tif", *given, output=runtime) == 0
+    for name in ("t001", "t002"):
+        expected = whole(tifffile.imread(images / f"{name}.tif"))["probabilities"]
+        found = np.load(tmp_path / f"{runtime}/{name}_probabilities.npy")
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_onnx_needs_no_tensorflow(model, images, tmp_path):
+    code = (
+        "import sys\n"
+        "sys.modules['tensorflow'] = sys.modules['keras'] = None\n"
+        "from unet_tfrecords.command import cli\n"
+        "from trainer.main import COMMANDS\n"
+        f"given = ['--model={model}', '--input={images}', '--output={tmp_path}/o']\n"
+        "sys.exit(cli.main(COMMANDS['predict'], [*given, '--runtime=onnx']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "o").glob("*_mask.png"))) == 8
+
+
+def test_onnx_that_was_not_exported_is_said(model, images, tmp_path, capfd):
+    shutil.copytree(model / "1", tmp_path / "m")
+    (tmp_path / "m/assets.extra/tile.onnx").unlink()
+    given = f"--model={tmp_path}/m", f"--input={images}", f"--output={tmp_path}/o"
+    assert main(COMMANDS["predict"], [*given, "--runtime=onnx"]) == 2
+    assert "tile.onnx: missing; export with --onnx" in capfd.readouterr().err
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.slow
+def test_from_one_bucket_prefix_to_another(model, images, predict, tmp_path):
+    """In a process of its own: Beam keeps the store's address for good."""
+    # Without a login it looks for one for half a minute.
+    environment = {**os.environ, **dataflow.login(tmp_path)}
+    command = [sys.executable, "-m", "trainer.main", "predict", f"--model={model}"]
+    where = f"gs://{gcs.BUCKET}"
+    command += [f"--input={where}/in/", f"--output={where}/out", "--runtime=onnx"]
+    with gcs.bucket() as front, pytest.MonkeyPatch.context() as patch:
+        environment["STORAGE_EMULATOR_HOST"] = front.address
+        patch.setenv("STORAGE_EMULATOR_HOST", front.address)
+        bucket = storage.Client(project="test").bucket(gcs.BUCKET)
+        for path in images.glob("t00[0-2].tif"):
+            bucket.blob(f"in/{path.name}").upload_from_filename(path)
+        done = subprocess.run(command, env=environment, capture_output=True)
+        assert done.returncode == 0, done.stderr.decode()
+        found = {
+            name: bucket.blob(f"out/{name}").download_as_bytes()
+            for name in ("t000_mask.png", "t001_mask.png", "t002_mask.png")
+        }
+    assert predict(images, "--runtime=onnx") == 0
+    for name, content in found.items():
+        assert content == (tmp_path / "out" / name).read_bytes()
+
+
+def test_outputs_that_would_overwrite_each_other_are_told_of(predict, tmp_path, capfd):
+    (tmp_path / "in").mkdir()
+    noise = np.random.default_rng(0).integers(0, 256, (2, 30, 30), np.uint8)
+    tifffile.imwrite(tmp_path / "in/a.tif", noise, photometric="minisblack")
+    tifffile.imwrite(tmp_path / "in/a-z001.tif", noise[0])
+    assert predict(tmp_path / "in") == 2
+    assert "its outputs would overwrite those of" in capfd.readouterr().err
+    assert len(list((tmp_path / "out").glob("*_mask.png"))) == 2
+
+
+def test_many_images_behind_one_header_are_refused(predict, tmp_path, capfd):
+    noise = np.random.default_rng(0).integers(0, 256, (6, 30, 30), np.uint8)
+    tifffile.imwrite(tmp_path / "a.tif", noise, imagej=True, truncate=True)
+    assert predict(tmp_path / "a.tif") == 2
+    assert "a.tif: 6 images behind one header" in capfd.readouterr().err
+    tifffile.imwrite(tmp_path / "b.tif", noise, imagej=True)
+    assert predict(tmp_path / "b.tif") == 0
+    assert len(list((tmp_path / "out").glob("*_mask.png"))) == 6
+
+
+@pytest.mark.slow
+def test_an_error_in_writing_one_image_stops_no_other(
+    predict, images, tmp_path, monkeypatch, capfd
+):
+    write_bytes = predict_job.files.write_bytes
+
+    def failing(number):
+        def write(path, content):
+            if "t003" in path:
+                raise OSError(number, os.strerror(number), path)
+            write_bytes(path, content)
+
+        return write
+
+    monkeypatch.setattr(predict_job.files, "write_bytes", failing(errno.ENAMETOOLONG))
+    assert predict(images) == 2
+    assert "t003.tif: " in capfd.readouterr().err
+    assert len(list((tmp_path / "out").glob("*_mask.png"))) == 7
+    monkeypatch.setattr(predict_job.files, "write_bytes", failing(errno.ENOSPC))
+    assert predict(images) == 2
+    line = capfd.readouterr().err.splitlines()[-1]
+    assert line.startswith("predict: ") and "No space left" in line
+
+
+@pytest.fixture(scope="module")
+def by_data_set(trained, tmp_path_factory):
+    """A model that normalises by its data set, exported with ONNX."""
+    folder = tmp_path_factory.mktemp("by data set")
+    shutil.copytree(trained, folder / "run")
+    info = json.loads((folder / "run/dataset_info.json").read_text())
+    info["normalization"] = {"mean": [90.0], "std": [25.0]}
+    (folder / "run/dataset_info.json").write_text(json.dumps(info))
+    (folder / "run/SHA256SUMS").unlink()  # the change is meant
+    given = [f"--workdir={folder}/run", f"--output={folder}/model", "--onnx"]
+    assert main(COMMANDS["export"], [*given, "--weights=variables"]) == 0
+    return folder / "model"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("runtime", ["tensorflow", "onnx"])
+def test_normalisation_by_the_data_set_in_both_runtimes(
+    by_data_set, model, images, tmp_path, runtime
+):
+    given = f"--model={by_data_set}", f"--input={images / 't000.tif'}"
+    more = f"--runtime={runtime}", "--probabilities=npy", f"--output={tmp_path}/o"
+    assert main(COMMANDS["predict"], [*given, *more]) == 0
+    found = np.load(tmp_path / "o/t000_probabilities.npy")
+    # By hand: the same weights on (image - 90) / 25, through the other model's `tile`.
+    image = tifffile.imread(images / "t000.tif").astype(np.float32)
+    tile = tf.saved_model.load(str(model / "1")).signatures["tile"]
+    part = tile(
+        tile=tf.constant(image[None, :64, :60, None]),
+        mean=tf.constant([[90.0]]),
+        std=tf.constant([[25.0]]),
+    )["probabilities"][0]
+    np.testing.assert_allclose(found[20:44, 20:40], part, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_spread_intensities_have_no_place_in_a_data_sets_scale(
+    by_data_set, predict, images, tmp_path, capfd
+):
+    image = tifffile.imread(images / "t000.tif")
+    tifffile.imwrite(tmp_path / "f.tif", image.astype(np.float32))
+    given = f"--model={by_data_set}", f"--input={tmp_path / 'f.tif'}"
+    assert main(COMMANDS["predict"], [*given, f"--output={tmp_path}/o"]) == 2
+    assert "f.tif: neither 8 nor 16 bit unsigned" in capfd.readouterr().err
+    assert predict(tmp_path / "f.tif") == 0  # normalised by its own
+
+
+MISTAKES = [
+    (["--runtime=onnx", "--devices=2"], "--devices is TensorFlow's"),
+    (["--format=tiff"], "one of <png|ctc|isbi>"),
+    (["--probabilities=png"], "one of <none|tiff|npy>"),
+    (["--runtime=torch"], "one of <tensorflow|onnx>"),
+    (["--min_size_px=-1"], "must be a number and not negative"),
+    (["--threshold=1.5"], "from 0 to below 1"),
+]
+
+
+@pytest.mark.parametrize("more, message", MISTAKES)
+def test_mistakes_are_one_line(predict, images, tmp_path, capfd, more, message):
+    assert predict(images, *more) == 2
+    [line] = capfd.readouterr().err.splitlines()
+    assert line.startswith("predict: ") and message in line
+    assert not (tmp_path / "out").exists()
