@@ -1,4 +1,4 @@
-"""Killed at moments that once did harm, and run again (robustness/campaign/kills.py)."""
+"""Killed at moments that once did harm, and run again: see robustness/campaign."""
 
 import os
 import pathlib
