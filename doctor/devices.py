@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from doctor.finding import Finding
 from doctor.host import nearest
 from doctor.packages import again
-from trainer.devices import gpus as facts
+from trainer.devices import gpus as support
 
 QUERY = "name,driver_version,compute_cap,memory.total"
 PROBE_S = 180
@@ -39,7 +39,7 @@ def look(paths: Sequence[str] = ()) -> Iterator[Finding]:
     gpus, trouble = find_gpus()
     yield graphics(gpus, trouble)
     limit = PROBE_S
-    if facts.starts_slowly([gpu.capability for gpu in gpus]):
+    if support.starts_slowly([gpu.capability for gpu in gpus]):
         yield cache()
         limit = FIRST_START_S
         print(
@@ -53,7 +53,6 @@ def look(paths: Sequence[str] = ()) -> Iterator[Finding]:
         yield driver(gpus)
         yield from supported(gpus, _cudnn())
     if gpus and seen:
-        yield libraries(_nvidia_packages())
         yield visible(gpus, seen)
     if seen:
         yield precision(seen)
@@ -158,7 +157,7 @@ def graphics(gpus: Sequence[Gpu], trouble: str) -> Finding:
 def driver(gpus: Sequence[Gpu]) -> Finding:
     """Whether the driver is new enough for what TensorFlow has for these GPUs."""
     version = gpus[0].driver
-    oldest = max(facts.oldest_driver(gpu.capability) for gpu in gpus)
+    oldest = max(support.oldest_driver(gpu.capability) for gpu in gpus)
     wanted = ".".join(map(str, oldest))
     if () < _numbers(version)[:2] < oldest:
         newest = max(gpu.capability for gpu in gpus)
@@ -170,9 +169,9 @@ def driver(gpus: Sequence[Gpu]) -> Finding:
 def supported(gpus: Sequence[Gpu], cudnn: tuple[int, ...]) -> Iterator[Finding]:
     """Whether TensorFlow and cuDNN have code for these GPUs."""
     for capability in sorted({gpu.capability for gpu in gpus} - {(0, 0)}):
-        if found := facts.problem(capability, cudnn):
+        if found := support.problem(capability, cudnn):
             yield Finding("GPU support", found.says, found.cure)
-        elif says := facts.warning(capability):
+        elif says := support.warning(capability):
             yield Finding("GPU support", says, "try --config.train.steps=20 first")
         else:
             says = f"compute capability {_dotted(capability)} is supported"
@@ -180,13 +179,15 @@ def supported(gpus: Sequence[Gpu], cudnn: tuple[int, ...]) -> Iterator[Finding]:
 
 
 def _cudnn() -> tuple[int, ...]:
-    there, _ = _nvidia_packages().get("nvidia-cudnn-cu12", ("", ""))
-    return _numbers(there.rstrip("!"))[:2]
+    try:
+        return _numbers(importlib.metadata.version("nvidia-cudnn-cu12"))[:2]
+    except importlib.metadata.PackageNotFoundError:
+        return ()
 
 
 def cache() -> Finding:
     """Whether CUDA can keep what it compiles; it says nothing where it cannot."""
-    folder = facts.cache_folder()
+    folder = support.cache_folder()
     there = nearest(folder)
     if not os.access(there, os.W_OK):
         return Finding(
@@ -199,48 +200,6 @@ def cache() -> Finding:
 
 def _dotted(capability: tuple[int, int]) -> str:
     return ".".join(map(str, capability))
-
-
-def _nvidia_packages() -> dict[str, tuple[str, str]]:
-    """CUDA's libraries that TensorFlow names: installed ("" if not), and wanted."""
-    from packaging.requirements import Requirement
-
-    try:
-        texts = importlib.metadata.requires("tensorflow") or []
-    except importlib.metadata.PackageNotFoundError:
-        return {}
-    found = {}
-    for text in texts:
-        one = Requirement(text)
-        if one.name.startswith("nvidia-"):
-            there = ""
-            try:
-                there = importlib.metadata.version(one.name)
-            except importlib.metadata.PackageNotFoundError:
-                pass
-            fits = there and one.specifier.contains(there)
-            found[one.name] = (
-                (there if fits else there and f"{there}!"),
-                str(one.specifier),
-            )
-    return found
-
-
-def libraries(packages: dict[str, tuple[str, str]]) -> Finding:
-    """Whether CUDA's libraries lie beside TensorFlow, NCCL among them."""
-    what = "CUDA libraries"
-    if not packages:
-        return Finding(what, "none: this TensorFlow is the processor's", again())
-    wrong = [
-        f"{name} {there.rstrip('!')} is not {wanted}" if there else f"{name} is missing"
-        for name, (there, wanted) in packages.items()
-        if not there or there.endswith("!")
-    ]
-    if wrong:
-        return Finding(what, "; ".join(wrong), again())
-    telling = [n for n in packages if "cudnn" in n or "nccl" in n]
-    each = ", ".join(f"{name} {packages[name][0]}" for name in telling)
-    return Finding(what, f"{len(packages)} packages: {each}")
 
 
 def visible(gpus: Sequence[Gpu], seen: dict[str, Any]) -> Finding:

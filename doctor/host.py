@@ -25,7 +25,6 @@ def look(output: str) -> Iterator[Finding]:
     """
     yield python(sys.version_info[:3])
     yield processor(_cpu_flags(), len(os.sched_getaffinity(0)))
-    yield onednn(os.environ.get("TF_ENABLE_ONEDNN_OPTS", ""))
     yield memory(_available_bytes())
     yield disk("disk", output or ".", shutil.disk_usage(nearest(output)).free)
     yield temporary(os.environ.get("TMPDIR") or "/tmp")  # noqa: S108  only looked at
@@ -47,14 +46,6 @@ def processor(flags: set[str], cores: int) -> Finding:
     if flags and "avx" not in flags:
         return Finding("processor", f"{says}: no AVX", "TensorFlow wants another one")
     return Finding("processor", says)
-
-
-def onednn(value: str) -> Finding:
-    """Whether the processor's fast kernels were switched off."""
-    if value.strip().lower() in ("0", "false"):
-        says = f"switched off by TF_ENABLE_ONEDNN_OPTS={value}"
-        return Finding("oneDNN", says, "unset TF_ENABLE_ONEDNN_OPTS")
-    return Finding("oneDNN", "on")
 
 
 def memory(available: float) -> Finding:

@@ -1,13 +1,10 @@
-"""What is installed: versions, the checksum in C, what workers far away get."""
+"""What is installed: versions, and the checksum in C."""
 
 import importlib
 import importlib.metadata
 import pathlib
 import re
-import subprocess
 import sys
-import tarfile
-import tempfile
 from collections.abc import Iterator
 
 from doctor.finding import Finding
@@ -16,7 +13,6 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 PACKAGE = "unet-tfrecords"
 INSTALL = "./launch.sh setup"
 STAMP = pathlib.Path(sys.prefix) / ".complete"  # of an environment of launch.sh's
-BUILD_S = 120
 
 
 def again() -> str:
@@ -29,13 +25,13 @@ def again() -> str:
 
 def look() -> Iterator[Finding]:
     """Looks at the environment that this runs in."""
-    found = requirements()
-    yield found
-    if found.cure == INSTALL:
-        return
-    yield locked()
+    yield locked() if STAMP.exists() else requirements()
     yield checksum()
-    yield staging()
+
+
+def not_installed(reason: str) -> Finding:
+    """What is found where this package's dependencies are missing."""
+    return Finding("packages", f"not installed ({reason})", INSTALL)
 
 
 def requirements() -> Finding:
@@ -46,7 +42,7 @@ def requirements() -> Finding:
 
         texts = importlib.metadata.requires(PACKAGE) or []
     except (ImportError, importlib.metadata.PackageNotFoundError) as error:
-        return Finding(what, f"not installed ({error})", INSTALL)
+        return not_installed(str(error))
     wanted = [Requirement(text) for text in texts]
     base = [r for r in wanted if not r.marker or r.marker.evaluate({"extra": ""})]
     wrong = [problem for one in base if (problem := _misfit(one.name, one.specifier))]
@@ -70,11 +66,7 @@ def _misfit(name: str, specifier) -> str:
 
 def locked() -> Finding:
     """Whether the versions are those of the lock, that the tests ran with."""
-    what = "lock"
-    if not STAMP.exists():
-        return Finding(
-            what, f"{sys.prefix} was not made by launch.sh: versions unknown"
-        )
+    what = "packages"
     path = ROOT / "requirements" / f"{STAMP.read_text().split()[0]}.lock"
     wrong = []
     for name, version in _pins(path.read_text()).items():
@@ -86,7 +78,7 @@ def locked() -> Finding:
             wrong.append(f"{name} {there}, locked {' or '.join(sorted(version))}")
     if wrong:
         return Finding(what, "; ".join(wrong), again())
-    return Finding(what, f"as in requirements/{path.name}")
+    return Finding(what, f"versions as in requirements/{path.name}")
 
 
 def _pins(text: str) -> dict[str, set[str]]:
@@ -110,34 +102,3 @@ def checksum() -> Finding:
     if module.implementation == "c":
         return Finding(what, "in C")
     return Finding(what, f"in {module.implementation}: slow", cure)
-
-
-def staging() -> Finding:
-    """Whether the package that Beam sends to its workers can be built."""
-    what = "Beam's staging build"
-    cure = f"{sys.executable} -m pip install --upgrade setuptools"
-    if not (ROOT / "setup.py").exists():
-        return Finding(
-            what,
-            "no setup.py here: Dataflow needs a checkout",
-            "preprocess from a checkout, or with --sdk_container_image=IMAGE",
-        )
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "setup.py", "-q", "sdist", "--dist-dir", folder]
-        try:
-            done = subprocess.run(
-                command, cwd=ROOT, capture_output=True, text=True, timeout=BUILD_S
-            )
-        except subprocess.TimeoutExpired:
-            return Finding(what, f"not done after {BUILD_S} s", cure)
-        made = list(pathlib.Path(folder).glob("*.tar.gz"))
-        if done.returncode or not made:
-            last = (done.stderr.strip().splitlines() or ["no archive"])[-1]
-            return Finding(what, last, cure)
-        with tarfile.open(made[0]) as archive:
-            names = {name.partition("/")[2] for name in archive.getnames()}
-        if "preprocess/main.py" not in names:
-            return Finding(
-                what, "preprocess/ is not in it", "git status; git checkout ."
-            )
-        return Finding(what, f"{made[0].name}, {made[0].stat().st_size / 1e3:.0f} kB")

@@ -14,10 +14,10 @@ def probe(paths: list[str]) -> dict[str, Any]:
     import keras
     import tensorflow as tf
 
-    from trainer.devices import gpus as facts
+    from trainer.devices import gpus as support
     from trainer.devices.strategy import resolve_precision, why_unseen
 
-    facts.set_environment()
+    support.set_environment()
 
     gpus = tf.config.list_physical_devices("GPU")
     details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]

@@ -1,5 +1,6 @@
 """doctor: what ails a machine is found, whichever part is missing."""
 
+import importlib.metadata
 import json
 import os
 import signal
@@ -9,21 +10,22 @@ import sys
 
 import pytest
 
-from doctor import devices, host, main, packages, places
+from doctor import devices, examine, host, packages, places
 from doctor.finding import Finding
 from tests.cloud import gcs, google_hosts
 from tests.conftest import ROOT
+from unet_tfrecords.storage import beam_filesystems
 
 
 @pytest.mark.slow
 def test_a_sound_machine_is_fine(cells, tmp_path, capsys):
-    assert main.main([f"--input={cells}", f"--output={tmp_path / 'out'}"]) == 0
+    assert examine.examine(str(cells), str(tmp_path / "out")) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1] == "all fine"
     assert all(line.startswith("fine ") for line in lines[:-1])
     looked = {line[7:].split(":")[0] for line in lines[:-1]}
-    expected = {"Python", "oneDNN", "memory", "disk", "open files", "packages", "lock"}
-    expected |= {"CRC extension", "Beam's staging build", "TensorFlow", "GPUs"}
+    expected = {"Python", "memory", "disk", "open files", "packages"}
+    expected |= {"CRC extension", "TensorFlow", "GPUs"}
     assert looked >= expected | {"precision"}
     assert not (tmp_path / "out").exists()
 
@@ -39,7 +41,8 @@ def test_ctrl_c_is_one_line():
     assert process.stdout.readline()  # it is at work
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
-    assert process.returncode == 130 and said == "\ndoctor: interrupted\n"
+    assert process.returncode == 130 and "doctor: interrupted" in said
+    assert "Traceback" not in said
 
 
 def test_nothing_installed_is_one_line_and_a_cure():
@@ -49,9 +52,9 @@ def test_nothing_installed_is_one_line_and_a_cure():
     ended = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60
     )
-    assert ended.returncode == main.WRONG and not ended.stderr
+    assert ended.returncode == examine.WRONG and not ended.stderr
     wrong = [s for s in ended.stdout.splitlines() if s.startswith("WRONG")]
-    assert [line[7:].split(":")[0] for line in wrong] == ["packages", "TensorFlow"]
+    assert [line[7:].split(":")[0] for line in wrong] == ["packages"]
     assert "-> ./launch.sh setup" in ended.stdout
 
 
@@ -61,7 +64,6 @@ def test_nothing_installed_is_one_line_and_a_cure():
         (host.python((3, 9, 2)), "python3.11"),
         (host.python((3, 13, 0)), "python3.11"),
         (host.processor({"sse4_2"}, 4), "no AVX"),
-        (host.onednn("0"), "unset TF_ENABLE_ONEDNN_OPTS"),
         (host.memory(1e9), "1.0 GB"),
         (host.disk("disk", "/", 1e9), "--output"),
         (host.disk("temporary files", "/", 1e9), "TMPDIR"),
@@ -78,7 +80,6 @@ def test_what_a_machine_lacks_has_a_cure(finding, words):
     [
         host.python((3, 12, 1)),
         host.processor(set(), 1),  # a machine that tells nothing of its processor
-        host.onednn(""),
         host.memory(8e9),
         host.disk("disk", "/nowhere/at/all", 8e9),
         host.open_files(-1, -1),
@@ -113,22 +114,6 @@ def test_another_version_than_the_lock_is_named(tmp_path, monkeypatch):
     assert "numpy 1.0, locked" in found.says and found.cure == packages.again()
 
 
-@pytest.mark.parametrize(
-    "setup, words",
-    [
-        (None, "Dataflow needs a checkout"),
-        ("raise SystemExit('no compiler')", "no compiler"),
-        ("from setuptools import setup; setup(name='x')", "preprocess/ is not in it"),
-    ],
-)
-def test_a_staging_build_that_fails(tmp_path, monkeypatch, setup, words):
-    if setup:
-        (tmp_path / "setup.py").write_text(setup)
-    monkeypatch.setattr(packages, "ROOT", tmp_path)
-    found = packages.staging()
-    assert found.cure and words in found.says
-
-
 # --- GPUs: there is none here, so the driver's own command is played ------------------
 
 TWO = "NVIDIA H100 80GB HBM3, 555.42.06, 9.0, 81559 MiB\n" * 2
@@ -153,8 +138,7 @@ def report(monkeypatch, tmp_path, smi: str, seen: dict, code: int = 0) -> list[F
     script.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setattr(devices, "run_probe", lambda paths, limit: (seen, ""))
-    library = {"nvidia-nccl-cu12": ("2.29", ""), "nvidia-cudnn-cu12": ("9.28", "<10")}
-    monkeypatch.setattr(devices, "_nvidia_packages", lambda: library)
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "9.28.1")
     return list(devices.look())
 
 
@@ -229,30 +213,6 @@ def test_warnings_among_the_gpus_are_passed_over(monkeypatch, tmp_path):
     assert found.says == "A, B (80 MiB)" and not found.cure
 
 
-@pytest.mark.parametrize(
-    "line, says, cure",
-    [
-        ("gs://b/a/x: no bucket gs://b; make it", "no bucket gs://b", "make it"),
-        (
-            "gs://b/a: access to gs://b denied: wants",
-            "access to gs://b denied",
-            "wants",
-        ),
-    ],
-)
-def test_a_stores_line_is_parted(line, says, cure):
-    assert places._told(ValueError(line), "gs://b/a") == (says, cure)
-
-
-@pytest.mark.parametrize(
-    "there, words",
-    [({}, "the processor's"), ({"nvidia-nccl-cu12": ("", ">=2")}, "is missing")],
-)
-def test_cuda_libraries_that_lack(there, words):
-    found = devices.libraries(there)
-    assert found.cure == packages.again() and words in found.says
-
-
 @pytest.mark.slow
 def test_the_probe_tells_what_tensorflow_can_do(tmp_path):
     seen, reason = devices.run_probe(["s3://bucket/data"])
@@ -298,23 +258,34 @@ def test_folders(tmp_path):
     full.mkdir()
     empty.mkdir()
     (full / "a.tif").write_text("")
-    for path, fine in ((full, True), (empty, False), (tmp_path / "none", False)):
-        assert (not places.readable(str(path)).cure) is fine
-    assert not places.writable(str(tmp_path / "to/be/made")).cure
-    assert places.writable("/proc/nowhere").cure
-    assert places.writable(str(full / "a.tif/out")).says.endswith("a.tif is a file")
+    for path, says in (
+        (full, "can be read"),
+        (empty, "empty"),
+        (tmp_path / "none", "No such file"),
+    ):
+        [found] = places.look(str(path), "")
+        assert says in found.says and bool(found.cure) == (path != full)
+    for path, says in (
+        (tmp_path / "to/be/made", "can be written"),
+        ("/proc/nowhere", "No such file"),
+        (full / "a.tif", "a.tif is a file"),
+    ):
+        [found] = places.look("", str(path))
+        assert says in found.says
     assert host.temporary(str(tmp_path / "none")).cure
 
 
 @pytest.fixture
-def address():
-    """Of somebody who only listens."""
+def silent():
+    """An address where somebody listens and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         yield f"http://127.0.0.1:{listening.getsockname()[1]}"
 
 
 def bare(monkeypatch, tmp_path, **environment: str) -> None:
-    """No login of any kind, as for a new account."""
+    """No login of any kind, as for a new account, and no client of before."""
+    beam_filesystems.CLIENTS.clear()
+    beam_filesystems._look.cache_clear()
     for name in list(os.environ):
         if name.startswith(("AWS_", "GOOGLE_", "STORAGE_", "CLOUDSDK")):
             monkeypatch.delenv(name)
@@ -323,26 +294,18 @@ def bare(monkeypatch, tmp_path, **environment: str) -> None:
         monkeypatch.setenv(name, value)
 
 
-def test_no_login_is_told_before_anything_is_tried(monkeypatch, tmp_path, address):
-    key = {"GOOGLE_APPLICATION_CREDENTIALS": str(tmp_path / "none.json")}
-    bare(monkeypatch, tmp_path, STORAGE_EMULATOR_HOST=address, **key)
-    [found] = places.look("gs://b/raw", "")
-    assert found.says.startswith("not logged in: ") and "gcloud auth" in found.cure
-    bare(monkeypatch, tmp_path, AWS_ENDPOINT_URL=address)
-    [found] = places.look("", "s3://b/out")
-    assert found.says == "not logged in" and "aws configure" in found.cure
+def test_a_missing_login_is_told(monkeypatch, tmp_path, silent):
+    bare(monkeypatch, tmp_path, AWS_ENDPOINT_URL=silent)
+    [found] = places.look("", "s3://no-login/out")
+    assert "not logged in" in found.says and "aws configure" in found.says
 
 
-def test_nobody_at_the_address_is_told_at_once(monkeypatch, tmp_path, address):
-    port = int(address.rsplit(":", 1)[1])
-    bare(monkeypatch, tmp_path, AWS_ENDPOINT_URL="http://127.0.0.1:1")
-    [found] = places.look("s3://b/in", "")
-    assert found.says.startswith("127.0.0.1:1 does not answer") and found.cure
-    # Through a proxy, the proxy is who must answer.
-    bare(monkeypatch, tmp_path, AWS_ENDPOINT_URL="http://far.invalid:1")
-    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{port}")
-    [found] = places.look("s3://b/in", "")
-    assert found.says == "not logged in"
+def test_a_silent_store_is_told(monkeypatch, tmp_path, silent):
+    key = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
+    bare(monkeypatch, tmp_path, AWS_ENDPOINT_URL=silent, **key)
+    monkeypatch.setattr(places, "ANSWER_S", 1.0)
+    [found] = places.look("s3://silent/in", "")
+    assert "no answer in 1 s" in found.says and found.cure
 
 
 @pytest.mark.slow
@@ -360,7 +323,7 @@ def test_buckets(tmp_path):
         good = hosts.run(*command, f"--output={bucket}/out", cwd=ROOT)
         assert good.returncode == 0, good.stdout + good.stderr
         assert f"TensorFlow at {bucket}/raw: reached" in good.stdout
-        assert f"input {bucket}/raw: can be listed and read" in good.stdout
+        assert f"input {bucket}/raw: can be read" in good.stdout
         left = front.ask("GET", f"/storage/v1/b/{gcs.BUCKET}/o?prefix=out", {}, b"")[2]
         assert not json.loads(left).get("items")
         code = (
