@@ -49,9 +49,9 @@ def tensorflow_step(width: int, batch: int):
     import tensorflow as tf
 
     from configs import base
-    from trainer.input import input_pipeline
     from trainer.network import unet
-    from trainer.training.step import State, make_steps
+    from trainer.training.step import State, TrainingSteps
+    from unet_tfrecords.dataset.records import Geometry
 
     stock = os.environ.get("UNET_BENCH_KERAS", "")
     if "pooling" in stock:
@@ -65,8 +65,8 @@ def tensorflow_step(width: int, batch: int):
     config.train.update({"optimizer": "adam", "global_batch": batch})
     device = tf.distribute.OneDeviceStrategy("/cpu:0")
     state = State(config, "float32")
-    geometry = input_pipeline.Geometry(TILE, OUTPUT, 4, 1, 2, 8, "raw", 10 / 255)
-    run_steps = make_steps(
+    geometry = Geometry(TILE, OUTPUT, 4, 1, 2, 8, "raw", 10 / 255)
+    steps = TrainingSteps(
         state,
         device,
         geometry,
@@ -88,8 +88,7 @@ def tensorflow_step(width: int, batch: int):
     }
     repeated = tf.data.Dataset.from_tensors(tile).repeat()
     batches = iter(device.experimental_distribute_dataset(repeated))
-    once, no = tf.constant(1), tf.constant(False)
-    return lambda: float(run_steps(batches, once, no).losses[0])
+    return lambda: float(steps(batches, 1).losses[0])
 
 
 def torch_step(width: int, batch: int):

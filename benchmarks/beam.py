@@ -27,7 +27,7 @@ from preprocess import plan
 from preprocess.beam import pipeline as job
 from preprocess.beam import shard_transforms
 from preprocess.beam.runners import LOCAL_RUNNER
-from preprocess.inspection import InspectedFrame, Sums, conclude, inspect
+from preprocess.inspection import FrameTotals, InspectedFrame, conclude, inspect
 from unet_tfrecords.dataset.shards import INFO_NAME
 from unet_tfrecords.dataset.splits import SPLITS
 from unet_tfrecords.storage import files
@@ -47,7 +47,7 @@ def plain_loop(folder: str, output: str, config) -> None:
         )
         for frame in planned.frames
     ]
-    sums = Sums()
+    sums = FrameTotals()
     for source in sources:
         sums.add(source, config, folder)
     facts = conclude(sums, [], planned.strays, config)

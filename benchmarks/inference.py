@@ -52,7 +52,7 @@ def our_model(given, *, as_onnx: bool):
     load_tensorflow()
     from configs import base
     from trainer.export import artefact, artefact_layout, onnx, tile_memory
-    from trainer.export.signatures import Served
+    from trainer.export.signatures import SignatureSet
     from trainer.inference.segmenter import Segmenter
     from trainer.network.layers import freeze, with_variables
     from trainer.network.unet import build_model
@@ -83,7 +83,7 @@ def our_model(given, *, as_onnx: bool):
     )
     geometry = Geometry(572, 388, DEPTH, 1, 2, 8, "raw", 1.0)
     variables = [] if constant else [weight.value for weight in network.weights]
-    served = Served(segmenter, geometry, variables)
+    served = SignatureSet(segmenter, geometry, variables)
     about = {"depth": DEPTH, "classes": 2, "channels": 1, "tile": segmenter.tile}
     about |= {"normalization": None, "tta": False}
     if as_onnx:

@@ -30,7 +30,7 @@ from preprocess.beam.runners import parse_options
 from preprocess.inspection import Inspection
 from unet_tfrecords.dataset.images import layouts
 from unet_tfrecords.dataset.images.formats import Page
-from unet_tfrecords.dataset.images.frames import Found, Frame
+from unet_tfrecords.dataset.images.frames import Frame, FrameListing
 from unet_tfrecords.dataset.pixel_statistics import Moments
 from unet_tfrecords.dataset.shards import INFO_NAME
 from unet_tfrecords.storage import files
@@ -132,7 +132,7 @@ def main() -> None:
     config.data.layout, config.data.num_shards = "empty", given.shards
     found = functools.partial(map, frame_of)
     layouts.LAYOUTS["empty"] = types.SimpleNamespace(
-        find=lambda *_: Found(list(found(range(number))), [])
+        find=lambda *_: FrameListing(list(found(range(number))), [])
     )
     clock, shards = Clock(number), []
     clock.say("started")

@@ -29,8 +29,8 @@ with starting():
 
     from trainer.devices import strategy
     from trainer.network.flops import training_flops
-    from trainer.training.build import Built, build
     from trainer.training.session import settle
+    from trainer.training.trainer import Trainer
 
 
 def peak_flops(precision: str) -> float:
@@ -55,26 +55,28 @@ def peak_flops(precision: str) -> float:
     return 2 * size**3 / min(seconds)
 
 
-def repeated(run: Built):
+def repeated(trainer: Trainer):
     """One batch on the devices, without end."""
-    size = run.config.train.global_batch
+    size = trainer.config.train.global_batch
 
     def of_worker(context: tf.distribute.InputContext) -> tf.data.Dataset:
-        batches = run.batches(0, batch=context.get_per_replica_batch_size(size))
+        batches = trainer.data.batches(
+            0, batch=context.get_per_replica_batch_size(size)
+        )
         return batches.take(1).cache().repeat()
 
-    return iter(run.devices.distribute_datasets_from_function(of_worker))
+    return iter(trainer.devices.distribute_datasets_from_function(of_worker))
 
 
-def measure(run: Built, rounds: int, steps: int) -> dict[str, float]:
+def measure(trainer: Trainer, rounds: int, steps: int) -> dict[str, float]:
     """Times rounds of steps on both kinds of batches, in turns."""
-    sources = {"stream": run.iterator(0), "repeated": repeated(run)}
+    sources = {"stream": trainer.iterator(0), "repeated": repeated(trainer)}
     seconds: dict[str, list[float]] = {name: [] for name in sources}
     first = 0.0
     for index in range(rounds + 1):
         for name, batches in sources.items():
             started = time.perf_counter()
-            run.make(batches, steps).losses.numpy()
+            trainer.make_steps(batches, steps).losses.numpy()
             taken = time.perf_counter() - started
             if index:  # the first builds and compiles
                 seconds[name].append(taken / steps)
@@ -83,9 +85,13 @@ def measure(run: Built, rounds: int, steps: int) -> dict[str, float]:
     waits = [
         (a - b) / b for a, b in zip(seconds["stream"], seconds["repeated"], strict=True)
     ]
-    batch = run.config.train.global_batch
-    flops = training_flops(run.config.model, run.config.data.tile_size) * batch / step
-    peak = peak_flops(run.precision) * run.devices.num_replicas_in_sync
+    batch = trainer.config.train.global_batch
+    flops = (
+        training_flops(trainer.config.model, trainer.config.data.tile_size)
+        * batch
+        / step
+    )
+    peak = peak_flops(trainer.precision) * trainer.devices.num_replicas_in_sync
     return {
         "step_s": step,
         "images_per_s": batch / step,
@@ -148,9 +154,9 @@ def _run(values: flags.FlagValues, _: list[str]) -> None:
         access = Access(scratch=scratch)
         config = cli.config_of(values)
         settle(config, "", devices)
-        run = build(config, values.data, devices, access)
-        print(run.describe())
-        result = measure(run, values.rounds, values.steps)
+        trainer = Trainer(config, values.data, devices, access)
+        print(trainer.describe())
+        result = measure(trainer, values.rounds, values.steps)
     print(table(result))
     recorded(result).write(values.json)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import ml_collections
 
-from preprocess.inspection import Facts, InspectedFrame, relative
+from preprocess.inspection import DatasetSummary, InspectedFrame, relative
 from unet_tfrecords.dataset import tiling
 from unet_tfrecords.dataset.data_settings import data_config
 from unet_tfrecords.dataset.dataset_info import (
@@ -46,7 +46,7 @@ def describe(
     sources: Iterable[Source],
     parts: Iterable[SourcePart],
     skipped: Iterable[Skipped],
-    facts: Facts,
+    facts: DatasetSummary,
     *,
     unlabelled: int,
     config: ml_collections.ConfigDict,

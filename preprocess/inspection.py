@@ -1,6 +1,6 @@
 """What every shard must know of the whole data set, added up frame by frame.
 
-Sums take frames in any order and on any number of workers, and come to the same.
+Totals take frames in any order, on any number of workers, and give the same result.
 """
 
 import dataclasses
@@ -64,7 +64,7 @@ class InspectedFrame(NamedTuple):
     digests: tuple[str, ...]
 
 
-class Facts(NamedTuple):
+class DatasetSummary(NamedTuple):
     """What every shard must know of the whole data set.
 
     Attributes:
@@ -109,7 +109,7 @@ def inspect(frame: Frame, config: ml_collections.ConfigDict) -> Inspection:
 
 
 @dataclasses.dataclass
-class Sums:
+class FrameTotals:
     """What facts are made of; of some frames, or of all.
 
     Attributes:
@@ -159,7 +159,7 @@ class Sums:
             if config.data.normalization == "dataset" and found.moments:
                 self._add_moments(found.moments)
 
-    def merge(self, other: "Sums") -> None:
+    def merge(self, other: "FrameTotals") -> None:
         """Adds other frames' sums."""
         for split, number in other.frames.items():
             self.frames[split] = self.frames.get(split, 0) + number
@@ -234,11 +234,11 @@ def copies_in(sources: Iterable[InspectedFrame]) -> Iterator[str]:
 
 
 def conclude(
-    sums: Sums,
+    sums: FrameTotals,
     copies: Iterable[str],
     strays: Iterable[str],
     config: ml_collections.ConfigDict,
-) -> Facts:
+) -> DatasetSummary:
     """The facts.
 
     Args:
@@ -259,7 +259,7 @@ def conclude(
         problems |= set(_one_class(sums))
     problems |= {*copies, *_mixed_bits(sums, config)}
     lines = sorted(problems) + ([f"and {more} more like these"] if more else [])
-    return Facts(
+    return DatasetSummary(
         max(sums.bits, default=8),
         tuple(lines),
         frozenset(sums.skipped),
@@ -270,7 +270,7 @@ def conclude(
     )
 
 
-def _mixed_bits(sums: Sums, config: ml_collections.ConfigDict) -> Iterator[str]:
+def _mixed_bits(sums: FrameTotals, config: ml_collections.ConfigDict) -> Iterator[str]:
     """Frames whose intensities can't be pooled, because their scales differ."""
     if config.data.normalization == "dataset" and len(sums.bits) > 1:
         yield (
@@ -279,7 +279,7 @@ def _mixed_bits(sums: Sums, config: ml_collections.ConfigDict) -> Iterator[str]:
         )
 
 
-def _one_class(sums: Sums) -> Iterator[str]:
+def _one_class(sums: FrameTotals) -> Iterator[str]:
     """Training frames from which nothing can be learned."""
     if len(sums.classes) < 2:
         there = ", ".join(map(str, sorted(sums.classes))) or "none"

@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterable
+from typing import NamedTuple
 
 if __name__ == "__main__" and (
     signal.getsignal(signal.SIGINT) is not signal.SIG_IGN  # as in the background
@@ -58,16 +59,21 @@ def preprocess(values: flags.FlagValues, beam_args: list[str]) -> None:
 
     planned = plan.plan_dataset(folder, config)
     with locks.exclusive(output):
-        complete = _is_complete(
-            output, config, planned.frames, folder=folder, overwrite=values.overwrite
-        )
-        if not complete:
-            started = time.monotonic()
-            expected = _announce(planned.frames, config)
-            counters = _make(options, folder, output, config, planned)
-            _summarise(output, time.monotonic() - started, counters, expected)
+        if values.overwrite:
+            with locks.unread(output):
+                _clear(output)
+        existing = find_existing(output, config, planned.frames, folder)
+        if existing.info and not existing.damaged:
+            if not files.is_remote(output):  # left by a kill at the very end
+                files.remove(files.glob_in(output, files.TEMPORARY + "*"))
+            print(f"{files.join(output, INFO_NAME)}: complete already, nothing to do")
             return
-    print(f"{files.join(output, INFO_NAME)}: complete already, nothing to do")
+        if existing.info:
+            _reopen(output, existing.info, existing.damaged)
+        started = time.monotonic()
+        expected = _announce(planned.frames, config)
+        counters = _make(options, folder, output, config, planned)
+        _summarise(output, time.monotonic() - started, counters, expected)
 
 
 def _make(options, folder, output, config, planned: plan.Plan) -> dict[str, int]:
@@ -91,7 +97,7 @@ def _make(options, folder, output, config, planned: plan.Plan) -> dict[str, int]
             files.remove([problems_path])
             raise UserError(problems)
     except Exception as error:
-        if not isinstance(error, runners.GoesOn):
+        if not isinstance(error, runners.JobMayContinue):
             with contextlib.suppress(Exception):  # the first failure is the one to tell
                 _clear_up(output, job)
         raise
@@ -119,26 +125,31 @@ def _announce(
     return numbers
 
 
-def _is_complete(
+class Existing(NamedTuple):
+    """A finished data set in the output folder.
+
+    Attributes:
+      info: what it says of itself; None if there is no finished one.
+      damaged: names of its files that are missing or not as they were written.
+    """
+
+    info: DatasetInfo | None
+    damaged: list[str]
+
+
+def find_existing(
     output: str,
     config: ml_collections.ConfigDict,
     frames: list[Frame],
-    *,
     folder: str,
-    overwrite: bool,
-) -> bool:
-    """Whether the same data set lies there already, whole.
+) -> Existing:
+    """Looks at what is in the output folder; changes nothing.
 
     Raises:
-      UserError: another data set lies there, naming the json_files.differences.
+      UserError: another data set is there, finished or not, naming what differs.
     """
-    if overwrite:
-        with locks.unread(output):
-            _clear(output)
-        return False
-    info_path, job_path = files.join(output, INFO_NAME), files.join(output, JOB_NAME)
     afresh = "give another --output, or --overwrite to start afresh"
-    if files.exists(info_path):
+    if files.exists(files.join(output, INFO_NAME)):
         info = read_info(output)
         if changed := json_files.differences(
             info.config, data_config(config), "config"
@@ -148,22 +159,24 @@ def _is_complete(
         readable = not {part.name for part in info.source_parts} & set(damaged)
         if readable and (changed := _changed_sources(output, info, frames, folder)):
             raise UserError([f"{line}; {afresh}" for line in changed])
-        if damaged:
-            print(f"missing or damaged, made again: {', '.join(damaged)}")
-            # Noted first, so that a kill in between leaves no folder without a guard.
-            with locks.unread(output):
-                json_files.write(files.join(output, JOB_NAME), info.config)
-                reopen(output, info)
-        if not damaged and not files.is_remote(output):  # after a kill at the very end
-            files.remove(files.glob_in(output, files.TEMPORARY + "*"))
-        return not damaged
+        return Existing(info, damaged)
+    job_path = files.join(output, JOB_NAME)
     if files.exists(job_path):
         there = json_files.read(job_path, cure=afresh)
         if changed := json_files.differences(there, data_config(config), "config"):
             raise UserError(
                 [f"{output}: unfinished, {line}; {afresh}" for line in changed]
             )
-    return False
+    return Existing(None, [])
+
+
+def _reopen(output: str, info: DatasetInfo, damaged: list[str]) -> None:
+    """Makes a damaged data set unfinished, so that the job makes what is missing."""
+    print(f"missing or damaged, made again: {', '.join(damaged)}")
+    # Noted first, so that a kill in between leaves no folder without a guard.
+    with locks.unread(output):
+        json_files.write(files.join(output, JOB_NAME), info.config)
+        reopen(output, info)
 
 
 def _changed_sources(
@@ -219,7 +232,7 @@ def _run_pipeline(job, options) -> dict[str, int]:
         name = engine.rpartition(".")[2]
         told = job_errors.explained(error, name, local=local, given=given)
         if not local and runners.goes_on(result):
-            told = runners.GoesOn(getattr(told, "problems", [str(told)]))
+            told = runners.JobMayContinue(getattr(told, "problems", [str(told)]))
         if told is error:
             raise
         raise told from error

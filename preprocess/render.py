@@ -24,7 +24,7 @@ from unet_tfrecords.dataset.seeds import identity_seed
 WINDOW_PX = 1200  # of output along an axis, unless a single tile has more
 
 
-class Loaded(NamedTuple):
+class LoadedFrame(NamedTuple):
     """A frame in memory.
 
     Attributes:
@@ -38,11 +38,11 @@ class Loaded(NamedTuple):
     moments: Moments
 
 
-def load(frame: Frame, config: ml_collections.ConfigDict) -> Loaded:
+def load(frame: Frame, config: ml_collections.ConfigDict) -> LoadedFrame:
     """Reads a frame and its truth."""
     truth = read_truth(frame, config.data, config.model.classes)
     image = read_frame(frame, config.model.channels)
-    return Loaded(image, truth, moments(image))
+    return LoadedFrame(image, truth, moments(image))
 
 
 class Change(NamedTuple):
@@ -88,7 +88,7 @@ class Window(NamedTuple):
         return down, across
 
 
-class Rendered(NamedTuple):
+class WindowTargets(NamedTuple):
     """A window's pixels: the image with its surroundings, the targets without.
 
     Attributes:
@@ -123,7 +123,7 @@ def render(
     *,
     pad: int,
     change: Change | None,
-) -> Rendered:
+) -> WindowTargets:
     """A window of a frame, unchanged or augmented.
 
     Args:
@@ -161,7 +161,7 @@ def render(
     if in_frame != window:
         classes = np.pad(classes, outside, constant_values=UNLABELLED)
         weight = np.pad(weight, outside)
-    return Rendered(pixels, classes, weight)
+    return WindowTargets(pixels, classes, weight)
 
 
 def _deformed(
@@ -191,7 +191,7 @@ def windows(origins: list[int], output: int) -> Iterator[list[int]]:
 
 def tiles_of_unit(
     unit: Unit,
-    loaded: Loaded,
+    loaded: LoadedFrame,
     config: ml_collections.ConfigDict,
     *,
     bits: int,

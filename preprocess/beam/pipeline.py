@@ -26,7 +26,7 @@ from preprocess.beam.source_transforms import (
     SumUp,
 )
 from preprocess.describe import describe, skipped_of, source_of, stray_of
-from preprocess.inspection import Facts
+from preprocess.inspection import DatasetSummary
 from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.dataset import tfds_files
 from unet_tfrecords.dataset.dataset_info import Shard, Skipped, Source, SourcePart
@@ -142,7 +142,7 @@ def write_info(
     entries: list[Source],
     parts: list[SourcePart],
     skipped: list[Skipped],
-    facts: Facts,
+    facts: DatasetSummary,
     job: PreprocessJob,
 ) -> None:
     """Writes `dataset_info.json`, which says complete, or the list of problems."""

@@ -128,7 +128,7 @@ def _is_no_traceback(record: logging.LogRecord) -> bool:
     return record.module != "portable_runner" or record.levelno < logging.ERROR
 
 
-class GoesOn(UserError):
+class JobMayContinue(UserError):
     """Nobody waits for the job any more, which may go on all the same."""
 
 

@@ -14,7 +14,7 @@ from apache_beam.pvalue import AsSingleton
 from preprocess import plan
 from preprocess.beam import progress
 from preprocess.beam.progress import TILES, Stopwatch
-from preprocess.inspection import Facts
+from preprocess.inspection import DatasetSummary
 from preprocess.plan import Unit
 from preprocess.render import load, tiles_of_unit
 from preprocess.worker_memory import keep_freed_memory, room_for
@@ -75,7 +75,7 @@ class WriteShard(beam.DoFn):
         cv2.setNumThreads(1)
         keep_freed_memory()
 
-    def process(self, element, facts: Facts):
+    def process(self, element, facts: DatasetSummary):
         # From a data set with problems nothing is made: write_info lists them.
         if not facts.problems:
             (split, index), grouped = element
@@ -85,7 +85,7 @@ class WriteShard(beam.DoFn):
                 yield self._finished(splits.SPLITS[split], index, kept, facts)
 
     def _finished(
-        self, split: str, index: int, units: list[Unit], facts: Facts
+        self, split: str, index: int, units: list[Unit], facts: DatasetSummary
     ) -> Shard:
         """An earlier run's shard where it is whole, else a new one."""
         name = shard_name(split, index, units[0].num_shards)
@@ -109,7 +109,7 @@ class WriteShard(beam.DoFn):
     def _records(
         self,
         units: Iterable[Unit],
-        facts: Facts,
+        facts: DatasetSummary,
         class_pixels: np.ndarray,
         watch: Stopwatch,
     ) -> Iterator[bytes]:
@@ -165,7 +165,7 @@ def _with_part(source: Source, parts: int) -> tuple[int, Source]:
 
 
 def _part_written(
-    element, facts: Facts, output: str, parts: int
+    element, facts: DatasetSummary, output: str, parts: int
 ) -> Iterator[SourcePart]:
     if not facts.problems:
         index, entries = element

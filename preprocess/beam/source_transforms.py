@@ -13,7 +13,7 @@ from preprocess import inspection as facts_module
 from preprocess import plan
 from preprocess.beam import progress
 from preprocess.beam.progress import FRAMES, TILES, Stopwatch
-from preprocess.inspection import Facts, InspectedFrame, Sums, inspect
+from preprocess.inspection import DatasetSummary, FrameTotals, InspectedFrame, inspect
 from preprocess.worker_memory import room_for
 from unet_tfrecords.dataset.images.formats import Page, check_unchanged
 from unet_tfrecords.dataset.images.frames import Frame
@@ -117,7 +117,7 @@ def _joined(element: tuple[int, dict[str, Iterable[Any]]]) -> Iterator[Inspected
 
 @dataclasses.dataclass
 class SumUp(beam.PTransform):
-    """Sources to the one Facts."""
+    """Sources to the one DatasetSummary."""
 
     config: ml_collections.ConfigDict
     folder: str
@@ -151,12 +151,12 @@ def _with_content(
 
 
 def _concluded(
-    element: tuple[int, Sums],
+    element: tuple[int, FrameTotals],
     copies: list[str],
     strays: list[str],
     config: ml_collections.ConfigDict,
     output: str,
-) -> Facts:
+) -> DatasetSummary:
     facts = facts_module.conclude(element[1], copies, strays, config)
     if not facts.problems:
         progress.expect(output, TILES, facts.tiles)
@@ -170,18 +170,18 @@ class SumSources(beam.CombineFn):
         self.config = config
         self.folder = folder
 
-    def create_accumulator(self) -> Sums:
-        return Sums()
+    def create_accumulator(self) -> FrameTotals:
+        return FrameTotals()
 
-    def add_input(self, sums: Sums, source: InspectedFrame) -> Sums:
+    def add_input(self, sums: FrameTotals, source: InspectedFrame) -> FrameTotals:
         sums.add(source, self.config, self.folder)
         return sums
 
-    def merge_accumulators(self, accumulators: Iterable[Sums]) -> Sums:
-        total = Sums()
+    def merge_accumulators(self, accumulators: Iterable[FrameTotals]) -> FrameTotals:
+        total = FrameTotals()
         for sums in accumulators:
             total.merge(sums)
         return total
 
-    def extract_output(self, sums: Sums) -> Sums:
+    def extract_output(self, sums: FrameTotals) -> FrameTotals:
         return sums

@@ -11,7 +11,7 @@ from apache_beam.testing.util import assert_that, equal_to
 from preprocess import inspection, main, plan
 from preprocess.beam import pipeline
 from preprocess.beam.runners import parse_options
-from preprocess.inspection import InspectedFrame, Inspection, Sums
+from preprocess.inspection import FrameTotals, InspectedFrame, Inspection
 from tests.conftest import ROOT
 from trainer.evaluation import scoring
 from trainer.input import whole_frames
@@ -156,7 +156,7 @@ def test_a_run_keeps_what_it_learns_from(cells, parted, tmp_path, config):
     assert len(refused.value.problems) == 5
 
 
-# --- Facts ----------------------------------------------------------------------------
+# --- The summary of a data set --------------------------------------------------------
 
 
 def sources(number: int, config) -> list[InspectedFrame]:
@@ -178,10 +178,10 @@ def test_facts_do_not_depend_on_how_they_are_added_up(config, policy):
     config.data.on_bad_frame, config.data.normalization = policy, "dataset"
     given = sources(50, config)
 
-    def added(parts) -> inspection.Facts:
-        total = Sums()
+    def added(parts) -> inspection.DatasetSummary:
+        total = FrameTotals()
         for part in parts:
-            sums = Sums()
+            sums = FrameTotals()
             for source in part:
                 sums.add(source, config, "in")
             total.merge(sums)
@@ -201,7 +201,7 @@ def test_facts_do_not_depend_on_how_they_are_added_up(config, policy):
 
 def test_where_all_are_bad_it_is_said_why(config):
     config.data.on_bad_frame = "skip"
-    sums = Sums()
+    sums = FrameTotals()
     for frame in many(3):
         bad = Inspection(frame, problems=(f"{frame.image}: broken",))
         sums.add(InspectedFrame(bad, ("",)), config, "in")
@@ -230,7 +230,7 @@ def test_a_split_whose_frames_are_all_bad_is_said(cells, tmp_path, capsys):
 
 def test_a_thousand_problems_are_enough(config, monkeypatch):
     monkeypatch.setattr(inspection, "MOST_PROBLEMS", 10)
-    sums = Sums()
+    sums = FrameTotals()
     for frame in many(100):
         bad = Inspection(frame, problems=(f"{frame.image}: broken",))
         sums.add(InspectedFrame(bad, ("",)), config, "in")

@@ -270,9 +270,7 @@ def test_strange_json_beside_shards_is_a_line(data, tmp_path, what, name, config
     }
     reads = {
         "info": lambda: dataset_info.read_info(str(data)),
-        "job": lambda: main._is_complete(
-            str(data), config, [], folder="", overwrite=False
-        ),
+        "job": lambda: main.find_existing(str(data), config, [], ""),
         "sources": lambda: list(
             msgspec.structs.replace(
                 info, sources=(), source_parts=(part,)

@@ -44,10 +44,10 @@ def _train(values: flags.FlagValues, _: list[str]) -> None:
     if values.dry_run:
         from trainer.training.dry_run import dry_run
 
-        with training.built(
+        with training.prepared(
             config, values.data, values.workdir or "", devices, options
-        ) as run:
-            print(dry_run(run))
+        ) as trainer:
+            print(dry_run(trainer))
         return
     try:
         ended = training.train(config, values.data, values.workdir, devices, options)

@@ -21,7 +21,7 @@ from trainer.run.restore import restore_network
 from trainer.scores import calibration
 from trainer.scores.bootstrap import intervals
 from trainer.scores.frame import (
-    Measured,
+    FrameMeasures,
     as_content,
     from_content,
     headline,
@@ -77,7 +77,7 @@ def check_unseen(frames: list[Frame], folder: str, info: DatasetInfo) -> None:
         )
 
 
-class Scored(NamedTuple):
+class ScoredFrame(NamedTuple):
     """A frame with all that it is scored by."""
 
     frame: Frame
@@ -86,13 +86,13 @@ class Scored(NamedTuple):
     objects: Objects
 
 
-def read_scored(frame: Frame, config: ml_collections.ConfigDict) -> Scored:
+def read_scored(frame: Frame, config: ml_collections.ConfigDict) -> ScoredFrame:
     """Reads a frame, its truth and its objects."""
     model = config.model
     image, truth = check_frame(
         frame, config.data, channels=model.channels, classes=model.classes
     )
-    return Scored(frame, image, truth, read_objects(frame, truth))
+    return ScoredFrame(frame, image, truth, read_objects(frame, truth))
 
 
 class Run(NamedTuple):
@@ -206,7 +206,7 @@ def evaluate(
     return result
 
 
-def summary(measured: Sequence[Measured]) -> dict[str, Any]:
+def summary(measured: Sequence[FrameMeasures]) -> dict[str, Any]:
     """Scores of frames together and one by one, with their intervals and curves."""
     scores = pooled(measured)
     counts = np.sum([frame.histogram for frame in measured], axis=0)
@@ -222,7 +222,7 @@ def summary(measured: Sequence[Measured]) -> dict[str, Any]:
 
 
 def write(
-    folder: str, split: str, result: dict[str, Any], measured: Sequence[Measured]
+    folder: str, split: str, result: dict[str, Any], measured: Sequence[FrameMeasures]
 ) -> None:
     """Writes an evaluation's three files; the one that readers look for comes last."""
     base = files.join(folder, f"evaluation-{split}")
@@ -233,14 +233,14 @@ def write(
     json_files.write(f"{base}.json", result)
 
 
-def read_measured(folder: str, split: str) -> list[Measured]:
+def read_measured(folder: str, split: str) -> list[FrameMeasures]:
     """The frames of an evaluation."""
     path = files.join(folder, f"evaluation-{split}-frames.jsonl")
     lines = files.read_bytes(path).splitlines()
     return [from_content(json.loads(line)) for line in lines]
 
 
-def _object_table(measured: Sequence[Measured]) -> str:
+def _object_table(measured: Sequence[FrameMeasures]) -> str:
     """A row an object of the truth; gold where the frame has any, else all there is."""
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")

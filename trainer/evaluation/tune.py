@@ -16,7 +16,7 @@ import numpy as np
 
 from trainer.evaluation.scoring import (
     Run,
-    Scored,
+    ScoredFrame,
     check_unseen,
     frames_of_split,
     load_run,
@@ -24,7 +24,7 @@ from trainer.evaluation.scoring import (
 )
 from trainer.inference.instances import InstanceRules, classes_of
 from trainer.run import workdir
-from trainer.scores.frame import Measured, measure_objects, object_scores
+from trainer.scores.frame import FrameMeasures, measure_objects, object_scores
 from trainer.scores.pixels import confusion_matrix, pixel_scores
 from unet_tfrecords.command import bars
 from unet_tfrecords.storage import files
@@ -38,7 +38,7 @@ BORDERS_PX = (0, 1, 2, 3, 5, 8)
 LEAST_GAIN = 0.0005  # a change has to gain this, or the plainer rule stays
 
 
-class Tuned(NamedTuple):
+class TuningResult(NamedTuple):
     """What was found.
 
     Attributes:
@@ -67,7 +67,7 @@ class Tuned(NamedTuple):
 
 def tune(
     folder: str, source: str, checkpoint: str = "best", tta: bool = False
-) -> Tuned:
+) -> TuningResult:
     """Finds rules on the validation split and keeps them in the work directory.
 
     Where the truth has objects, SEG by all truth (gold alone labels too few validation
@@ -87,7 +87,7 @@ def tune(
     check_unseen(frames, folder, info)
     run = load_run(folder, checkpoint, tta)
     with tempfile.TemporaryDirectory(prefix="unet-tune-") as scratch:
-        kept = _Kept(run, scratch)
+        kept = _StageResult(run, scratch)
         for frame in bars.bar(frames, desc="segment", unit="frame"):
             kept.add(read_scored(frame, config))
         found = _search(kept, [frame.key for frame in frames])
@@ -97,15 +97,15 @@ def tune(
     return found
 
 
-class _Kept:
+class _StageResult:
     """Validation frames with their probabilities, on disk: there may be many."""
 
     def __init__(self, run: Run, folder: str):
         self.run = run
         self.folder = folder
-        self.frames: list[tuple[str, Scored]] = []
+        self.frames: list[tuple[str, ScoredFrame]] = []
 
-    def add(self, scored: Scored) -> None:
+    def add(self, scored: ScoredFrame) -> None:
         path = os.path.join(self.folder, f"{len(self.frames)}.npy")
         with files.naming(path):
             np.save(path, self.run.probabilities(scored.image))
@@ -131,21 +131,25 @@ class _Kept:
         total = np.sum(list(pool.map(confusion, self.frames)), axis=0)
         return pixel_scores(total)["mean_iou"] or 0.0
 
-    def _objects(self, rules: InstanceRules, entry: tuple[str, Scored]) -> Measured:
+    def _objects(
+        self, rules: InstanceRules, entry: tuple[str, ScoredFrame]
+    ) -> FrameMeasures:
         path, scored = entry
         empty = np.zeros(0)
-        found = Measured(scored.frame.key, empty, empty, [])
+        found = FrameMeasures(scored.frame.key, empty, empty, [])
         measure_objects(found, scored.truth, scored.objects, np.load(path), rules)
         return found
 
-    def _confusion(self, rules: InstanceRules, entry: tuple[str, Scored]) -> np.ndarray:
+    def _confusion(
+        self, rules: InstanceRules, entry: tuple[str, ScoredFrame]
+    ) -> np.ndarray:
         path, scored = entry
         probabilities = np.load(path)
         classes = classes_of(probabilities, rules.threshold)
         return confusion_matrix(scored.truth.classes, classes, probabilities.shape[-1])
 
 
-def _search(kept: _Kept, keys: Sequence[str]) -> Tuned:
+def _search(kept: _StageResult, keys: Sequence[str]) -> TuningResult:
     """Goes through candidates, stage by stage, and keeps what is better."""
     objective = "(seg_all + det) / 2" if kept.has_objects else "mean_iou"
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -157,7 +161,7 @@ def _search(kept: _Kept, keys: Sequence[str]) -> Tuned:
             for candidate in list(stage(best)):
                 if value(candidate) > value(best) + LEAST_GAIN:
                     best = candidate
-        return Tuned(best, objective, before, value(best), list(keys))
+        return TuningResult(best, objective, before, value(best), list(keys))
 
 
 def _partings(best: InstanceRules) -> Iterator[InstanceRules]:

@@ -10,7 +10,7 @@ import tensorflow as tf
 from trainer.devices import tensorflow_stores
 from trainer.export import artefact_layout, bioimageio, model_card, onnx, warmup
 from trainer.export.publish import check, files_below, publish, staging
-from trainer.export.signatures import Served
+from trainer.export.signatures import SignatureSet
 from trainer.export.tile_memory import Device, tile_within
 from trainer.inference.segmenter import Segmenter
 from trainer.network.layers import freeze, with_variables
@@ -99,7 +99,7 @@ def export(folder: str, destinations: list[str], options: ExportOptions) -> list
     except ValueError as error:
         raise UserError(f"--tile: {error}") from None
     variables = [] if constant else [weight.value for weight in network.weights]
-    served = Served(segmenter, info.geometry, variables)
+    served = SignatureSet(segmenter, info.geometry, variables)
     content = model_card.describe(
         folder,
         config,
@@ -181,7 +181,7 @@ def _chosen_tile(model: ml_collections.ConfigDict, options: ExportOptions) -> in
         raise UserError(f"--memory_mb={options.memory_mb}: {error}") from None
 
 
-def save(served: Served, path: str) -> None:
+def save(served: SignatureSet, path: str) -> None:
     """Writes the SavedModel with its signatures."""
     try:
         tf.saved_model.save(served, path, signatures=served.functions)
@@ -195,7 +195,7 @@ def save(served: Served, path: str) -> None:
 def write_extras(
     folder: str,
     config: ml_collections.ConfigDict,
-    served: Served,
+    served: SignatureSet,
     content: dict[str, Any],
     info: DatasetInfo,
 ) -> None:

@@ -29,7 +29,7 @@ from unet_tfrecords.dataset.records import Geometry
 BYTES_CHANNELS = (1, 3, 4)  # what PNG and JPEG can hold
 
 
-class Served(tf.Module):
+class SignatureSet(tf.Module):
     """A segmenter with all its signatures."""
 
     def __init__(

@@ -21,7 +21,7 @@ from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.dataset.dataset_info import DatasetInfo
 from unet_tfrecords.dataset.records import (
     Geometry,
-    Scanned,
+    RecordScan,
     frame_record,
     parse,
     scan_records,
@@ -95,7 +95,7 @@ def damage(shards: Sequence[ShardFile], geometry: Geometry) -> list[str]:
     return problems
 
 
-def _checked(path: str, geometry: Geometry) -> Iterator[Scanned]:
+def _checked(path: str, geometry: Geometry) -> Iterator[RecordScan]:
     """Scans a shard: checksums, and whether each record is one of this schema."""
     with files.open_read(path) as file:
         for place in scan_records(file):
@@ -104,7 +104,7 @@ def _checked(path: str, geometry: Geometry) -> Iterator[Scanned]:
                     parse(place.record, geometry)
                 except Exception as error:  # an image library raises what it likes
                     problem = f"bad record at byte {place.offset} ({error})"
-                    place = Scanned(place.offset, None, problem)
+                    place = RecordScan(place.offset, None, problem)
             yield place
 
 

@@ -28,6 +28,7 @@ DAMAGE = {
     tf.errors.NotFoundError: "a file is missing",
     tf.errors.OutOfRangeError: "a file is cut",
     tf.errors.InvalidArgumentError: "a file is broken",
+    tf.errors.OpError: "a file is broken",  # itself, none of its kinds
     ValueError: "a file is missing",  # the index
 }
 
@@ -78,7 +79,9 @@ def read_about(folder: str, step: int) -> About:
         raise ValueError(f"{ABOUT} is of step {about.step}")
     try:
         _read_values(files.join(inside, STATE))
-    except tuple(DAMAGE) as error:
+    except (tf.errors.OpError, ValueError) as error:
+        if type(error) not in DAMAGE:
+            raise
         raise ValueError(DAMAGE[type(error)]) from None
     return about
 

@@ -24,7 +24,7 @@ from unet_tfrecords.dataset.records import UNLABELLED
 
 
 @dataclasses.dataclass
-class Measured:
+class FrameMeasures:
     """What was counted on one frame; all that scores of several frames need.
 
     Attributes:
@@ -47,7 +47,7 @@ class Measured:
     exact: list[ctc_scores.Object] | None = None
     every: list[ctc_scores.Object] | None = None
     detection: ctc_scores.Detection | None = None
-    slices: list[isbi_scores.Thresholded] | None = None
+    slices: list[isbi_scores.ThresholdScores] | None = None
 
 
 def measure(
@@ -58,7 +58,7 @@ def measure(
     rules: InstanceRules,
     *,
     partition: bool = False,
-) -> Measured:
+) -> FrameMeasures:
     """Measures a segmentation against its truth.
 
     Args:
@@ -74,7 +74,7 @@ def measure(
     classes = classes_of(probabilities, rules.threshold)
     number = probabilities.shape[-1]
     foreground = 1 - probabilities[..., 0]
-    found = Measured(
+    found = FrameMeasures(
         key,
         confusion_matrix(truth.classes, classes, number),
         calibration.histogram(foreground[labelled], truth.classes[labelled] > 0),
@@ -96,7 +96,7 @@ def measure(
 
 
 def measure_objects(
-    found: Measured,
+    found: FrameMeasures,
     truth: Truth,
     objects: Objects,
     probabilities: np.ndarray,
@@ -147,7 +147,7 @@ def _of_class(every, objects: Objects, instances, unlabelled):
 Scores = dict[str, float | None]
 
 
-def pooled(frames: Sequence[Measured]) -> Scores:
+def pooled(frames: Sequence[FrameMeasures]) -> Scores:
     """The scores of some frames together, by name.
 
     Returns:
@@ -169,7 +169,7 @@ def pooled(frames: Sequence[Measured]) -> Scores:
     return scores
 
 
-def _surface_scores(frames: Sequence[Measured]) -> Scores:
+def _surface_scores(frames: Sequence[FrameMeasures]) -> Scores:
     known = [s for frame in frames for s in frame.surfaces if s is not None]
     if not known:
         return {"surface_px": None, "hausdorff_px": None}
@@ -179,7 +179,7 @@ def _surface_scores(frames: Sequence[Measured]) -> Scores:
     }
 
 
-def object_scores(frames: Sequence[Measured]) -> Scores:
+def object_scores(frames: Sequence[FrameMeasures]) -> Scores:
     """SEG, DET and their mean."""
     exact = [o.jaccard for frame in frames for o in frame.exact or ()]
     every = [o.jaccard for frame in frames for o in frame.every or ()]
@@ -195,7 +195,7 @@ def object_scores(frames: Sequence[Measured]) -> Scores:
     }
 
 
-def _precision_scores(frames: Sequence[Measured]) -> Scores:
+def _precision_scores(frames: Sequence[FrameMeasures]) -> Scores:
     counts = np.sum([f.matches for f in frames if f.matches is not None], axis=0)
     each = detections.average_precision(counts)
     whole = [value for value in each if value is not None]
@@ -206,7 +206,7 @@ def _precision_scores(frames: Sequence[Measured]) -> Scores:
     }
 
 
-def _slice_scores(slices: list[list[isbi_scores.Thresholded]]) -> Scores:
+def _slice_scores(slices: list[list[isbi_scores.ThresholdScores]]) -> Scores:
     """Means over slices, each score at the threshold that is best for it."""
     flat = np.array(
         [[[*t.v_rand, *t.v_info, *t[2:]] for t in slice_] for slice_ in slices]
@@ -246,7 +246,7 @@ def rank(scores: Scores) -> float | None:
     return scores.get("v_rand", scores["mean_iou"])
 
 
-def as_content(frame: Measured) -> dict[str, Any]:
+def as_content(frame: FrameMeasures) -> dict[str, Any]:
     """For JSON."""
     content = {}
     for field in dataclasses.fields(frame):
@@ -257,19 +257,19 @@ def as_content(frame: Measured) -> dict[str, Any]:
     return content
 
 
-def from_content(content: dict[str, Any]) -> Measured:
+def from_content(content: dict[str, Any]) -> FrameMeasures:
     """What `as_content` was given."""
 
     def each(name: str, make):
         return content[name] and [make(*entry) for entry in content[name]]
 
-    def slice_scores(v_rand, v_info, *errors) -> isbi_scores.Thresholded:
-        return isbi_scores.Thresholded(
+    def slice_scores(v_rand, v_info, *errors) -> isbi_scores.ThresholdScores:
+        return isbi_scores.ThresholdScores(
             isbi_scores.Agreement(*v_rand), isbi_scores.Agreement(*v_info), *errors
         )
 
     matches, counted = content["matches"], content["detection"]
-    return Measured(
+    return FrameMeasures(
         content["key"],
         np.array(content["confusion"], np.int64),
         np.array(content["histogram"], np.float64),

@@ -33,7 +33,7 @@ class Agreement(NamedTuple):
     merge: float
 
 
-class Thresholded(NamedTuple):
+class ThresholdScores(NamedTuple):
     """A slice's scores at one threshold.
 
     Attributes:
@@ -52,7 +52,7 @@ class Thresholded(NamedTuple):
 
 def scores_of_slice(
     segments: np.ndarray, interior: np.ndarray, probability: np.ndarray
-) -> list[Thresholded]:
+) -> list[ThresholdScores]:
     """Scores at each of THRESHOLDS.
 
     Args:
@@ -66,7 +66,7 @@ def scores_of_slice(
         thinned = joint(segments, segments_of(proposed, thin=True))
         as_is = joint(segments, segments_of(proposed, thin=False))
         found.append(
-            Thresholded(
+            ThresholdScores(
                 v_rand(thinned),
                 v_info(thinned),
                 rand_error(as_is),

@@ -7,26 +7,26 @@ import time
 import tensorflow as tf
 
 from trainer.network.flops import training_flops
-from trainer.training.build import Built
 from trainer.training.step import State
+from trainer.training.trainer import Trainer
 
 
-def dry_run(run: Built) -> str:
+def dry_run(trainer: Trainer) -> str:
     """Runs one step to warm up, one to time, and one validation frame.
 
     Returns:
       A table for people. Nothing is written.
     """
-    train, model = run.config.train, run.config.model
-    state = run.state
-    iterator = run.iterator(0)
-    first, losses = _timed(lambda: _step(run, iterator))
-    second, _ = _timed(lambda: _step(run, iterator))
-    flops = training_flops(model, run.config.data.tile_size) * train.global_batch
+    train, model = trainer.config.train, trainer.config.model
+    state = trainer.state
+    iterator = trainer.iterator(0)
+    first, losses = _timed(lambda: _step(trainer, iterator))
+    second, _ = _timed(lambda: _step(trainer, iterator))
+    flops = training_flops(model, trainer.config.data.tile_size) * train.global_batch
     rows = [
         ("parameters", f"{state.network.count_params():,}"),
-        ("devices", run.describe().splitlines()[0].split("; ", 1)[1]),
-        ("batch", run.describe().splitlines()[1]),
+        ("devices", trainer.describe().splitlines()[0].split("; ", 1)[1]),
+        ("batch", trainer.describe().splitlines()[1]),
         ("memory", _memory()),
         ("state", f"{_megabytes(state):,.0f} MB: weights and the optimiser's"),
         ("FLOPs a step", f"{flops / 1e9:,.1f} GFLOP of convolutions"),
@@ -38,8 +38,8 @@ def dry_run(run: Built) -> str:
         ),
     ]
     validation = 0.0
-    if run.validator:
-        validation, found = _timed(lambda: run.validate(1))
+    if trainer.validator:
+        validation, found = _timed(lambda: trainer.validate(1))
         scores = ", ".join(
             f"{k} {v:.4f}" for k, v in found.scores.items() if v is not None
         )
@@ -52,9 +52,8 @@ def dry_run(run: Built) -> str:
     return "\n".join([*lines, "dry run: nothing was written"])
 
 
-def _step(run: Built, iterator) -> float:
-    made = run.make(iterator, 1)
-    return float(made.losses[0])
+def _step(trainer: Trainer, iterator) -> float:
+    return float(trainer.make_steps(iterator, 1).losses[0])
 
 
 def _timed(call):

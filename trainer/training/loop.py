@@ -20,12 +20,12 @@ import tensorflow as tf
 from trainer.devices import gpus, strategy
 from trainer.devices.startup import explaining
 from trainer.run import checkpoints, workdir
-from trainer.training.build import Built
 from trainer.training.metric_writers import Logbook
 from trainer.training.optimizers import make_schedule
 from trainer.training.saver import Saver
 from trainer.training.step import State
 from trainer.training.stopping import Stop
+from trainer.training.trainer import Trainer
 from trainer.training.validate import Validation
 from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.storage import files, locks
@@ -101,23 +101,23 @@ class Progress:
 class Loop:
     """One call of train: its data, its logs, and the state it moves forward."""
 
-    def __init__(self, run: Built, folder: str, options: TrainOptions):
-        self.built = run
-        self.train = run.config.train
+    def __init__(self, trainer: Trainer, folder: str, options: TrainOptions):
+        self.trainer = trainer
+        self.train = trainer.config.train
         self.folder = folder
         self.options = options
-        self.schedule = make_schedule(run.config.train)
-        self.validate_every_steps = validation_period(run.config.train)
+        self.schedule = make_schedule(trainer.config.train)
+        self.validate_every_steps = validation_period(trainer.config.train)
         self.saved = files.join(folder, workdir.CHECKPOINTS)
-        self.checkpoint = run.state.checkpoint()
+        self.checkpoint = trainer.state.checkpoint()
         self.progress = Progress()
         self.step = self._restore()
         self.saved_at = (self.step, time.monotonic())
         self.saver = Saver(
-            run.state,
+            trainer.state,
             self.saved,
             keep=self.train.keep_checkpoints,
-            make=lambda: State(run.config, run.precision),
+            make=lambda: State(trainer.config, trainer.precision),
         )
         self.seen = 0  # steps since the clock below
         self.since = time.monotonic()
@@ -128,12 +128,14 @@ class Loop:
 
     def _restore(self) -> int:
         """Goes back to the newest whole checkpoint, the same on all workers."""
-        cluster, about = self.built.cluster, None
+        cluster, about = self.trainer.cluster, None
         if cluster.is_chief:
             checkpoints.clear_unfinished(self.saved)
             about = checkpoints.newest_whole(self.saved)
             checkpoints.forget_newer(self.saved, about.step if about else 0)
-        step = strategy.chiefs(self.built.devices, cluster, about.step if about else 0)
+        step = strategy.chiefs(
+            self.trainer.devices, cluster, about.step if about else 0
+        )
         if not step:
             if cluster.is_chief:
                 workdir.trim_metrics(self.folder, 0)
@@ -156,7 +158,7 @@ class Loop:
         return step
 
     def _records(self) -> list[int]:
-        return [shard.records for lane in self.built.lanes for shard in lane]
+        return [shard.records for shard in self.trainer.data.training_shards]
 
     def run(self) -> None:
         """Trains to the end, or until asked to stop.
@@ -169,7 +171,7 @@ class Loop:
             self.folder,
             steps=self.train.steps,
             step=self.step,
-            silent=not self.built.cluster.is_chief,
+            silent=not self.trainer.cluster.is_chief,
         )
         with (
             contextlib.closing(self.book),
@@ -180,10 +182,12 @@ class Loop:
             self._profile(ended=True)
             self._save()
             self.saver.wait()
-            if self.options.report and self.built.cluster.is_chief:
+            if self.options.report and self.trainer.cluster.is_chief:
                 with locks.in_turn(self.folder):
                     self.options.report(self.folder)
-            strategy.chiefs(self.built.devices, self.built.cluster, 0)  # all wait here
+            strategy.chiefs(
+                self.trainer.devices, self.trainer.cluster, 0
+            )  # all wait here
         if self.stop.asked is signal.SIGINT and self.progress.unlooked:
             raise KeyboardInterrupt
         print(ended, flush=True)
@@ -194,25 +198,25 @@ class Loop:
             self.progress.unlooked = False
             self._look()  # saves nothing: this step is saved
             self._note_progress()
-        iterator = self.built.iterator(self.step) if self._more() else None
+        iterator = self.trainer.iterator(self.step) if self._more() else None
         while self._more():
             count = self._until_look()
             self._profile()
             asked = self.stop.asked is not None
             with self._compiling() if not self.compiled else contextlib.nullcontext():
-                made = self.built.make(iterator, count, stop=asked)
+                results = self.trainer.make_steps(iterator, count, stop=asked)
             self.compiled = True
             self.saver.check()
-            losses = made.losses.numpy().tolist()
-            norms = made.norms.numpy().tolist()
+            losses = results.losses.numpy().tolist()
+            norms = results.norms.numpy().tolist()
             self._stop_on_nan(losses, norms)
             self.step += count
             self.seen += count
             self.progress.losses += losses
             self.progress.norms += norms
             self.book.advance(count, loss=losses[-1], images_per_s=self._speed())
-            alone = self.built.cluster.size == 1  # others would have to know at once
-            if int(made.stops) or (alone and self.stop.asked):
+            alone = self.trainer.cluster.size == 1  # others would have to know at once
+            if int(results.stops) or (alone and self.stop.asked):
                 # Whoever takes the machine away may not wait for a validation.
                 self.progress.unlooked = True
                 name = self.stop.asked.name if self.stop.asked else "another's"
@@ -257,7 +261,7 @@ class Loop:
 
         TensorBoard's Profile page shows it.
         """
-        if not self.options.profile_steps or not self.built.cluster.is_chief:
+        if not self.options.profile_steps or not self.trainer.cluster.is_chief:
             return
         first, last = self.options.profile_steps
         if self.step == first and not ended:
@@ -274,8 +278,8 @@ class Loop:
         validate = self._due(self.validate_every_steps)
         if validate or self._due(train.log_every_steps):
             validation = None
-            if validate and self.built.validator:
-                validation = self.built.validate()
+            if validate and self.trainer.validator:
+                validation = self.trainer.validate()
             self._record(validation)
             best = validation is not None and self._judge(validation)
             if best:
@@ -323,7 +327,7 @@ class Loop:
         if self.saved_at[0] == self.step:
             return
         self.saved_at = (self.step, time.monotonic())
-        if not self.built.cluster.is_chief:
+        if not self.trainer.cluster.is_chief:
             return
         self._check_weights()
         self.book.keep()
@@ -331,7 +335,7 @@ class Loop:
 
     def _note_progress(self) -> None:
         """Tells this step's checkpoint what has been looked at since."""
-        if self.built.cluster.is_chief:
+        if self.trainer.cluster.is_chief:
             self.book.keep()
             self.saver.note_progress(self.step, self._told_progress())
 
@@ -341,7 +345,7 @@ class Loop:
 
     def _check_weights(self) -> None:
         """A checkpoint never holds what can't be gone on from."""
-        for variable in self.built.state.network.trainable_variables:
+        for variable in self.trainer.state.network.trainable_variables:
             if not bool(tf.reduce_all(tf.math.is_finite(variable))):
                 raise UserError(
                     f"weights of {variable.path} are not finite after step "
@@ -351,7 +355,7 @@ class Loop:
 
     def _stop_on_nan(self, losses: list[float], norms: list[float]) -> None:
         # In float16 infinite gradients are usual: the loss scale then goes down.
-        scaled = self.built.precision == "mixed_float16"
+        scaled = self.trainer.precision == "mixed_float16"
         for norm in norms:
             self.overflows = 0 if math.isfinite(norm) else self.overflows + 1
         if scaled and self.overflows >= MOST_OVERFLOWS:
@@ -365,7 +369,7 @@ class Loop:
         for index, (loss, norm) in enumerate(zip(losses, norms, strict=True)):
             if math.isfinite(loss) and (scaled or math.isfinite(norm)):
                 continue
-            keys = self.built.keys_of(self.step + index)
+            keys = self.trainer.data.keys_of(self.step + index)
             shown = ", ".join(keys[:KEYS_SHOWN])
             more = f" and {len(keys) - KEYS_SHOWN} more" if keys[KEYS_SHOWN:] else ""
             raise UserError(

@@ -17,22 +17,22 @@ from trainer.input.shard_files import Access
 from trainer.run import workdir
 from trainer.run.provenance import versions
 from trainer.training import batch_size
-from trainer.training.build import Built, build
 from trainer.training.loop import Loop, TrainOptions
 from trainer.training.train_settings import check_train_config
+from trainer.training.trainer import Trainer
 from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.storage import files, locks
 
 
 @contextlib.contextmanager
-def built(
+def prepared(
     config: ml_collections.ConfigDict,
     data: str,
     folder: str,
     devices: tf.distribute.Strategy,
     options: TrainOptions,
-) -> Iterator[Built]:
-    """`build`, with a scratch folder that goes when the block ends.
+) -> Iterator[Trainer]:
+    """A Trainer, with a scratch folder that goes when the block ends.
 
     Args:
       config: the whole config; what it leaves open is settled.
@@ -51,8 +51,8 @@ def built(
         access = Access(options.on_bad_record, options.cache, scratch)
         slow = gpus.starts_slowly(strategy.capabilities())
         with explaining("the network", _say, compiles_kernels=slow):
-            run = build(config, data, devices, access)
-        yield run
+            trainer = Trainer(config, data, devices, access)
+        yield trainer
 
 
 def _say(text: str) -> None:
@@ -96,19 +96,21 @@ def train(
     if os.path.realpath(folder) == os.path.realpath(data):
         raise UserError(f"--workdir={folder}: is --data; give another folder")
     with contextlib.ExitStack() as stack:
-        run = stack.enter_context(built(config, data, folder, devices, options))
-        chief = run.cluster.is_chief
+        trainer = stack.enter_context(prepared(config, data, folder, devices, options))
+        chief = trainer.cluster.is_chief
         if chief:
             stack.enter_context(locks.exclusive(folder))
             files.remove_unfinished(folder)
         extend = bool(options.extend_steps)
-        computed = {"precision": run.precision, "xla": run.xla}
-        workdir.claim(folder, config, run.info, computed, write=chief, extend=extend)
+        computed = {"precision": trainer.precision, "xla": trainer.xla}
+        workdir.claim(
+            folder, config, trainer.data.info, computed, write=chief, extend=extend
+        )
         if chief:
-            workdir.copy_sources(folder, data, run.info)
-            workdir.write_about(folder, _about(run, options))
-        print(run.describe(), flush=True)
-        loop = Loop(run, folder, options)
+            workdir.copy_sources(folder, data, trainer.data.info)
+            workdir.write_about(folder, _about(trainer, options))
+        print(trainer.describe(), flush=True)
+        loop = Loop(trainer, folder, options)
         loop.run()
     return not loop.progress.unlooked
 
@@ -148,12 +150,12 @@ def settle(
     train.global_batch = strategy.chiefs(devices, cluster, train.global_batch)
 
 
-def _about(run: Built, options: TrainOptions) -> dict[str, Any]:
+def _about(trainer: Trainer, options: TrainOptions) -> dict[str, Any]:
     """How the run was started, for the report."""
     now = datetime.datetime.now(datetime.UTC)
     return {
         "command": list(options.command),
-        "device": run.describe().splitlines()[0],
+        "device": trainer.describe().splitlines()[0],
         "started": now.strftime("%Y-%m-%d %H:%M UTC"),
         "versions": versions(),
     }

@@ -3,7 +3,6 @@
 Shapes: B a replica's tiles, T tile pixels, O output pixels, C channels.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import ml_collections
@@ -88,89 +87,86 @@ class State(tf.Module):
             average.value.assign(mean)
 
 
-class Made(NamedTuple):
-    """What n steps gave: the losses [n], the gradients' norms [n], stops asked for."""
+class StepResults(NamedTuple):
+    """What n steps gave: losses [n], norms of the gradients [n], stops asked for []."""
 
     losses: tf.Tensor
     norms: tf.Tensor
     stops: tf.Tensor
 
 
-def make_gradients(
-    state: State,
-    geometry: Geometry,
-    *,
-    loss: str,
-    weights: list[float],
-    global_batch: int,
-    xla: bool,
-) -> Callable:
-    """The function of a batch and its first tile's seed: packs of scaled gradients.
+class TrainingSteps:
+    """Runs steps on all replicas.
 
-    A replica's loss is its tiles' sum over the global batch, so that replicas, and
-    parts of a batch, add up to the loss and gradient that one device would have.
+    A step on each replica is one function of its tiles, a sum over replicas, and one
+    function of the sums: the ops between are few, so that the host keeps up with a GPU.
     """
 
-    @graph_function(jit_compile=xla or None)
-    def gradients_of(batch, first_seed):
+    def __init__(
+        self,
+        state: State,
+        strategy: tf.distribute.Strategy,
+        geometry: Geometry,
+        weights: list[float],
+        train: ml_collections.ConfigDict,
+        *,
+        xla: bool = False,
+    ):
+        """Wraps a state; the graphs are built at the first step.
+
+        Args:
+          state: what the steps change.
+          strategy: over which replicas.
+          geometry: of the records.
+          weights: of the classes.
+          train: the config's `train` part.
+          xla: whether both functions are compiled.
+        """
+        self.state = state
+        self.strategy = strategy
+        self.weight_step = geometry.weight_step
+        self.weights = weights
+        self.train = train
+        self.tiles = train.global_batch // strategy.num_replicas_in_sync
+        self.gradients = graph_function(self.gradients_of, jit_compile=xla or None)
+        self.update = graph_function(state.apply, jit_compile=xla or None)
+        self.run = graph_function(self.run_steps)
+
+    def __call__(self, iterator, count: int, stop: bool = False) -> StepResults:
+        """Makes `count` steps; `stop` tells all workers that this one has to stop."""
+        return self.run(iterator, tf.constant(count), tf.constant(stop))
+
+    def gradients_of(self, batch: dict[str, tf.Tensor], first_seed: tf.Tensor):
+        """Packs of the loss and the scaled gradients of a batch.
+
+        A replica's loss is its tiles' sum over the global batch, so that replicas, and
+        parts of a batch, add up to the loss and gradient that one device would have.
+        """
+        state = self.state
         state.tile_seeds.first = first_seed
         image = input_pipeline.normalise(batch)
         # int64, because GPUs compare and reshape int32 on the host.
         label = tf.cast(batch["label"], tf.int64)
-        border = tf.cast(batch["weight"], tf.float32) * geometry.weight_step
+        border = tf.cast(batch["weight"], tf.float32) * self.weight_step
         variables = state.network.trainable_variables
         with tf.GradientTape() as tape:
             logits = state.network(image, training=True)
-            losses = tile_losses(loss, logits, label, border, tf.constant(weights))
-            total = tf.reduce_sum(losses) / global_batch
+            weights = tf.constant(self.weights)
+            losses = tile_losses(self.train.loss, logits, label, border, weights)
+            total = tf.reduce_sum(losses) / self.train.global_batch
             scaled = state.optimizer.scale_loss(total)
         return state.packs.join(total, tape.gradient(scaled, variables))
 
-    return gradients_of
-
-
-def make_steps(
-    state: State,
-    strategy: tf.distribute.Strategy,
-    geometry: Geometry,
-    weights: list[float],
-    train: ml_collections.ConfigDict,
-    *,
-    xla: bool = False,
-) -> Callable:
-    """The graph function that runs n steps: (iterator, n, stop) to `Made`.
-
-    A step on each replica is one function of its tiles, a sum over replicas, and one
-    function of the sums: the ops between are few, so that the host keeps up with a GPU.
-
-    Args:
-      state: what the steps change.
-      strategy: over which replicas.
-      geometry: of the records.
-      weights: of the classes.
-      train: the config's `train` part.
-      xla: whether both functions are compiled.
-    """
-    gradients_of = make_gradients(
-        state,
-        geometry,
-        loss=train.loss,
-        weights=weights,
-        global_batch=train.global_batch,
-        xla=xla,
-    )
-    update = graph_function(state.apply, jit_compile=xla or None)
-    own = train.global_batch // strategy.num_replicas_in_sync
-    size = own // train.accumulate  # tiles taken at once
-
-    def gradients_of_parts(batch, first_seed):
-        """The sum over the parts of a replica's batch."""
-        if train.accumulate == 1:
-            return gradients_of(batch, first_seed)
-        parts = {k: tf.reshape(v, [-1, size, *v.shape[1:]]) for k, v in batch.items()}
+    def accumulated_gradients(self, batch: dict[str, tf.Tensor], first_seed):
+        """The sum over the parts in which a replica's batch is taken."""
+        parts = self.train.accumulate
+        if parts == 1:
+            return self.gradients(batch, first_seed)
+        size = self.tiles // parts
+        split = {k: tf.reshape(v, [-1, size, *v.shape[1:]]) for k, v in batch.items()}
 
         def packs_of(index, seed):
-            return gradients_of({k: v[index] for k, v in parts.items()}, seed)
+            return self.gradients({k: v[index] for k, v in split.items()}, seed)
 
         def add(index, seed, sums):
             more = packs_of(index, seed)
@@ -178,45 +174,50 @@ def make_steps(
             return index + 1, seed + size, added
 
         _, _, sums = tf.while_loop(
-            lambda index, *_: index < train.accumulate,
+            lambda index, *_: index < parts,
             add,
             (tf.constant(1), first_seed + size, packs_of(0, first_seed)),
             parallel_iterations=1,  # one part's activations in memory at a time
         )
         return sums
 
-    def summed_gradients(batch):
+    def summed_gradients(self, batch: dict[str, tf.Tensor]):
         """The packs of the global batch, on each replica."""
         replica = tf.distribute.get_replica_context()
-        first = tf.cast(replica.replica_id_in_sync_group, tf.int64) * own
-        packs = gradients_of_parts(batch, state.step * MOST_TILES + first)
+        first = tf.cast(replica.replica_id_in_sync_group, tf.int64) * self.tiles
+        seed = self.state.step * MOST_TILES + first
+        packs = self.accumulated_gradients(batch, seed)
         return replica.all_reduce(tf.distribute.ReduceOp.SUM, packs, options=NOT_JOINED)
 
-    @graph_function
-    def run_steps(iterator, count, stop):
+    def one_step(self, batch) -> tuple[tf.Tensor, tf.Tensor]:
+        """Makes a step of a distributed batch; returns its loss and gradient norm."""
+        packs = self.strategy.run(self.summed_gradients, args=(batch,))
+        # On each device, with that device's copy of all variables.
+        results = self.strategy.extended.update(
+            self.state.step, lambda _, packs: self.update(packs), args=(packs,)
+        )
+        # They are the same on all replicas.
+        loss, norm = (local(self.strategy, value) for value in results)
+        return loss, norm
+
+    def run_steps(self, iterator, count: tf.Tensor, stop: tf.Tensor) -> StepResults:
+        """The graph of `count` steps."""
+
         def one(index, losses, norms):
-            packs = strategy.run(summed_gradients, args=(iterator.get_next(),))
-            # On each device, with that device's copy of all variables.
-            loss, norm = strategy.extended.update(
-                state.step, lambda _, packs: update(packs), args=(packs,)
-            )
-            # They are the same everywhere.
-            loss, norm = (local(strategy, value) for value in (loss, norm))
+            loss, norm = self.one_step(iterator.get_next())
             return index + 1, losses.write(index, loss), norms.write(index, norm)
 
-        made = [tf.TensorArray(tf.float32, size=count) for _ in range(2)]
+        arrays = [tf.TensorArray(tf.float32, size=count) for _ in range(2)]
         _, losses, norms = tf.while_loop(
             lambda index, *_: index < count,
             one,
-            (tf.constant(0), *made),
+            (tf.constant(0), *arrays),
             parallel_iterations=1,  # steps follow each other
         )
         # float32, because NCCL sums no int32.
-        stops = strategy.run(lambda: tf.cast(stop, tf.float32))
-        stops = strategy.reduce(tf.distribute.ReduceOp.SUM, stops, axis=None)
-        return Made(losses.stack(), norms.stack(), stops)
-
-    return run_steps
+        stops = self.strategy.run(lambda: tf.cast(stop, tf.float32))
+        stops = self.strategy.reduce(tf.distribute.ReduceOp.SUM, stops, axis=None)
+        return StepResults(losses.stack(), norms.stack(), stops)
 
 
 def local(strategy: tf.distribute.Strategy, value):

@@ -222,7 +222,7 @@ def frame_record(record: bytes) -> bytes:
     )
 
 
-class Scanned(NamedTuple):
+class RecordScan(NamedTuple):
     """A place in a TFRecord file: a record, or what is wrong there."""
 
     offset: int
@@ -230,7 +230,7 @@ class Scanned(NamedTuple):
     problem: str = ""
 
 
-def scan_records(file: IO[bytes]) -> Iterator[Scanned]:
+def scan_records(file: IO[bytes]) -> Iterator[RecordScan]:
     """All places of a TFRecord file, checksums checked, past damage where possible.
 
     A damaged record is passed over; after a damaged length nothing can be found.
@@ -238,21 +238,21 @@ def scan_records(file: IO[bytes]) -> Iterator[Scanned]:
     offset = 0
     while header := file.read(12):
         if len(header) < 12:
-            yield Scanned(offset, None, f"truncated at byte {offset}")
+            yield RecordScan(offset, None, f"truncated at byte {offset}")
             return
         length, crc = struct.unpack("<QI", header)
         if crc != _masked_crc(header[:8]) or length > MOST_BYTES:
-            yield Scanned(offset, None, f"corrupted length at byte {offset}")
+            yield RecordScan(offset, None, f"corrupted length at byte {offset}")
             return
         body = file.read(length + 4)
         if len(body) < length + 4:
-            yield Scanned(offset, None, f"truncated at byte {offset}")
+            yield RecordScan(offset, None, f"truncated at byte {offset}")
             return
         record = body[:-4]
         if struct.unpack("<I", body[-4:])[0] == _masked_crc(record):
-            yield Scanned(offset, record)
+            yield RecordScan(offset, record)
         else:
-            yield Scanned(offset, None, f"corrupted record at byte {offset}")
+            yield RecordScan(offset, None, f"corrupted record at byte {offset}")
         offset += 16 + length
 
 

@@ -11,7 +11,7 @@ import tensorflow as tf
 from configs import base
 from tests.conftest import ROOT
 from trainer.export.artefact import save
-from trainer.export.signatures import Served
+from trainer.export.signatures import SignatureSet
 from trainer.inference import numpy_segmenter
 from trainer.inference.segmenter import Segmenter, mirrored, normalise_images
 from trainer.network.layers import freeze
@@ -168,7 +168,9 @@ def served(depth=4, channels=1, precision="float32", **settings):
     segmenter = Segmenter(freeze(network), depth=depth, classes=2, **settings)
     tile = tiling.legal_input_at_least(40, depth)
     output = tiling.output_size(tile, depth)
-    return Served(segmenter, Geometry(tile, output, depth, channels, 2, 8, "png", 1.0))
+    return SignatureSet(
+        segmenter, Geometry(tile, output, depth, channels, 2, 8, "png", 1.0)
+    )
 
 
 @pytest.mark.slow

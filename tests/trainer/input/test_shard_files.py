@@ -125,14 +125,14 @@ def test_damage_of_a_validation_shard_is_named_too(data, train_config, tmp_path)
 
 @pytest.mark.slow
 def test_a_dry_run_names_damage(data, train_config):
-    from trainer.training.build import build
     from trainer.training.dry_run import dry_run
+    from trainer.training.trainer import Trainer
 
     for path in data.glob("train-*"):
         for place in offsets(path):
             flip(path, place + 40)
     with pytest.raises(UserError) as caught:
-        dry_run(build(train_config, str(data), ONE, Access()))
+        dry_run(Trainer(train_config, str(data), ONE, Access()))
     assert len(caught.value.problems) == 490
 
 

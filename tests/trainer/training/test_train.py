@@ -274,7 +274,7 @@ def test_early_stopping_and_its_resume(
     monkeypatch.setattr(loop.Loop, "_judge", _never_better)
     run(train_config, shards_folder, tmp_path)
     assert "stopped early after step 6: no better mean_iou" in capsys.readouterr().out
-    monkeypatch.setattr("trainer.training.build.Built.make", kill)
+    monkeypatch.setattr("trainer.training.trainer.Trainer.make_steps", kill)
     run(train_config, shards_folder, tmp_path)
     assert "stopped early after step 6" in capsys.readouterr().out
 

@@ -9,8 +9,8 @@ from tests.trainer.training.runs import ONE, run
 from trainer.input.shard_files import Access
 from trainer.run import checkpoints
 from trainer.training import session as loop
-from trainer.training.build import build
 from trainer.training.train_settings import check_batch, check_fit, check_train_config
+from trainer.training.trainer import Trainer
 from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.dataset.dataset_info import read_info
 from unet_tfrecords.storage import locks
@@ -70,7 +70,7 @@ def test_nan_names_step_rate_norm_and_tiles(shards_folder, train_config, tmp_pat
         assert tf.strings.regex_full_match(line, f".*{words}.*")
     assert "gradient norm" in line
     step = int(line.split("at step ")[1].split(",")[0])
-    keys = build(train_config, shards_folder, ONE, Access()).keys_of(step - 1)
+    keys = Trainer(train_config, shards_folder, ONE, Access()).keys_of(step - 1)
     assert len(keys) == 4 and all(key in line for key in keys)
     assert not checkpoints.complete_steps(str(tmp_path / "checkpoints"))
 
@@ -82,20 +82,15 @@ def test_gradient_that_is_not_finite_stops_at_its_own_step(
     """A step later the loss would say it, of other tiles."""
     from trainer.training import step
 
-    real = step.make_gradients
+    real = step.TrainingSteps.gradients_of
 
-    def broken(*arguments, **named):
-        gradients_of = real(*arguments, **named)
+    def broken(self, batch, first_seed):
+        [pack] = real(self, batch, first_seed)
+        third = tf.equal(first_seed // step.MOST_TILES, 2)
+        nan = tf.where(third, np.nan, 0.0)
+        return [tf.concat([pack[:-1] + nan, pack[-1:]], 0)]  # the loss is the last
 
-        def wrapped(batch, first_seed):
-            [pack] = gradients_of(batch, first_seed)
-            third = tf.equal(first_seed // step.MOST_TILES, 2)
-            nan = tf.where(third, np.nan, 0.0)
-            return [tf.concat([pack[:-1] + nan, pack[-1:]], 0)]  # the loss is the last
-
-        return wrapped
-
-    monkeypatch.setattr(step, "make_gradients", broken)
+    monkeypatch.setattr(step.TrainingSteps, "gradients_of", broken)
     with pytest.raises(UserError, match=r"the loss is 0\.\d+ at step 3, .* norm nan"):
         run(train_config, shards_folder, tmp_path)
 
@@ -107,18 +102,13 @@ def test_gradients_that_stay_infinite_stop_the_run(
     """In half precision single ones are usual; weights that never move are not."""
     from trainer.training import loop, step
 
-    real = step.make_gradients
+    real = step.TrainingSteps.gradients_of
 
-    def infinite(*arguments, **named):
-        gradients_of = real(*arguments, **named)
+    def infinite(self, batch, first_seed):
+        [pack] = real(self, batch, first_seed)
+        return [tf.concat([pack[:-1] + np.inf, pack[-1:]], 0)]
 
-        def wrapped(batch, first_seed):
-            [pack] = gradients_of(batch, first_seed)
-            return [tf.concat([pack[:-1] + np.inf, pack[-1:]], 0)]
-
-        return wrapped
-
-    monkeypatch.setattr(step, "make_gradients", infinite)
+    monkeypatch.setattr(step.TrainingSteps, "gradients_of", infinite)
     monkeypatch.setattr(loop, "MOST_OVERFLOWS", 6)
     train_config.train.precision = "mixed_float16"
     with pytest.raises(UserError, match="gradients of 6 steps up to 6 were infinite"):
@@ -152,7 +142,7 @@ def test_early_stopping_needs_a_validation_split(
     info = read_info(shards_folder)
     none = msgspec.structs.replace(info.splits["validation"], shards=())
     info = msgspec.structs.replace(info, splits=info.splits | {"validation": none})
-    monkeypatch.setattr("trainer.training.build.read_info", lambda _: info)
+    monkeypatch.setattr("trainer.training.trainer.read_info", lambda _: info)
     train_config.train.patience = 3
     with pytest.raises(UserError, match="no validation split to judge by"):
         run(train_config, shards_folder, tmp_path)

@@ -15,7 +15,7 @@ _ISBI = (
 )
 
 
-class Published(NamedTuple):
+class PublishedScore(NamedTuple):
     """Figures of one data set.
 
     Attributes:
@@ -29,9 +29,9 @@ class Published(NamedTuple):
 
 # Ronneberger et al. 2015, arXiv 1505.04597, tables 1 and 2, by config.data.name.
 UNET = {
-    "PhC-C2DH-U373": Published({"seg": 0.9203}, _CTC),
-    "DIC-C2DH-HeLa": Published({"seg": 0.7756}, _CTC),
-    "isbi2012": Published(
+    "PhC-C2DH-U373": PublishedScore({"seg": 0.9203}, _CTC),
+    "DIC-C2DH-HeLa": PublishedScore({"seg": 0.7756}, _CTC),
+    "isbi2012": PublishedScore(
         {
             "best_pixel_error": 0.0611,
             "rand_error": 0.0382,

@@ -19,7 +19,13 @@ import numpy as np
 
 from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.dataset.images.formats import Page, count_pages, read_labels
-from unet_tfrecords.dataset.images.frames import Found, Frame, Objects, Truth, size_text
+from unet_tfrecords.dataset.images.frames import (
+    Frame,
+    FrameListing,
+    Objects,
+    Truth,
+    size_text,
+)
 from unet_tfrecords.dataset.pixel_statistics import count_values
 from unet_tfrecords.dataset.records import UNLABELLED
 from unet_tfrecords.dataset.regions import bounding_boxes, distances_to, narrowed
@@ -74,7 +80,7 @@ def _sequence(base: str, labels: str) -> Sequence:
     )
 
 
-def find(name: str, folder: str, data: ml_collections.ConfigDict) -> Found:
+def find(name: str, folder: str, data: ml_collections.ConfigDict) -> FrameListing:
     """One frame a labelled image, or a labelled slice of a stack."""
     if data.labels not in ("gold", "silver", "both"):
         raise UserError(
@@ -92,10 +98,10 @@ def find(name: str, folder: str, data: ml_collections.ConfigDict) -> Found:
         frames += found.frames
         problems += found.problems
         unlabelled += found.unlabelled
-    return Found(frames, problems, unlabelled)
+    return FrameListing(frames, problems, unlabelled)
 
 
-def _find_in(name: str, number: str, base: str, labels: str) -> Found:
+def _find_in(name: str, number: str, base: str, labels: str) -> FrameListing:
     """The frames of one sequence."""
     there = _sequence(base, labels)
     times = there.labelled()
@@ -136,7 +142,7 @@ def _find_in(name: str, number: str, base: str, labels: str) -> Found:
             )
         except UserError as error:
             problems += error.problems
-    return Found(frames, problems, len(there.images) - len(times))
+    return FrameListing(frames, problems, len(there.images) - len(times))
 
 
 def _pages(path: str) -> int:

@@ -15,7 +15,7 @@ from unet_tfrecords.dataset.images.formats import (
     is_lossy,
     read_labels,
 )
-from unet_tfrecords.dataset.images.frames import Found, Frame, Objects, Truth
+from unet_tfrecords.dataset.images.frames import Frame, FrameListing, Objects, Truth
 from unet_tfrecords.dataset.records import UNLABELLED
 from unet_tfrecords.dataset.regions import connected_instances
 from unet_tfrecords.storage import files
@@ -49,7 +49,7 @@ def _page_like(stems: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def find(name: str, folder: str, data: ml_collections.ConfigDict) -> Found:
+def find(name: str, folder: str, data: ml_collections.ConfigDict) -> FrameListing:
     """One frame an image, or a page of a stack."""
     if data.labels not in ("binary", "class", "instance"):
         raise UserError(
@@ -93,7 +93,7 @@ def find(name: str, folder: str, data: ml_collections.ConfigDict) -> Found:
             )
             for i, n in enumerate(names)
         ]
-    return Found(frames, problems)
+    return FrameListing(frames, problems)
 
 
 def truth(frame: Frame, data: ml_collections.ConfigDict) -> Truth:

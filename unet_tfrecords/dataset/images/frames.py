@@ -43,7 +43,7 @@ class Frame:
         return [page for page in pages if page]
 
 
-class Found(NamedTuple):
+class FrameListing(NamedTuple):
     """What lies in a folder.
 
     Attributes:

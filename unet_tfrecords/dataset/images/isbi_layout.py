@@ -9,14 +9,14 @@ import numpy as np
 
 from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.dataset.images.formats import Page, count_pages, read_labels
-from unet_tfrecords.dataset.images.frames import Found, Frame, Objects, Truth
+from unet_tfrecords.dataset.images.frames import Frame, FrameListing, Objects, Truth
 from unet_tfrecords.dataset.regions import connected_instances
 from unet_tfrecords.storage import files
 
 WANTS = "train-volume.tif and train-labels.tif"
 
 
-def find(name: str, folder: str, data: ml_collections.ConfigDict) -> Found:
+def find(name: str, folder: str, data: ml_collections.ConfigDict) -> FrameListing:
     """One frame a slice."""
     volume = files.join(folder, "train-volume.tif")
     labels = files.join(folder, "train-labels.tif")
@@ -32,7 +32,7 @@ def find(name: str, folder: str, data: ml_collections.ConfigDict) -> Found:
         Frame(name, "stack", f"z{i:03d}", "isbi", Page(volume, i), Page(labels, i))
         for i in range(pages)
     ]
-    return Found(frames, [])
+    return FrameListing(frames, [])
 
 
 def truth(frame: Frame, data: ml_collections.ConfigDict) -> Truth:

@@ -14,12 +14,18 @@ import numpy as np
 from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.dataset.images import ctc_layout, folder_layout, isbi_layout
 from unet_tfrecords.dataset.images.formats import count_pages, is_spread, read_image
-from unet_tfrecords.dataset.images.frames import Found, Frame, Objects, Truth, size_text
+from unet_tfrecords.dataset.images.frames import (
+    Frame,
+    FrameListing,
+    Objects,
+    Truth,
+    size_text,
+)
 from unet_tfrecords.dataset.pixel_statistics import count_values
 from unet_tfrecords.dataset.records import UNLABELLED
 from unet_tfrecords.storage import files
 
-__all__ = ["Found", "Frame", "Objects", "Truth"]
+__all__ = ["FrameListing", "Frame", "Objects", "Truth"]
 
 LAYOUTS: dict[str, ModuleType] = {
     "isbi": isbi_layout,
@@ -45,7 +51,7 @@ def find_frames(data: ml_collections.ConfigDict, folder: str) -> list[Frame]:
     return found.frames
 
 
-def look_for_frames(data: ml_collections.ConfigDict, folder: str) -> Found:
+def look_for_frames(data: ml_collections.ConfigDict, folder: str) -> FrameListing:
     """Frames below a folder, and what is wrong there.
 
     Raises:

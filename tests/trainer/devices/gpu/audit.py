@@ -22,7 +22,7 @@ from trainer.devices import strategy
 from trainer.inference.segmenter import Segmenter
 from trainer.input import input_pipeline
 from trainer.training import batch_size
-from trainer.training.step import State, make_steps
+from trainer.training.step import State, TrainingSteps
 from trainer.training.validate import Validator
 
 TILE, OUTPUT = 572, 388
@@ -74,7 +74,7 @@ def step(given: Case):
     config, devices = config_of(given), devices_of(given)
     with devices.scope():
         state = State(config, given.precision)
-    run_steps = make_steps(
+    steps = TrainingSteps(
         state, devices, GEOMETRY, [0.5, 2.0], config.train, xla=given.xla
     )
 
@@ -90,7 +90,7 @@ def step(given: Case):
         return tf.data.Dataset.from_tensors(tile).repeat()
 
     batches = iter(devices.distribute_datasets_from_function(tiles))
-    return run_steps.get_concrete_function(batches, tf.constant(1), tf.constant(False))
+    return steps.run.get_concrete_function(batches, tf.constant(1), tf.constant(False))
 
 
 def validation(given: Case):
@@ -107,14 +107,14 @@ def validation(given: Case):
 
 def export(given: Case):
     """The graph of one of a SavedModel's signatures, with variables as for GPUs."""
-    from trainer.export.signatures import Served
+    from trainer.export.signatures import SignatureSet
     from trainer.network.layers import with_variables
     from trainer.network.unet import build_model
 
     model = config_of(given).model
     network = build_model(model, precision=given.precision)
     segmenter = Segmenter(with_variables(network), depth=4, classes=2)
-    served = Served(segmenter, GEOMETRY, [w.value for w in network.weights])
+    served = SignatureSet(segmenter, GEOMETRY, [w.value for w in network.weights])
     return served.functions[given.signature].get_concrete_function()
 
 

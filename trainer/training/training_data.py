@@ -1,0 +1,167 @@
+"""The shards that a run reads: training batches, validation frames, damage in them."""
+
+import contextlib
+from collections.abc import Iterator
+
+import ml_collections
+import tensorflow as tf
+
+from trainer.devices.strategy import Cluster
+from trainer.input import input_pipeline, whole_frames
+from trainer.input.reading_order import ShardFile, deal_lanes, part_of
+from trainer.input.shard_files import Access, bring_near, damage, find_shards
+from trainer.input.whole_frames import WholeFrame
+from unet_tfrecords.command.errors import UserError
+from unet_tfrecords.dataset.dataset_info import DatasetInfo
+
+# What TensorFlow and our own readers raise where a shard is damaged.
+READ_ERRORS = (
+    tf.errors.DataLossError,
+    tf.errors.InvalidArgumentError,
+    tf.errors.OutOfRangeError,
+    ValueError,
+)
+
+
+class TrainingData:
+    """A data set as one worker reads it.
+
+    Attributes:
+      info: of the data set.
+      lanes: the training shards in the order in which they are read; this worker's
+        own as and where it reads them.
+      validation_shards: those that this worker reads; none without such a split.
+    """
+
+    def __init__(
+        self,
+        config: ml_collections.ConfigDict,
+        info: DatasetInfo,
+        folder: str,
+        cluster: Cluster,
+        access: Access,
+    ):
+        """Finds the shards, and copies them where `access` says so.
+
+        Args:
+          config: the whole config.
+          info: of the data set.
+          folder: of the data set.
+          cluster: which worker this is.
+          access: how shards are reached.
+
+        Raises:
+          UserError: shards are missing or damaged.
+        """
+        self.config = config
+        self.info = info
+        self.folder = folder
+        self.cluster = cluster
+        self.access = access
+        self.lanes = self._find_lanes()
+        self.validation_shards = self._find_validation()
+
+    def _find(self, split: str) -> list[ShardFile]:
+        whole = self.access.on_bad_record == "fail"
+        return find_shards(self.info, self.folder, split, whole=whole)
+
+    def _find_lanes(self) -> list[list[ShardFile]]:
+        batch = self.config.train.global_batch
+        lanes = deal_lanes(self._find("train"), batch)
+        own = part_of(self.cluster.worker, self.cluster.size, batch, len(lanes)).lanes
+        wanted = [shard for i in own for shard in lanes[i]]
+        near = iter(bring_near(wanted, self.info.geometry, self.access))
+        for i in own:
+            lanes[i] = [shard for shard in (next(near) for _ in lanes[i])]
+            lanes[i] = [shard for shard in lanes[i] if shard.records]
+            if not lanes[i]:
+                raise UserError(
+                    f"{self.folder}: no whole record is left in a lane of the training "
+                    "shards; run preprocess again to repair them"
+                )
+        return lanes
+
+    def _find_validation(self) -> list[ShardFile]:
+        if not self.info.splits["validation"].shards:
+            return []
+        own = self._find("validation")[self.cluster.worker :: self.cluster.size]
+        return bring_near(own, self.info.geometry, self.access)
+
+    @property
+    def training_shards(self) -> list[ShardFile]:
+        """Those of all lanes."""
+        return [shard for lane in self.lanes for shard in lane]
+
+    def batches(self, start_step: int, **options) -> tf.data.Dataset:
+        """Returns `input_pipeline.training_batches` of this run."""
+        train = self.config.train
+        return input_pipeline.training_batches(
+            self.lanes,
+            self.info.geometry,
+            global_batch=train.global_batch,
+            shuffle_tiles=train.shuffle_tiles,
+            seed=self.config.seed,
+            augment=train.augment,
+            start_step=start_step,
+            **options,
+        )
+
+    def iterator(self, devices: tf.distribute.Strategy, start_step: int):
+        """Returns this worker's batches on its devices, from a step on."""
+        size = self.config.train.global_batch
+
+        def of_worker(context: tf.distribute.InputContext) -> tf.data.Dataset:
+            worker, workers = context.input_pipeline_id, context.num_input_pipelines
+            return self.batches(
+                start_step,
+                part=part_of(worker, workers, size, len(self.lanes)),
+                batch=context.get_per_replica_batch_size(size),
+            )
+
+        return iter(devices.distribute_datasets_from_function(of_worker))
+
+    def keys_of(self, step: int) -> list[str]:
+        """Returns the keys of the tiles of one step's global batch, read again."""
+        [batch] = self.batches(step, with_keys=True).take(1)
+        return [key.decode() for key in batch["key"].numpy().tolist()]
+
+    def validation_frames(self) -> Iterator[WholeFrame]:
+        """Yields this worker's whole frames of the validation split, all or some."""
+        sizes = whole_frames.frame_sizes(self.folder, self.info, "validation")
+        number = self.config.train.validate_frames
+        chosen = whole_frames.spread(sorted(sizes), number)
+        return whole_frames.read_frames(
+            [shard.path for shard in self.validation_shards],
+            self.info.geometry,
+            {key: sizes[key] for key in chosen},
+        )
+
+    @contextlib.contextmanager
+    def explaining(self, shards: list[ShardFile]) -> Iterator[None]:
+        """Says which shard is damaged where, if that is why the block failed.
+
+        Raises:
+          UserError: a shard is damaged.
+        """
+        try:
+            yield
+        except READ_ERRORS as error:
+            if problems := damage(shards, self.info.geometry):
+                raise UserError(problems) from error
+            raise
+
+    def describe(self) -> str:
+        """Says who reads what, if there are several workers; "" otherwise."""
+        worker, size = self.cluster
+        if size == 1:
+            return ""
+        batch, lanes = self.config.train.global_batch, len(self.lanes)
+        part = part_of(worker, size, batch, lanes)
+        shards = len(self.training_shards)
+        if part.by_file:
+            own = sum(len(self.lanes[i]) for i in part.lanes)
+            return f"data sharded by file: this worker reads {own} of {shards} shards"
+        return (
+            f"data sharded by record: {shards} shards with a global batch of {batch} "
+            f"make {lanes} lane(s), which {size} workers can't share out"
+        )
