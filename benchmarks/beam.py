@@ -19,14 +19,13 @@ import time
 
 sys.path[0] = str(pathlib.Path(__file__).parent.parent)  # not this folder
 
-from preprocess.info import source_info
-
 from benchmarks.record import Record, parser_of, run
 from configs import dic_hela
 from preprocess import plan
 from preprocess.beam import pipeline as job
 from preprocess.beam import shard_transforms
 from preprocess.beam.runners import LOCAL_RUNNER
+from preprocess.describe import source_of
 from preprocess.inspection import FrameTotals, InspectedFrame, conclude, inspect
 from unet_tfrecords.dataset.shards import INFO_NAME
 from unet_tfrecords.dataset.splits import SPLITS
@@ -59,7 +58,7 @@ def plain_loop(folder: str, output: str, config) -> None:
     job.write_info(
         None,
         made,
-        [source_info(source, folder) for source in sources],
+        [source_of(source, folder) for source in sources],
         [],
         [],
         facts,

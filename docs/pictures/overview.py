@@ -20,8 +20,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
 
-from unet_tfrecords.dataset import preview, shards, tiling
+from unet_tfrecords.dataset import dataset_info, shards, tiling
 from unet_tfrecords.dataset.images import formats
+from unet_tfrecords.dataset.pictures import grey_levels
 
 INPUT, OUTPUT = "#ff8c00", "#00a0ff"  # of a tile: what it sees, what it answers for
 
@@ -57,7 +58,7 @@ def draw_tiles(axes, frame: np.ndarray, depth: int, tile: int) -> None:
 
 
 def draw_label(axes, tile, step: str) -> None:
-    axes.imshow(preview.displayed(tile))
+    axes.imshow(grey_levels(tile.image))
     inset = (tile.image.shape[0] - tile.label.shape[0]) / 2
     square(axes, (inset, inset), tile.label.shape[0], OUTPUT, "-")
     square(axes, (0, 0), tile.image.shape[0], INPUT, "--")
@@ -72,15 +73,15 @@ def picture(run: pathlib.Path) -> bytes:
     Args:
       run: the demo's folder.
     """
-    info = shards.read_info(str(run / "data"))
-    geometry = info["geometry"]
+    info = dataset_info.read_info(str(run / "data"))
+    geometry = info.geometry
     overlay = sorted((run / "predictions").glob("*_overlay.png"))[-1]
     name = overlay.name.removesuffix("_overlay.png")
     frame = formats.read_image(formats.Page(str(run / f"raw/01/{name}.tif")), 1)[..., 0]
     tile = max(augmented(run, info), key=lambda each: each.weight.mean())
     figure = Figure((12, 3.7), layout="constrained")
     first, second, third, last = figure.subplots(1, 4)
-    draw_tiles(first, frame, geometry["depth"], geometry["tile_size"])
+    draw_tiles(first, frame, geometry.depth, geometry.tile_size)
     draw_label(second, tile, "with its label")
     third.imshow(tile.weight, cmap="inferno")
     third.set_title("its border weights:\ngaps between cells count more")
@@ -98,8 +99,8 @@ def picture(run: pathlib.Path) -> bytes:
 
 def augmented(run: pathlib.Path, info: dict):
     """The augmented tiles of the last training shard."""
-    last = info["splits"]["train"]["shards"][-1]
-    for tile in shards.read_tiles(str(run / "data" / last["name"]), info["geometry"]):
+    last = info.splits["train"].shards[-1]
+    for tile in shards.read_tiles(str(run / "data" / last.name), info.geometry):
         if "/a00/" not in tile.key:
             yield tile
 

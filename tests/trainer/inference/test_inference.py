@@ -17,6 +17,7 @@ from trainer.inference.segmenter import Segmenter, mirrored, normalise_images
 from trainer.network.layers import freeze
 from trainer.network.unet import build_model
 from unet_tfrecords.dataset import tiling
+from unet_tfrecords.dataset.dataset_info import Normalization
 from unet_tfrecords.dataset.pixel_statistics import moments
 from unet_tfrecords.dataset.records import Geometry
 
@@ -131,9 +132,9 @@ def test_normalisation_is_that_of_the_records():
 def test_normalisation_by_the_data_set_is_the_trainers():
     """Raw intensities in, divided by the data set's numbers as the records' are."""
     network = network_of(2, channels=2)
-    said = {"mean": [100.0, 30.0], "std": [20.0, 5.0]}
+    said = Normalization((100.0, 30.0), (20.0, 5.0))
     image = 150 * random_image(50, 70, channels=2)
-    normal = (image - said["mean"]) / said["std"]
+    normal = (image - said.mean) / said.std
     settings = dict(depth=2, classes=2)
     whole = Segmenter(network, **settings, normalization=said)(tf.constant(image))
     expected = Segmenter(network, **settings).stitch(tf.constant(normal, tf.float32))
@@ -328,7 +329,7 @@ from trainer.devices.startup import load_tensorflow
 load_tensorflow()
 import tensorflow as tf
 from tests.trainer.inference.test_inference import network_of
-from trainer.export import memory
+from trainer.export import tile_memory
 from trainer.inference.segmenter import Segmenter
 from trainer.network.layers import freeze
 
@@ -337,7 +338,7 @@ def resident_mb(name):
         return next(int(x.split()[1]) / 1000 for x in file if x.startswith(name))
 
 budget = int(sys.argv[1])
-tile = memory.tile_within(budget, width=16, depth=4)
+tile = tile_memory.tile_within(budget, width=16, depth=4)
 segmenter = Segmenter(freeze(network_of(width=16)), depth=4, classes=2, tile=tile)
 image = tf.TensorSpec([None, None, None, 1], tf.float32)
 segment = tf.function(segmenter, input_signature=[image])

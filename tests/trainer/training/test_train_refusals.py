@@ -70,7 +70,7 @@ def test_nan_names_step_rate_norm_and_tiles(shards_folder, train_config, tmp_pat
         assert tf.strings.regex_full_match(line, f".*{words}.*")
     assert "gradient norm" in line
     step = int(line.split("at step ")[1].split(",")[0])
-    keys = Trainer(train_config, shards_folder, ONE, Access()).keys_of(step - 1)
+    keys = Trainer(train_config, shards_folder, ONE, Access()).data.keys_of(step - 1)
     assert len(keys) == 4 and all(key in line for key in keys)
     assert not checkpoints.complete_steps(str(tmp_path / "checkpoints"))
 
