@@ -188,9 +188,7 @@ def main() -> None:
         seed=1,
         augment=all_changes(),
     )
-    sizes = {
-        "trainer": sum(s.entry["bytes"] for s in shards) / sum(s[1] for s in shards)
-    }
+    sizes = {"trainer": sum(s.entry.bytes for s in shards) / sum(s[1] for s in shards)}
     with tempfile.TemporaryDirectory() as scratch:
         streams = {"trainer": iter(trainers)}
         for image, target in ENCODINGS:

@@ -17,6 +17,7 @@ from preprocess.main import COMMAND as PREPROCESS
 from tests.conftest import ROOT
 from trainer.main import COMMANDS
 from unet_tfrecords.command import cli
+from unet_tfrecords.dataset import dataset_info
 from unet_tfrecords.dataset.drawn_cells import draw_cells
 
 TINY = (
@@ -104,7 +105,7 @@ def test_real_images(real_data, tmp_path, name, folder, images, shape, count):
     config = f"configs/{name}.py:smoke"
     scores = go_the_road(config, source, tmp_path, source / images)
     assert scores["num_frames"] == count
-    info = json.loads((tmp_path / "data/dataset_info.json").read_text())
+    info = dataset_info.read_info(f"{tmp_path}/data")
     tiles = {split: content.num_tiles for split, content in info.splits.items()}
     frames = {s: content.num_frames for s, content in info.splits.items()}
     assert tiles == {split: 4 * number for split, number in frames.items()}

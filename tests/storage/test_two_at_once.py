@@ -182,7 +182,7 @@ def test_a_second_training_and_readers_beside_a_training(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("which", ["best", "newest"])
-@pytest.mark.parametrize("moment", ["restore", "read_about", "sha256_of"])
+@pytest.mark.parametrize("moment", ["restore", "read_about", "_read_values"])
 def test_a_checkpoint_that_goes_while_it_is_chosen(
     trained, tmp_path, monkeypatch, which, moment, capfd
 ):
@@ -193,18 +193,17 @@ def test_a_checkpoint_that_goes_while_it_is_chosen(
         workdir.read_config(str(trained)),
     )
     saved = tf.train.Checkpoint(averaged=build_model(config.model, seed=1))
-    module = files if moment == "sha256_of" else checkpoints
-    goes_on, steps = getattr(module, moment), iter((9, 10, 11))
+    goes_on, steps = getattr(checkpoints, moment), iter((9, 10, 11))
 
     def after_a_save(*arguments):
-        monkeypatch.setattr(module, moment, goes_on)
+        monkeypatch.setattr(checkpoints, moment, goes_on)
         if step := next(steps, None):
             checkpoints.save(saved, folder, step, {"best_step": step})
             checkpoints.prune(folder, 1, step)
-            monkeypatch.setattr(module, moment, after_a_save)
+            monkeypatch.setattr(checkpoints, moment, after_a_save)
         return goes_on(*arguments)
 
-    monkeypatch.setattr(module, moment, after_a_save)
+    monkeypatch.setattr(checkpoints, moment, after_a_save)
     _, step = restore_network(str(tmp_path / "run"), config, which)
     assert step == 11
     assert "damaged" not in capfd.readouterr().err
