@@ -23,7 +23,7 @@ def made(instances, *, augmentation, tile_size, depth):
     classes = (instances > 0).astype(np.uint8)
     classes[rng.random(size) < 0.01] = 255
     unit = UNIT._replace(augmentation=augmentation)
-    loaded = render.Loaded(
+    loaded = render.LoadedFrame(
         image, Truth(instances, classes), pixel_statistics.moments(image)
     )
     tiles = render.tiles_of_unit(unit, loaded, config, bits=16)

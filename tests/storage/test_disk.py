@@ -91,7 +91,7 @@ def test_scratch_files_on_a_full_disk(tmp_path, size):
     (tmp_path / "0.npy").symlink_to("/dev/full")
     image = np.zeros((size, size, 1), np.uint8)
     run = scoring.Run(None, {}, 1, lambda image: image.astype(np.float32))
-    scored = scoring.Scored(None, image, None, None)
+    scored = scoring.ScoredFrame(None, image, None, None)
     with pytest.raises(OSError) as caught:
         tune._Kept(run, str(tmp_path)).add(scored)
     assert of_disk(caught.value).startswith(f"{tmp_path}/0.npy: No space left")
