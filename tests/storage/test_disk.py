@@ -93,7 +93,7 @@ def test_scratch_files_on_a_full_disk(tmp_path, size):
     run = scoring.Run(None, {}, 1, lambda image: image.astype(np.float32))
     scored = scoring.ScoredFrame(None, image, None, None)
     with pytest.raises(OSError) as caught:
-        tune._Kept(run, str(tmp_path)).add(scored)
+        tune._ProbabilityFiles(run, str(tmp_path)).add(scored)
     assert of_disk(caught.value).startswith(f"{tmp_path}/0.npy: No space left")
 
 

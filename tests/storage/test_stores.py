@@ -37,7 +37,8 @@ import sys
 import tensorflow as tf
 from absl import flags
 from unet_tfrecords.command.errors import UserError
-from trainer import checkpoints, stores
+from trainer.devices import tensorflow_stores
+from trainer.run import checkpoints
 from trainer.predict import runtimes
 
 def read(values, rest):
@@ -53,7 +54,7 @@ bucket, *names = sys.argv[1:]
 jobs = [read] * len(names) + [save, load]
 for name, job in zip([*names, "", ""], jobs):
     try:
-        stores.explained(job)(flags.FlagValues(), [])
+        tensorflow_stores.explained(job)(flags.FlagValues(), [])
     except UserError as error:
         print(error)
 """

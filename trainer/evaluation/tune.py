@@ -87,7 +87,7 @@ def tune(
     check_unseen(frames, folder, info)
     run = load_run(folder, checkpoint, tta)
     with tempfile.TemporaryDirectory(prefix="unet-tune-") as scratch:
-        kept = _StageResult(run, scratch)
+        kept = _ProbabilityFiles(run, scratch)
         for frame in bars.bar(frames, desc="segment", unit="frame"):
             kept.add(read_scored(frame, config))
         found = _search(kept, [frame.key for frame in frames])
@@ -97,7 +97,7 @@ def tune(
     return found
 
 
-class _StageResult:
+class _ProbabilityFiles:
     """Validation frames with their probabilities, on disk: there may be many."""
 
     def __init__(self, run: Run, folder: str):
@@ -149,7 +149,7 @@ class _StageResult:
         return confusion_matrix(scored.truth.classes, classes, probabilities.shape[-1])
 
 
-def _search(kept: _StageResult, keys: Sequence[str]) -> TuningResult:
+def _search(kept: _ProbabilityFiles, keys: Sequence[str]) -> TuningResult:
     """Goes through candidates, stage by stage, and keeps what is better."""
     objective = "(seg_all + det) / 2" if kept.has_objects else "mean_iou"
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
