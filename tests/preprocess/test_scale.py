@@ -13,7 +13,7 @@ from preprocess.beam import pipeline
 from preprocess.beam.runners import parse_options
 from preprocess.inspection import FrameTotals, InspectedFrame, Inspection
 from tests.conftest import ROOT
-from trainer.evaluation import scoring
+from trainer.evaluation import evaluate_run
 from trainer.input import whole_frames
 from trainer.main import COMMANDS
 from trainer.run import workdir
@@ -150,9 +150,9 @@ def test_a_run_keeps_what_it_learns_from(cells, parted, tmp_path, config):
     assert list(sizes.values()) == [(128, 128)]
     frames = plan.plan_dataset(str(cells), config).frames
     unseen = [frame for frame in frames if frame.split == "test"]
-    scoring.check_unseen(unseen, str(run), info)
-    with pytest.raises(scoring.UserError) as refused:
-        scoring.check_unseen(frames, str(run), info)
+    evaluate_run.check_unseen(unseen, str(run), info)
+    with pytest.raises(evaluate_run.UserError) as refused:
+        evaluate_run.check_unseen(frames, str(run), info)
     assert len(refused.value.problems) == 5
 
 

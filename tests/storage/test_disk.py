@@ -17,7 +17,7 @@ from preprocess.beam import pipeline, shard_transforms
 from tests.conftest import ROOT, TINY_DATA
 from tests.robustness.campaign import disk
 from trainer.devices import tensorflow_stores
-from trainer.evaluation import scoring, tune
+from trainer.evaluation import evaluate_run, tune
 from trainer.export import publish
 from unet_tfrecords.command.cli import main as run
 from unet_tfrecords.command.errors import of_disk
@@ -90,8 +90,8 @@ def test_what_tensorflow_says_of_a_disk_is_told_like_everybodys():
 def test_scratch_files_on_a_full_disk(tmp_path, size):
     (tmp_path / "0.npy").symlink_to("/dev/full")
     image = np.zeros((size, size, 1), np.uint8)
-    run = scoring.Run(None, {}, 1, lambda image: image.astype(np.float32))
-    scored = scoring.ScoredFrame(None, image, None, None)
+    run = evaluate_run.Run(None, {}, 1, lambda image: image.astype(np.float32))
+    scored = evaluate_run.ScoredFrame(None, image, None, None)
     with pytest.raises(OSError) as caught:
         tune._ProbabilityFiles(run, str(tmp_path)).add(scored)
     assert of_disk(caught.value).startswith(f"{tmp_path}/0.npy: No space left")

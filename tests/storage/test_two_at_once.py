@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from preprocess import main
 from tests.conftest import ROOT, TINY_DATA, train_command, until
-from trainer.evaluation.scoring import read_measured
+from trainer.evaluation.evaluate_run import read_measured
 from trainer.main import COMMANDS
 from trainer.network.unet import build_model
 from trainer.run import checkpoints, workdir
@@ -212,7 +212,7 @@ def test_a_checkpoint_that_goes_while_it_is_chosen(
 @pytest.mark.slow
 def test_two_evaluations_leave_the_files_of_one(trained, cells, tmp_path, monkeypatch):
     """Their pictures, sums and scores belong together, whoever is last."""
-    from trainer.evaluation import scoring
+    from trainer.evaluation import evaluate_run
 
     folder = str(tmp_path / "run")
     shutil.copytree(trained, folder)
@@ -228,7 +228,7 @@ def test_two_evaluations_leave_the_files_of_one(trained, cells, tmp_path, monkey
                 met.reset()
         write_bytes(path, content)
 
-    monkeypatch.setattr(scoring.files, "write_bytes", meeting)
+    monkeypatch.setattr(evaluate_run.files, "write_bytes", meeting)
     given = f"--workdir={folder}", f"--input={cells}"
     plain, turned = (
         threading.Thread(target=run, args=(COMMANDS["evaluate"], [*given, *more]))
@@ -237,5 +237,5 @@ def test_two_evaluations_leave_the_files_of_one(trained, cells, tmp_path, monkey
     plain.start(), turned.start()
     plain.join(), turned.join()
     result = json.loads((tmp_path / "run/evaluation-test.json").read_text())
-    of_both = scoring.summary(read_measured(folder, "test"))
+    of_both = evaluate_run.summary(read_measured(folder, "test"))
     assert of_both["scores"] == result["scores"]

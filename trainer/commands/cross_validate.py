@@ -16,7 +16,7 @@ def _cross_validate(values: flags.FlagValues, _: list[str]) -> None:
     config = cli.config_of(values)
     with starting():  # its folds are processes of their own
         from trainer.evaluation import folds as crossed
-        from trainer.evaluation.scoring import table
+        from trainer.evaluation.evaluate_run import table
 
     config_flags = [f for f in cli.given_flags(values) if f.startswith("--config")]
     result = crossed.cross_validate(

@@ -19,7 +19,7 @@ def _evaluate(values: flags.FlagValues, _: list[str]) -> None:
     """Scores a run, or with --tune finds its post-processing."""
     load_tensorflow()
     tensorflow_stores.reach(values.workdir, COPY.format("workdir"))
-    from trainer.evaluation import scoring as evaluation
+    from trainer.evaluation import evaluate_run as evaluation
 
     if values.tune:
         from trainer.evaluation.tune import tune

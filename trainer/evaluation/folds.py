@@ -14,8 +14,8 @@ from typing import Any
 
 import ml_collections
 
+from trainer.evaluation.evaluate_run import read_measured, summary, write
 from trainer.evaluation.report import page
-from trainer.evaluation.scoring import read_measured, summary, write
 from trainer.run import workdir
 from unet_tfrecords.command import cli
 from unet_tfrecords.command.errors import UserError

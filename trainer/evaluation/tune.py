@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from trainer.evaluation.scoring import (
+from trainer.evaluation.evaluate_run import (
     Run,
     ScoredFrame,
     check_unseen,

@@ -50,7 +50,7 @@ def read(folder: pathlib.Path, name: str):
 
 @pytest.mark.slow
 def test_evaluate_writes_scores_objects_and_sums(evaluated):
-    from trainer.evaluation.scoring import read_measured
+    from trainer.evaluation.evaluate_run import read_measured
 
     result = read(evaluated, "evaluation-test.json")
     assert {"seg", "det", "op_csb", "ap", "iou_1", "surface_px"} <= set(
