@@ -170,7 +170,7 @@ def work(given) -> None:
 
     def one(size):
         frame = frame_of(tuple(size))
-        pathlib.Path("/proc/self/clear_refs").write_text("5")  # the peak, anew
+        pathlib.Path("/proc/self/clear_refs").write_text("5")  # the peak, again
         before = resident_mb("VmRSS")
         started = time.perf_counter()
         result = model(frame)

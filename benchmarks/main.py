@@ -12,7 +12,7 @@ Peers are PyTorch and MONAI, from an environment of their own if there is one:
 
 What is absent is said on the page. What was measured before by the same command on the
 same revision and machine is kept: stopped, it goes on where it was; --again measures
-anew.
+again.
 """
 
 import argparse
@@ -183,7 +183,7 @@ def measure(benchmark: Benchmark, arguments: list[str], json_path: str) -> dict:
 
 
 def machine() -> dict[str, str | int]:
-    """What results hang on."""
+    """What results depend on."""
     models = [
         line.partition(":")[2].strip()
         for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines()

@@ -95,7 +95,7 @@ def get_config() -> ml_collections.ConfigDict:
     train.checkpoint_every_minutes = 10.0  # whichever comes first; 0: by steps alone
     train.keep_checkpoints = 3  # the newest; the best stays too
 
-    # On top of what preprocess made, at no cost: drawn anew each time a tile comes.
+    # On top of what preprocess made, at no cost: drawn again each time a tile comes.
     train.augment = again = ml_collections.ConfigDict()
     again.flip = False  # mirrors along either axis, half of the time each
     again.quarter_turns = False  # turns by 0, 90, 180 or 270 degrees

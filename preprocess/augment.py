@@ -6,7 +6,7 @@ section 3.1: displacements on a 3 x 3 grid, normal with 10 px deviation, bicubic
 
 What is drawn at random is a recipe, `Deformation` and `Grey`. Any window of the output
 can be made from it alone, and has the pixels that the whole would have there: all
-arithmetic is a pixel's own, none a matrix product, whose rounding hangs on its shape.
+arithmetic is a pixel's own, none a matrix product, whose rounding depends on its shape.
 """
 
 import functools
@@ -154,7 +154,7 @@ def interpolate(down: np.ndarray, bends: np.ndarray, out: np.ndarray) -> None:
       bends: what `along_columns` gives, [N, W].
       out: float32 [H, W].
     """
-    # Not a matrix product: its rounding hangs on the window's shape, einsum's does not.
+    # Not a matrix product: its rounding depends on its shape, einsum's does not.
     np.einsum("hn,nw->hw", down, bends, out=out, optimize=False)
 
 

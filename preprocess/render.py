@@ -136,7 +136,7 @@ def render(
     """
     height, width = image.shape[:2]
     seen = window.widened(pad)
-    # Weights at the window's rim hang on cells beyond it.
+    # Weights at the window's rim depend on cells beyond it.
     known = window.widened(margin_px(data.border_sigma_px)).clipped(height, width)
     if change is None:
         rows = tiling.mirror_indices(*seen.rows, height)

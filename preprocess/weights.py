@@ -51,5 +51,5 @@ def border_weights(instances: np.ndarray, *, w0: float, sigma_px: float) -> np.n
 
 
 def _exact(distance: np.ndarray) -> np.ndarray:
-    """Roots of whole numbers, float64; OpenCV's last bit hangs on its threads."""
+    """Roots of whole numbers, float64; OpenCV's last bit depends on its threads."""
     return np.sqrt(np.rint(np.square(distance, dtype=np.float64)))

@@ -24,7 +24,7 @@ def room_for(frame: Frame) -> Iterator[None]:
 
 
 def _is_large(frame: Frame) -> bool:
-    with contextlib.suppress(UserError, OSError):  # whoever reads it says what's wrong
+    with contextlib.suppress(UserError, OSError):  # the reader reports what is wrong
         return pixels_of(frame.image) >= LARGE_PIXELS
     return False
 

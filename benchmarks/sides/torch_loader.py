@@ -22,7 +22,7 @@ PARTS = "image", "label", "weight"
 
 
 class Tiles(torch.utils.data.Dataset):
-    """Flips, quarter turns and a grey change, drawn anew for each."""
+    """Flips, quarter turns and a grey change, drawn again for each."""
 
     def __init__(self, folder: pathlib.Path):
         self.paths = sorted(folder.glob("*-image.png"))

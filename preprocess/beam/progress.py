@@ -63,7 +63,7 @@ class Bars:
     """Bars of frames checked, then of tiles made, on standard error."""
 
     def __init__(self, output: str, frames: int):
-        """Begins counting afresh.
+        """Begins counting again.
 
         Args:
           output: the folder where workers count.

@@ -21,13 +21,13 @@ RULES = (
     ),
     cli_flags.number(
         "core_threshold",
-        "above --threshold: instances grow from cores more probable than this, so that "
-        f"cells part at bridges of doubt{ELSE}",
+        "watershed seeds are pixels above this probability; higher than --threshold it "
+        f"separates cells joined by low-confidence pixels{ELSE}",
     ),
     cli_flags.number(
         "split_px",
-        "parts cells where a bridge is narrower than both sides by so many px "
-        f"(half-widths); 0 parts nothing{ELSE}",
+        "separates cells at a bridge that is narrower than both sides by N px "
+        f"(half-widths); 0 separates nothing{ELSE}",
     ),
     cli_flags.integer(
         "min_size_px", f"instances of fewer pixels are dropped{ELSE}", None
@@ -37,7 +37,7 @@ RULES = (
     ),
     cli_flags.integer(
         "border_px",
-        f"gaps between instances of up to so many px are given back to them{ELSE}",
+        f"fills gaps of up to N px between instances{ELSE}",
         None,
     ),
 )
@@ -127,8 +127,8 @@ COMMAND = cli.Command(
         ),
         cli_flags.integer(
             "devices",
-            "splits the first GPU, or else the processor, into so many logical "
-            "devices, to try out how several share the images; 0 takes all "
+            "splits the first GPU, or the processor, into N logical "
+            "devices, to test how several share the images; 0 uses all "
             "GPUs",
             least=0,
         ),

@@ -106,8 +106,8 @@ COMMAND = cli.Command(
         ),
         cli_flags.integer(
             "devices",
-            "splits the first GPU, or else the processor, into so many logical "
-            "devices, to try out what many do; 0 takes what there is",
+            "splits the first GPU, or the processor, into N logical "
+            "devices, to test several; 0 uses what there is",
             least=0,
         ),
         cli_flags.choice(
@@ -143,14 +143,13 @@ COMMAND = cli.Command(
         ),
         cli_flags.integer(
             "extend_steps",
-            "trains the run in --workdir on to so many steps in all, the only "
-            "change of its config that is allowed; its schedule then is that "
-            "of so many steps",
+            "continues the run in --workdir to N steps in all, the only change of "
+            "its config that is allowed; its schedule becomes that of N steps",
         ),
         cli_flags.number(
             "wait_minutes",
-            "with TF_CONFIG: gives up, naming the workers that have not come, "
-            "after so many minutes; 0 waits for ever",
+            "with TF_CONFIG: gives up after N minutes, naming the workers that "
+            "have not connected; 0 waits forever",
             15.0,
         ),
         cli_flags.integer(

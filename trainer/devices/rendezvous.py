@@ -25,7 +25,7 @@ def meet(hosts: Sequence[str], worker: int, minutes: float) -> None:
     Args:
       hosts: HOST:PORT of all workers; the first is the chief.
       worker: which of them this is.
-      minutes: how long to wait; 0 for ever.
+      minutes: how long to wait; 0 forever.
 
     Raises:
       UserError: the time is over; names who has not come. Its exit code is 75.

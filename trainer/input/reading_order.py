@@ -6,7 +6,7 @@ each global batch takes the same number of tiles from every lane, side by side:
     lane 0: shards 0, 2     batch = [ lane 0 | lane 0 | lane 1 | lane 1 ]
     lane 1: shards 1, 3                worker 0            worker 1
 
-The number of lanes hangs on the data and the global batch alone, so the batches are
+The number of lanes depends on the data and the global batch alone, so the batches are
 the same for any number of workers; a worker reads the lanes that its places need.
 """
 

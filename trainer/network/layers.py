@@ -17,7 +17,7 @@ from trainer.devices.graphs import graph_function
 def max_pool_2x2(image_BHWC: tf.Tensor):
     """The maximum of each 2 x 2 block; the gradient goes to the first that has it.
 
-    The same as `tf.nn.max_pool2d`, whose gradient searches for the maximum anew: under
+    The same as `tf.nn.max_pool2d`, whose gradient searches for the maximum again: under
     XLA on a processor that is a scatter, one value at a time. Here both directions are
     comparisons of whole arrays, which XLA fuses.
 
@@ -76,7 +76,7 @@ class Convolution3x3(keras.layers.Conv2D):
           standardized: whether each filter is used with mean 0 and deviation
             gain / sqrt(N), N incoming nodes and the gain learned (Brock et al. 2021,
             arXiv 2101.08692, eq. 1): signals keep their scale at every depth, with
-            nothing that hangs on batch or tile.
+            nothing that depends on batch or tile.
           **named: of `keras.layers.Conv2D`.
         """
         super().__init__(filters, 3, activation="relu", **named)
@@ -144,7 +144,7 @@ def with_variables(network: keras.Model) -> Callable[[tf.Tensor], tf.Tensor]:
 def freeze(network: keras.Model) -> Callable[[tf.Tensor], tf.Tensor]:
     """The network with its weights as they are now, as constants of the graph.
 
-    oneDNN lays constant kernels out anew for its own fast convolutions, once; what
+    oneDNN lays constant kernels out again for its own fast convolutions, once; what
     comes from a variable goes through a matrix product (2.5 times slower on AVX2).
 
     Args:

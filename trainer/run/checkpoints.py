@@ -153,7 +153,7 @@ def _write_state(checkpoint: tf.train.Checkpoint, folder: str) -> list[str]:
 def note_progress(folder: str, step: int, progress: dict[str, Any]) -> None:
     """Renews the progress that a whole checkpoint tells of; its values stay untouched.
 
-    Written anew it would be gone for a while, with what the last signal has saved.
+    Written again it would be gone for a while, with what the last signal has saved.
     """
     inside = files.join(folder, name_of(step))
     _write_about(inside, About(_about_in(inside).step, progress))

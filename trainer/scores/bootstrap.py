@@ -1,4 +1,4 @@
-"""How far scores hang on which frames there were."""
+"""How far scores depend on which frames there were."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any

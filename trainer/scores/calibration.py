@@ -1,6 +1,6 @@
 """Whether a probability means what it says, and what each threshold would give.
 
-Both hang on one histogram, which frames add up to.
+Both depend on one histogram, which frames add up to.
 """
 
 import numpy as np

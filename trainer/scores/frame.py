@@ -1,6 +1,6 @@
 """A frame measured once, as sums that frames add up to, and the scores of some frames.
 
-Which scores there are hangs on what the truth holds: `measure` takes what it finds.
+Which scores there are depends on what the truth holds: `measure` takes what it finds.
 """
 
 import dataclasses

@@ -38,7 +38,7 @@ class Logbook:
             )
         )
         self.metrics = None if silent else workdir.MetricsLog(folder)
-        # To a store each flush writes the whole file anew.
+        # To a store each flush writes the whole file again.
         self.flush_every_s = workdir.REMOTE_EVERY_S if files.is_remote(folder) else 0
         self.flushed_at = 0.0
         self.bar = bars.bar(total=steps, initial=step, unit="step", disable=silent)

@@ -48,7 +48,7 @@ class Validator:
         Args:
           network: what is validated, as its weights are at each call.
           strategy: over which replicas.
-          frames: reads this worker's frames; called anew at each validation.
+          frames: reads this worker's frames; called again at each validation.
           model: the config's `model` part.
         """
         self.strategy = strategy

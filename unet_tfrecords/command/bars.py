@@ -6,7 +6,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-EVERY_S = 1.0  # a bar on a terminal is drawn anew this often at most
+EVERY_S = 1.0  # a bar on a terminal is drawn again this often at most
 EVERY_S_IN_FILE = 30.0  # and where it is a log that somebody scrolls through
 
 

@@ -168,7 +168,7 @@ def loading(library: str) -> Iterator[None]:
     """Loads a big library in four fifths of the time or less (docs/decisions.md).
 
     What is loaded stays: garbage is not looked for among it, then or later. The first
-    time only: later, it would keep what went before for ever.
+    time only: later, it would keep what went before forever.
     """
     if library in sys.modules:
         yield

@@ -126,7 +126,7 @@ def open_read(path: str) -> contextlib.AbstractContextManager[IO[bytes]]:
     """Opens a file for reading, as stored (never decompressed by its name)."""
     if is_remote(path):
         return object_store.open_read(path)
-    mode = os.stat(path).st_mode  # before it is opened: a pipe would wait for ever
+    mode = os.stat(path).st_mode  # before it is opened: a pipe would wait forever
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise UserError(f"{path}: a pipe or device, not a file; take it out")
     return open(path, "rb")

@@ -26,7 +26,7 @@ class Copy(NamedTuple):
       file: the copy.
       size: its bytes.
       fetched: when it was last known to be the store's.
-      version: of the store's; None of small ones, which are fetched anew.
+      version: of the store's; None of small ones, which are fetched again.
     """
 
     file: Any

@@ -100,7 +100,7 @@ def reading(folder: str) -> Iterator[None]:
     """Has `unread` wait for nobody and refuse: this process needs the files there.
 
     Raises:
-      UserError: a job is about to make them anew.
+      UserError: a job is about to make them again.
     """
     with _flock(folder, fcntl.LOCK_SH) as free:
         if not free:

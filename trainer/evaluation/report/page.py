@@ -23,7 +23,7 @@ MOST_DOTS = 3000  # in the scatter of objects
 
 
 def write(folder: str) -> str | None:
-    """Writes a work directory's report anew from what lies there.
+    """Writes a work directory's report again from what lies there.
 
     Args:
       folder: the work directory.

@@ -72,7 +72,7 @@ def free_memory() -> float:
 def check_pages(tiff: tifffile.TiffFile) -> None:
     """Follows the chain of a TIFF's pages to its end.
 
-    tifffile leaves out whatever comes after a broken link, and goes round for ever in
+    tifffile leaves out whatever comes after a broken link, and goes round forever in
     a circle of over a hundred pages.
 
     Raises:
