@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 from configs import base
+from trainer.training.losses import class_weights, tile_losses
 from trainer.training.optimizers import (
     FIRST_SCALE,
     GROWTH_STEPS,
@@ -15,7 +16,7 @@ from trainer.training.optimizers import (
     highest_rate,
     make_schedule,
 )
-from trainer.training.train_settings import check_train_config
+from trainer.training.train_settings import CHOICES, check_train_config
 
 
 def train_part(**changes):
@@ -60,15 +61,40 @@ def test_the_rule_for_the_batch():
         assert rates(train, (5,)) == pytest.approx([0.1 * factor])
 
 
-def test_every_choice_of_the_config_is_accepted():
-    from trainer.training.train_settings import CHOICES
+def moved(train) -> float:
+    variable = keras.Variable([[1.0]], name="kernel")
+    optimizer = Optimizer(train, [variable], scaled=False)
+    for _ in range(2):
+        optimizer.apply([tf.constant([[0.3]])], tf.constant(0.1))
+    return float(variable.value[0, 0])
 
-    for name, choices in CHOICES.items():
-        for choice in choices:
-            config = base.get_config()
-            config.train.weight_decay = 0.01
-            config.train[name] = choice
-            check_train_config(config)
+
+def loss_of(train) -> float:
+    logits = tf.constant([[[[0.1, 0.4], [2.0, -1.0]]]])
+    label = tf.constant([[[1, 0]]], tf.int64)
+    flat = tf.zeros([1, 1, 2])
+    return float(tile_losses(train.loss, logits, label, flat, tf.ones([2]))[0])
+
+
+# What a choice changes, for those choices of which no two do the same.
+EFFECTS = {
+    "optimizer": moved,
+    "schedule": lambda train: rates(train, (50,))[0],
+    "loss": loss_of,
+    "class_weights": lambda train: class_weights([1, 3], train.class_weights)[0],
+}
+
+
+@pytest.mark.parametrize("name", EFFECTS)
+def test_every_choice_is_accepted_and_has_an_effect_of_its_own(name):
+    found = set()
+    for choice in CHOICES[name]:
+        config = base.get_config()
+        decay = 0.1 if choice == "adamw" else 0.0  # adam with decay is adamw
+        config.train.update({"weight_decay": decay, "steps": 100, name: choice})
+        check_train_config(config)
+        found.add(round(EFFECTS[name](config.train), 6))
+    assert len(found) == len(CHOICES[name])
 
 
 # --- Updates -------------------------------------------------------------------------
