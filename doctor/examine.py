@@ -25,9 +25,11 @@ def examine(input_path: str, output: str) -> int:
     """
     remote = [path for path in (input_path, output) if "://" in path]
     wrong = show(host.look("" if "://" in output else output)) + show(packages.look())
-    wrong_places = show(places.look(input_path, output))
-    # TensorFlow's clients of a store that does not answer would try for minutes.
-    wrong += wrong_places + show(devices.look([] if wrong_places else remote))
+    for finding in places.look(input_path, output):
+        wrong += show([finding])
+        if finding.cure:  # TensorFlow's client of such a store would try for minutes
+            remote = [path for path in remote if path not in finding.what]
+    wrong += show(devices.look(remote))
     print(f"{wrong} to fix" if wrong else "all fine")
     return wrong
 

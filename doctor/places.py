@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from doctor.finding import Finding
 from doctor.host import nearest
 
-ANSWER_S = 20.0  # after which a store that has not answered counts as silent
+ANSWER_S = 30.0  # for loading the client and the answer; then a store is silent
 
 
 def look(input_path: str, output: str) -> Iterator[Finding]:
@@ -20,7 +20,7 @@ def look(input_path: str, output: str) -> Iterator[Finding]:
     if output:
         what, tried = f"output {output}", _tried(lambda: _write(output))
         cure = "another --output, or the right to write there" if tried else ""
-        yield Finding(what, tried or "can be written, and read back", cure)
+        yield Finding(what, tried or "can be written", cure)
 
 
 def _tried(act: Callable[[], None]) -> str:

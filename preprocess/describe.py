@@ -35,7 +35,7 @@ def geometry_of(config: ml_collections.ConfigDict, bits: int) -> Geometry:
         depth=model.depth,
         channels=model.channels,
         classes=model.classes,
-        bits=bits,
+        bits=16 if bits == 16 else 8,
         image_encoding=data.image_encoding,
         weight_step=weight_step(data.border_weight),
     )

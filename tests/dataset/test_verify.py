@@ -176,6 +176,11 @@ def test_everything_is_listed_at_once(data, capsys):
             "field `bits` - at `$.geometry`",
         ),
         (lambda i: i.update(splits=[]), "broken ("),
+        (lambda i: i["geometry"].update(bits=24), "broken ("),
+        (lambda i: i["geometry"].update(output_size=0), "broken ("),
+        (lambda i: i["sources"][0].update(files=[]), "broken ("),
+        (lambda i: i["sources"][0].update(height=0), "broken ("),
+        (lambda i: i["config"].pop("seed"), "config without seed"),
     ],
 )
 def test_an_info_that_lies_is_found_out(data, change, words):

@@ -1,10 +1,11 @@
 """Segments all images of a folder: reads, segments and writes several at a time."""
 
-import contextlib
+import collections
 import errno
 import itertools
 import os
 import queue
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -32,6 +33,7 @@ FATAL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 # Images in work for each device: one on it, some read ahead, some being encoded, since
 # a mask and its overlay take longer than a GPU takes for the image.
 AHEAD, WRITERS, LEAST_WRITERS = 2, 2, 2
+WINDOW = 16  # images, times those in work, that may be done before a slow one is
 
 
 def predict(
@@ -82,18 +84,23 @@ def predict(
         todo = _unfinished(names, choice, record, there, overwrite)
         if todo:
             loaded = runtimes.load(version, runtime=runtime, tta=tta, devices=devices)
+            # Or a stopped run would leave outputs of before beside new ones.
+            old = [path for job in todo for path in names[job] if path in there]
+            if old and record.is_new and not overwrite:
+                raise UserError(
+                    f"{old[0]}: is there, and no predict.json says of which image; "
+                    "give another --output, or --overwrite"
+                )
             record.forget(job.name for job in todo)
             record.write()
-            # Or a stopped run would leave outputs of before beside new ones.
-            old = {path for job in todo for path in names[job]}
-            files.remove([path for path in old if path in there])
+            files.remove(old)
             done = len(names) - len(todo)
             try:
                 problems += _segment_all(
                     todo, loaded, about, choice, output, record, done
                 )
-            finally:
-                record.write()
+            finally:  # without hiding what ended it
+                problems += _written(record)
         if problems:
             raise UserError(problems)
         return len(todo), len(names) - len(todo)
@@ -117,6 +124,25 @@ def _unfinished(
     return [job for job in names if job in todo or stack_name(job, choice) in stacks]
 
 
+def _written(record: PredictionRecord) -> list[str]:
+    """Writes the record; returns a line if that fails."""
+    try:
+        record.write()
+    except OSError as error:
+        return [of_disk(error) or str(error)]
+    except UserError as error:
+        return error.problems
+    return []
+
+
+class _GiveUp(UserError):
+    """The next image would fare no better."""
+
+
+class _Stopped(Exception):
+    """The run is ending: this image is left."""
+
+
 def _segment_all(
     todo: list[Job],
     loaded: list[runtimes.Runtime],
@@ -130,42 +156,65 @@ def _segment_all(
     free: queue.SimpleQueue[runtimes.Runtime] = queue.SimpleQueue()
     for runtime in loaded:
         free.put(runtime)
+    stopping = threading.Event()
 
-    def process(job: Job) -> np.ndarray:
+    def process(job: Job) -> np.ndarray | None:
         """Writes an image's outputs; returns its page of a stack."""
         image = _read(job, about)
         runtime = free.get()
         try:
+            if stopping.is_set():
+                raise _Stopped
             probabilities = runtime.segment(image)
         finally:
             free.put(runtime)
         result = result_of(image, probabilities, choice)
         for name, encode in encoders(job, choice).items():
             files.write_bytes(files.join(output, name), encode(result))
-        # The caller makes one file of a stack's pages.
-        page = probabilities[..., 1] if stack_name(job, choice) else np.empty(0)
-        return np.ascontiguousarray(page)
+        if stack_name(job, choice):  # the caller makes one file of the pages
+            return np.ascontiguousarray(probabilities[..., 1])
+        record.add([job.name], record.note_of(job))
+        return None
 
     problems: list[str] = []
-    outcomes = ordered_map(process, todo, threads_for(len(loaded)))
-    with contextlib.closing(outcomes):
-        good = _checked(outcomes, problems, len(todo) + done, done)
+    threads = threads_for(len(loaded))
+    has_pages = any(stack_name(job, choice) for job in todo)
+    window = threads if has_pages else WINDOW * threads
+    outcomes = ordered_map(process, todo, threads=threads, window=window)
+    try:
+        checked = _checked(outcomes, problems, len(todo) + done, done)
         for stack, pages in itertools.groupby(
-            good, key=lambda outcome: stack_name(outcome[0], choice)
+            checked, key=lambda outcome: stack_name(outcome[0], choice)
         ):
             if stack is None:
-                for job, page in pages:
-                    if page is not None:
-                        record.add([job.name], record.note_of(job))
-                continue
-            path = files.join(output, stack)
-            first, missing = write_stack(path, pages)
-            if missing:
-                problems.append(f"{path}: not written, for want of {missing.page}")
+                collections.deque(pages, maxlen=0)  # each has noted itself
             else:
-                names = page_names(first.stack, first.pages)
-                record.add(names, record.note_of(first))
+                problems += _write_stack(files.join(output, stack), pages, record)
+    finally:
+        stopping.set()
+        outcomes.close()
     return problems
+
+
+def _write_stack(
+    path: str,
+    pages: Iterator[tuple[Job, np.ndarray | None]],
+    record: PredictionRecord,
+) -> list[str]:
+    """Writes a stack and notes its pages; returns a line if it could not be written."""
+    first, page = next(pages)
+    try:
+        missing = write_stack(path, itertools.chain([(first, page)], pages))
+        if missing:
+            return [f"{path}: not written, for want of {missing.page}"]
+        record.add(page_names(first.stack, first.pages), record.note_of(first))
+    except _GiveUp:
+        raise
+    except (OSError, UserError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno in FATAL:
+            raise
+        return _lines_of(first, error)
+    return []
 
 
 def threads_for(devices: int) -> int:
@@ -176,7 +225,7 @@ def threads_for(devices: int) -> int:
 
 
 def _checked(
-    outcomes: Iterable[tuple[Job, np.ndarray | BaseException]],
+    outcomes: Iterable[tuple[Job, np.ndarray | None | BaseException]],
     problems: list[str],
     total: int,
     done: int,
@@ -194,7 +243,7 @@ def _checked(
                     raise outcome  # Ctrl-C in a thread
                 problems += _lines_of(job, outcome)
                 if isinstance(outcome, OSError) and outcome.errno in FATAL:
-                    raise UserError(problems) from outcome
+                    raise _GiveUp(problems) from outcome
             else:
                 page = outcome
             bar.update()

@@ -10,14 +10,20 @@ Outcome = TypeVar("Outcome")
 
 
 def ordered_map(
-    function: Callable[[Item], Outcome], items: Iterable[Item], threads: int
+    function: Callable[[Item], Outcome],
+    items: Iterable[Item],
+    *,
+    threads: int,
+    window: int,
 ) -> Generator[tuple[Item, Outcome | BaseException], None, None]:
     """Applies a function to items in threads.
 
     Args:
       function: called in any of the threads.
       items: taken only as far as there is room for them.
-      threads: how many; no more items than that are in memory at a time.
+      threads: how many items are in work at a time.
+      window: how many may be in work or wait for their turn to be returned, so that
+        one slow item does not stop the others.
 
     Yields:
       Each item, in order, with what the function returned or raised. If the caller
@@ -34,7 +40,7 @@ def ordered_map(
     try:
         for item in items:
             waiting.append((item, pool.submit(function, item)))
-            if len(waiting) == threads:
+            if len(waiting) == window:
                 yield oldest()
         while waiting:
             yield oldest()

@@ -157,7 +157,7 @@ def _tiff(pages: np.ndarray) -> bytes:
 
 def write_stack(
     path: str, pages: Iterable[tuple[Job, np.ndarray | None]]
-) -> tuple[Job, Job | None]:
+) -> Job | None:
     """Writes the pages of a stack as they come; the file appears whole or not at all.
 
     Args:
@@ -165,8 +165,7 @@ def write_stack(
       pages: in order, float32 [H, W]; None is a page that could not be made.
 
     Returns:
-      The first page's job, and that of a page that is missing, if one is: then there
-      is no file.
+      A page that is missing, if one is: then there is no file.
     """
     rest = iter(pages)
     first, one = next(rest)
@@ -184,7 +183,7 @@ def write_stack(
                 raise _PageMissing
     except _PageMissing:
         pass
-    return first, missing
+    return missing
 
 
 class _PageMissing(Exception):

@@ -5,6 +5,7 @@ may be the older one, and two folders can hold images of the same name.
 """
 
 import os
+import threading
 import time
 from collections.abc import Iterable
 from typing import Any
@@ -20,11 +21,18 @@ SHARE = 0.05  # of the time, at most, is spent on writing the record
 
 
 class ImageNote(msgspec.Struct, frozen=True):
-    """An image as it was when it was segmented; updated in s since 1970."""
+    """An image as it was when it was segmented.
+
+    Attributes:
+      path, bytes: of the file.
+      updated: when it was last changed, s since 1970.
+      made_by: fingerprint of the settings.
+    """
 
     path: str
     bytes: int
     updated: float
+    made_by: str
 
 
 class Contents(msgspec.Struct):
@@ -50,17 +58,20 @@ class PredictionRecord:
         """
         self.path = files.join(output, NAME)
         self.contents = Contents(settings, {})
+        self.made_by = json_files.fingerprint(settings)
         self.written_at, self.cost_s = 0.0, 0.0
-        if not files.exists(self.path):
+        self.lock = threading.Lock()
+        self.is_new = not files.exists(self.path)
+        if self.is_new:
             return
         try:
             content = json_files.parse(files.read_bytes(self.path))
             there = msgspec.convert(content, Contents)
         except (ValueError, msgspec.ValidationError):
             there = Contents({}, {})
-        if not (lines := json_files.differences(there.settings, settings)):
-            self.contents = there
-        elif not overwrite:
+        self.contents.images = there.images
+        lines = json_files.differences(there.settings, settings)
+        if lines and not overwrite:
             raise UserError(
                 f"{output}: holds outputs made otherwise ({'; '.join(lines)[:300]}); "
                 "give another --output, or --overwrite"
@@ -70,8 +81,9 @@ class PredictionRecord:
         """Describes an image as it is now."""
         path = job.page.path
         if files.is_remote(path):
-            return ImageNote(path, 0, job.updated)
-        return ImageNote(os.path.abspath(path), files.size_of(path), job.updated)
+            return ImageNote(path, 0, job.updated, self.made_by)
+        size = files.size_of(path)
+        return ImageNote(os.path.abspath(path), size, job.updated, self.made_by)
 
     def other_image(self, job: Job) -> str:
         """Returns the path of another existing image whose outputs have this name."""
@@ -85,9 +97,8 @@ class PredictionRecord:
     def is_done(self, job: Job) -> bool:
         """Returns whether the outputs are of the image as it is; it may have moved."""
         noted, now = self.contents.images.get(job.name), self.note_of(job)
-        return noted is not None and (noted.bytes, noted.updated) == (
-            now.bytes,
-            now.updated,
+        return noted is not None and now == msgspec.structs.replace(
+            noted, path=now.path
         )
 
     def forget(self, names: Iterable[str]) -> None:
@@ -97,12 +108,17 @@ class PredictionRecord:
 
     def add(self, names: Iterable[str], note: ImageNote) -> None:
         """Notes outputs that are there now; writes the file if that is due."""
-        self.contents.images |= dict.fromkeys(names, note)
-        if SHARE * (time.monotonic() - self.written_at) >= self.cost_s:
-            self.write()
+        with self.lock:
+            self.contents.images |= dict.fromkeys(names, note)
+            if SHARE * (time.monotonic() - self.written_at) >= self.cost_s:
+                self._write()
 
     def write(self) -> None:
         """Writes the file."""
+        with self.lock:
+            self._write()
+
+    def _write(self) -> None:
         started = time.monotonic()
         json_files.write(self.path, msgspec.to_builtins(self.contents))
         self.written_at = time.monotonic()

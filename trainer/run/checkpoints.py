@@ -29,7 +29,7 @@ DAMAGE = {
     tf.errors.OutOfRangeError: "a file is cut",
     tf.errors.InvalidArgumentError: "a file is broken",
     tf.errors.OpError: "a file is broken",  # itself, none of its kinds
-    ValueError: "a file is missing",  # the index
+    ValueError: "a file is broken",
 }
 
 
@@ -77,8 +77,13 @@ def read_about(folder: str, step: int) -> About:
         raise ValueError(f"{ABOUT} is broken: {error}") from None
     if about.step != step:
         raise ValueError(f"{ABOUT} is of step {about.step}")
+    state = files.join(inside, STATE)
     try:
-        _read_values(files.join(inside, STATE))
+        # TensorFlow's error for an index that cannot be read does not say why.
+        files.read_bytes(f"{state}.index")
+        _read_values(state)
+    except FileNotFoundError:
+        raise ValueError("a file is missing") from None
     except (tf.errors.OpError, ValueError) as error:
         if type(error) not in DAMAGE:
             raise

@@ -13,7 +13,7 @@ from trainer.training.train_settings import (
     check_fit,
     check_train_config,
 )
-from trainer.training.training_data import TrainingData
+from trainer.training.training_data import READ_ERRORS, TrainingData
 from trainer.training.validate import Validation, Validator
 from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.dataset.data_settings import check_data_config
@@ -95,7 +95,7 @@ class Trainer:
         Raises:
           UserError: a shard is damaged.
         """
-        with self.data.explaining(self.data.training_shards):
+        with self.data.explaining(self.data.training_shards, READ_ERRORS):
             return self.steps(iterator, count, stop)
 
     def validate(self, most: int = 0) -> Validation:
@@ -105,7 +105,7 @@ class Trainer:
           UserError: a shard is damaged.
         """
         assert self.validator
-        with self.data.explaining(self.data.validation_shards):
+        with self.data.explaining(self.data.validation_shards, (ValueError,)):
             return self.validator(most)
 
     def describe(self) -> str:

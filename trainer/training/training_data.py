@@ -14,12 +14,11 @@ from trainer.input.whole_frames import WholeFrame
 from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.dataset.dataset_info import DatasetInfo
 
-# What TensorFlow and our own readers raise where a shard is damaged.
+# What TensorFlow's reader raises where a shard is damaged; ours, a ValueError.
 READ_ERRORS = (
     tf.errors.DataLossError,
     tf.errors.InvalidArgumentError,
     tf.errors.OutOfRangeError,
-    ValueError,
 )
 
 
@@ -60,6 +59,11 @@ class TrainingData:
         self.access = access
         self.lanes = self._find_lanes()
         self.validation_shards = self._find_validation()
+        sizes: dict[str, tuple[int, int]] = {}
+        if self.info.splits["validation"].shards:
+            sizes = whole_frames.frame_sizes(folder, info, "validation")
+        chosen = whole_frames.spread(sorted(sizes), config.train.validate_frames)
+        self.frame_sizes = {key: sizes[key] for key in chosen}
 
     def _find(self, split: str) -> list[ShardFile]:
         whole = self.access.on_bad_record == "fail"
@@ -127,25 +131,28 @@ class TrainingData:
 
     def validation_frames(self) -> Iterator[WholeFrame]:
         """Yields this worker's whole frames of the validation split, all or some."""
-        sizes = whole_frames.frame_sizes(self.folder, self.info, "validation")
-        number = self.config.train.validate_frames
-        chosen = whole_frames.spread(sorted(sizes), number)
         return whole_frames.read_frames(
             [shard.path for shard in self.validation_shards],
             self.info.geometry,
-            {key: sizes[key] for key in chosen},
+            self.frame_sizes,
         )
 
     @contextlib.contextmanager
-    def explaining(self, shards: list[ShardFile]) -> Iterator[None]:
+    def explaining(
+        self, shards: list[ShardFile], errors: tuple[type[Exception], ...]
+    ) -> Iterator[None]:
         """Says which shard is damaged where, if that is why the block failed.
+
+        Args:
+          shards: that the block reads.
+          errors: what it raises then.
 
         Raises:
           UserError: a shard is damaged.
         """
         try:
             yield
-        except READ_ERRORS as error:
+        except errors as error:
             if problems := damage(shards, self.info.geometry):
                 raise UserError(problems) from error
             raise

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import msgspec
 
 from unet_tfrecords.command.errors import UserError
-from unet_tfrecords.dataset.records import SCHEMA_VERSION, Geometry
+from unet_tfrecords.dataset.records import SCHEMA_VERSION, Geometry, Positive
 from unet_tfrecords.dataset.splits import SPLITS
 from unet_tfrecords.storage import files, json_files
 
@@ -29,6 +29,9 @@ PartName = Annotated[str, msgspec.Meta(pattern=rf"\A{PART_NAME}\Z")]
 Sha256 = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 
 
+Count = Annotated[int, msgspec.Meta(ge=0)]
+
+
 class Shard(msgspec.Struct, frozen=True, order=True):
     """One finished shard.
 
@@ -42,8 +45,8 @@ class Shard(msgspec.Struct, frozen=True, order=True):
     """
 
     name: ShardName
-    records: int
-    bytes: int
+    records: Count
+    bytes: Count
     sha256: Sha256
     class_pixels: tuple[int, ...]
     made_from: str
@@ -57,9 +60,9 @@ class Shard(msgspec.Struct, frozen=True, order=True):
 class Split(msgspec.Struct, frozen=True):
     """Totals and shards of one split."""
 
-    num_frames: int
-    num_tiles: int
-    num_bytes: int
+    num_frames: Count
+    num_tiles: Count
+    num_bytes: Count
     class_pixels: tuple[int, ...]
     shards: tuple[Shard, ...]
 
@@ -77,17 +80,17 @@ class Source(msgspec.Struct, frozen=True):
 
     frame: str
     split: str
-    height: int
-    width: int
-    files: tuple[SourceFile, ...]
+    height: Positive
+    width: Positive
+    files: Annotated[tuple[SourceFile, ...], msgspec.Meta(min_length=1)]
 
 
 class SourcePart(msgspec.Struct, frozen=True, order=True):
     """A file with some of the sources of a large data set, one JSON line per frame."""
 
     name: PartName
-    frames: int
-    bytes: int
+    frames: Count
+    bytes: Count
     sha256: Sha256
 
 
@@ -110,7 +113,7 @@ class DataSettings(msgspec.Struct, frozen=True):
     """The settings in `config.data` that readers of a data set use."""
 
     name: str
-    augmentations: int
+    augmentations: Positive
     border_weight: float
     on_bad_frame: str
 
@@ -150,6 +153,8 @@ class DatasetInfo(msgspec.Struct, frozen=True, kw_only=True):
             for shard in split.shards:
                 if shard.split != name:
                     raise ValueError(f"{shard.name!r} is not a file of {name}")
+        if missing := {"seed", "data", "model"} - set(self.config):
+            raise ValueError(f"config without {', '.join(sorted(missing))}")
         _ = self.settings  # checks them
 
     @property
@@ -195,7 +200,12 @@ class DatasetInfo(msgspec.Struct, frozen=True, kw_only=True):
                 if hashlib.sha256(content).hexdigest() != part.sha256:
                     raise ValueError("not as it was written")
                 sources = msgspec.json.Decoder(Source).decode_lines(content)
-            except (FileNotFoundError, ValueError, msgspec.DecodeError) as error:
+            except (
+                FileNotFoundError,
+                ValueError,
+                RecursionError,
+                msgspec.DecodeError,
+            ) as error:
                 raise UserError(f"{path}: missing or broken ({error})") from None
             yield from sources
 

@@ -15,7 +15,7 @@ The trainer parses the same features in TensorFlow from the names given here.
 import functools
 import struct
 from collections.abc import Iterator
-from typing import IO, NamedTuple
+from typing import IO, Annotated, Literal, NamedTuple
 
 import google_crc32c
 import msgspec
@@ -32,6 +32,9 @@ FLOAT_FEATURES = ("mean", "std")
 MOST_BYTES = 2**31  # of a record: protobuf's own limit
 
 
+Positive = Annotated[int, msgspec.Meta(gt=0)]
+
+
 class Geometry(msgspec.Struct, frozen=True):
     """What a reader must know to parse the records and to build a fitting model.
 
@@ -44,14 +47,14 @@ class Geometry(msgspec.Struct, frozen=True):
       weight_step: what one step of the stored border weight stands for.
     """
 
-    tile_size: int
-    output_size: int
-    depth: int
-    channels: int
-    classes: int
-    bits: int
-    image_encoding: str
-    weight_step: float
+    tile_size: Positive
+    output_size: Positive
+    depth: Positive
+    channels: Positive
+    classes: Positive
+    bits: Literal[8, 16]
+    image_encoding: Literal["png", "raw"]
+    weight_step: Annotated[float, msgspec.Meta(gt=0)]
 
 
 class Tile(NamedTuple):

@@ -38,7 +38,7 @@ NOBODY = 65534
 CLONE_NEWNS = 0x00020000
 # Not the same twice: times, and what TensorFlow numbers by chance.
 VARYING = re.compile(
-    r"events\.out|predict-images|\.pb$|SHA256SUMS|report\.html$|about\.json$|index\.html$"
+    r"events\.out|predict\.json|\.pb$|SHA256SUMS|report\.html$|about\.json$|index\.html$"
     r"|state\.(data|index)"
 )
 FAULTS = ("full", "inodes", "read-only", "closed")

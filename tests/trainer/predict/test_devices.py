@@ -62,7 +62,7 @@ def test_ordered_map_keeps_the_order_and_bounds_what_is_in_memory():
             raise ValueError(item)
         return 2 * item
 
-    for item, outcome in ordered_map(function, items(), threads=4):
+    for item, outcome in ordered_map(function, items(), threads=3, window=4):
         given.append(item)
         assert taken[0] - len(given) < 4
         assert isinstance(outcome, ValueError) if item == 50 else outcome == 2 * item
@@ -71,7 +71,7 @@ def test_ordered_map_keeps_the_order_and_bounds_what_is_in_memory():
 
 def test_ordered_map_starts_nothing_more_when_its_caller_stops():
     started = []
-    running = ordered_map(started.append, range(1000), threads=3)
+    running = ordered_map(started.append, range(1000), threads=3, window=3)
     next(running)
     running.close()
     assert len(started) <= 4

@@ -232,6 +232,18 @@ def test_an_error_in_writing_one_image_stops_no_other(
     assert line.startswith("predict: ") and "No space left" in line
 
 
+@pytest.mark.slow
+def test_a_stack_that_cannot_be_written_stops_no_other(predict, em, tmp_path, capfd):
+    folder = tmp_path / "stacks"
+    folder.mkdir()
+    for name in ("a", "b"):
+        shutil.copy(em / "train-volume.tif", folder / f"{name}.tif")
+    (tmp_path / "out/a.tif/in-the-way").mkdir(parents=True)
+    assert predict(folder, "--format=isbi") == 2
+    assert "a.tif: Is a directory" in capfd.readouterr().err
+    assert (tmp_path / "out/b.tif").is_file()
+
+
 @pytest.fixture(scope="module")
 def by_data_set(trained, tmp_path_factory):
     """A model that normalises by its data set, exported with ONNX."""

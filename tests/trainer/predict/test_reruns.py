@@ -148,3 +148,54 @@ def test_what_a_killed_run_left_is_removed(predict, images, tmp_path):
     (tmp_path / "out/.unfinished-1234-t000_mask.png").write_text("half")
     assert predict(images) == 0
     assert not list((tmp_path / "out").glob(".unfinished*"))
+
+
+@pytest.mark.slow
+def test_outputs_without_a_record_are_not_replaced(predict, images, tmp_path, capfd):
+    (tmp_path / "out").mkdir()
+    mine = tmp_path / "out/t003_mask.png"
+    mine.write_text("corrected by hand")
+    assert predict(images) == 2
+    assert "t003_mask.png: is there, and no predict.json" in capfd.readouterr().err
+    assert mine.read_text() == "corrected by hand"
+    assert predict(images, "--overwrite") == 0
+
+
+@pytest.mark.slow
+def test_overwriting_some_forgets_nothing_of_the_others(
+    predict, images, tmp_path, capfd
+):
+    other = tmp_path / "other"
+    shutil.copytree(images, other)
+    assert predict(images / "t001.tif") == 0
+    assert predict(images / "t002.tif", "--tta", "--overwrite") == 0
+    capfd.readouterr()
+    assert predict(other / "t001.tif", "--tta") == 2
+    assert "has outputs of that name of" in capfd.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_stop_notes_what_was_finished(predict, images, tmp_path, monkeypatch, capsys):
+    segment = predict_job.result_of
+
+    def slow(*arguments):
+        time.sleep(0.1)
+        return segment(*arguments)
+
+    seen = []
+
+    def stopping(job, about):
+        seen.append(job)
+        if len(seen) == 7:
+            raise KeyboardInterrupt
+        return read(job, about)
+
+    read = predict_job._read
+    monkeypatch.setattr(predict_job, "_read", stopping)
+    monkeypatch.setattr(predict_job, "result_of", slow)
+    assert predict(images) == 130
+    monkeypatch.undo()
+    done = len(list((tmp_path / "out").glob("*_mask.png")))
+    capsys.readouterr()
+    assert predict(images) == 0
+    assert f"{8 - done} images segmented, {done} were there" in capsys.readouterr().out

@@ -45,6 +45,20 @@ def test_a_disk_that_fails_damages_no_checkpoint(saved, monkeypatch):
         checkpoints.newest_whole(str(saved))
 
 
+def test_an_index_that_cannot_be_read_is_no_damage(saved, monkeypatch):
+    """TensorFlow's error for it is the same as for a broken one."""
+    read_bytes = checkpoints.files.read_bytes
+
+    def refuse(path):
+        if path.endswith("state.index"):
+            raise PermissionError(13, "Permission denied", path)
+        return read_bytes(path)
+
+    monkeypatch.setattr(checkpoints.files, "read_bytes", refuse)
+    with pytest.raises(PermissionError):
+        checkpoints.newest_whole(str(saved))
+
+
 def test_what_is_saved_comes_back(saved, variable):
     assert checkpoints.complete_steps(str(saved)) == [1, 2, 3, 4]
     newest = checkpoints.newest_whole(str(saved))
