@@ -141,8 +141,9 @@ def told(done) -> str:
     lines = [line for line in done.stderr.splitlines() if "it/s" not in line]
     lines = [line for line in lines if not re.match("frames: |tiles: ", line)]
     noise = "No module named build"  # Beam then builds the package in another way
-    [line] = [line for line in lines if line and noise not in line]
-    return line
+    lines = [line for line in lines if line and noise not in line]
+    assert len(lines) == 1, lines
+    return lines[0]
 
 
 @pytest.mark.slow
