@@ -16,7 +16,11 @@ def look(input_path: str, output: str) -> Iterator[Finding]:
     """Looks at what is given; "" for what isn't."""
     if input_path:
         what, tried = f"input {input_path}", _tried(lambda: _read(input_path))
-        yield Finding(what, tried or "can be read", "mend the path" if tried else "")
+        yield Finding(
+            what,
+            tried or "can be read",
+            "fix the path, or the right to read it" if tried else "",
+        )
     if output:
         what, tried = f"output {output}", _tried(lambda: _write(output))
         cure = "another --output, or the right to write there" if tried else ""

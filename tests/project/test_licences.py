@@ -29,7 +29,7 @@ def test_the_page_is_that_of_the_lock():
     )
     found = {(name, version) for name, version, *_ in licences.rows()}
     assert set(shown) - {("package", "version")} == found, (
-        "`python -m tests.project.licences` writes it anew, after ./launch.sh lock"
+        "`python -m tests.project.licences` writes it again, after ./launch.sh lock"
     )
 
 

@@ -1,5 +1,5 @@
 """Trains and evaluates a run for each block of frames, so that every frame is tested
-once, and reports them together. Goes on where it was stopped.
+once, and reports them together. Resumes where it was stopped.
 """
 
 from absl import flags

@@ -1,6 +1,6 @@
 """Segments images with a SavedModel: NAME_mask.png holds class numbers (0 is
 background, so it looks black), NAME_overlay.png is for looking at. Run again, it
-goes on with what is not done.
+continues with what is not done.
 """
 
 from absl import flags

@@ -1,5 +1,5 @@
 """Trains on a data set's shards, on all GPUs or else the processor (with TF_CONFIG, on
-all workers), and goes on where an earlier run of the same command stopped.
+all workers), and resumes where an earlier run of the same command stopped.
 """
 
 import functools

@@ -225,7 +225,7 @@ def outcome(read: Read, folder: str, target: str) -> Outcome:
         return Outcome(READ, value, said.getvalue(), later)
     except UserError as error:
         return Outcome(REFUSED, told="\n".join(error.problems))
-    except OSError as error:  # as unet_tfrecords.command.cli tells of it
+    except OSError as error:  # reported as cli.main does
         return Outcome(REFUSED, told=str(error))
     except BaseException:
         return Outcome(RAISED, told=traceback.format_exc())
