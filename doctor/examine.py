@@ -10,7 +10,7 @@ from absl import flags
 
 from doctor import devices, host, packages, places
 from doctor.finding import show
-from unet_tfrecords.command import cli, cli_flags
+from unet_tfrecords.command import cli, cli_flags, signals
 from unet_tfrecords.command.errors import UserError
 
 WRONG = 1
@@ -56,4 +56,4 @@ COMMAND = cli.Command(
 
 def run() -> None:
     """Runs the command."""
-    cli.leave(cli.main(COMMAND))
+    signals.leave(cli.main(COMMAND))

@@ -13,7 +13,7 @@ import tifffile
 from absl import flags
 
 from preprocess.augment import along_columns, interpolate, spline_basis
-from unet_tfrecords.command import cli, cli_flags
+from unet_tfrecords.command import cli, cli_flags, signals
 from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.dataset.drawn_cells import draw_cells, generator, texture, to_uint8
 from unet_tfrecords.dataset.regions import touching_pixels
@@ -164,7 +164,7 @@ COMMAND = cli.Command(
 
 def run() -> None:
     """Entry point of `unet-draw` and `python -m preprocess.draw`."""
-    cli.leave(cli.main(COMMAND))
+    signals.leave(cli.main(COMMAND))
 
 
 if __name__ == "__main__":

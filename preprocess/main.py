@@ -26,7 +26,7 @@ from absl import flags
 
 from preprocess import plan
 from preprocess.beam import job_errors, preflight, progress, runners
-from unet_tfrecords.command import cli, cli_flags
+from unet_tfrecords.command import cli, cli_flags, signals
 from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.dataset import splits, tfds_files
 from unet_tfrecords.dataset.data_settings import check_data_config, data_config
@@ -303,7 +303,7 @@ COMMAND = cli.Command(
 
 def run() -> None:
     """Entry point of `unet-preprocess` and `python -m preprocess.main`."""
-    cli.leave(cli.main(COMMAND))
+    signals.leave(cli.main(COMMAND))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import logging
 import os
 
 from preprocess.beam import beam_internals, preflight
-from unet_tfrecords.command import cli
+from unet_tfrecords.command import heavy_imports
 from unet_tfrecords.command.errors import UserError
 
 # Plain DirectRunner would first try to download another runner of Beam's (Prism).
@@ -20,7 +20,7 @@ def parse_options(beam_args: list[str]):
     Raises:
       UserError: an option that neither this command nor Beam has, or one missing.
     """
-    with cli.loading("apache_beam"):
+    with heavy_imports.loading("apache_beam"):
         from apache_beam.io.filesystems import FileSystems
         from apache_beam.options import pipeline_options as beam_options
         from apache_beam.runners.runner import create_runner

@@ -16,7 +16,7 @@ from tests.robustness.campaign.commands import CONFIG, ROOT, Inputs, Preprocess
 from tests.robustness.campaign.kills import Shot
 from trainer.main import COMMANDS
 from trainer.run import checkpoints
-from unet_tfrecords.command import cli
+from unet_tfrecords.command import signals
 from unet_tfrecords.command.cli import main
 from unet_tfrecords.storage import files
 
@@ -114,12 +114,12 @@ sys.exit(cli.main(cli.Command("wait", "", (), run)))
 def test_while_a_library_is_loaded_a_signal_ends_it_without_a_word(number):
     text = f"""
 import os, sys
-from unet_tfrecords.command import cli
+from unet_tfrecords.command import cli, signals
 
 def run(values, rest):
-    with cli.deaf():
+    with signals.deaf():
         pass
-    with cli.deaf():
+    with signals.deaf():
         os.kill(os.getpid(), {int(number)})
 
 sys.exit(cli.main(cli.Command("wait", "", (), run)))
@@ -133,7 +133,7 @@ def test_a_handler_of_ones_own_stays():
     handler = signal.signal(signal.SIGTERM, lambda *_: None)
     try:
         mine = signal.getsignal(signal.SIGTERM)
-        cli.hear_signals()
+        signals.hear_signals()
         assert signal.getsignal(signal.SIGTERM) is mine
     finally:
         signal.signal(signal.SIGTERM, handler)

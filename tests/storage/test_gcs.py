@@ -186,7 +186,7 @@ def test_many_stacks_in_turn_are_fetched_once_each(here, tmp_path):
 
 STOPPED = """
 import os, signal, sys, threading
-from unet_tfrecords.command import cli
+from unet_tfrecords.command import cli, signals
 from unet_tfrecords.storage import local_copies as near
 
 def run(values, rest):
@@ -199,7 +199,7 @@ def run(values, rest):
     signal.pause()
 
 command = cli.Command("wait", "", (), run)
-cli.leave(cli.main(command._replace(takes_arguments=True)))
+signals.leave(cli.main(command._replace(takes_arguments=True)))
 """
 
 

@@ -10,7 +10,7 @@ from absl import flags
 
 from trainer.devices import tensorflow_stores
 from trainer.devices.startup import starting
-from unet_tfrecords.command import cli, cli_flags
+from unet_tfrecords.command import cli, cli_flags, signals
 from unet_tfrecords.command.errors import UserError
 
 KEEP_NEAR = "keep --{} on a disk of this machine"
@@ -78,7 +78,7 @@ def _devices(values: flags.FlagValues):
     devices = start()
     # TensorFlow's runtime has taken SIGTERM for itself.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    cli.hear_signals()
+    signals.hear_signals()
     return devices
 
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from trainer.devices import gpus
-from unet_tfrecords.command import cli
+from unet_tfrecords.command import heavy_imports, signals
 
 # Keras loads these for helpers that nothing here calls, a third of a second to a whole
 # one each, wherever they are installed.
@@ -41,8 +41,8 @@ def starting() -> Iterator[None]:
     stderr = os.dup(2)
     with (
         tempfile.TemporaryFile() as caught,
-        cli.deaf(),
-        cli.loading("tensorflow"),
+        signals.deaf(),
+        heavy_imports.loading("tensorflow"),
         _without_helpers(),
     ):
         os.dup2(caught.fileno(), 2)

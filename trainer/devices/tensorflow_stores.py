@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 
 from absl import flags
 
-from unet_tfrecords.command import cli
+from unet_tfrecords.command import cli, signals
 from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.storage import files
 from unet_tfrecords.storage.object_store import (
@@ -196,4 +196,4 @@ def leave(run: Callable[[], int]) -> None:
     except SystemExit as asked:
         code = asked.code if isinstance(asked.code, int) else int(bool(asked.code))
         raise
-    cli.leave(code)
+    signals.leave(code)

@@ -17,7 +17,7 @@ import ml_collections
 from trainer.evaluation.evaluate_run import read_measured, summary, write
 from trainer.evaluation.report import page
 from trainer.run import workdir
-from unet_tfrecords.command import cli
+from unet_tfrecords.command import signals
 from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.storage import files, json_files, locks
 
@@ -153,7 +153,7 @@ def _environment() -> dict[str, str]:
     here = str(pathlib.Path(__file__).resolve().parents[2])
     paths = [here, os.environ.get("PYTHONPATH", "")]
     found = os.pathsep.join(filter(None, paths))
-    return {**os.environ, "PYTHONPATH": found, cli.PARENT: str(os.getpid())}
+    return {**os.environ, "PYTHONPATH": found, signals.PARENT: str(os.getpid())}
 
 
 def _scores(run: str) -> dict[str, Any]:

@@ -3,29 +3,25 @@
 Each command has a flag namespace of its own, so that several fit into one process.
 """
 
-import atexit
 import contextlib
-import ctypes
-import gc
 import os
 import re
 import shutil
 import signal
 import sys
 import textwrap
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, NoReturn
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
 import configs
+from unet_tfrecords.command import signals
 from unet_tfrecords.command.cli_flags import Flag
 from unet_tfrecords.command.errors import UserError, of_disk
 
-INTERRUPTED, TERMINATED, HUNG_UP = 130, 143, 129  # exit codes: 128 + the signal
 Run = Callable[[flags.FlagValues, list[str]], None]
 
 
@@ -64,145 +60,36 @@ def main(command: Command, argv: Sequence[str] | None = None) -> int:
     """
     is_process = argv is None
     argv = list(sys.argv[1:] if argv is None else argv)
-    try:
-        if is_process:
-            if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # see entry points
-                signal.signal(signal.SIGINT, signal.default_int_handler)
-            hear_signals()
-            _end_with_parent()
-        values, rest = parse(command, argv)
-        if values is None:
-            print(rest[0])
-            return 0
-        command.run(values, rest)
-    except UserError as error:
-        _tell(command, error.problems)
-        return error.exit_code
-    except BrokenPipeError:
-        # Or Python would say so once more at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        _tell(command, ["standard output was closed; run it again to go on"])
-        return UserError.exit_code
-    except OSError as error:  # a full disk, a file in a folder's place, no permission
-        _tell(command, [of_disk(error) or _one_line(error)])
-        return UserError.exit_code
-    except KeyboardInterrupt as stop:
-        if is_process:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one: no traceback
-        code = stop.code if isinstance(stop, Terminated) else INTERRUPTED
-        how = {INTERRUPTED: "interrupted", HUNG_UP: "its terminal has gone"}
-        with contextlib.suppress(OSError):  # of a terminal that is gone
-            print(
-                f"\n{command.name}: {how.get(code, 'terminated')}; "
-                "run it again to go on",
-                file=sys.stderr,
-            )
-        return code
-    finally:
-        if is_process:  # what comes while Python ends ends it, without a traceback
-            _by_default(signal.SIGTERM)
-            _by_default(signal.SIGHUP)
-            _by_default(signal.SIGINT)
+    with contextlib.ExitStack() as stack:
+        try:
+            if is_process:
+                stack.enter_context(signals.heard())
+            values, rest = parse(command, argv)
+            if values is None:
+                print(rest[0])
+                return 0
+            command.run(values, rest)
+        except UserError as error:
+            _tell(command, error.problems)
+            return error.exit_code
+        except BrokenPipeError:
+            # Or Python would say so once more at its end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            _tell(command, ["standard output was closed; run it again to go on"])
+            return UserError.exit_code
+        except OSError as error:  # a full disk, a file in a folder's place
+            _tell(command, [of_disk(error) or _one_line(error)])
+            return UserError.exit_code
+        except KeyboardInterrupt as stop:
+            if is_process:
+                signal.signal(signal.SIGINT, signal.SIG_IGN)  # no traceback of a second
+            code, how = signals.code_of(stop)
+            with contextlib.suppress(OSError):  # of a terminal that is gone
+                print(
+                    f"\n{command.name}: {how}; run it again to go on", file=sys.stderr
+                )
+            return code
     return 0
-
-
-def leave(code: int) -> NoReturn:
-    """Ends the process with a command's exit code.
-
-    After a signal at once: threads of libraries are still at work then. When Python
-    takes itself apart under them they abort the process (exit code 134), or hold a lock
-    that its end waits for without end.
-    """
-    if code in (INTERRUPTED, TERMINATED, HUNG_UP):
-        atexit._run_exitfuncs()
-        with contextlib.suppress(OSError):  # of a terminal that is gone
-            sys.stdout.flush()
-            sys.stderr.flush()
-        os._exit(code)
-    sys.exit(code)
-
-
-class Terminated(KeyboardInterrupt):
-    """A SIGTERM or SIGHUP: it ends a command as Ctrl-C does, after its clearing up."""
-
-    def __init__(self, number: int = signal.SIGTERM):
-        super().__init__()
-        self.code = 128 + number
-
-
-def hear_signals() -> None:
-    """Has SIGTERM and SIGHUP raise Terminated in the main thread; a second kills."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if (
-            threading.current_thread() is threading.main_thread()
-            and signal.getsignal(number) is signal.SIG_DFL
-        ):
-            signal.signal(number, _terminate)
-
-
-def _terminate(number: int, _) -> None:
-    signal.signal(number, signal.SIG_DFL)
-    raise Terminated(number)
-
-
-@contextlib.contextmanager
-def deaf() -> Iterator[None]:
-    """Has signals end the process at once, without a word, while a library is loaded.
-
-    An exception in the midst of C++ code that sets itself up would abort it.
-    """
-    before = {}
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
-            if signal.getsignal(number) in (_terminate, signal.default_int_handler):
-                before[number] = signal.signal(number, signal.SIG_DFL)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextlib.contextmanager
-def loading(library: str) -> Iterator[None]:
-    """Loads a big library in four fifths of the time or less (docs/decisions.md).
-
-    What is loaded stays: garbage is not looked for among it, then or later. The first
-    time only: later, it would keep what went before forever.
-    """
-    if library in sys.modules:
-        yield
-        return
-    collects = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.freeze()
-        if collects:
-            gc.enable()
-
-
-def _by_default(number: signal.Signals) -> None:
-    if signal.getsignal(number) is not signal.SIG_IGN:
-        signal.signal(number, signal.SIG_DFL)
-
-
-PARENT = "UNET_PARENT"  # the process that a command is part of, and ends with
-_PR_SET_PDEATHSIG = 1  # of Linux' prctl
-
-
-def _end_with_parent() -> None:
-    """Takes the end of the command that this one is part of, by kill -9, as a SIGTERM.
-
-    Raises:
-      Terminated: it is gone already.
-    """
-    parent = os.environ.pop(PARENT, "")
-    if parent.isdecimal() and sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != int(parent):
-            raise Terminated
 
 
 def _tell(command: Command, problems: Sequence[str]) -> None:

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from absl import flags
 
-from unet_tfrecords.command import bars, cli, cli_flags
+from unet_tfrecords.command import bars, cli, cli_flags, signals
 from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.dataset.dataset_info import DatasetInfo, Shard, read_info
 from unet_tfrecords.dataset.pictures import (
@@ -284,7 +284,7 @@ COMMAND = cli.Command(
 
 def run() -> None:
     """Entry point of `unet-preview` and `python -m unet_tfrecords.dataset.preview`."""
-    cli.leave(cli.main(COMMAND))
+    signals.leave(cli.main(COMMAND))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from absl import flags
 
-from unet_tfrecords.command import bars, cli, cli_flags
+from unet_tfrecords.command import bars, cli, cli_flags, signals
 from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.dataset import tfds_files, tiling
 from unet_tfrecords.dataset.dataset_info import (
@@ -227,7 +227,7 @@ COMMAND = cli.Command(
 
 def run() -> None:
     """Entry point of `unet-verify` and `python -m unet_tfrecords.dataset.verify`."""
-    cli.leave(cli.main(COMMAND))
+    signals.leave(cli.main(COMMAND))
 
 
 if __name__ == "__main__":
