@@ -9,6 +9,7 @@ import ml_collections
 import pytest
 
 from configs import base
+from trainer.export.artefact import ExportOptions
 from trainer.inference.instances import InstanceRules
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -175,8 +176,10 @@ def test_every_flag_is_read_by_its_command():
                 read |= {n.value for n in ast.walk(node) if isinstance(n, ast.Constant)}
             if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
                 read.add(node.slice.value)
-        rules = set(InstanceRules._fields) if path.endswith("predict.py") else set()
-        assert not flags_of(tree) - read - rules, path
+        for command, options in (("predict", InstanceRules), ("export", ExportOptions)):
+            if path.endswith(f"/{command}.py"):
+                read |= set(options._fields)
+        assert not flags_of(tree) - read, path
 
 
 def keys(config: ml_collections.ConfigDict, parent: str) -> Iterator[tuple[str, str]]:

@@ -17,8 +17,9 @@ from preprocess.beam import pipeline, shard_transforms
 from tests.conftest import ROOT, TINY_DATA
 from tests.robustness.campaign import disk
 from trainer.devices import tensorflow_stores
-from trainer.evaluation import evaluate_run, tune
+from trainer.evaluation import tune
 from trainer.export import publish
+from trainer.scores.frame import Segmented
 from unet_tfrecords.command.cli import main as run
 from unet_tfrecords.command.errors import of_disk
 from unet_tfrecords.storage import files
@@ -90,10 +91,9 @@ def test_what_tensorflow_says_of_a_disk_is_told_like_everybodys():
 def test_scratch_files_on_a_full_disk(tmp_path, size):
     (tmp_path / "0.npy").symlink_to("/dev/full")
     image = np.zeros((size, size, 1), np.uint8)
-    run = evaluate_run.Run(None, {}, 1, lambda image: image.astype(np.float32))
-    scored = evaluate_run.ScoredFrame(None, image, None, None)
+    seen = Segmented("a", image, None, None, image.astype(np.float32))
     with pytest.raises(OSError) as caught:
-        tune._ProbabilityFiles(run, str(tmp_path)).add(scored)
+        tune._on_disk(seen, str(tmp_path / "0.npy"))
     assert of_disk(caught.value).startswith(f"{tmp_path}/0.npy: No space left")
 
 

@@ -10,7 +10,6 @@ from unet_tfrecords.command import cli, cli_flags
 from unet_tfrecords.dataset.splits import SPLITS
 
 
-@tensorflow_stores.explained
 def _compare(values: flags.FlagValues, folders: list[str]) -> None:
     """Puts runs side by side."""
     with starting():
@@ -29,11 +28,9 @@ COMMAND = cli.Command(
         cli_flags.choice("split", "whose evaluations", SPLITS, "test"),
         cli_flags.string("output", "the page; --output= writes none", "compare.html"),
     ),
-    run=_compare,
+    run=tensorflow_stores.explained(_compare),
     takes_arguments=True,
 )
 
 
-def run() -> None:
-    """Entry point of `unet-compare`."""
-    tensorflow_stores.leave(lambda: cli.main(COMMAND))
+run = tensorflow_stores.entry_point(COMMAND)  # of unet-compare

@@ -10,7 +10,6 @@ from trainer.devices.startup import starting
 from unet_tfrecords.command import cli, cli_flags
 
 
-@tensorflow_stores.explained
 def _cross_validate(values: flags.FlagValues, _: list[str]) -> None:
     """Trains and scores every fold."""
     config = cli.config_of(values)
@@ -48,12 +47,10 @@ COMMAND = cli.Command(
         ),
         TTA,
     ),
-    run=_cross_validate,
+    run=tensorflow_stores.explained(_cross_validate),
     required=("input", "workdir"),
     takes_config=True,
 )
 
 
-def run() -> None:
-    """Entry point of `unet-cross-validate`."""
-    tensorflow_stores.leave(lambda: cli.main(COMMAND))
+run = tensorflow_stores.entry_point(COMMAND)  # of unet-cross-validate

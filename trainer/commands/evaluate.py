@@ -11,14 +11,11 @@ from unet_tfrecords.command import cli, cli_flags
 from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.dataset.splits import SPLITS
 
-COPY = "copy --{} to a disk of this machine"
 
-
-@tensorflow_stores.explained
 def _evaluate(values: flags.FlagValues, _: list[str]) -> None:
     """Scores a run, or with --tune finds its post-processing."""
     load_tensorflow()
-    tensorflow_stores.reach(values.workdir, COPY.format("workdir"))
+    tensorflow_stores.reach(values.workdir, "keep --workdir on a disk of this machine")
     from trainer.evaluation import evaluate_run as evaluation
 
     if values.tune:
@@ -54,11 +51,9 @@ COMMAND = cli.Command(
         TTA,
         CHECKPOINT,
     ),
-    run=_evaluate,
+    run=tensorflow_stores.explained(_evaluate),
     required=("workdir", "input"),
 )
 
 
-def run() -> None:
-    """Entry point of `unet-evaluate`."""
-    tensorflow_stores.leave(lambda: cli.main(COMMAND))
+run = tensorflow_stores.entry_point(COMMAND)  # of unet-evaluate

@@ -10,31 +10,18 @@ from trainer.devices.startup import load_tensorflow
 from unet_tfrecords.command import cli, cli_flags
 from unet_tfrecords.command.errors import UserError
 
-COPY = "copy --{} to a disk of this machine"
 
-
-@tensorflow_stores.explained
 def _export(values: flags.FlagValues, _: list[str]) -> None:
     """Writes a SavedModel."""
     destinations = [path for path in (values.output, values.publish) if path]
     if not destinations:
         raise UserError("--output or --publish must be given; see --help")
     load_tensorflow()
-    tensorflow_stores.reach(values.workdir, COPY.format("workdir"))
+    tensorflow_stores.reach(values.workdir, "keep --workdir on a disk of this machine")
     from trainer.export import artefact
 
-    options = artefact.ExportOptions(
-        checkpoint=values.checkpoint,
-        tile=values.tile,
-        tiles_per_step=values.tiles_per_step,
-        memory_mb=values.memory_mb,
-        tta=values.tta,
-        precision=values.precision,
-        device=values.device,
-        weights=values.weights,
-        onnx=values.onnx,
-        bioimageio=values.bioimageio,
-    )
+    named = {name: getattr(values, name) for name in artefact.ExportOptions._fields}
+    options = artefact.ExportOptions(**named)
     for version in artefact.export(values.workdir, destinations, options):
         print(f"{version}/saved_model.pb")
 
@@ -100,11 +87,9 @@ COMMAND = cli.Command(
         ),
         CHECKPOINT,
     ),
-    run=_export,
+    run=tensorflow_stores.explained(_export),
     required=("workdir",),
 )
 
 
-def run() -> None:
-    """Entry point of `unet-export`."""
-    tensorflow_stores.leave(lambda: cli.main(COMMAND))
+run = tensorflow_stores.entry_point(COMMAND)  # of unet-export

@@ -11,8 +11,6 @@ from trainer.devices.startup import load_tensorflow
 from unet_tfrecords.command import cli, cli_flags
 from unet_tfrecords.command.errors import UserError
 
-COPY = "copy --{} to a disk of this machine"
-
 # How predict makes instances of probabilities.
 ELSE = "; by default as the model has it, from evaluate --tune"
 RULES = (
@@ -43,7 +41,6 @@ RULES = (
 )
 
 
-@tensorflow_stores.explained
 def _predict(values: flags.FlagValues, _: list[str]) -> None:
     """Segments images."""
     from trainer.inference.instances import InstanceRules, check_rules
@@ -61,7 +58,7 @@ def _predict(values: flags.FlagValues, _: list[str]) -> None:
         raise UserError("--devices is TensorFlow's; not with --runtime=onnx")
     if values.runtime == "tensorflow":
         load_tensorflow(values.devices)
-        tensorflow_stores.reach(values.model, COPY.format("model"))
+        tensorflow_stores.reach(values.model, "keep --model on a disk of this machine")
     is_png = values.format == "png"
     choice = Choice(
         values.format,
@@ -134,11 +131,9 @@ COMMAND = cli.Command(
         ),
         cli_flags.boolean("overwrite", "segments what is done already again"),
     ),
-    run=_predict,
+    run=tensorflow_stores.explained(_predict),
     required=("model", "input", "output"),
 )
 
 
-def run() -> None:
-    """Entry point of `unet-predict`."""
-    tensorflow_stores.leave(lambda: cli.main(COMMAND))
+run = tensorflow_stores.entry_point(COMMAND)  # of unet-predict

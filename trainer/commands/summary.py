@@ -10,7 +10,6 @@ from unet_tfrecords.command import cli
 from unet_tfrecords.dataset.data_settings import check_data_config
 
 
-@tensorflow_stores.explained
 def _summary(values: flags.FlagValues, _: list[str]) -> None:
     """Prints the network's layers."""
     load_tensorflow()
@@ -27,11 +26,9 @@ COMMAND = cli.Command(
     name="summary",
     summary=__doc__,
     flags=(),
-    run=_summary,
+    run=tensorflow_stores.explained(_summary),
     takes_config=True,
 )
 
 
-def run() -> None:
-    """Entry point of `unet-summary`."""
-    tensorflow_stores.leave(lambda: cli.main(COMMAND))
+run = tensorflow_stores.entry_point(COMMAND)  # of unet-summary

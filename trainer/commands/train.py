@@ -13,10 +13,7 @@ from trainer.devices.startup import starting
 from unet_tfrecords.command import cli, cli_flags, signals
 from unet_tfrecords.command.errors import UserError
 
-KEEP_NEAR = "keep --{} on a disk of this machine"
 
-
-@tensorflow_stores.explained
 def _train(values: flags.FlagValues, _: list[str]) -> None:
     """Trains, or with --dry_run tries out what that would cost."""
     if not (values.workdir or values.dry_run):
@@ -32,7 +29,7 @@ def _train(values: flags.FlagValues, _: list[str]) -> None:
         tensorflow_stores.reach(
             values.data, "give --cache=DIR, for copies on this machine"
         )
-    tensorflow_stores.reach(values.workdir, KEEP_NEAR.format("workdir"))
+    tensorflow_stores.reach(values.workdir, "keep --workdir on a disk of this machine")
     options = training.TrainOptions(
         values.on_bad_record,
         values.cache,
@@ -164,12 +161,10 @@ COMMAND = cli.Command(
             "Profile page",
         ),
     ),
-    run=_train,
+    run=tensorflow_stores.explained(_train),
     required=("data",),
     takes_config=True,
 )
 
 
-def run() -> None:
-    """Entry point of `unet-train`."""
-    tensorflow_stores.leave(lambda: cli.main(COMMAND))
+run = tensorflow_stores.entry_point(COMMAND)  # of unet-train

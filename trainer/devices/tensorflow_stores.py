@@ -197,3 +197,8 @@ def leave(run: Callable[[], int]) -> None:
         code = asked.code if isinstance(asked.code, int) else int(bool(asked.code))
         raise
     signals.leave(code)
+
+
+def entry_point(command: cli.Command) -> Callable[[], None]:
+    """What a console script calls."""
+    return lambda: leave(lambda: cli.main(command))

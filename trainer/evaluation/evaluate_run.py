@@ -3,8 +3,7 @@
 import csv
 import functools
 import io
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import ml_collections
@@ -19,38 +18,33 @@ from trainer.network.layers import freeze
 from trainer.run import workdir
 from trainer.run.restore import restore_network
 from trainer.scores import calibration
+from trainer.scores import frame as scoring
 from trainer.scores.bootstrap import intervals
-from trainer.scores.frame import (
-    FrameMeasures,
-    as_content,
-    from_content,
-    headline,
-    measure,
-    pooled,
-    rank,
-)
 from unet_tfrecords.command import bars
 from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.dataset.dataset_info import DatasetInfo
-from unet_tfrecords.dataset.images.frames import Frame, Objects, Truth
+from unet_tfrecords.dataset.images.frames import Frame
 from unet_tfrecords.dataset.images.layouts import check_frame, find_frames, read_objects
-from unet_tfrecords.dataset.splits import SPLITS, assign_splits
+from unet_tfrecords.dataset.splits import assign_splits
 from unet_tfrecords.storage import files, json_files, locks
 
 SHOWN = 3  # best frames, and as many worst ones, whose pictures the report shows
 
 
-def frames_of_split(config, source: str, split: str, info: DatasetInfo) -> list[Frame]:
+def frames_of_split(folder: str, source: str, split: str) -> list[Frame]:
     """The frames of a split, as preprocess made the splits, less those it skipped.
 
     Raises:
-      UserError: the split is empty there.
+      UserError: the split is empty there, or frames to be tested on were trained on.
     """
+    config, info = workdir.read_config(folder), workdir.read_info(folder)
     frames = assign_splits(find_frames(config.data, source), config.data.split)
     skipped = {entry.frame for entry in info.skipped}
     chosen = [f for f in frames if f.split == split and f.key not in skipped]
     if not chosen:
         raise UserError(f"{source}: no frame in the {split} split; see --split")
+    if split != "train":
+        check_unseen(chosen, folder, info)
     return chosen
 
 
@@ -77,24 +71,6 @@ def check_unseen(frames: list[Frame], folder: str, info: DatasetInfo) -> None:
         )
 
 
-class ScoredFrame(NamedTuple):
-    """A frame with all that it is scored by."""
-
-    frame: Frame
-    image: np.ndarray
-    truth: Truth
-    objects: Objects
-
-
-def read_scored(frame: Frame, config: ml_collections.ConfigDict) -> ScoredFrame:
-    """Reads a frame, its truth and its objects."""
-    model = config.model
-    image, truth = check_frame(
-        frame, config.data, channels=model.channels, classes=model.classes
-    )
-    return ScoredFrame(frame, image, truth, read_objects(frame, truth))
-
-
 class Run(NamedTuple):
     """A trained run, ready to segment.
 
@@ -109,10 +85,21 @@ class Run(NamedTuple):
     step: int
     probabilities: Callable[[np.ndarray], np.ndarray]
 
-    @property
-    def partition(self) -> bool:
-        """Whether frames are partitions of the plane: see `scores.frame.measure`."""
-        return self.config.data.layout == "isbi"
+    def segment(self, frames: Sequence[Frame], **shown) -> Iterator[scoring.Segmented]:
+        """Reads and segments frames, behind a bar that `shown` describes."""
+        data, model = self.config.data, self.config.model
+        for frame in bars.bar(frames, unit="frame", **shown):
+            image, truth = check_frame(
+                frame, data, channels=model.channels, classes=model.classes
+            )
+            objects, probabilities = (
+                read_objects(frame, truth),
+                self.probabilities(image),
+            )
+            is_partition = data.layout == "isbi"
+            yield scoring.Segmented(
+                frame.key, image, truth, objects, probabilities, is_partition
+            )
 
 
 def load_run(folder: str, checkpoint: str, tta: bool) -> Run:
@@ -161,42 +148,18 @@ def evaluate(
     Returns:
       What evaluation-SPLIT.json holds.
     """
-    if split not in SPLITS:
-        raise UserError(f"--split={split} is none of {', '.join(SPLITS)}")
-    config, info = workdir.read_config(folder), workdir.read_info(folder)
-    frames = frames_of_split(config, source, split, info)
-    if split != "train":
-        check_unseen(frames, folder, info)
+    frames = frames_of_split(folder, source, split)
     files.remove_unfinished(folder)
     rules = workdir.read_rules(folder)
     run = load_run(folder, checkpoint, tta)
     workdir.warn_of_other_rules(folder, step=run.step, tta=tta)
     measured = []
     gallery = Gallery(SHOWN)
-    for frame in bars.bar(frames, unit="frame"):
-        scored = read_scored(frame, config)
-        probabilities = run.probabilities(scored.image)
-        found = measure(
-            frame.key,
-            scored.truth,
-            scored.objects,
-            probabilities,
-            rules,
-            partition=run.partition,
-        )
+    for frame in run.segment(frames):
+        found = scoring.measure(frame, rules)
         measured.append(found)
-        gallery.add(
-            frame.key,
-            rank(pooled([found])),
-            functools.partial(
-                panels,
-                scored.image,
-                scored.truth,
-                probabilities,
-                rules,
-                partition=run.partition,
-            ),
-        )
+        draw = functools.partial(panels, frame, rules)
+        gallery.add(frame.key, scoring.rank(scoring.pooled([found])), draw)
     about = {"split": split, "step": run.step, "tta": tta, "rules": rules._asdict()}
     result = about | summary(measured)
     with locks.in_turn(folder):  # what is read together is of one evaluation
@@ -206,41 +169,43 @@ def evaluate(
     return result
 
 
-def summary(measured: Sequence[FrameMeasures]) -> dict[str, Any]:
+def summary(measured: Sequence[scoring.FrameMeasures]) -> dict[str, Any]:
     """Scores of frames together and one by one, with their intervals and curves."""
-    scores = pooled(measured)
+    scores = scoring.pooled(measured)
     counts = np.sum([frame.histogram for frame in measured], axis=0)
     precision, recall = calibration.precision_recall(counts)
     return {
         "num_frames": len(measured),
-        "headline": headline(scores)[0],
+        "headline": scoring.headline(scores)[0],
         "scores": scores,
-        "intervals": intervals(measured, pooled),
-        "frames": {frame.key: pooled([frame]) for frame in measured},
+        "intervals": intervals(measured, scoring.pooled),
+        "frames": {frame.key: scoring.pooled([frame]) for frame in measured},
         "precision_recall": np.stack([precision, recall], 1).round(5).tolist(),
     }
 
 
 def write(
-    folder: str, split: str, result: dict[str, Any], measured: Sequence[FrameMeasures]
+    folder: str,
+    split: str,
+    result: dict[str, Any],
+    measured: Sequence[scoring.FrameMeasures],
 ) -> None:
     """Writes an evaluation's three files; the one that readers look for comes last."""
     base = files.join(folder, f"evaluation-{split}")
-    lines = [json.dumps(as_content(frame)) for frame in measured]
-    files.write_bytes(f"{base}-frames.jsonl", "".join(f"{x}\n" for x in lines).encode())
+    lines = [scoring.as_line(frame) + b"\n" for frame in measured]
+    files.write_bytes(f"{base}-frames.jsonl", b"".join(lines))
     if any(frame.every is not None for frame in measured):
         files.write_bytes(f"{base}-objects.csv", _object_table(measured).encode())
     json_files.write(f"{base}.json", result)
 
 
-def read_measured(folder: str, split: str) -> list[FrameMeasures]:
+def read_measured(folder: str, split: str) -> list[scoring.FrameMeasures]:
     """The frames of an evaluation."""
     path = files.join(folder, f"evaluation-{split}-frames.jsonl")
-    lines = files.read_bytes(path).splitlines()
-    return [from_content(json.loads(line)) for line in lines]
+    return [scoring.from_line(line) for line in files.read_bytes(path).splitlines()]
 
 
-def _object_table(measured: Sequence[FrameMeasures]) -> str:
+def _object_table(measured: Sequence[scoring.FrameMeasures]) -> str:
     """A row an object of the truth; gold where the frame has any, else all there is."""
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")

@@ -63,18 +63,18 @@ def cross_validate(
         _claim(
             folder, config, input=source.rstrip("/"), folds=folds, tta=tta, tune=tune
         )
-        measured = []
+        measured, by_fold = [], []
         for fold in range(folds):
             own = files.join(folder, f"fold-{fold}")
             print(f"fold {fold} of {folds}: {own}", file=sys.stderr, flush=True)
-            _fold(own, flags, source, folds=folds, fold=fold, tta=tta, tune=tune)
-            measured += read_measured(files.join(own, "train"), "test")
+            split = {"method": "fold", "folds": folds, "fold": fold}
+            more = [f"--config.data.split.{name}={split[name]}" for name in split]
+            _fold(own, [*flags, *more], source, ["--tta"] * tta, tune)
+            run = files.join(own, "train")
+            measured += read_measured(run, "test")
+            by_fold.append(workdir.read_evaluation(run, "test")["scores"])
         about = {"split": "test", "step": config.train.steps, "tta": tta}
-        result = {**about, "folds": folds, **summary(measured)}
-        result["by_fold"] = [
-            _scores(files.join(folder, f"fold-{fold}", "train"))
-            for fold in range(folds)
-        ]
+        result = {**about, "folds": folds, **summary(measured), "by_fold": by_fold}
         write(folder, "test", result, measured)
         page.write_cross_validation(folder, config, result)
         return result
@@ -95,27 +95,15 @@ def _claim(folder: str, config: ml_collections.ConfigDict, **settings) -> None:
 
 
 def _fold(
-    own: str,
-    flags: Sequence[str],
-    source: str,
-    *,
-    folds: int,
-    fold: int,
-    tta: bool,
-    tune: bool,
+    own: str, given: list[str], source: str, options: list[str], tune: bool
 ) -> None:
+    """Fills a fold's folder; `given` are preprocess's and train's flags."""
     data, run = files.join(own, "data"), files.join(own, "train")
     # Not its evaluation, which may be of a training that has not ended.
     finished = files.join(own, FINISHED)
     if files.exists(finished):
         return
-    given = [
-        *flags,
-        "--config.data.split.method=fold",
-        f"--config.data.split.folds={folds}",
-        f"--config.data.split.fold={fold}",
-    ]
-    scored = [f"--workdir={run}", f"--input={source}", *(["--tta"] if tta else [])]
+    scored = [f"--workdir={run}", f"--input={source}", *options]
     rules = files.exists(files.join(run, workdir.RULES_NAME))
     _run("preprocess.main", *given, f"--input={source}", f"--output={data}")
     trained = [f"--data={data}", f"--workdir={run}", f"--stopped_exit_code={STOPPED}"]
@@ -154,7 +142,3 @@ def _environment() -> dict[str, str]:
     paths = [here, os.environ.get("PYTHONPATH", "")]
     found = os.pathsep.join(filter(None, paths))
     return {**os.environ, "PYTHONPATH": found, signals.PARENT: str(os.getpid())}
-
-
-def _scores(run: str) -> dict[str, Any]:
-    return workdir.read_evaluation(run, "test")["scores"]

@@ -14,17 +14,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from trainer.evaluation.evaluate_run import (
-    Run,
-    ScoredFrame,
-    check_unseen,
-    frames_of_split,
-    load_run,
-    read_scored,
-)
+from trainer.evaluation.evaluate_run import frames_of_split, load_run
 from trainer.inference.instances import InstanceRules, classes_of
 from trainer.run import workdir
-from trainer.scores.frame import FrameMeasures, measure_objects, object_scores
+from trainer.scores import frame as scoring
 from trainer.scores.pixels import confusion_matrix, pixel_scores
 from unet_tfrecords.command import bars
 from unet_tfrecords.storage import files
@@ -82,86 +75,81 @@ def tune(
     Raises:
       UserError: no validation split.
     """
-    config, info = workdir.read_config(folder), workdir.read_info(folder)
-    frames = frames_of_split(config, source, "validation", info)
-    check_unseen(frames, folder, info)
+    frames = frames_of_split(folder, source, "validation")
     run = load_run(folder, checkpoint, tta)
     with tempfile.TemporaryDirectory(prefix="unet-tune-") as scratch:
-        kept = _ProbabilityFiles(run, scratch)
-        for frame in bars.bar(frames, desc="segment", unit="frame"):
-            kept.add(read_scored(frame, config))
-        found = _search(kept, [frame.key for frame in frames])
+        found = _search(
+            [
+                _on_disk(frame, os.path.join(scratch, f"{number}.npy"))
+                for number, frame in enumerate(run.segment(frames, desc="segment"))
+            ]
+        )
     about = found._asdict()
     del about["rules"]
     workdir.write_rules(folder, found.rules, about | {"step": run.step, "tta": tta})
     return found
 
 
-class _ProbabilityFiles:
-    """Validation frames with their probabilities, on disk: there may be many."""
-
-    def __init__(self, run: Run, folder: str):
-        self.run = run
-        self.folder = folder
-        self.frames: list[tuple[str, ScoredFrame]] = []
-
-    def add(self, scored: ScoredFrame) -> None:
-        path = os.path.join(self.folder, f"{len(self.frames)}.npy")
-        with files.naming(path):
-            np.save(path, self.run.probabilities(scored.image))
-        nothing = scored.image[:0]
-        self.frames.append((path, scored._replace(image=nothing)))
-
-    @property
-    def has_objects(self) -> bool:
-        return any(
-            scored.objects.markers is not None or scored.objects.exact is not None
-            for _, scored in self.frames
-        )
-
-    def value(self, pool: concurrent.futures.Executor, rules: InstanceRules) -> float:
-        """The objective by some rules, over all frames."""
-        if self.has_objects:
-            objects = functools.partial(self._objects, rules)
-            scores = object_scores(list(pool.map(objects, self.frames)))
-            both = scores["seg_all"], scores["det"]
-            known = [score for score in both if score is not None]
-            return sum(known) / len(known) if known else 0.0
-        confusion = functools.partial(self._confusion, rules)
-        total = np.sum(list(pool.map(confusion, self.frames)), axis=0)
-        return pixel_scores(total)["mean_iou"] or 0.0
-
-    def _objects(
-        self, rules: InstanceRules, entry: tuple[str, ScoredFrame]
-    ) -> FrameMeasures:
-        path, scored = entry
-        empty = np.zeros(0)
-        found = FrameMeasures(scored.frame.key, empty, empty, [])
-        measure_objects(found, scored.truth, scored.objects, np.load(path), rules)
-        return found
-
-    def _confusion(
-        self, rules: InstanceRules, entry: tuple[str, ScoredFrame]
-    ) -> np.ndarray:
-        path, scored = entry
-        probabilities = np.load(path)
-        classes = classes_of(probabilities, rules.threshold)
-        return confusion_matrix(scored.truth.classes, classes, probabilities.shape[-1])
+def _on_disk(frame: scoring.Segmented, path: str) -> scoring.Segmented:
+    """A frame whose probabilities are read from a file: there may be many frames."""
+    with files.naming(path):
+        np.save(path, frame.probabilities)
+    there = np.asarray(np.load(path, mmap_mode="r"))
+    return frame._replace(image=frame.image[:0], probabilities=there)
 
 
-def _search(kept: _ProbabilityFiles, keys: Sequence[str]) -> TuningResult:
+def _search(frames: Sequence[scoring.Segmented]) -> TuningResult:
     """Goes through candidates, stage by stage, and keeps what is better."""
-    objective = "(seg_all + det) / 2" if kept.has_objects else "mean_iou"
+    has_objects = any(
+        f.objects.markers is not None or f.objects.exact is not None for f in frames
+    )
+    objective = "(seg_all + det) / 2" if has_objects else "mean_iou"
+    value_of = _object_value if has_objects else _pixel_value
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        value = functools.cache(functools.partial(kept.value, pool))
+        value = functools.cache(functools.partial(value_of, pool, frames))
         best = InstanceRules()
         before = value(best)
-        stages = OF_OBJECTS if kept.has_objects else OF_PIXELS
-        for stage in bars.bar(stages, desc="tune", unit="stage"):
+        for stage in bars.bar(
+            OF_OBJECTS if has_objects else OF_PIXELS, desc="tune", unit="stage"
+        ):
             for candidate in list(stage(best)):
                 if value(candidate) > value(best) + LEAST_GAIN:
                     best = candidate
-        return TuningResult(best, objective, before, value(best), list(keys))
+        keys = [frame.key for frame in frames]
+        return TuningResult(best, objective, before, value(best), keys)
+
+
+def _object_value(
+    pool: concurrent.futures.Executor,
+    frames: Sequence[scoring.Segmented],
+    rules: InstanceRules,
+) -> float:
+    """SEG by all truth and DET alike."""
+
+    def measured(frame: scoring.Segmented) -> scoring.FrameMeasures:
+        found = scoring.FrameMeasures(frame.key, np.zeros(0), np.zeros(0), [])
+        scoring.measure_objects(found, frame, rules)
+        return found
+
+    scores = scoring.object_scores(list(pool.map(measured, frames)))
+    known = [x for n in ("seg_all", "det") if (x := scores[n]) is not None]
+    return sum(known) / len(known) if known else 0.0
+
+
+def _pixel_value(
+    pool: concurrent.futures.Executor,
+    frames: Sequence[scoring.Segmented],
+    rules: InstanceRules,
+) -> float:
+    """The mean IoU."""
+
+    def confusion(frame: scoring.Segmented) -> np.ndarray:
+        classes = classes_of(frame.probabilities, rules.threshold)
+        number = frame.probabilities.shape[-1]
+        return confusion_matrix(frame.truth.classes, classes, number)
+
+    total = np.sum(list(pool.map(confusion, frames)), axis=0)
+    return pixel_scores(total)["mean_iou"] or 0.0
 
 
 def _partings(best: InstanceRules) -> Iterator[InstanceRules]:

@@ -18,7 +18,7 @@ from trainer.run import workdir
 from trainer.run.restore import restore_network
 from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.dataset.dataset_info import DatasetInfo
-from unet_tfrecords.storage import files, json_files
+from unet_tfrecords.storage import checksums, files, json_files
 
 # Constants are much faster on processors (see layers.freeze), but TensorFlow copies
 # them into all of a model's functions: loaded and called once, the paper's network
@@ -106,31 +106,20 @@ def export(folder: str, destinations: list[str], options: ExportOptions) -> list
         segmenter,
         step=step,
         precision=options.precision,
-        normalization=info.normalization,
         rules=rules,
     )
     made = []
     for destination in destinations:
         with staging(destination) as stage:
             save(served, stage)
-            write_extras(
-                os.path.join(stage, artefact_layout.EXTRA),
-                config,
-                served,
-                content,
-                info,
-            )
+            extra = os.path.join(stage, artefact_layout.EXTRA)
+            write_extras(extra, config, served, content, info)
             if options.onnx:
-                path = os.path.join(stage, artefact_layout.EXTRA, artefact_layout.ONNX)
+                path = os.path.join(extra, artefact_layout.ONNX)
                 onnx.convert(served.functions["tile"], content, path)
             if options.bioimageio:
-                path = os.path.join(
-                    stage, artefact_layout.EXTRA, artefact_layout.BIOIMAGEIO
-                )
-                card = os.path.join(stage, artefact_layout.EXTRA, artefact_layout.CARD)
-                text = files.read_bytes(card).decode()
-                bioimageio.package(segmenter, content, text, path)
-            artefact_layout.seal(stage, files_below(stage))
+                bioimageio.package(segmenter, content, extra)
+            checksums.write(stage, files_below(stage), artefact_layout.SUMS)
             made.append(publish(stage, destination))
     return made
 

@@ -26,6 +26,7 @@ CARD = "model_card.md"
 ONNX = "tile.onnx"
 BIOIMAGEIO = "bioimageio.zip"
 WARMUP = "tf_serving_warmup_requests"
+SUMS = f"{EXTRA}/{checksums.NAME}"
 
 
 def newest_version(model: str) -> str:
@@ -46,11 +47,6 @@ def newest_version(model: str) -> str:
     )
 
 
-def seal(version: str, names: Iterable[str]) -> None:
-    """Notes the files of a finished version, by names within it."""
-    checksums.write(version, names, f"{EXTRA}/{checksums.NAME}")
-
-
 def check(version: str, names: Iterable[str]) -> None:
     """Compares files of a version with what export wrote.
 
@@ -60,7 +56,7 @@ def check(version: str, names: Iterable[str]) -> None:
     Raises:
       UserError: some are missing or have changed.
     """
-    checksums.check(version, names, f"{EXTRA}/{checksums.NAME}")
+    checksums.check(version, names, SUMS)
 
 
 def read_about(version: str) -> dict[str, Any]:

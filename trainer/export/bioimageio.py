@@ -15,9 +15,9 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.devices.graphs import graph_function
-from trainer.export import onnx
+from trainer.export import artefact_layout, onnx
 from trainer.inference.segmenter import Segmenter, normalise_images
-from unet_tfrecords.command.errors import UserError
+from unet_tfrecords.command.extras import load_extra
 from unet_tfrecords.dataset import tiling
 from unet_tfrecords.dataset.drawn_cells import draw_cells
 from unet_tfrecords.dataset.images import formats
@@ -43,9 +43,7 @@ def halo(depth: int) -> int:
     98
     """
     least = tiling.pad(depth)
-    while (2 * least - 4) % 2**depth:
-        least += 1
-    return least
+    return least + (2 - least) % 2 ** (depth - 1)
 
 
 def block_sizes(depth: int) -> tuple[int, int]:
@@ -72,35 +70,24 @@ def block_function(segmenter: Segmenter, channels: int):
 
 
 def library():
-    """bioimageio.spec.
-
-    Raises:
-      UserError: it is not installed.
-    """
-    try:
-        import bioimageio.spec
-    except ImportError as error:
-        raise UserError(
-            f"--bioimageio needs bioimageio.spec ({error}): "
-            "pip install 'unet-tfrecords[bioimageio]'"
-        ) from error
-    return bioimageio.spec
+    """bioimageio.spec."""
+    return load_extra("bioimageio.spec", flag="--bioimageio", extra="bioimageio")
 
 
-def package(segmenter: Segmenter, about: dict[str, Any], card: str, path: str) -> None:
+def package(segmenter: Segmenter, about: dict[str, Any], extra: str) -> None:
     """Writes a package.
 
     Args:
       segmenter: the model.
       about: what model.json holds.
-      card: what model_card.md holds.
-      path: of the ZIP, local.
+      extra: the local folder for it, with the model card in it.
     """
     bioimageio_spec = library()
     with tempfile.TemporaryDirectory(prefix="unet-bioimageio-") as folder:
         function = block_function(segmenter, about["channels"])
         onnx.convert(function, about, os.path.join(folder, "weights.onnx"))
         _write_example(segmenter, function, about, folder)
+        card = files.read_bytes(os.path.join(extra, artefact_layout.CARD)).decode()
         readme = f"{card}\n## Validation\n\nThe scores above are of whole frames that "
         readme += "the model was not trained on; see `evaluate` of unet-tfrecords.\n"
         files.write_bytes(os.path.join(folder, "README.md"), readme.encode())
@@ -109,6 +96,7 @@ def package(segmenter: Segmenter, about: dict[str, Any], card: str, path: str) -
             bioimageio_spec.save_bioimageio_package(
                 _description(about, folder), output_path=made
             )
+        path = os.path.join(extra, artefact_layout.BIOIMAGEIO)
         files.write_bytes(path, files.read_bytes(made))
 
 

@@ -4,7 +4,7 @@ import json
 import os
 from typing import Any
 
-from unet_tfrecords.command.errors import UserError
+from unet_tfrecords.command.extras import load_extra
 from unet_tfrecords.storage import files
 
 OPSET = 18  # the newest that tf2onnx 1.17 writes
@@ -12,18 +12,8 @@ METADATA = "unet"  # key of model.json's content within the file
 
 
 def library():
-    """tf2onnx.
-
-    Raises:
-      UserError: it is not installed.
-    """
-    try:
-        import tf2onnx
-    except ImportError as error:
-        raise UserError(
-            f"--onnx needs tf2onnx ({error}): pip install 'unet-tfrecords[onnx]'"
-        ) from error
-    return tf2onnx
+    """tf2onnx."""
+    return load_extra("tf2onnx", flag="--onnx", extra="onnx")
 
 
 def convert(tile, about: dict[str, Any], path: str) -> None:

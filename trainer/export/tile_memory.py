@@ -1,5 +1,6 @@
 """What tiles need while they go through the network, and the largest that fit."""
 
+import math
 from typing import NamedTuple
 
 from unet_tfrecords.dataset import tiling
@@ -70,21 +71,14 @@ def tile_within(
     >>> tile_within(500, width=16, depth=4)
     1132
     """
-    step = 2**depth
+    step, border = 2**depth, tiling.border(depth)
+    per_px = bytes_of_step(1, width=width, tiles_per_step=tiles_per_step, device=device)
     # The smallest whose output gives a whole stride of pixels.
     smallest = tiling.legal_input_at_least(step + 4, depth)
-
-    def needs(size: int) -> int:
-        return bytes_of_step(
-            size, width=width, tiles_per_step=tiles_per_step, device=device
-        )
-
-    if needs(smallest) > memory_mb * 10**6:
+    largest = math.isqrt(max(0, memory_mb) * 10**6 // per_px)
+    if largest < smallest:
         raise ValueError(
             f"the smallest tile at depth {depth}, {smallest} px, needs "
-            f"{-(-needs(smallest) // 10**6)} MB at width {width}"
+            f"{-(-per_px * smallest**2 // 10**6)} MB at width {width}"
         )
-    size = smallest
-    while needs(size + step) <= memory_mb * 10**6:
-        size += step
-    return size
+    return largest - (largest - border - 4) % step

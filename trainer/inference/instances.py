@@ -7,11 +7,7 @@ import cv2
 import numpy as np
 
 from unet_tfrecords.command.errors import UserError
-from unet_tfrecords.dataset.regions import (
-    connected_instances,
-    distances_to,
-    distances_to_two,
-)
+from unet_tfrecords.dataset import regions
 
 
 class InstanceRules(NamedTuple):
@@ -106,7 +102,7 @@ def instances_of(probabilities: np.ndarray, rules: InstanceRules) -> np.ndarray:
     if rules.core_threshold > rules.threshold or rules.split_px:
         found = _grown_from_cores(classes, 1 - probabilities[..., 0], rules)
     else:
-        found = connected_instances(classes).astype(np.int32)
+        found = regions.connected_instances(classes).astype(np.int32)
     if rules.min_size_px > 1:
         found = _drop_small(found, rules.min_size_px)
     if rules.fill_holes:
@@ -145,8 +141,8 @@ def _large_cores(cores: np.ndarray, mask: np.ndarray, least_px: int) -> np.ndarr
     Returns:
       int32 [H, W].
     """
-    numbers = connected_instances(cores.view(np.uint8)).astype(np.int32)
-    pieces = connected_instances(mask.view(np.uint8))
+    numbers = regions.connected_instances(cores.view(np.uint8)).astype(np.int32)
+    pieces = regions.connected_instances(mask.view(np.uint8))
     size = np.bincount(numbers.ravel())
     size[0] = 0
     piece_of = np.zeros(len(size), np.int64)
@@ -169,9 +165,9 @@ def _bulges(mask: np.ndarray, least_px: float) -> tuple[np.ndarray, np.ndarray]:
     """
     from skimage import measure, morphology
 
-    depth = distances_to(~mask)
+    depth = regions.distances_to(~mask)
     peaks = mask & (morphology.h_maxima(depth, least_px) > 0)
-    pieces = connected_instances(mask.view(np.uint8))
+    pieces = regions.connected_instances(mask.view(np.uint8))
     has_peak = np.zeros(int(pieces.max()) + 1, bool)
     has_peak[pieces[peaks]] = True
     peaks |= mask & ~has_peak[pieces]
@@ -219,7 +215,7 @@ def _give_back_borders(instances: np.ndarray, border_px: int) -> np.ndarray:
     # A pixel in a straight gap of n pixels has distances that add up to n + 1, in a
     # diagonal one up to some tenths more.
     reach = border_px + 2
-    nearest, second = distances_to_two(instances, reach)
+    nearest, second = regions.distances_to_two(instances, reach)
     between = (instances == 0) & (nearest + second < reach)
     return np.where(between, _nearest(instances), instances)
 

@@ -54,39 +54,30 @@ def segment(
     Returns:
       float32 [H, W, K].
     """
-    geometry = {"depth": depth, "classes": classes, "tile": tile}
-    if not tta:
-        return _stitch(image, network, **geometry)
-    total = np.zeros((*image.shape[:2], classes), np.float32)
-    for symmetry in SYMMETRIES:
-        turned = _apply(symmetry, image)
-        total += _undo(symmetry, _stitch(turned, network, **geometry))
-    total /= len(SYMMETRIES)
-    return total
-
-
-def _stitch(
-    image: np.ndarray,
-    network: Callable[[np.ndarray], np.ndarray],
-    *,
-    depth: int,
-    classes: int,
-    tile: int,
-) -> np.ndarray:
-    """Probabilities tile by tile."""
-    height, width = image.shape[:2]
     around = tiling.border(depth) + 4  # see inference_grid on the 4
     pad, largest = tiling.pad(depth), tiling.output_size(tile, depth)
-    rows, down = tiling.inference_grid(height, largest, depth)
-    columns, across = tiling.inference_grid(width, largest, depth)
-    whole = np.empty((rows * down, columns * across, classes), np.float32)
-    for row, column in itertools.product(range(rows), range(columns)):
-        top, left = row * down, column * across
-        ys = tiling.mirror_indices(top - pad, top - pad + down + around, height)
-        xs = tiling.mirror_indices(left - pad, left - pad + across + around, width)
-        probabilities = network(image[ys[:, None], xs])
-        whole[top : top + down, left : left + across] = probabilities[:down, :across]
-    return whole[:height, :width]
+
+    def stitched(image: np.ndarray) -> np.ndarray:
+        """Probabilities tile by tile."""
+        height, width = image.shape[:2]
+        rows, down = tiling.inference_grid(height, largest, depth)
+        columns, across = tiling.inference_grid(width, largest, depth)
+        whole = np.empty((rows * down, columns * across, classes), np.float32)
+        for row, column in itertools.product(range(rows), range(columns)):
+            top, left = row * down, column * across
+            ys = tiling.mirror_indices(top - pad, top - pad + down + around, height)
+            xs = tiling.mirror_indices(left - pad, left - pad + across + around, width)
+            tile_probabilities = network(image[ys[:, None], xs])[:down, :across]
+            whole[top : top + down, left : left + across] = tile_probabilities
+        return whole[:height, :width]
+
+    if not tta:
+        return stitched(image)
+    total = np.zeros((*image.shape[:2], classes), np.float32)
+    for symmetry in SYMMETRIES:
+        total += _undo(symmetry, stitched(_apply(symmetry, image)))
+    total /= len(SYMMETRIES)
+    return total
 
 
 def _apply(symmetry: Symmetry, image: np.ndarray) -> np.ndarray:

@@ -37,7 +37,7 @@ def find_jobs(source: str, output: str) -> tuple[list[Job], list[str]]:
       The jobs, and a line for each file that can't be opened.
 
     Raises:
-      UserError: no images there, two files of one name, or images in `output`.
+      UserError: no images there, or images in `output`.
     """
     updated = _image_files(source)
     if not updated:
@@ -45,18 +45,10 @@ def find_jobs(source: str, output: str) -> tuple[list[Job], list[str]]:
     folders = {os.path.realpath(os.path.dirname(path) or ".") for path in updated}
     if not files.is_remote(output) and os.path.realpath(output) in folders:
         raise UserError(f"--output={output}: holds the images; give another folder")
-    stems: dict[str, str] = {}
     jobs: list[Job] = []
     problems: list[str] = []
     for path, changed in updated.items():
         stem = os.path.splitext(files.basename(path))[0]
-        if stem in stems:
-            problems.append(
-                f"{path}: its outputs would overwrite those of {stems[stem]}; "
-                "rename one of them"
-            )
-            continue
-        stems[stem] = path
         try:
             jobs += _jobs_of(path, stem, changed)
         except UserError as error:

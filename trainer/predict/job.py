@@ -13,16 +13,9 @@ import numpy as np
 
 from trainer.export import artefact_layout
 from trainer.inference.instances import InstanceRules, rules_from
-from trainer.predict import runtimes
+from trainer.predict import outputs, runtimes
 from trainer.predict.inputs import Job, find_jobs, page_names
 from trainer.predict.ordered_map import ordered_map
-from trainer.predict.outputs import (
-    Choice,
-    encoders,
-    result_of,
-    stack_name,
-    write_stack,
-)
 from trainer.predict.prediction_record import PredictionRecord
 from unet_tfrecords.command import bars
 from unet_tfrecords.command.errors import UserError, of_disk
@@ -40,7 +33,7 @@ def predict(
     model: str,
     source: str,
     output: str,
-    choice: Choice,
+    choice: outputs.Choice,
     *,
     runtime: str = "tensorflow",
     tta: bool = False,
@@ -108,7 +101,7 @@ def predict(
 
 def _unfinished(
     names: dict[Job, list[str]],
-    choice: Choice,
+    choice: outputs.Choice,
     record: PredictionRecord,
     there: Mapping[str, float],
     overwrite: bool,
@@ -120,8 +113,10 @@ def _unfinished(
         if overwrite
         or not (all(path in there for path in paths) and record.is_done(job))
     }
-    stacks = {stack_name(job, choice) for job in todo} - {None}
-    return [job for job in names if job in todo or stack_name(job, choice) in stacks]
+    stacks = {outputs.stack_name(job, choice) for job in todo} - {None}
+    return [
+        job for job in names if job in todo or outputs.stack_name(job, choice) in stacks
+    ]
 
 
 def _written(record: PredictionRecord) -> list[str]:
@@ -147,7 +142,7 @@ def _segment_all(
     todo: list[Job],
     loaded: list[runtimes.Runtime],
     about: dict[str, Any],
-    choice: Choice,
+    choice: outputs.Choice,
     output: str,
     record: PredictionRecord,
     done: int,
@@ -168,23 +163,23 @@ def _segment_all(
             probabilities = runtime.segment(image)
         finally:
             free.put(runtime)
-        result = result_of(image, probabilities, choice)
-        for name, encode in encoders(job, choice).items():
+        result = outputs.result_of(image, probabilities, choice)
+        for name, encode in outputs.encoders(job, choice).items():
             files.write_bytes(files.join(output, name), encode(result))
-        if stack_name(job, choice):  # the caller makes one file of the pages
+        if outputs.stack_name(job, choice):  # the caller makes one file of the pages
             return np.ascontiguousarray(probabilities[..., 1])
         record.add([job.name], record.note_of(job))
         return None
 
     problems: list[str] = []
     threads = threads_for(len(loaded))
-    has_pages = any(stack_name(job, choice) for job in todo)
+    has_pages = any(outputs.stack_name(job, choice) for job in todo)
     window = threads if has_pages else WINDOW * threads
     outcomes = ordered_map(process, todo, threads=threads, window=window)
     try:
         checked = _checked(outcomes, problems, len(todo) + done, done)
         for stack, pages in itertools.groupby(
-            checked, key=lambda outcome: stack_name(outcome[0], choice)
+            checked, key=lambda outcome: outputs.stack_name(outcome[0], choice)
         ):
             if stack is None:
                 collections.deque(pages, maxlen=0)  # each has noted itself
@@ -204,10 +199,10 @@ def _write_stack(
     """Writes a stack and notes its pages; returns a line if it could not be written."""
     first, page = next(pages)
     try:
-        missing = write_stack(path, itertools.chain([(first, page)], pages))
-        if missing:
-            return [f"{path}: not written, for want of {missing.page}"]
+        outputs.write_stack(path, itertools.chain([(first, page)], pages))
         record.add(page_names(first.stack, first.pages), record.note_of(first))
+    except outputs.PageMissing as error:
+        return error.problems
     except _GiveUp:
         raise
     except (OSError, UserError, ValueError) as error:
@@ -251,7 +246,7 @@ def _checked(
 
 
 def _outputs_of(
-    jobs: list[Job], choice: Choice, output: str
+    jobs: list[Job], choice: outputs.Choice, output: str
 ) -> tuple[dict[Job, list[str]], list[str]]:
     """Paths of each image's outputs, and a line for each that can have none."""
     names: dict[Job, list[str]] = {}
@@ -259,8 +254,8 @@ def _outputs_of(
     problems: list[str] = []
     for job in jobs:
         try:
-            stack = stack_name(job, choice)
-            own = [*encoders(job, choice), *([stack] if stack else [])]
+            stack = outputs.stack_name(job, choice)
+            own = [*outputs.encoders(job, choice), *([stack] if stack else [])]
             if too_long := [n for n in own if len(os.fsencode(n)) > files.MOST_BYTES]:
                 raise UserError(
                     f"{job.page}: its output {too_long[0]} would have a name of more "
@@ -304,7 +299,9 @@ def _rules(
     return rules_from({**own, **changes}, files.join(version, artefact_layout.EXTRA))
 
 
-def _settings(version: str, choice: Choice, runtime: str, tta: bool) -> dict[str, Any]:
+def _settings(
+    version: str, choice: outputs.Choice, runtime: str, tta: bool
+) -> dict[str, Any]:
     """What outputs depend on besides the images."""
     content = {
         "model_sha256": [

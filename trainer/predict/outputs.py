@@ -13,7 +13,7 @@ page a class) or NAME_probabilities.npy (float32 [H, W, K]).
 import io
 import itertools
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -155,36 +155,29 @@ def _tiff(pages: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def write_stack(
-    path: str, pages: Iterable[tuple[Job, np.ndarray | None]]
-) -> Job | None:
+class PageMissing(UserError):
+    """A page of a stack could not be made."""
+
+
+def write_stack(path: str, pages: Iterator[tuple[Job, np.ndarray | None]]) -> None:
     """Writes the pages of a stack as they come; the file appears whole or not at all.
 
     Args:
       path: of the TIFF file.
       pages: in order, float32 [H, W]; None is a page that could not be made.
 
-    Returns:
-      A page that is missing, if one is: then there is no file.
+    Raises:
+      PageMissing: one is.
     """
-    rest = iter(pages)
-    first, one = next(rest)
+    first, one = next(pages)
+    large = one is not None and first.pages * one.nbytes > LARGEST_TIFF
     missing = None
-    try:
-        with files.open_atomic(path) as file:
-            large = one is not None and first.pages * one.nbytes > LARGEST_TIFF
-            with tifffile.TiffWriter(file, bigtiff=large) as writer:
-                for job, page in itertools.chain([(first, one)], rest):
-                    if page is None:
-                        missing = missing or job
-                    elif not missing:
-                        writer.write(page, photometric="minisblack", metadata=None)
-            if missing:
-                raise _PageMissing
-    except _PageMissing:
-        pass
-    return missing
-
-
-class _PageMissing(Exception):
-    """Tells `open_atomic` that what was written is not to appear."""
+    with files.open_atomic(path) as file:
+        with tifffile.TiffWriter(file, bigtiff=large) as writer:
+            for job, page in itertools.chain([(first, one)], pages):
+                if page is None:
+                    missing = missing or job
+                elif not missing:
+                    writer.write(page, photometric="minisblack", metadata=None)
+        if missing:
+            raise PageMissing(f"{path}: not written, for want of {missing.page}")

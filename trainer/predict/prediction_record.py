@@ -60,14 +60,13 @@ class PredictionRecord:
         self.contents = Contents(settings, {})
         self.made_by = json_files.fingerprint(settings)
         self.written_at, self.cost_s = 0.0, 0.0
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()
         self.is_new = not files.exists(self.path)
         if self.is_new:
             return
         try:
-            content = json_files.parse(files.read_bytes(self.path))
-            there = msgspec.convert(content, Contents)
-        except (ValueError, msgspec.ValidationError):
+            there = msgspec.json.decode(files.read_bytes(self.path), type=Contents)
+        except (msgspec.DecodeError, RecursionError):
             there = Contents({}, {})
         self.contents.images = there.images
         lines = json_files.differences(there.settings, settings)
@@ -111,15 +110,12 @@ class PredictionRecord:
         with self.lock:
             self.contents.images |= dict.fromkeys(names, note)
             if SHARE * (time.monotonic() - self.written_at) >= self.cost_s:
-                self._write()
+                self.write()
 
     def write(self) -> None:
         """Writes the file."""
         with self.lock:
-            self._write()
-
-    def _write(self) -> None:
-        started = time.monotonic()
-        json_files.write(self.path, msgspec.to_builtins(self.contents))
-        self.written_at = time.monotonic()
-        self.cost_s = self.written_at - started
+            started = time.monotonic()
+            json_files.write(self.path, msgspec.to_builtins(self.contents))
+            self.written_at = time.monotonic()
+            self.cost_s = self.written_at - started

@@ -4,7 +4,7 @@ Neither needs the trainer's model code. TensorFlow is loaded only where it is us
 """
 
 import os
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -12,14 +12,8 @@ from trainer.devices import tensorflow_stores
 from trainer.export import artefact_layout
 from trainer.inference import numpy_segmenter
 from unet_tfrecords.command.errors import UserError
+from unet_tfrecords.command.extras import load_extra
 from unet_tfrecords.storage import files
-
-
-class Runtime(Protocol):
-    """A model on one device."""
-
-    def segment(self, image: np.ndarray) -> np.ndarray:
-        """Probabilities, float32 [H, W, K], of one image, raw intensities [H, W, C]."""
 
 
 def model_files(version: str, runtime: str) -> list[str]:
@@ -40,7 +34,7 @@ def model_files(version: str, runtime: str) -> list[str]:
 
 def load(
     version: str, *, runtime: str, tta: bool = False, devices: int = 0
-) -> list[Runtime]:
+) -> "list[Runtime]":
     """A version of a model on every device there is.
 
     Args:
@@ -108,13 +102,7 @@ class OnnxRuntime:
 
     def __init__(self, path: str, about: dict[str, Any], *, tta: bool = False):
         """Loads tile.onnx, as `load` does."""
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise UserError(
-                f"--runtime=onnx needs onnxruntime ({error}): "
-                "pip install 'unet-tfrecords[onnx]'"
-            ) from error
+        onnxruntime = load_extra("onnxruntime", flag="--runtime=onnx", extra="onnx")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = len(os.sched_getaffinity(0))
         try:
@@ -145,3 +133,6 @@ class OnnxRuntime:
             given["mean"] = np.zeros(channels, np.float32)
             given["std"] = np.ones(channels, np.float32)
         return self.session.run(["probabilities"], given)[0][0]
+
+
+Runtime = TensorFlowRuntime | OnnxRuntime

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 RESAMPLES = 1000
+LEVEL = 0.95  # share of them inside an interval
 SEED = 1  # the same frames give the same intervals
 
 Scores = Mapping[str, float | None]
@@ -14,8 +15,6 @@ Scores = Mapping[str, float | None]
 def intervals(
     frames: Sequence[Any],
     pooled: Callable[[Sequence[Any]], Scores],
-    *,
-    level: float = 0.95,
 ) -> dict[str, tuple[float, float] | None]:
     """Percentile intervals of pooled scores, over frames drawn with replacement.
 
@@ -26,7 +25,6 @@ def intervals(
     Args:
       frames: what each frame was measured to be.
       pooled: the scores of some frames together.
-      level: share of resamples inside.
 
     Returns:
       Low and high by the score's name, over the resamples that have it (a few may lack
@@ -38,7 +36,7 @@ def intervals(
         pooled([frames[i] for i in rng.integers(len(frames), size=len(frames))])
         for _ in range(RESAMPLES if len(frames) > 1 else 0)
     ]
-    tails = [50 * (1 - level), 50 * (1 + level)]
+    tails = [50 * (1 - LEVEL), 50 * (1 + LEVEL)]
     found: dict[str, tuple[float, float] | None] = {}
     for name in pooled(frames):
         values = [draw[name] for draw in draws if draw[name] is not None]

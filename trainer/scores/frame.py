@@ -6,18 +6,13 @@ Which scores there are depends on what the truth holds: `measure` takes what it 
 import dataclasses
 import itertools
 from collections.abc import Sequence
-from typing import Any
+from typing import NamedTuple
 
+import msgspec
 import numpy as np
 
 from trainer.inference.instances import InstanceRules, classes_of, instances_of
-from trainer.scores import (
-    calibration,
-    ctc_scores,
-    detections,
-    isbi_scores,
-    surface,
-)
+from trainer.scores import calibration, ctc_scores, detections, isbi_scores, surface
 from trainer.scores.pixels import confusion_matrix, pixel_scores
 from unet_tfrecords.dataset.images.frames import Objects, Truth
 from unet_tfrecords.dataset.records import UNLABELLED
@@ -50,73 +45,73 @@ class FrameMeasures:
     slices: list[isbi_scores.ThresholdScores] | None = None
 
 
-def measure(
-    key: str,
-    truth: Truth,
-    objects: Objects,
-    probabilities: np.ndarray,
-    rules: InstanceRules,
-    *,
-    partition: bool = False,
-) -> FrameMeasures:
-    """Measures a segmentation against its truth.
+class Segmented(NamedTuple):
+    """A frame, its truth and what a network makes of it.
 
-    Args:
+    Attributes:
       key: the frame's.
+      image: uint8 or uint16 [H, W, C].
       truth: classes and instances, H by W.
       objects: see `Objects`.
       probabilities: float32 [H, W, K].
-      rules: how classes and instances are made of them.
       partition: whether cells fill the plane between membranes, as in ISBI 2012, so
-        that the frame is scored as a partition.
+        that the frame is scored as a partition, and numbering cells says nothing.
     """
+
+    key: str
+    image: np.ndarray
+    truth: Truth
+    objects: Objects
+    probabilities: np.ndarray
+    partition: bool = False
+
+
+def measure(frame: Segmented, rules: InstanceRules) -> FrameMeasures:
+    """Measures a segmentation against its truth, by rules for classes and instances."""
+    truth, number = frame.truth, frame.probabilities.shape[-1]
     labelled = truth.classes != UNLABELLED
-    classes = classes_of(probabilities, rules.threshold)
-    number = probabilities.shape[-1]
-    foreground = 1 - probabilities[..., 0]
+    classes = classes_of(frame.probabilities, rules.threshold)
+    foreground = 1 - frame.probabilities[..., 0]
+    shown = np.where(labelled, classes, 0)
     found = FrameMeasures(
-        key,
+        frame.key,
         confusion_matrix(truth.classes, classes, number),
         calibration.histogram(foreground[labelled], truth.classes[labelled] > 0),
         [
-            surface.surface_distances(
-                truth.classes == k, np.where(labelled, classes, 0) == k
-            )
+            surface.surface_distances(truth.classes == k, shown == k)
             for k in range(1, number)
         ],
     )
-    if partition and truth.instances.any():
+    if frame.partition and truth.instances.any():
         found.slices = isbi_scores.scores_of_slice(
             truth.instances, truth.classes > 0, foreground
         )
-    if objects.exact is None and objects.markers is None:
-        return found
-    measure_objects(found, truth, objects, probabilities, rules)
+    if frame.objects.exact is not None or frame.objects.markers is not None:
+        measure_objects(found, frame, rules)
     return found
 
 
 def measure_objects(
-    found: FrameMeasures,
-    truth: Truth,
-    objects: Objects,
-    probabilities: np.ndarray,
-    rules: InstanceRules,
+    found: FrameMeasures, frame: Segmented, rules: InstanceRules
 ) -> None:
     """Adds the measures of objects; those of several classes only match their own."""
-    instances = instances_of(probabilities, rules)
-    classes = classes_of(probabilities, rules.threshold)
-    parts = []
-    for k in range(1, probabilities.shape[-1]):
-        if probabilities.shape[-1] == 2:  # gold outlines need not be the truth's own
-            parts.append((truth.instances, objects, instances))
-            continue
-        own, predicted = truth.classes == k, classes == k
-        exact, markers = (
-            None if layer is None else layer * own
-            for layer in (objects.exact, objects.markers)
-        )
-        of_class = Objects(exact, markers, objects.ignored)
-        parts.append((truth.instances * own, of_class, instances * predicted))
+    truth, objects, number = frame.truth, frame.objects, frame.probabilities.shape[-1]
+    instances = instances_of(frame.probabilities, rules)
+    classes = classes_of(frame.probabilities, rules.threshold)
+    parts = [(truth.instances, objects, instances)]
+    if number > 2:  # of two, gold outlines need not be the truth's own
+        parts = [
+            (
+                truth.instances * (own := truth.classes == k),
+                Objects(
+                    None if objects.exact is None else objects.exact * own,
+                    None if objects.markers is None else objects.markers * own,
+                    objects.ignored,
+                ),
+                instances * (classes == k),
+            )
+            for k in range(1, number)
+        ]
     measured = [_of_class(*part, truth.classes == UNLABELLED) for part in parts]
     every, exact, detection, matches = zip(*measured, strict=True)
     found.every = list(itertools.chain.from_iterable(every))
@@ -129,12 +124,10 @@ def measure_objects(
 
 def _of_class(every, objects: Objects, instances, unlabelled):
     """What is counted of one class's objects."""
-    exact = (
-        []
-        if objects.exact is None
-        else ctc_scores.seg_objects(objects.exact, instances)
-    )
+    exact: list[ctc_scores.Object] = []
     detection = ctc_scores.Detection()
+    if objects.exact is not None:
+        exact = ctc_scores.seg_objects(objects.exact, instances)
     if objects.markers is not None:
         counted = instances
         if objects.ignored is not None:
@@ -246,37 +239,13 @@ def rank(scores: Scores) -> float | None:
     return scores.get("v_rand", scores["mean_iou"])
 
 
-def as_content(frame: FrameMeasures) -> dict[str, Any]:
-    """For JSON."""
-    content = {}
-    for field in dataclasses.fields(frame):
-        value = getattr(frame, field.name)
-        if isinstance(value, np.ndarray):
-            value = value.tolist()
-        content[field.name] = value
-    return content
+def as_line(frame: FrameMeasures) -> bytes:
+    """As JSON."""
+    return msgspec.json.encode(frame, enc_hook=np.ndarray.tolist)
 
 
-def from_content(content: dict[str, Any]) -> FrameMeasures:
-    """What `as_content` was given."""
-
-    def each(name: str, make):
-        return content[name] and [make(*entry) for entry in content[name]]
-
-    def slice_scores(v_rand, v_info, *errors) -> isbi_scores.ThresholdScores:
-        return isbi_scores.ThresholdScores(
-            isbi_scores.Agreement(*v_rand), isbi_scores.Agreement(*v_info), *errors
-        )
-
-    matches, counted = content["matches"], content["detection"]
-    return FrameMeasures(
-        content["key"],
-        np.array(content["confusion"], np.int64),
-        np.array(content["histogram"], np.float64),
-        [surface.Surface(*s) if s else None for s in content["surfaces"]],
-        None if matches is None else np.array(matches, np.int64),
-        each("exact", ctc_scores.Object),
-        each("every", ctc_scores.Object),
-        None if counted is None else ctc_scores.Detection(*counted),
-        each("slices", slice_scores),
+def from_line(line: bytes) -> FrameMeasures:
+    """What `as_line` was given."""
+    return msgspec.json.decode(
+        line, type=FrameMeasures, dec_hook=lambda _, values: np.array(values)
     )

@@ -200,34 +200,18 @@ _RING = ((-1, -1), (-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1), (0, -1))
 def _is_simple(ring: list[bool]) -> bool:
     """Whether a pixel can change without changing how many pieces there are.
 
-    It can if its neighbourhood has one piece of interior, by sides, that it touches by
-    a side, and one piece of membrane, by sides and corners.
+    It can if the crossing number of Yokoi et al. 1975 is 1, for interior that connects
+    by sides and membrane that connects by corners too.
 
     Args:
       ring: which of the eight neighbours are interior, around from the upper left.
     """
-
-    def pieces(value: bool, corners: bool) -> int:
-        """Runs around the ring; corners alone don't touch the pixel by a side."""
-        member = [inside == value for inside in ring]
-        if corners:
-            # Neighbours by sides connect across the corner between them.
-            for corner in range(0, 8, 2):
-                member[corner] |= member[corner - 1] and member[(corner + 1) % 8]
-        if all(member):
-            return 1
-        runs = 0
-        for start in range(8):
-            if member[start] and not member[start - 1]:
-                run = []
-                step = start
-                while member[step % 8]:
-                    run.append(step % 8)
-                    step += 1
-                runs += corners or any(place % 2 for place in run)
-        return runs
-
-    return pieces(True, corners=False) == 1 and pieces(False, corners=True) == 1
+    ring = ring + ring[:1]
+    # Neighbours by a side, less those that the two after them connect to the next one.
+    return 1 == sum(
+        ring[side] and not (ring[side + 1] and ring[(side + 2) % 8])
+        for side in (1, 3, 5, 7)
+    )
 
 
 _SIMPLE = [

@@ -9,7 +9,7 @@ import base64
 import importlib.util
 import io
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import cv2
@@ -28,7 +28,7 @@ from unet_tfrecords.dataset.pictures import (
 from unet_tfrecords.dataset.records import UNLABELLED, Tile
 from unet_tfrecords.dataset.shards import read_tiles
 from unet_tfrecords.dataset.splits import SPLITS
-from unet_tfrecords.storage import files, locks
+from unet_tfrecords.storage import files, locks, templates
 
 WINDOW_COLOUR = hex_colour(COLOURS[1])
 MOST_AUGMENTATIONS = 8  # of one frame, side by side
@@ -218,15 +218,11 @@ def shares(info: DatasetInfo, split: str) -> list[float]:
 
 def html(data: str, info: DatasetInfo, pictures: dict[str, bytes]) -> str:
     """The page; every text from outside is escaped."""
-    import jinja2
-
-    loader = jinja2.PackageLoader("unet_tfrecords.dataset")
-    environment = jinja2.Environment(loader=loader, autoescape=True)
-    return environment.get_template("preview.html").render(
+    return templates.find("unet_tfrecords.dataset", "preview.html").render(
         data=data,
         info=info,
         splits=_split_rows(info),
-        config=_flat(info.config),
+        config=sorted(templates.flat({"config": info.config}).items()),
         pictures={
             name: base64.b64encode(picture).decode()
             for name, picture in pictures.items()
@@ -246,15 +242,6 @@ def _split_rows(info: DatasetInfo) -> Iterator[dict[str, Any]]:
             "megabytes": content.num_bytes / 1e6,
             "shares": shares(info, split),
         }
-
-
-def _flat(tree: dict[str, Any], name: str = "config") -> Iterable[tuple[str, Any]]:
-    """config.data.name and its value, for each value."""
-    for key, value in sorted(tree.items()):
-        if isinstance(value, dict):
-            yield from _flat(value, f"{name}.{key}")
-        else:
-            yield f"{name}.{key}", value
 
 
 def _preview(values: flags.FlagValues, _: list[str]) -> None:

@@ -176,7 +176,7 @@ def test_overwriting_some_forgets_nothing_of_the_others(
 
 @pytest.mark.slow
 def test_a_stop_notes_what_was_finished(predict, images, tmp_path, monkeypatch, capsys):
-    segment = predict_job.result_of
+    segment = predict_job.outputs.result_of
 
     def slow(*arguments):
         time.sleep(0.1)
@@ -192,7 +192,7 @@ def test_a_stop_notes_what_was_finished(predict, images, tmp_path, monkeypatch, 
 
     read = predict_job._read
     monkeypatch.setattr(predict_job, "_read", stopping)
-    monkeypatch.setattr(predict_job, "result_of", slow)
+    monkeypatch.setattr(predict_job.outputs, "result_of", slow)
     assert predict(images) == 130
     monkeypatch.undo()
     done = len(list((tmp_path / "out").glob("*_mask.png")))

@@ -25,8 +25,9 @@ from trainer.scores import (
     surface,
 )
 from trainer.scores.frame import (
-    as_content,
-    from_content,
+    Segmented,
+    as_line,
+    from_line,
     headline,
     measure,
     pooled,
@@ -306,20 +307,14 @@ def frame(seed: int, random_cells, *, gold: bool = True):
     foreground = ndimage.gaussian_filter((instances > 0).astype(np.float32), 2)
     probabilities = np.stack([1 - foreground, foreground], -1)
     objects = Objects(instances if gold else None, instances)
-    return measure(
-        f"d/01/t{seed:03d}",
-        Truth(instances, classes),
-        objects,
-        probabilities,
-        InstanceRules(),
-    )
+    truth = Truth(instances, classes)
+    seen = Segmented(f"d/01/t{seed:03d}", None, truth, objects, probabilities)
+    return measure(seen, InstanceRules())
 
 
 def test_measured_frames_survive_json(random_cells):
-    import json
-
     frames = [frame(0, random_cells), frame(1, random_cells, gold=False)]
-    again = [from_content(json.loads(json.dumps(as_content(f)))) for f in frames]
+    again = [from_line(as_line(f)) for f in frames]
     assert pooled(again) == pooled(frames)
     assert again[0].exact == frames[0].exact and again[1].exact is None
 
@@ -340,14 +335,10 @@ def test_a_perfect_partition_scores_perfectly():
     interior = membranes(3)
     segments = isbi_scores.segments_of(interior, thin=False)
     foreground = interior.astype(np.float32)
-    found = measure(
-        "d/stack/z000",
-        Truth(segments, interior.astype(np.uint8)),
-        Objects(None, None),
-        np.stack([1 - foreground, foreground], -1),
-        InstanceRules(),
-        partition=True,
-    )
+    truth = Truth(segments, interior.astype(np.uint8))
+    certain = np.stack([1 - foreground, foreground], -1)
+    seen = Segmented("d/stack/z000", None, truth, Objects(None, None), certain, True)
+    found = measure(seen, InstanceRules())
     scores = pooled([found])
     assert scores["v_info_merge"] == pytest.approx(1)
     assert scores["warping_error"] == scores["best_pixel_error"] == 0
@@ -363,7 +354,13 @@ def test_a_cell_taken_for_another_class_is_not_found():
     def scores_of(predicted):
         certain = np.eye(3, dtype=np.float32)[predicted]
         truth = Truth(instances, classes)
-        return pooled([measure("d/a/0", truth, objects, certain, InstanceRules())])
+        return pooled(
+            [
+                measure(
+                    Segmented("d/a/0", None, truth, objects, certain), InstanceRules()
+                )
+            ]
+        )
 
     assert scores_of(classes)["seg"] == scores_of(classes)["det"] == 1
     swapped = np.where(classes == 1, 2, classes)
@@ -382,7 +379,9 @@ def test_nothing_is_too_many_where_nobody_looked():
     for ignored, expected in ((classes == UNLABELLED, 1), (None, 1 - 1 / 10)):
         objects = Objects(instances, instances, ignored)
         truth = Truth(instances, classes)
-        found = measure("d/a/0", truth, objects, certain, InstanceRules())
+        found = measure(
+            Segmented("d/a/0", None, truth, objects, certain), InstanceRules()
+        )
         assert pooled([found])["det"] == pytest.approx(expected)
         assert pooled([found])["ap_50"] == 1
 
@@ -398,5 +397,5 @@ def test_a_slice_of_nothing_but_membrane_is_passed_over():
     certain = np.eye(2, dtype=np.float32)[nothing]
     truth, objects = Truth(nothing, nothing), Objects(None, None)
     rules = InstanceRules()
-    found = measure("d/s/0", truth, objects, certain, rules, partition=True)
+    found = measure(Segmented("d/s/0", None, truth, objects, certain, True), rules)
     assert found.slices is None and pooled([found])["pixel_error"] == 0

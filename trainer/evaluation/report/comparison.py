@@ -7,8 +7,7 @@ from trainer.evaluation.report import names, page
 from trainer.run import workdir
 from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.dataset.data_settings import class_names
-from unet_tfrecords.dataset.splits import SPLITS
-from unet_tfrecords.storage import files
+from unet_tfrecords.storage import files, templates
 
 
 def compare(folders: Sequence[str], split: str, output: str) -> list[dict[str, Any]]:
@@ -26,42 +25,24 @@ def compare(folders: Sequence[str], split: str, output: str) -> list[dict[str, A
     Raises:
       UserError: fewer than two runs, one named twice, or no run there.
     """
-    if split not in SPLITS:
-        raise UserError(f"--split={split} is none of {', '.join(SPLITS)}")
     if len(set(folders)) < 2 or len(set(folders)) < len(folders):
         raise UserError("give two or more runs, each once: compare RUN RUN ...")
     configs = [workdir.read_config(folder) for folder in folders]
     evaluations = [workdir.read_evaluation(folder, split) for folder in folders]
-    rows = _rows(evaluations, class_names(configs[0].model))
+    rows = names.rows(evaluations, class_names(configs[0].model))
     if output:
         shown = short_names(folders)
         metrics = [workdir.read_metrics(folder) for folder in folders]
-        text = page.template("compare.html").render(
+        text = templates.find(page.HERE, "compare.html").render(
             title=f"{len(folders)} runs compared",
             runs=shown,
             split=split,
             rows=rows,
             notes=_notes(evaluations, shown),
-            settings=_differing([page.flat(c.to_dict()) for c in configs]),
+            settings=_differing([templates.flat(c.to_dict()) for c in configs]),
             curves=page.curves(dict(zip(shown, metrics, strict=True))),
         )
         files.write_bytes(output, text.encode())
-    return rows
-
-
-def _rows(
-    evaluations: Sequence[dict[str, Any]], classes: list[str]
-) -> list[dict[str, Any]]:
-    found = {name for e in evaluations for name in e.get("scores", {})}
-    rows = []
-    for name in names.in_order(found):
-        values = [e.get("scores", {}).get(name) for e in evaluations]
-        known = [value for value in values if value is not None]
-        if known:
-            best = min(known) if names.lower_is_better(name) else max(known)
-            rows.append(
-                {"name": names.title(name, classes), "values": values, "best": best}
-            )
     return rows
 
 

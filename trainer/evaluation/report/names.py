@@ -1,7 +1,8 @@
 """What scores are called before people, and which way they are good."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 _WORDS = {
     "seg": "SEG, gold truth",
@@ -59,3 +60,16 @@ def lower_is_better(name: str) -> bool:
     (True, False)
     """
     return name.endswith(("_error", "_px"))
+
+
+def rows(
+    evaluations: Sequence[dict[str, Any]], classes: list[str]
+) -> list[dict[str, Any]]:
+    """Scores of several evaluations: name, values, and the best of them."""
+    found = []
+    for name in in_order({name for e in evaluations for name in e.get("scores", {})}):
+        values = [e.get("scores", {}).get(name) for e in evaluations]
+        if known := [value for value in values if value is not None]:
+            best = min(known) if lower_is_better(name) else max(known)
+            found.append({"name": title(name, classes), "values": values, "best": best})
+    return found

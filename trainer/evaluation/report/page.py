@@ -1,5 +1,6 @@
 """report.html: what a run was, how it went and how good it is, in one file."""
 
+import collections
 import datetime
 import hashlib
 import shlex
@@ -15,9 +16,10 @@ from trainer.run import workdir
 from unet_tfrecords.dataset.data_settings import class_names
 from unet_tfrecords.dataset.shards import INFO_NAME
 from unet_tfrecords.dataset.splits import SPLITS
-from unet_tfrecords.storage import files
+from unet_tfrecords.storage import files, templates
 
 NAME = "report.html"
+HERE = "trainer.evaluation.report"
 PANELS = ("input", "truth", "probability", "result", "error")
 MOST_DOTS = 3000  # in the scatter of objects
 
@@ -61,7 +63,6 @@ def write_cross_validation(
       result: their evaluation together.
     """
     classes = class_names(config.model)
-    each = result["by_fold"]
     runs = {
         f"fold {fold}": workdir.read_metrics(
             files.join(folder, f"fold-{fold}", "train")
@@ -70,17 +71,13 @@ def write_cross_validation(
     }
 
     def make() -> str:
-        return template("cross_validation.html").render(
+        return templates.find(HERE, "cross_validation.html").render(
             title=f"{config.data.name or 'own images'}: {result['folds']} folds",
             config=config,
             section=_section(folder, result, config, classes),
-            by_fold=[
-                {
-                    "name": names.title(name, classes),
-                    "values": [scores.get(name) for scores in each],
-                }
-                for name in names.in_order(result["scores"])
-            ],
+            by_fold=names.rows(
+                [{"scores": each} for each in result["by_fold"]], classes
+            ),
             curves=curves(runs),
             made=_now(),
         )
@@ -106,12 +103,12 @@ def html(folder: str) -> str:
     sections = [_section(folder, result, config, classes) for result in evaluations]
     digest = hashlib.sha256(files.read_bytes(files.join(folder, INFO_NAME)))
     about = workdir.read_about(folder)
-    return template("report.html").render(
+    return templates.find(HERE, "report.html").render(
         title=f"{config.data.name or 'own images'}: {files.basename(folder)}",
         name=config.data.name or "own images",
         made=_now(),
         config=config,
-        settings=sorted(flat(config.to_dict()).items()),
+        settings=sorted(templates.flat(config.to_dict()).items()),
         info=info,
         frames={s: info.splits[s].num_frames for s in SPLITS},
         digest=digest.hexdigest(),
@@ -122,23 +119,6 @@ def html(folder: str) -> str:
         panels=PANELS,
         commands=commands(folder, about, evaluations),
     )
-
-
-def template(name: str):
-    """One of the templates here; everything put into it is escaped."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("trainer.evaluation.report"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters["score"] = lambda value: (
-        "-" if value is None else f"{value:.4f}"
-    )
-    return environment.get_template(name)
 
 
 def _section(folder: str, result: dict[str, Any], config, classes) -> dict[str, Any]:
@@ -167,13 +147,14 @@ def _section(folder: str, result: dict[str, Any], config, classes) -> dict[str, 
             for i, entry in enumerate(found)
         ],
         "charts": [
-            chart
-            for chart in (
-                _objects_chart(folder, split),
-                _precision_recall_chart(result),
-                _frames_chart(result, classes),
+            *filter(
+                None,
+                (
+                    _objects_chart(folder, split),
+                    _precision_recall_chart(result),
+                    _frames_chart(result, classes),
+                ),
             )
-            if chart
         ],
     }
 
@@ -184,14 +165,16 @@ def _objects_chart(folder: str, split: str) -> dict[str, str] | None:
     if not rows:
         return None
     step = -(-len(rows) // MOST_DOTS)
-    clouds: dict[str, list[tuple[float, float]]] = {}
-    for row in rows[::step]:
-        point = int(row["size_px"]), float(row["jaccard"])
-        clouds.setdefault(row["fate"], []).append(point)
-    clouds = {fate: clouds[fate] for fate in sorted(clouds)}
-    fates = sorted({row["fate"] for row in rows})
-    counts = {fate: sum(row["fate"] == fate for row in rows) for fate in fates}
-    said = ", ".join(f"{number} {fate}" for fate, number in counts.items())
+    counts = sorted(collections.Counter(row["fate"] for row in rows).items())
+    clouds = {
+        fate: [
+            (int(row["size_px"]), float(row["jaccard"]))
+            for row in rows[::step]
+            if row["fate"] == fate
+        ]
+        for fate, _ in counts
+    }
+    said = ", ".join(f"{number} {fate}" for fate, number in counts)
     chart = charts.Chart(f"objects-{split}", "size, px", "Jaccard index", height=3.2)
     chart.axes.set_xscale("log")
     chart.axes.set_ylim(-0.03, 1.03)
@@ -250,12 +233,6 @@ def curves(runs: Mapping[str, Sequence[dict[str, Any]]]) -> list[dict[str, str]]
       runs: lines of metrics.jsonl by the run's name.
     """
 
-    def series(key: str) -> dict[str, charts.Points]:
-        return {
-            run: [(m["step"], m[key]) for m in lines if m.get(key) is not None]
-            for run, lines in runs.items()
-        }
-
     wanted = (
         ("loss", "Training loss", "loss"),
         ("val_mean_iou", "Validation mean IoU", "mean IoU"),
@@ -266,27 +243,15 @@ def curves(runs: Mapping[str, Sequence[dict[str, Any]]]) -> list[dict[str, str]]
     )
     drawn = []
     for key, title, axis in wanted:
-        found = series(key)
+        found = {
+            run: [(m["step"], m[key]) for m in lines if m.get(key) is not None]
+            for run, lines in runs.items()
+        }
         if any(found.values()):
             chart = charts.Chart(f"curve-{key}", "step", axis)
             chart.lines(found, smooth=key == "loss")
             drawn.append({"title": title, "svg": chart.svg(f"{title} by step")})
     return drawn
-
-
-def flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A tree of settings as one level.
-
-    >>> flat({"a": {"b": 1}, "c": 2})
-    {'a.b': 1, 'c': 2}
-    """
-    found: dict[str, Any] = {}
-    for name, value in content.items():
-        if isinstance(value, dict):
-            found |= flat(value, f"{prefix}{name}.")
-        else:
-            found[prefix + name] = value
-    return found
 
 
 def commands(
@@ -296,27 +261,14 @@ def commands(
     given = about.get("command")
     if not given:
         return []
+    settings = [word for word in given if word.startswith("--config")]
+    data = [word[len("--data=") :] for word in given if word.startswith("--data=")]
+    evaluate = ["evaluate", f"--workdir={folder}", "--input=DIR"]
     tta = ["--tta"] if any(e["tta"] for e in evaluations) else []
-    shown = [
-        argument
-        for argument in given
-        if argument.startswith("--config") or argument.startswith("--data=")
-    ]
-    settings = [a for a in shown if not a.startswith("--data=")]
-    data = next(
-        (a.removeprefix("--data=") for a in shown if a.startswith("--data=")), ""
-    )
     made = [
-        ["./launch.sh", "preprocess", *settings, "--input=DIR", f"--output={data}"],
-        ["./launch.sh", "train", *given],
-        [
-            "./launch.sh",
-            "evaluate",
-            f"--workdir={folder}",
-            "--input=DIR",
-            "--tune",
-            *tta,
-        ],
-        ["./launch.sh", "evaluate", f"--workdir={folder}", "--input=DIR", *tta],
+        ["preprocess", *settings, "--input=DIR", f"--output={''.join(data[:1])}"],
+        ["train", *given],
+        [*evaluate, "--tune", *tta],
+        [*evaluate, *tta],
     ]
-    return [" ".join(shlex.quote(word) for word in line) for line in made]
+    return [shlex.join(["./launch.sh", *line]) for line in made]
