@@ -23,13 +23,6 @@ def tiles_of(unit, config):
     return tiles_of_unit(unit, load(unit.frame, config), config, bits=8)
 
 
-def test_same_bytes_again(cells, made, digests, tmp_path):
-    assert preprocess(cells, tmp_path / "again") == 0
-    assert digests(tmp_path / "again") == digests(made)
-    # ... and whatever the path that leads there.
-    assert not [name for name in digests(made) if name.startswith(".")]
-
-
 @pytest.mark.slow
 def test_another_seed_makes_other_bytes(cells, made, tmp_path, digests):
     assert preprocess(cells, tmp_path / "other", "--config.seed=2") == 0

@@ -48,13 +48,6 @@ def test_kubernetes_manifest(version):
     assert actions == ["Ignore", "Ignore", "FailJob"]
 
 
-def test_a_misspelt_field_is_found():
-    _, job = documents()
-    job["spec"]["completionsMode"] = job["spec"].pop("completionMode")
-    with pytest.raises(kubernetes_validate.ValidationError):
-        kubernetes_validate.validate(job, KUBERNETES[0], strict=True)
-
-
 def known_flags(arguments: list[str]) -> None:
     """That the train command has each of them."""
     from absl import flags

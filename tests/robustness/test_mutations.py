@@ -11,7 +11,6 @@ import struct
 import msgspec
 import numpy as np
 import pytest
-import tensorflow as tf
 import tifffile
 
 from preprocess import main, plan
@@ -31,7 +30,6 @@ from unet_tfrecords.dataset import dataset_info, records, shards
 from unet_tfrecords.dataset.images import formats
 from unet_tfrecords.dataset.images.formats import Page
 from unet_tfrecords.dataset.images.image_checks import MOST_PIXELS_FLAG, check_size
-from unet_tfrecords.dataset.verify import verify
 from unet_tfrecords.storage import json_files
 
 
@@ -180,27 +178,6 @@ def test_every_bit_of_a_shard_is_covered(data):
         found = list(records.scan_records(io.BytesIO(changed)))
         assert all(place.record is None for place in found), bit
         changed[bit // 8] ^= 1 << bit % 8
-
-
-@pytest.mark.slow
-def test_tensorflow_notices_bits_too(data):
-    path = next(data.glob("test-*"))
-    with open(path, "rb") as file:
-        first = records.frame_record(next(records.read_records(file)))
-    small = data / "small"
-    rng = np.random.default_rng(3)
-    for bit in [*range(96), *rng.integers(96, 8 * len(first), 100)]:
-        small.write_bytes(first)
-        flip(small, int(bit))
-        with pytest.raises(tf.errors.DataLossError):
-            list(tf.data.TFRecordDataset(str(small)))
-
-
-def test_verify_notices_a_bit_and_names_the_shard(data):
-    path = next(data.glob("validation-*"))
-    flip(path, 12345)
-    with pytest.raises(UserError, match=f"{path.name}: its sha256 is not"):
-        verify(str(data))
 
 
 @pytest.mark.parametrize("length", [2**62, 2**40, 2**31 - 1])

@@ -39,32 +39,6 @@ def start(module, *arguments):
     )
 
 
-def ended(process) -> tuple[int, list[str]]:
-    """Its exit code and its own lines on stderr."""
-    _, said = process.communicate(timeout=200)
-    assert "Traceback" not in said
-    lines = said.replace("\r", "\n").splitlines()
-    return process.returncode, [x for x in lines if x.startswith("preprocess: ")]
-
-
-@pytest.mark.slow
-def test_two_preprocess_jobs_at_once(cells, shards_folder, digests, tmp_path):
-    output = tmp_path / "data"
-    given = f"--input={cells}", f"--output={output}"
-    other = [*CONFIG, "--config.seed=9", *given]
-    jobs = [start("preprocess.main", *CONFIG, *given, "--overwrite")]
-    jobs += [start("preprocess.main", *other)]
-    found = [ended(job) for job in jobs]
-    assert any(code == 0 for code, _ in found)
-    for code, lines in found:
-        assert code == 0 or (code, len(lines)) == (2, 1)
-        assert code == 0 or "since" in lines[0] or "seed" in lines[0]
-    if found[1][0]:  # else the other seed was first
-        assert digests(output) == digests(type(tmp_path)(shards_folder))
-    assert verify.verify(str(output)) > 0
-    assert not [n for n in os.listdir(output) if n.startswith(".")]
-
-
 def test_a_lock_says_who_holds_it(tmp_path):
     (tmp_path / "kept").touch()
     with locks.exclusive(str(tmp_path)):

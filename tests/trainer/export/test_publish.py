@@ -1,13 +1,11 @@
 """New versions appear whole, each under its own number, on a disk and in a bucket."""
 
-import base64
 import json
 import multiprocessing
 import os
 import pathlib
 import threading
 
-import google_crc32c
 import pytest
 from google.cloud import storage
 
@@ -191,15 +189,6 @@ def test_what_arrived_otherwise_is_noticed_and_nothing_stays(front):
     front.retell = lambda path, content: content
     assert names_in_bucket("unet/1/") == []
     assert not any(r.path.endswith("saved_model.pb") for r in front.seen)
-
-
-def test_checksums_are_googles(tmp_path):
-    (tmp_path / "file").write_bytes(b"123456789")
-    expected = google_crc32c.value(b"123456789").to_bytes(4, "big")
-    assert (
-        publish._crc32c(str(tmp_path / "file")) == base64.b64encode(expected).decode()
-    )
-    assert expected.hex() == "e3069283"  # the check value of CRC-32C
 
 
 def test_a_bucket_that_is_not_there_is_one_line(front, trained, capfd):

@@ -194,14 +194,6 @@ def test_saved_model_reloads_without_any_of_our_code(tmp_path, depth, precision)
 
 
 @pytest.mark.slow
-def test_other_sizes_do_not_retrace(tmp_path):
-    save(served(2), str(tmp_path))
-    segment = tf.saved_model.load(str(tmp_path)).signatures["serving_default"]
-    for size in ((30, 40), (77, 20), (200, 300)):
-        assert segment(image=random_image(*size))["classes"].shape == (1, *size)
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("case", range(12))
 def test_stitched_equals_one_shot_whatever_the_image(case):
     """Sizes from 1 to 1500 px, thin ones too; depth, channels, tiles, batch drawn."""
@@ -219,11 +211,6 @@ def test_stitched_equals_one_shot_whatever_the_image(case):
         network,
         tiles_per_step=int(rng.integers(1, 4)),
     )
-
-
-@pytest.mark.slow
-def test_largest_image_of_the_property():
-    assert_stitches_exactly(4, 572, random_image(1500, 1500), network_of(width=2))
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 from configs import base
+from trainer.network.unet import build_model
 from trainer.training.losses import class_weights, tile_losses
 from trainer.training.optimizers import (
     FIRST_SCALE,
@@ -17,6 +18,12 @@ from trainer.training.optimizers import (
     make_schedule,
 )
 from trainer.training.train_settings import CHOICES, check_train_config
+
+
+def tiny_model():
+    model = base.get_config().model
+    model.update({"depth": 2, "width": 2, "channels": 1, "classes": 2})
+    return model
 
 
 def train_part(**changes):
@@ -166,6 +173,23 @@ def test_a_scaled_loss_gives_the_same_updates():
         results.append([float(norm), *[v.numpy() for v in trained]])
     for plain, with_scale in zip(*results, strict=True):
         np.testing.assert_allclose(with_scale, plain, rtol=1e-6)
+    flat = np.concatenate([np.ravel(g) for g in gradients(0)])
+    assert results[0][0] == pytest.approx(np.linalg.norm(flat), rel=1e-5)  # unclipped
+
+
+def test_decay_shrinks_the_networks_kernels_and_no_biases():
+    network = build_model(tiny_model(), seed=1)
+    trained = network.trainable_variables
+    for variable in trained:
+        variable.assign(tf.ones_like(variable))  # biases start at 0
+    before = [v.numpy() for v in trained]
+    train = train_part(momentum=0.0, weight_decay=0.5)
+    nothing = [tf.zeros_like(v) for v in trained]
+    Optimizer(train, trained, scaled=False).apply(nothing, tf.constant(0.01))
+    assert {v.path.rpartition("/")[2] for v in trained} == {"kernel", "bias"}
+    for variable, start in zip(trained, before, strict=True):
+        kept = 1.0 if variable.path.endswith("bias") else 1 - 0.01 * 0.5
+        np.testing.assert_allclose(variable, kept * start, rtol=1e-5)
 
 
 def test_infinite_gradients_change_nothing_but_the_scale():

@@ -223,49 +223,6 @@ def test_the_average_of_weights_is_the_one_by_hand(
 
 
 @pytest.mark.slow
-def test_clipping_bounds_the_step(shards_folder, train_config, tmp_path, metrics):
-    """With plain SGD the first step's length is learning rate times norm."""
-    moved = {}
-    train_config.train.update(
-        {"momentum": 0.0, "steps": 1, "checkpoint_every_steps": 1}
-    )
-    for clip in (0.0, 0.01):
-        train_config.train.clip_norm = clip
-        folder = tmp_path / str(clip)
-        run(train_config, shards_folder, folder)
-        start = build_model(train_config.model, seed=train_config.seed).get_weights()
-        end = restore_network(str(folder), train_config)[0].get_weights()
-        moved[clip] = np.sqrt(
-            sum(((a - b) ** 2).sum() for a, b in zip(start, end, strict=True))
-        )
-        norm = metrics(folder)[0]["gradient_norm"]  # before it is clipped
-        expected = 1e-2 * (min(norm, clip) if clip else norm)
-        assert moved[clip] == pytest.approx(expected, rel=1e-3)
-    assert moved[0.0] > 3 * moved[0.01]
-
-
-@pytest.mark.slow
-def test_weight_decay_shrinks_kernels_and_no_biases(
-    shards_folder, train_config, tmp_path
-):
-    ends = {}
-    train_config.train.update({"steps": 1, "checkpoint_every_steps": 1})
-    train_config.train.momentum = 0.0
-    for decay in (0.0, 0.5):
-        train_config.train.weight_decay = decay
-        run(train_config, shards_folder, tmp_path / str(decay))
-        network, _ = restore_network(str(tmp_path / str(decay)), train_config)
-        ends[decay] = {w.path: w.numpy() for w in network.weights}
-    for weight in build_model(train_config.model, seed=train_config.seed).weights:
-        name, start = weight.path, weight.numpy()
-        shrunk = ends[0.0][name] - ends[0.5][name]
-        if name.endswith("bias"):
-            np.testing.assert_array_equal(shrunk, 0)
-        else:
-            np.testing.assert_allclose(shrunk, 1e-2 * 0.5 * start, atol=1e-6)
-
-
-@pytest.mark.slow
 def test_early_stopping_and_its_resume(
     shards_folder, train_config, tmp_path, capsys, monkeypatch
 ):
