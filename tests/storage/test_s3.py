@@ -153,6 +153,20 @@ def test_copies_of_shards_need_no_client(here, shards_folder, tmp_path):
     assert {path.read_bytes() for path in data.glob("train*.tfrecord")} <= copies
 
 
+@pytest.mark.slow
+def test_a_run_and_a_model_in_a_bucket_need_no_client(here, trained, cells, tmp_path):
+    here.upload(pathlib.Path(trained), "run")
+    run, model = f"{BUCKET}/run", f"{BUCKET}/export"
+    assert main(COMMANDS["evaluate"], [f"--workdir={run}", f"--input={cells}"]) == 0
+    assert "run/evaluation-test.json" in here.names()
+    given = [f"--workdir={run}", f"--output={tmp_path}/export"]
+    assert main(COMMANDS["export"], given) == 0
+    here.upload(tmp_path / "export", "export")
+    given = [f"--model={model}", f"--input={cells}/01", f"--output={tmp_path}/seen"]
+    assert main(COMMANDS["predict"], given) == 0
+    assert len(list((tmp_path / "seen").glob("*_mask.png"))) == 8
+
+
 # --- TensorFlow 2.17 with tensorflow-io ----------------------------------------------
 
 

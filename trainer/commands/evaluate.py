@@ -15,7 +15,6 @@ from unet_tfrecords.dataset.splits import SPLITS
 def _evaluate(values: flags.FlagValues, _: list[str]) -> None:
     """Scores a run, or with --tune finds its post-processing."""
     load_tensorflow()
-    tensorflow_stores.reach(values.workdir, "keep --workdir on a disk of this machine")
     from trainer.evaluation import evaluate_run as evaluation
 
     if values.tune:

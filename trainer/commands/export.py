@@ -17,7 +17,6 @@ def _export(values: flags.FlagValues, _: list[str]) -> None:
     if not destinations:
         raise UserError("--output or --publish must be given; see --help")
     load_tensorflow()
-    tensorflow_stores.reach(values.workdir, "keep --workdir on a disk of this machine")
     from trainer.export import artefact
 
     named = {name: getattr(values, name) for name in artefact.ExportOptions._fields}

@@ -58,7 +58,6 @@ def _predict(values: flags.FlagValues, _: list[str]) -> None:
         raise UserError("--devices is TensorFlow's; not with --runtime=onnx")
     if values.runtime == "tensorflow":
         load_tensorflow(values.devices)
-        tensorflow_stores.reach(values.model, "keep --model on a disk of this machine")
     is_png = values.format == "png"
     choice = Choice(
         values.format,

@@ -13,7 +13,7 @@ from trainer.export import artefact_layout
 from trainer.inference import numpy_segmenter
 from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.command.extras import load_extra
-from unet_tfrecords.storage import files
+from unet_tfrecords.storage import files, local_copies
 
 
 def model_files(version: str, runtime: str) -> list[str]:
@@ -48,21 +48,27 @@ def load(
     """
     about = artefact_layout.read_about(version)
     paths = model_files(version, runtime)
-    artefact_layout.check(version, [path[len(version) :].strip("/") for path in paths])
+    names = [path[len(version) :].strip("/") for path in paths]
+    artefact_layout.check(version, names)
     if runtime == "onnx":
         [path] = paths
         return [OnnxRuntime(path, about, tta=tta)]
     from trainer.devices import strategy
 
-    names = strategy.device_names(devices)
-    return [TensorFlowRuntime(version, tta=tta, device=name) for name in names]
+    with local_copies.copied(version, names) as near:
+        return [
+            TensorFlowRuntime(near, name=version, tta=tta, device=device)
+            for device in strategy.device_names(devices)
+        ]
 
 
 class TensorFlowRuntime:
     """A SavedModel on one device."""
 
-    def __init__(self, path: str, *, tta: bool = False, device: str = ""):
-        """Loads a SavedModel, as `load` does."""
+    def __init__(
+        self, path: str, *, name: str = "", tta: bool = False, device: str = ""
+    ):
+        """Loads a SavedModel of this machine, which errors call `name`."""
         import tensorflow as tf
 
         self.device = device
@@ -70,16 +76,14 @@ class TensorFlowRuntime:
             with tf.device(device):
                 # The signature alone does not keep the model alive.
                 self.model = tf.saved_model.load(path)
-            name = "image_tta" if tta else "serving_default"
-            self.function = self.model.signatures[name]
+            signature = "image_tta" if tta else "serving_default"
+            self.function = self.model.signatures[signature]
         except Exception as error:
             # TensorFlow raises anything from OSError to KeyError here.
-            if line := tensorflow_stores.line_of(error, [path]):
-                raise UserError(line) from error
             tensorflow_stores.check_name(path)
             reason = " ".join(str(error).split())[:150]
             raise UserError(
-                f"{path}: not a SavedModel of export's ({reason})"
+                f"{name or path}: not a SavedModel of export's ({reason})"
             ) from error
 
     def segment(self, image: np.ndarray) -> np.ndarray:

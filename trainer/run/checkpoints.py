@@ -6,10 +6,12 @@ checkpoints/step-00000120/state.index, state.data-00000-of-00001   TensorFlow's
 TensorFlow's files hold a checksum of each value, which is checked as values are read.
 """
 
+import contextlib
 import os
 import re
 import sys
 import tempfile
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -17,7 +19,7 @@ import tensorflow as tf
 
 from trainer.devices import tensorflow_stores
 from unet_tfrecords.command.errors import UserError
-from unet_tfrecords.storage import files, json_files
+from unet_tfrecords.storage import files, json_files, local_copies
 
 ABOUT = "about.json"
 STATE = "state"
@@ -77,11 +79,11 @@ def read_about(folder: str, step: int) -> About:
         raise ValueError(f"{ABOUT} is broken: {error}") from None
     if about.step != step:
         raise ValueError(f"{ABOUT} is of step {about.step}")
-    state = files.join(inside, STATE)
     try:
-        # TensorFlow's error for an index that cannot be read does not say why.
-        files.read_bytes(f"{state}.index")
-        _read_values(state)
+        with _near(inside) as state:
+            # TensorFlow's error for an index that cannot be read does not say why.
+            files.read_bytes(f"{state}.index")
+            _read_values(state)
     except FileNotFoundError:
         raise ValueError("a file is missing") from None
     except (tf.errors.OpError, ValueError) as error:
@@ -89,6 +91,14 @@ def read_about(folder: str, step: int) -> About:
             raise
         raise ValueError(DAMAGE[type(error)]) from None
     return about
+
+
+@contextlib.contextmanager
+def _near(inside: str) -> Iterator[str]:
+    """The prefix of a checkpoint's values, or of copies of them on this machine."""
+    names = [files.basename(p) for p in files.glob_in(inside, f"{STATE}.*")]
+    with local_copies.copied(inside, names) as folder:
+        yield files.join(folder, STATE)
 
 
 def _read_values(path: str) -> None:
@@ -248,12 +258,12 @@ def chosen(folder: str, which: str) -> About:
     newest = newest_whole(folder)
     if newest is None:
         raise UserError(f"{folder}: no checkpoint; train to the first one")
-    if which == "newest":
+    if which in ("newest", str(newest.step)):
         return newest
     if which == "best":
         step = newest.progress["best_step"]
-        if step is None:
-            return newest  # nothing was validated
+        if step in (None, newest.step):  # nothing was validated, or the newest is it
+            return newest
         if step not in complete_steps(folder):
             print(  # it went with a damaged newer one
                 f"{files.join(folder, name_of(step))}: the best one is gone; taking "
@@ -279,4 +289,5 @@ def chosen(folder: str, which: str) -> About:
 
 def restore(checkpoint: tf.train.Checkpoint, folder: str, step: int):
     """Reads a step's values; TensorFlow's status, for the caller to assert."""
-    return checkpoint.read(files.join(folder, name_of(step), STATE))
+    with _near(files.join(folder, name_of(step))) as state:
+        return checkpoint.read(state)

@@ -2,12 +2,14 @@
 
 import atexit
 import collections
+import contextlib
 import functools
 import os
 import shutil
 import tempfile
 import threading
 import time
+from collections.abc import Iterable, Iterator
 from typing import IO, Any, NamedTuple
 
 from unet_tfrecords.storage import files, object_store
@@ -68,6 +70,38 @@ def open_near(path: str) -> IO[bytes]:
             return opened
 
 
+@contextlib.contextmanager
+def copied(folder: str, names: Iterable[str]) -> Iterator[str]:
+    """A folder of this machine with files of a remote one, until the block ends.
+
+    For readers that want a few bytes at a time: TensorFlow asks a store five times for
+    each value of a checkpoint.
+
+    Args:
+      folder: local or remote; a local one is yielded itself.
+      names: of its files to copy, relative to it.
+
+    Raises:
+      FileNotFoundError: there is none of that name.
+      UserError: the store does not give it.
+    """
+    if not files.is_remote(folder):
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="unet-near-") as near:
+        for name in names:
+            path = os.path.join(near, name)
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            with files.naming(path), open(path, "wb") as file:
+                _copy(files.join(folder, name), file)
+        yield near
+
+
+def _copy(path: str, to: IO[bytes]) -> int:
+    """Copies a file's bytes; returns their number."""
+    return sum(to.write(block) for block in files.read_blocks(path))
+
+
 def _is_fresh(copy: Copy) -> bool:
     if not os.path.exists(copy.file.name):  # whoever cleans up there
         return False
@@ -95,10 +129,8 @@ def _remove_all(folder: str) -> None:
 
 def _fetched(path: str) -> Copy:
     file = tempfile.NamedTemporaryFile(dir=_folder())
-    size = 0
     with files.naming(file.name):
-        for block in files.read_blocks(path):
-            size += file.write(block)
+        size = _copy(path, file)
         file.flush()
     version = _version(path) if size >= LARGE else None
     return Copy(file, size, time.monotonic(), version)
