@@ -1,7 +1,6 @@
 """GPUs, their driver and libraries, and what TensorFlow makes of them."""
 
 import glob
-import importlib.metadata
 import json
 import os
 import pathlib
@@ -51,7 +50,7 @@ def look(paths: Sequence[str] = ()) -> Iterator[Finding]:
     yield tensorflow(seen, reason)
     if gpus:
         yield driver(gpus)
-        yield from supported(gpus, _cudnn())
+        yield from supported(gpus, support.cudnn())
     if gpus and seen:
         yield visible(gpus, seen)
     if seen:
@@ -176,13 +175,6 @@ def supported(gpus: Sequence[Gpu], cudnn: tuple[int, ...]) -> Iterator[Finding]:
         else:
             says = f"compute capability {_dotted(capability)} is supported"
             yield Finding("GPU support", says)
-
-
-def _cudnn() -> tuple[int, ...]:
-    try:
-        return _numbers(importlib.metadata.version("nvidia-cudnn-cu12"))[:2]
-    except importlib.metadata.PackageNotFoundError:
-        return ()
 
 
 def cache() -> Finding:

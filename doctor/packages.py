@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 
 from doctor.finding import Finding
+from unet_tfrecords.command.installed import version_of
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PACKAGE = "unet-tfrecords"
@@ -56,9 +57,8 @@ def requirements() -> Finding:
 
 def _misfit(name: str, specifier) -> str:
     """What is wrong with an installed package; "" if nothing is."""
-    try:
-        version = importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
+    version = version_of(name)
+    if not version:
         return f"{name} is missing"
     if specifier.contains(version, prereleases=True):
         return ""
@@ -71,11 +71,8 @@ def locked() -> Finding:
     path = ROOT / "requirements" / f"{STAMP.read_text().split()[0]}.lock"
     wrong = []
     for name, version in _pins(path.read_text()).items():
-        try:
-            there = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue  # another platform's, by its marker; the above finds ours
-        if there not in version:
+        there = version_of(name)  # "": another platform's; the above finds ours
+        if there and there not in version:
             wrong.append(f"{name} {there}, locked {' or '.join(sorted(version))}")
     if wrong:
         return Finding(what, "; ".join(wrong), again())

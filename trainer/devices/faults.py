@@ -6,7 +6,6 @@ first; what nothing here knows stays what it is.
 """
 
 import re
-from typing import NamedTuple
 
 import tensorflow as tf
 
@@ -26,38 +25,23 @@ class DeviceFault(UserError):
     exit_code = 1  # not a user's mistake: a scheduler counts it, and may try again
 
 
-class Fault(NamedTuple):
-    """A text of TensorFlow's or CUDA's, and what to do."""
-
-    pattern: re.Pattern
-    cure: str
-
-
 DOCTOR = "./launch.sh doctor looks at GPUs, driver and libraries"
-FAULTS = tuple(
-    Fault(re.compile(pattern), cure)
-    for pattern, cure in (
-        (
-            "CUDA_ERROR_UNSUPPORTED_PTX_VERSION|Unsupported .version",
-            "install a newer NVIDIA driver, see ./launch.sh doctor",
-        ),
-        (
-            "CUDA_ERROR_INVALID_PTX|CUDA_ERROR_NO_BINARY_FOR_GPU|not support target",
-            "this TensorFlow has no code for this GPU, see ./launch.sh doctor",
-        ),
-        (
-            "ptxas exited with|No PTX compilation provider|libdevice",
-            "try --config.train.xla=off in another --workdir; " + DOCTOR,
-        ),
-        ("unhandled cuda error", "--all_reduce=ring does without NCCL"),
-        (
-            "CUDA_ERROR_|CUDA error|CUDNN_STATUS|cuDNN launch failure|CUBLAS_STATUS|"
-            "Blas \\w+ launch failed|No algorithm worked|Autotuning failed|"
-            "DNN library initialization failed|Could not synchronize CUDA stream",
-            DOCTOR,
-        ),
-    )
-)
+# Texts of TensorFlow's or CUDA's, and what to do; the first that is found counts.
+FAULTS = {
+    "CUDA_ERROR_UNSUPPORTED_PTX_VERSION|Unsupported .version": (
+        "install a newer NVIDIA driver, see ./launch.sh doctor"
+    ),
+    "CUDA_ERROR_INVALID_PTX|CUDA_ERROR_NO_BINARY_FOR_GPU|not support target": (
+        "this TensorFlow has no code for this GPU, see ./launch.sh doctor"
+    ),
+    "ptxas exited with|No PTX compilation provider|libdevice": (
+        "try --config.train.xla=off in another --workdir; " + DOCTOR
+    ),
+    "unhandled cuda error": "--all_reduce=ring does without NCCL",
+    "CUDA_ERROR_|CUDA error|CUDNN_STATUS|cuDNN launch failure|CUBLAS_STATUS|"
+    "Blas \\w+ launch failed|No algorithm worked|Autotuning failed|"
+    "DNN library initialization failed|Could not synchronize CUDA stream": DOCTOR,
+}
 # TensorFlow's words, XLA's and CUDA's.
 TOO_LITTLE_MEMORY = re.compile(
     "OOM|[Oo]ut of memory|OUT_OF_MEMORY|ran out of memory|[Ff]ailed to allocate request"
@@ -96,12 +80,12 @@ def explained(
             "config.train.tiles_per_replica or config.train.global_batch, or "
             "config.train.accumulate=2 or more, in another --workdir"
         )
-    for fault in FAULTS:
-        if found := fault.pattern.search(text):
+    for pattern, cure in FAULTS.items():
+        if found := re.search(pattern, text):
             start = max(0, found.start() - MOST_SHOWN // 2)
             shown = text[start : start + MOST_SHOWN]
             whose = f"worker {worker} of {workers}: " if workers > 1 else ""
-            return DeviceFault(f"{whose}the GPU failed: {shown}; {fault.cure}")
+            return DeviceFault(f"{whose}the GPU failed: {shown}; {cure}")
     if workers > 1 and LOST_WORKER.search(text):
         return WorkerEnded(
             f"worker {worker} of {workers}: another worker has ended, and its log says "

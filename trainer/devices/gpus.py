@@ -10,6 +10,8 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from unet_tfrecords.command.installed import version_of
+
 Capability = tuple[int, int]
 
 OLDEST_DRIVER = (525, 60)  # of Linux, for machine code of CUDA 12
@@ -87,6 +89,12 @@ def problem(capability: Capability, cudnn: tuple[int, ...] = ()) -> Problem | No
             "pip install 'nvidia-cudnn-cu12>=9.3,<9.11'",
         )
     return None
+
+
+def cudnn() -> tuple[int, ...]:
+    """The version of cuDNN that pip has installed; () where it did not."""
+    parts = version_of("nvidia-cudnn-cu12").split(".")[:2]
+    return tuple(int(part) for part in parts if part.isdigit())
 
 
 def warning(capability: Capability) -> str:

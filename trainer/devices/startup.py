@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pathlib
+import re
 import sys
 import tempfile
 import threading
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator
 
 from trainer.devices import gpus
 from unet_tfrecords.command import heavy_imports, signals
+from unet_tfrecords.command.errors import warn
 
 # Keras loads these for helpers that nothing here calls, a third of a second to a whole
 # one each, wherever they are installed.
@@ -33,10 +35,8 @@ def starting() -> Iterator[None]:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # leave room for others
     gpus.set_environment()
-    chatter = (
-        b"oneDNN custom operations",
-        b"absl::InitializeLog",
-        b"cpu_feature_guard",
+    chatter = re.compile(
+        b"oneDNN custom operations|absl::InitializeLog|cpu_feature_guard"
     )
     stderr = os.dup(2)
     with (
@@ -53,7 +53,7 @@ def starting() -> Iterator[None]:
             os.close(stderr)
             caught.seek(0)
             for line in caught:
-                if not any(words in line for words in chatter):
+                if not chatter.search(line):
                     os.write(2, line)
 
 
@@ -82,14 +82,10 @@ def load_tensorflow(devices: int = 0) -> None:
     found = tf.config.list_physical_devices("GPU")
     # Training is refused then; here it is only slow.
     if not found and (why := strategy.why_unseen()):
-        print(f"{why}; computing on the processor", file=sys.stderr, flush=True)
+        warn(f"{why}; computing on the processor")
     folder = gpus.cache_folder()
     if gpus.starts_slowly(strategy.capabilities()) and not _megabytes(folder):
-        print(
-            f"the first image takes longer: {COMPILES.format(folder)}",
-            file=sys.stderr,
-            flush=True,
-        )
+        warn(f"the first image takes longer: {COMPILES.format(folder)}")
 
 
 @contextlib.contextmanager

@@ -2,24 +2,22 @@
 
 import ctypes
 import glob
-import importlib.metadata
 import itertools
 import json
 import os
-import re
 import subprocess
-import sys
+import urllib.parse
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 from trainer.devices import gpus
 from trainer.devices.graphs import graph_function
-from unet_tfrecords.command.errors import UserError
+from unet_tfrecords.command.errors import UserError, warn
 
 DEVICE_FILES = "/dev/nvidia[0-9]*"  # the driver's, one a GPU
 TF_CONFIG = "TF_CONFIG"
-MOST_PORTS = 65535
 
 
 class Cluster(NamedTuple):
@@ -62,10 +60,8 @@ def read_cluster(environment: dict[str, str] | os._Environ = os.environ) -> Clus
         if not all(isinstance(hosts, list) for hosts in cluster.values()):
             raise ValueError("each kind of task wants a list of hosts")
         for host in itertools.chain(*cluster.values()):
-            if (
-                not re.fullmatch(r".+:\d{1,5}", host)
-                or int(host.rpartition(":")[2]) > MOST_PORTS
-            ):
+            place = urllib.parse.urlsplit(f"//{host}")
+            if not (place.hostname and place.port):
                 raise ValueError(f"{host}: each host is HOST:PORT")
         tasks = [
             (k, i) for k in ("chief", "worker") for i in range(len(cluster.get(k, ())))
@@ -109,24 +105,19 @@ def start(
             f"--devices splits a lone machine's device, not with {TF_CONFIG}"
         )
     found = find_gpus(allow_cpu=allow_cpu)
-    if devices:
-        logical = split_first_device(devices)
-        if len(logical) == 1:
-            return tf.distribute.OneDeviceStrategy(logical[0])
-        # NCCL cannot sum over parts of one GPU, and TensorFlow asks it to where the
-        # host has as many GPUs as there are parts.
-        by_copies = tf.distribute.ReductionToOneDevice() if found else None
-        return tf.distribute.MirroredStrategy(logical, cross_device_ops=by_copies)
     if size > 1:
         return tf.distribute.MultiWorkerMirroredStrategy(
             communication_options=communication(bool(found), all_reduce)
         )
-    if len(found) > 1:
-        copies = all_reduce == "ring"
-        return tf.distribute.MirroredStrategy(
-            cross_device_ops=tf.distribute.ReductionToOneDevice() if copies else None
-        )
-    return tf.distribute.OneDeviceStrategy("/gpu:0" if found else "/cpu:0")
+    names = split_first_device(devices) if devices else None
+    if (devices or len(found)) < 2:
+        return tf.distribute.OneDeviceStrategy("/gpu:0" if found else "/cpu:0")
+    # NCCL cannot sum over parts of one GPU, and TensorFlow asks it to where the host
+    # has as many GPUs as there are parts.
+    copies = found and (devices or all_reduce == "ring")
+    return tf.distribute.MirroredStrategy(
+        names, cross_device_ops=tf.distribute.ReductionToOneDevice() if copies else None
+    )
 
 
 def communication(
@@ -134,10 +125,8 @@ def communication(
 ) -> tf.distribute.experimental.CommunicationOptions:
     """How workers sum: what TensorFlow calls auto is its slow ring, also for GPUs."""
     kinds = tf.distribute.experimental.CommunicationImplementation
-    if all_reduce == "ring":
-        kind = kinds.RING
-    else:
-        kind = kinds.NCCL if has_gpus else kinds.AUTO
+    kind = kinds.NCCL if has_gpus else kinds.AUTO
+    kind = kinds.RING if all_reduce == "ring" else kind
     return tf.distribute.experimental.CommunicationOptions(implementation=kind)
 
 
@@ -148,21 +137,18 @@ def find_gpus(*, allow_cpu: bool = False) -> list[Any]:
       UserError: GPUs that are too old, or that TensorFlow doesn't see.
     """
     found = tf.config.list_physical_devices("GPU")
-    problems = {gpus.problem(each, _cudnn()) for each in capabilities()} - {None}
+    problems = {gpus.problem(each, gpus.cudnn()) for each in capabilities()} - {None}
     if problems:
         raise UserError([f"{p.says}; {p.cure}" for p in problems if p])
     for text in sorted({gpus.warning(each) for each in capabilities()} - {""}):
-        print(text, file=sys.stderr, flush=True)
+        warn(text)
     if not found and (reason := why_unseen()):
-        if allow_cpu:
-            print(f"{reason}; training on the processor", file=sys.stderr, flush=True)
-        elif tf.test.is_built_with_cuda():
+        if tf.test.is_built_with_cuda() and not allow_cpu:
             raise UserError(
                 f"{reason}; ./launch.sh doctor says more; CUDA_VISIBLE_DEVICES=-1, or "
                 "train --allow_cpu, trains on the processor"
             )
-        else:
-            print(reason, file=sys.stderr, flush=True)
+        warn(f"{reason}; training on the processor")
     return found
 
 
@@ -198,15 +184,6 @@ def capabilities() -> list[gpus.Capability]:
         for gpu in tf.config.list_physical_devices("GPU")
     )
     return [each.get("compute_capability", (0, 0)) for each in details]
-
-
-def _cudnn() -> tuple[int, ...]:
-    """The version of cuDNN that pip has installed; () where it did not."""
-    try:
-        version = importlib.metadata.version("nvidia-cudnn-cu12")
-    except importlib.metadata.PackageNotFoundError:
-        return ()
-    return tuple(int(part) for part in version.split(".")[:2])
 
 
 def device_names(devices: int = 0) -> list[str]:
@@ -260,11 +237,9 @@ def gpu_bytes() -> float:
     try:
         return _gpu_megabytes() * 2.0**20
     except UserError as error:
-        print(
+        warn(
             f"{error}; each GPU takes 1 tile a step, or as many as you give it: "
-            "config.train.tiles_per_replica",
-            file=sys.stderr,
-            flush=True,
+            "config.train.tiles_per_replica"
         )
         return 0
 
@@ -296,16 +271,22 @@ def describe(strategy: tf.distribute.Strategy, precision: str, xla: bool) -> str
     return line
 
 
-def chiefs(devices: tf.distribute.Strategy, cluster: Cluster, value: int) -> int:
+def chiefs(devices: tf.distribute.Strategy, value: int) -> int:
     """The chief's value of an integer, on all workers; each waits here for all."""
+    cluster = read_cluster()
     if cluster.size == 1:
         return value
-    own = tf.constant(value if cluster.is_chief else 0, tf.int64)
+    own = tf.constant(value if cluster.is_chief else 0, tf.float64)
+    return round(float(summing(devices)(own)))
+
+
+def summing(devices: tf.distribute.Strategy) -> Callable[[tf.Tensor], tf.Tensor]:
+    """A function that adds up a float64 tensor of each worker."""
     local = len(devices.extended.worker_devices)
 
     @graph_function
-    def add_up():
-        total = devices.run(lambda: own)
+    def add_up(values):
+        total = devices.run(lambda: values / local)
         return devices.reduce(tf.distribute.ReduceOp.SUM, total, axis=None)
 
-    return int(add_up()) // local
+    return add_up

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from absl import flags
 
 from unet_tfrecords.command import cli, signals
-from unet_tfrecords.command.errors import UserError
+from unet_tfrecords.command.errors import ADVICE, UserError
 from unet_tfrecords.storage import files
 from unet_tfrecords.storage.object_store import (
     NO_GOOD_ANSWER,
@@ -41,23 +41,13 @@ STORE = re.compile(
 PATH = re.compile(r"\b(?!https?:)[a-z][a-z0-9]*://[^\s'\"`,;)\]{}]+")
 DISK_REASONS = {
     os.strerror(number): number
-    for number in (
-        errno.ENOSPC,
-        errno.EDQUOT,
-        errno.EROFS,
-        errno.EACCES,
-        errno.EPERM,
-        errno.EIO,
-        errno.ENOENT,
-        errno.ENOTDIR,
-        errno.ENAMETOOLONG,
-    )
+    for number in (*ADVICE, errno.EPERM, errno.EIO, errno.ENOENT, errno.ENOTDIR)
 }
 DISK = re.compile(rf"(?:^|}}}} )([^;{{}}]+); ({'|'.join(DISK_REASONS)})")
-STATUS = {  # of tf.errors, where no answer is told
-    "UNAUTHENTICATED": 401,
-    "PERMISSION_DENIED": 403,
-    "NOT_FOUND": 404,
+STATUS = {  # of tf.errors, where no answer is told; 503 if none is near
+    "UnauthenticatedError": 401,
+    "PermissionDeniedError": 403,
+    "NotFoundError": 404,
 }
 ENVIRONMENT_OF = {  # what tensorflow-io reads: what everybody else does
     "S3_ENDPOINT": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
@@ -146,7 +136,8 @@ def line_of(error: Exception, places: Sequence[str] = ()) -> str:
     if found := NO_ANSWER.search(message):
         return f"{path}: {NO_GOOD_ANSWER.format((found[1] or found[2]).strip())}"
     answered = ANSWERED.search(message)
-    status = int(answered[1]) if answered else _status(error)
+    kind = type(error).__name__
+    status = int(answered[1]) if answered else STATUS.get(kind, 503)
     if status == 404 and "NoSuchBucket" not in message:
         return NO_OBJECT.format(path)
     return f"{path}: {reason_of(status, path, message)}"
@@ -158,22 +149,9 @@ def disk_error(error: Exception) -> OSError | None:
     Args:
       error: TensorFlow's, which says "PATH; REASON" among other things.
     """
-    tensorflow = sys.modules.get("tensorflow")
-    if not (tensorflow and isinstance(error, tensorflow.errors.OpError)):
-        return None
-    if not (found := DISK.search(error.message)):
+    if not (found := DISK.search(str(getattr(error, "message", "")))):
         return None
     return OSError(DISK_REASONS[found[2]], found[2], found[1])
-
-
-def _status(error: Exception) -> int:
-    """The HTTP status nearest to an error of TensorFlow's; 503 if none is near."""
-    tensorflow = sys.modules.get("tensorflow")
-    if tensorflow and isinstance(error, tensorflow.errors.OpError):
-        for name, status in STATUS.items():
-            if error.error_code == getattr(tensorflow.errors, name):
-                return status
-    return 503
 
 
 def leave(run: Callable[[], int]) -> None:

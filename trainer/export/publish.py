@@ -97,11 +97,7 @@ def _flush(folder: str) -> None:
     """What a power failure must not lose once the rename is seen."""
     for place, _, names in os.walk(folder):
         for path in (place, *(os.path.join(place, name) for name in names)):
-            descriptor = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            files.flush(path)
 
 
 def _upload(folder: str, destination: str) -> str:

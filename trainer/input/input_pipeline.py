@@ -24,22 +24,15 @@ def parse_tile(record: tf.Tensor, geometry: Geometry) -> dict[str, tf.Tensor]:
       image uint8 or uint16 [T, T, C], label uint8 [O, O], weight uint8 [O, O] in steps
       of geometry.weight_step, mean and std float32 [C], key string [].
     """
-    channels, output = geometry.channels, geometry.output_size
+    numbers = tf.io.FixedLenFeature([geometry.channels], tf.float32)
     spec = {name: tf.io.FixedLenFeature([], tf.string) for name in BYTES_FEATURES}
-    spec |= {
-        name: tf.io.FixedLenFeature([channels], tf.float32) for name in FLOAT_FEATURES
-    }
-    features = tf.io.parse_single_example(record, spec)
-    label = tf.io.decode_png(features["label"], 1)
-    weight = tf.io.decode_png(features["weight"], 1)
-    return {
-        "image": decode_pixels(features["image"], geometry),
-        "label": tf.reshape(label, [output, output]),
-        "weight": tf.reshape(weight, [output, output]),
-        "mean": features["mean"],
-        "std": features["std"],
-        "key": features["key"],
-    }
+    spec |= {name: numbers for name in FLOAT_FEATURES}
+    tile = tf.io.parse_single_example(record, spec)
+    tile["image"] = decode_pixels(tile["image"], geometry)
+    for name in ("label", "weight"):
+        decoded = tf.io.decode_png(tile[name], 1)
+        tile[name] = tf.reshape(decoded, [geometry.output_size] * 2)
+    return tile
 
 
 def decode_pixels(encoded: tf.Tensor, geometry: Geometry) -> tf.Tensor:
@@ -71,7 +64,6 @@ def _lane_records(
     together = min(together, len(shards))
     epoch, within = divmod(start, sum(shard.records for shard in shards))
     lane_seed = tf.constant(seed * MOST_LANES + lane, tf.int64)
-    missing = -len(shards) % together
     paths = tf.constant([shard.path for shard in shards])
 
     def order_of(epoch):
@@ -80,14 +72,13 @@ def _lane_records(
         )
 
     def groups_of(epoch):
-        ordered = tf.concat([tf.gather(paths, order_of(epoch)), [""] * missing], 0)
-        groups = tf.data.Dataset.from_tensor_slices(tf.reshape(ordered, [-1, together]))
-        return groups.enumerate().map(lambda number, group: (epoch, number, group))
+        ordered = tf.data.Dataset.from_tensor_slices(tf.gather(paths, order_of(epoch)))
+        groups = ordered.batch(together).enumerate()
+        return groups.map(lambda number, group: (epoch, number, group))
 
     def records_of(epoch, number, group):
-        files_of_group = tf.data.Dataset.from_tensor_slices(group)
         return (
-            files_of_group.filter(lambda path: tf.strings.length(path) > 0)
+            tf.data.Dataset.from_tensor_slices(group)
             .interleave(
                 lambda path: tf.data.TFRecordDataset(path, buffer_size=READ_BYTES),
                 cycle_length=together,
@@ -160,12 +151,9 @@ def _worker_records(
     numbered = records.enumerate().map(lambda i, record: (number_of(i), record))
     if read == len(part.places):
         return numbered
-    return numbered.filter(
-        lambda number, _: tf.logical_and(
-            number % global_batch >= part.places.start,
-            number % global_batch < part.places.stop,
-        )
-    )
+    own = len(part.places)
+    worker = part.places.start // own
+    return numbered.filter(lambda number, _: number % global_batch // own == worker)
 
 
 @as_written

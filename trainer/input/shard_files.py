@@ -9,15 +9,14 @@ import contextlib
 import hashlib
 import os
 import shutil
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from tqdm import tqdm
 
 from trainer.input.reading_order import ShardFile
 from unet_tfrecords.command import bars
-from unet_tfrecords.command.errors import UserError
+from unet_tfrecords.command.errors import UserError, warn
 from unet_tfrecords.dataset.dataset_info import DatasetInfo
 from unet_tfrecords.dataset.records import (
     Geometry,
@@ -120,10 +119,7 @@ def bring_near(
     if access.on_bad_record == "skip":
         near = [_without_damage(shard, geometry, access.scratch) for shard in near]
     if access.cache:
-        there = {shard.path for shard in shards}  # others are copies already
-        far = [shard for shard in near if shard.path in there]
-        pairs = zip(far, _copies(far, access.cache), strict=True)
-        copies = {shard.path: copy for shard, copy in pairs}
+        copies = _copies(set(near) & set(shards), access.cache)  # others are copies
         near = [s._replace(path=copies.get(s.path, s.path)) for s in near]
     return near
 
@@ -137,16 +133,12 @@ def _without_damage(shard: ShardFile, geometry: Geometry, scratch: str) -> Shard
     with files.open_atomic(copy) as file:
         for place in _checked(shard.path, geometry):
             if place.record is None:
-                print(f"skipped: {shard.path}: {place.problem}", file=sys.stderr)
+                warn(f"skipped: {shard.path}: {place.problem}")
             else:
                 file.write(frame_record(place.record))
                 kept += 1
     lost = shard.entry.records - kept
-    print(
-        f"skipped: {shard.path}: {lost} of {shard.entry.records} records",
-        file=sys.stderr,
-        flush=True,
-    )
+    warn(f"skipped: {shard.path}: {lost} of {shard.entry.records} records")
     return shard._replace(path=copy, records=kept)
 
 
@@ -164,17 +156,20 @@ def _cache_folder(cache: str) -> str:
     return folder
 
 
-def _copies(shards: Sequence[ShardFile], cache: str) -> list[str]:
-    """Copies shards into a folder of this machine, by content: other runs find them."""
+def _copies(shards: Iterable[ShardFile], cache: str) -> dict[str, str]:
+    """Copies shards into a folder of this machine; which copy is of which path.
+
+    By content, so other runs find them.
+    """
     folder = _cache_folder(cache)
     if files.is_remote(folder):
         raise UserError(f"--cache={cache}: give a folder of this machine, or {MEMORY}")
     files.make_folder(folder)
     files.remove_unfinished(folder)  # in memory it would be lost until a restart
-    copies = [os.path.join(folder, f"{s.entry.sha256}.tfrecord") for s in shards]
+    copies = {s: os.path.join(folder, f"{s.entry.sha256}.tfrecord") for s in shards}
     todo = [
         (shard, copy)
-        for shard, copy in zip(shards, copies, strict=True)
+        for shard, copy in copies.items()
         if not os.path.exists(copy) or files.sha256_of(copy) != shard.entry.sha256
     ]
     wanted = sum(shard.entry.bytes for shard, _ in todo)
@@ -188,9 +183,8 @@ def _copies(shards: Sequence[ShardFile], cache: str) -> list[str]:
         total=wanted, desc="caching", unit="B", unit_scale=True, disable=not todo
     )
     with bar, concurrent.futures.ThreadPoolExecutor(COPIES_AT_ONCE) as pool:
-        for _ in pool.map(lambda job: _copy(job[0], job[1], bar), todo):
-            pass
-    return copies
+        list(pool.map(lambda job: _copy(job[0], job[1], bar), todo))
+    return {shard.path: copy for shard, copy in copies.items()}
 
 
 def _copy(shard: ShardFile, copy: str, bar: tqdm) -> None:

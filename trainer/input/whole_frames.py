@@ -65,8 +65,7 @@ def spread(frames: Sequence[str], number: int) -> list[str]:
     >>> spread("abcdefgh", 3)
     ['a', 'c', 'f']
     """
-    if not number or number >= len(frames):
-        return list(frames)
+    number = min(number or len(frames), len(frames))
     return [frames[i * len(frames) // number] for i in range(number)]
 
 

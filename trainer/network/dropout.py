@@ -51,6 +51,3 @@ class TileDropout(keras.layers.Layer):
         drawn = tf.reshape(drawn[:, : tf.reduce_prod(shape[1:])], shape)
         kept = tf.cast(drawn >= self.rate, x_BHWC.dtype)
         return x_BHWC * kept / tf.cast(1 - self.rate, x_BHWC.dtype)
-
-    def compute_output_shape(self, input_shape):
-        return input_shape

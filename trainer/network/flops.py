@@ -1,6 +1,51 @@
 """Arithmetic of the network, in plain integers."""
 
+from collections.abc import Iterator
+from typing import NamedTuple
+
 import ml_collections
+
+
+class LayerSize(NamedTuple):
+    """A layer's size.
+
+    Attributes:
+      taps: of its kernel; 0 of a pooling, which has none.
+      channels, filters: in and out.
+      edge_px: of the square of places where the kernel is applied.
+      values: that the layer puts out for one tile.
+    """
+
+    taps: int
+    channels: int
+    filters: int
+    edge_px: int
+    values: int
+
+
+def layer_sizes(
+    model: ml_collections.ConfigDict, tile_size: int
+) -> Iterator[LayerSize]:
+    """Sizes of the network's layers, in their order."""
+    size, channels = tile_size, model.channels
+    for level in range(model.depth + 1):
+        filters = model.width * 2**level
+        for inputs in (channels, filters):
+            size -= 2
+            yield LayerSize(9, inputs, filters, size, filters * size**2)
+        channels = filters
+        if level < model.depth:
+            size //= 2
+            yield LayerSize(0, 0, 0, size, filters * size**2)
+    for level in reversed(range(model.depth)):
+        filters = model.width * 2**level
+        # Its own values and, joined with the skip, three times as many.
+        yield LayerSize(4, 2 * filters, filters, size, 3 * filters * (2 * size) ** 2)
+        size *= 2
+        for inputs in (2 * filters, filters):
+            size -= 2
+            yield LayerSize(9, inputs, filters, size, filters * size**2)
+    yield LayerSize(1, model.width, model.classes, size, model.classes * size**2)
 
 
 def forward_macs(model: ml_collections.ConfigDict, tile_size: int) -> tuple[int, int]:
@@ -10,25 +55,9 @@ def forward_macs(model: ml_collections.ConfigDict, tile_size: int) -> tuple[int,
     >>> forward_macs(base.get_config().model, 572)[0] / 1e9  # of the paper's network
     150.428424448
     """
-    size, channels, total, first = tile_size, model.channels, 0, 0
-    for level in range(model.depth + 1):
-        filters = model.width * 2**level
-        for _ in range(2):
-            size -= 2
-            total += 9 * channels * filters * size**2
-            first = first or total
-            channels = filters
-        if level < model.depth:
-            size //= 2
-    for level in reversed(range(model.depth)):
-        filters = model.width * 2**level
-        total += 4 * channels * filters * size**2
-        size *= 2
-        for channels in (2 * filters, filters):
-            size -= 2
-            total += 9 * channels * filters * size**2
-        channels = filters
-    return total + channels * model.classes * size**2, first
+    layers = layer_sizes(model, tile_size)
+    macs = [x.taps * x.channels * x.filters * x.edge_px**2 for x in layers]
+    return sum(macs), macs[0]
 
 
 def training_flops(model: ml_collections.ConfigDict, tile_size: int) -> int:

@@ -48,17 +48,13 @@ def max_pool_2x2(image_BHWC: tf.Tensor):
     return largest, gradient
 
 
-class MaxPool2x2(keras.layers.Layer):
+class MaxPool2x2(keras.layers.MaxPooling2D):
     """`max_pool_2x2` as a layer."""
 
     def call(self, image_BHWC, training=False):
         if training:
             return max_pool_2x2(image_BHWC)
-        return tf.nn.max_pool2d(image_BHWC, 2, 2, "VALID")  # faster; no gradient here
-
-    def compute_output_shape(self, input_shape):
-        batch, height, width, channels = input_shape
-        return (batch, height and height // 2, width and width // 2, channels)
+        return super().call(image_BHWC)  # faster; no gradient here
 
 
 class Convolution3x3(keras.layers.Conv2D):

@@ -36,88 +36,59 @@ def build_model(
     """
     if size is not None:
         tiling.output_size(size, model.depth)
-    build = _Builder(
-        precision,
-        seed,
-        tile_seeds or TileSeeds(),
-        standardized=model.get("standardized_kernels", False),
-    )
+    standardized = model.get("standardized_kernels", False)
+    seeds = tile_seeds or TileSeeds()
+
+    def he(salt: int) -> keras.initializers.Initializer:
+        """Normal with deviation sqrt(2 / N), N incoming nodes (section 3)."""
+        return keras.initializers.HeNormal(seed=seed * 1000 + salt)
+
+    def two_convolutions(x, level: int, filters: int):
+        for index in (1, 2):
+            x = Convolution3x3(
+                filters,
+                standardized=standardized,
+                kernel_initializer=he(10 * level + index),
+                name=f"conv{level}_{index}",
+                dtype=precision,
+            )(x)
+        return x
+
+    def dropout(x, level: int):
+        if not model.dropout:
+            return x
+        own = seed * 1000 + level
+        name = f"dropout{level}"
+        return TileDropout(
+            model.dropout, seed=own, seeds=seeds, name=name, dtype=precision
+        )(x)
+
     bottom = model.depth + 1
     x = inputs = keras.Input((size, size, model.channels), name="image")
     skips = []
     for level in range(1, bottom):
-        x = build.two_convolutions(x, level, model.width * 2 ** (level - 1))
+        x = two_convolutions(x, level, model.width * 2 ** (level - 1))
         if level == model.depth:
-            x = build.dropout(x, level, model.dropout)
+            x = dropout(x, level)
         skips.append(x)
         x = MaxPool2x2(name=f"maxpooling_{level}", dtype=precision)(x)
-    x = build.two_convolutions(x, bottom, model.width * 2**model.depth)
-    x = build.dropout(x, bottom, model.dropout)
+    x = two_convolutions(x, bottom, model.width * 2**model.depth)
+    x = dropout(x, bottom)
     for up, crop in enumerate(tiling.skip_crops(model.depth), start=1):
         level = bottom - up
         filters = model.width * 2 ** (level - 1)
-        x = build.up_convolution(x, up, filters)
+        # The authors' published network has a ReLU here, as after every convolution.
+        name = f"upsampling{up}"
+        x = UpConvolution2x2(
+            filters, kernel_initializer=he(500 + up), name=name, dtype=precision
+        )(x)
         name = f"cropped_conv{level}_2"
         skip = layers.Cropping2D(crop, name=name, dtype=precision)(skips[level - 1])
         name = f"skip_connection{up}"
         x = layers.Concatenate(name=name, dtype=precision)([skip, x])
-        x = build.two_convolutions(x, bottom + up, filters)
-    logits = build.logits(x, bottom + model.depth + 1, model.classes)
-    return keras.Model(inputs, logits, name="unet")
-
-
-class _Builder:
-    """Makes the network's layers, each with its name, precision and own seed."""
-
-    def __init__(
-        self, precision: str, seed: int, tile_seeds: TileSeeds, *, standardized: bool
-    ):
-        self.standardized = standardized
-        self.precision = precision
-        self.seed = seed
-        self.tile_seeds = tile_seeds
-
-    def _he(self, salt: int) -> keras.initializers.Initializer:
-        """Normal with deviation sqrt(2 / N), N incoming nodes (section 3)."""
-        return keras.initializers.HeNormal(seed=self.seed * 1000 + salt)
-
-    def two_convolutions(self, x, level: int, filters: int):
-        for index in (1, 2):
-            x = Convolution3x3(
-                filters,
-                standardized=self.standardized,
-                kernel_initializer=self._he(10 * level + index),
-                name=f"conv{level}_{index}",
-                dtype=self.precision,
-            )(x)
-        return x
-
-    def up_convolution(self, x, up: int, filters: int):
-        # The authors' published network has a ReLU here, as after every convolution.
-        return UpConvolution2x2(
-            filters,
-            kernel_initializer=self._he(500 + up),
-            name=f"upsampling{up}",
-            dtype=self.precision,
-        )(x)
-
-    def dropout(self, x, level: int, rate: float):
-        if not rate:
-            return x
-        return TileDropout(
-            rate,
-            seed=self.seed * 1000 + level,
-            seeds=self.tile_seeds,
-            name=f"dropout{level}",
-            dtype=self.precision,
-        )(x)
-
-    def logits(self, x, level: int, classes: int):
-        # float32 whatever the rest: the softmax of half-precision logits overflows.
-        return layers.Conv2D(
-            classes,
-            1,
-            kernel_initializer=self._he(10 * level),
-            name=f"conv{level}",
-            dtype="float32",
-        )(x)
+        x = two_convolutions(x, bottom + up, filters)
+    last = bottom + model.depth + 1
+    # float32 whatever the rest: the softmax of half-precision logits overflows.
+    named = {"name": f"conv{last}", "dtype": "float32"}
+    logits = layers.Conv2D(model.classes, 1, kernel_initializer=he(10 * last), **named)
+    return keras.Model(inputs, logits(x), name="unet")

@@ -9,7 +9,6 @@ TensorFlow's files hold a checksum of each value, which is checked as values are
 import contextlib
 import os
 import re
-import sys
 import tempfile
 from collections.abc import Iterator
 from typing import Any
@@ -18,7 +17,7 @@ import msgspec
 import tensorflow as tf
 
 from trainer.devices import tensorflow_stores
-from unet_tfrecords.command.errors import UserError
+from unet_tfrecords.command.errors import UserError, warn
 from unet_tfrecords.storage import files, json_files, local_copies
 
 ABOUT = "about.json"
@@ -142,11 +141,11 @@ def save(
     files.remove([written])
     files.make_folder(written)
     for path in _write_state(checkpoint, written):
-        _flush(path)
+        files.flush(path)
     _write_about(written, about)
     remove(folder, step)
     os.replace(written, inside)
-    _flush(folder)
+    files.flush(folder)
 
 
 def _write_state(checkpoint: tf.train.Checkpoint, folder: str) -> list[str]:
@@ -172,15 +171,6 @@ def note_progress(folder: str, step: int, progress: dict[str, Any]) -> None:
     """
     inside = files.join(folder, name_of(step))
     _write_about(inside, About(_about_in(inside).step, progress))
-
-
-def _flush(path: str) -> None:
-    """Has the system write a file or a folder's entries to disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def remove(folder: str, step: int) -> None:
@@ -240,7 +230,7 @@ def newest_whole(folder: str) -> About | None:
                 problems.append(f"{inside}: damaged: {error}")
             continue
         for line in problems:
-            print(f"{line}; taking the one before it", file=sys.stderr, flush=True)
+            warn(f"{line}; taking the one before it")
         return about
     if problems:
         raise UserError(
@@ -265,10 +255,9 @@ def chosen(folder: str, which: str) -> About:
         if step in (None, newest.step):  # nothing was validated, or the newest is it
             return newest
         if step not in complete_steps(folder):
-            print(  # it went with a damaged newer one
+            warn(  # it went with a damaged newer one
                 f"{files.join(folder, name_of(step))}: the best one is gone; taking "
-                f"the newest, of step {newest.step}",
-                file=sys.stderr,
+                f"the newest, of step {newest.step}"
             )
             return newest
     elif which.isdecimal():

@@ -2,15 +2,13 @@
 
 import csv
 import json
-import sys
-import time
 from typing import Any
 
 import ml_collections
 
 from trainer.devices import tensorflow_stores
 from trainer.inference.instances import InstanceRules, rules_from
-from unet_tfrecords.command.errors import UserError
+from unet_tfrecords.command.errors import UserError, warn
 from unet_tfrecords.dataset import dataset_info
 from unet_tfrecords.dataset.dataset_info import INFO_NAME, DatasetInfo
 from unet_tfrecords.storage import checksums, files, json_files
@@ -22,6 +20,7 @@ LOGS = "logs"
 METRICS_NAME = "metrics.jsonl"
 ABOUT_NAME = "about.json"  # how the run was started: for people, compared with nothing
 REMOTE_EVERY_S = 30.0  # between two writings of a file that grows, in an object store
+OURS = "is it train's own?"
 RULES_NAME = "postprocessing.json"  # found by evaluate --tune
 
 
@@ -56,7 +55,7 @@ def claim(
     changed, to_write = [], []
     for name, mine in content.items():
         path = files.join(workdir, name)
-        there = _read_json(path) if files.exists(path) else None
+        there = json_files.read(path, cure=OURS) if files.exists(path) else None
         if there != mine:
             to_write.append((path, mine))
         if there is None:
@@ -70,9 +69,8 @@ def claim(
     if changed:
         raise UserError(changed[:20])
     if write and (to_write or not checksums.fits(workdir, content)):
-        files.remove(
-            [files.join(workdir, checksums.NAME)]
-        )  # it holds for none in between
+        # It holds for none in between.
+        files.remove([files.join(workdir, checksums.NAME)])
         for path, mine in to_write:
             json_files.write(path, mine)
         checksums.write(workdir, content)
@@ -100,13 +98,13 @@ def _extended(path: str, there: dict[str, Any], steps: int) -> dict[str, Any]:
 
 
 def _read_json(path: str) -> dict[str, Any]:
-    return json_files.read(path, cure="is it train's own?")
+    """What a file says; empty where there is none."""
+    return json_files.read(path, cure=OURS) if files.exists(path) else {}
 
 
 def settled(workdir: str) -> dict[str, Any]:
     """The train part of the config of the run that is there; empty where none is."""
-    path = files.join(workdir, CONFIG_NAME)
-    return _read_json(path).get("train", {}) if files.exists(path) else {}
+    return _read_json(files.join(workdir, CONFIG_NAME)).get("train", {})
 
 
 def read_config(workdir: str) -> ml_collections.ConfigDict:
@@ -129,7 +127,7 @@ def read_info(workdir: str) -> DatasetInfo:
       UserError: it isn't what train has written.
     """
     checksums.check(workdir, [INFO_NAME])
-    return dataset_info.read_info(workdir, cure="is it train's own?")
+    return dataset_info.read_info(workdir, cure=OURS)
 
 
 def copy_sources(workdir: str, data: str, info: DatasetInfo) -> None:
@@ -137,9 +135,7 @@ def copy_sources(workdir: str, data: str, info: DatasetInfo) -> None:
     for part in info.source_parts:
         path = files.join(workdir, part.name)
         if not files.exists(path):
-            with files.open_atomic(path) as file:
-                for block in files.read_blocks(files.join(data, part.name)):
-                    file.write(block)
+            files.write_bytes(path, files.read_bytes(files.join(data, part.name)))
 
 
 def write_about(workdir: str, about: dict[str, Any]) -> None:
@@ -151,8 +147,7 @@ def write_about(workdir: str, about: dict[str, Any]) -> None:
 
 def read_about(workdir: str) -> dict[str, Any]:
     """How a run was started: command, versions, device; empty where nothing says so."""
-    path = files.join(workdir, ABOUT_NAME)
-    return _read_json(path) if files.exists(path) else {}
+    return _read_json(files.join(workdir, ABOUT_NAME))
 
 
 def read_evaluation(workdir: str, split: str) -> dict[str, Any]:
@@ -162,7 +157,7 @@ def read_evaluation(workdir: str, split: str) -> dict[str, Any]:
       UserError: it says that it is of another one.
     """
     path = files.join(workdir, f"evaluation-{split}.json")
-    found = _read_json(path) if files.exists(path) else {}
+    found = _read_json(path)
     scores = found.get("scores", {})
     if not isinstance(scores, dict) or not all(map(_is_score, scores.values())):
         raise UserError(f"{path}: broken (its scores); evaluate again")
@@ -181,10 +176,9 @@ def warn_of_other_rules(workdir: str, *, step: int, tta: bool) -> None:
     found = read_rules_file(workdir)
     for name, mine in (("step", step), ("tta", tta)):
         if name in found and found[name] != mine:
-            print(
+            warn(
                 f"{files.join(workdir, RULES_NAME)}: was tuned with {name} "
-                f"{found[name]}, and this is {name} {mine}; evaluate --tune again",
-                file=sys.stderr,
+                f"{found[name]}, and this is {name} {mine}; evaluate --tune again"
             )
 
 
@@ -204,8 +198,7 @@ def read_rules(workdir: str) -> InstanceRules:
 
 def read_rules_file(workdir: str) -> dict[str, Any]:
     """The rules with how they were found; empty where nothing was tuned."""
-    path = files.join(workdir, RULES_NAME)
-    return _read_json(path) if files.exists(path) else {}
+    return _read_json(files.join(workdir, RULES_NAME))
 
 
 def write_rules(workdir: str, rules: InstanceRules, found: dict[str, Any]) -> None:
@@ -233,48 +226,41 @@ def read_metrics(workdir: str) -> list[dict[str, Any]]:
 def trim_metrics(workdir: str, step: int) -> None:
     """Takes out of metrics.jsonl what lies beyond a step, or was cut off by a kill."""
     path = files.join(workdir, METRICS_NAME)
-    if not files.exists(path):
-        return
-    kept = []
-    for line in files.read_bytes(path).splitlines(keepends=True):
-        try:
-            beyond = json_files.parse(line)["step"] > step
-        except (ValueError, TypeError, KeyError):
-            continue
-        if not beyond:
-            kept.append(line)
-    files.write_bytes(path, b"".join(kept))
+    if files.exists(path):
+        lines = [x for x in read_metrics(workdir) if isinstance(x.get("step"), int)]
+        kept = [_as_line(line) for line in lines if line["step"] <= step]
+        files.write_bytes(path, b"".join(kept))
+
+
+def _as_line(content: dict[str, Any]) -> bytes:
+    return (json.dumps(content) + "\n").encode()
 
 
 class MetricsLog:
     """metrics.jsonl, opened to add lines to.
 
-    On disk a line is there at once. An object can't grow, and of one object Google
-    Cloud Storage takes a change a second: there the whole is written now and then, and
-    by `flush`.
+    On disk a line is there at once. An object can't grow: there `flush` writes the
+    whole.
     """
 
     def __init__(self, workdir: str):
         self.path = files.join(workdir, METRICS_NAME)
         self.remote = files.is_remote(workdir)
-        self.content, self.written_at, self.changed = b"", 0.0, False
+        self.content, self.changed = b"", False
         if self.remote and files.exists(self.path):
             self.content = files.read_bytes(self.path)
 
     def add(self, line: dict[str, Any]) -> None:
         """Adds a line."""
-        text = (json.dumps(line) + "\n").encode()
-        if not self.remote:
+        if self.remote:
+            self.content += _as_line(line)
+            self.changed = True
+        else:
             with files.naming(self.path), open(self.path, "ab") as file:
-                file.write(text)
-            return
-        self.content += text
-        self.changed = True
-        if time.monotonic() - self.written_at >= REMOTE_EVERY_S:
-            self.flush()
+                file.write(_as_line(line))
 
     def flush(self) -> None:
         """Has all lines be there; before each checkpoint, which goes on from them."""
         if self.changed:
             files.write_bytes(self.path, self.content)
-            self.written_at, self.changed = time.monotonic(), False
+            self.changed = False

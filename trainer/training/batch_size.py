@@ -2,6 +2,8 @@
 
 import ml_collections
 
+from trainer.network.flops import layer_sizes
+from trainer.training.optimizers import Optimizer
 from unet_tfrecords.command.errors import UserError
 
 # NVIDIA's own U-Net of this size trains 2.3 times as many tiles a second at 8 per GPU
@@ -13,7 +15,6 @@ MOST_PER_GPU = 8
 ACTIVATIONS = 2.5
 RESERVED_BYTES = 1.5e9  # CUDA's own, and cuDNN's workspace
 USABLE = 0.9  # of a GPU's memory
-SLOTS = {"sgd": 1, "adam": 2, "adamw": 2}
 
 
 def activations(model: ml_collections.ConfigDict, tile_size: int) -> int:
@@ -23,23 +24,7 @@ def activations(model: ml_collections.ConfigDict, tile_size: int) -> int:
     >>> activations(base.get_config().model, 572) / 1e6
     182.390304
     """
-    size, total = tile_size, 0
-    for level in range(model.depth + 1):
-        filters = model.width * 2**level
-        for _ in range(2):
-            size -= 2
-            total += filters * size**2
-        if level < model.depth:
-            size //= 2
-            total += filters * size**2
-    for level in reversed(range(model.depth)):
-        filters = model.width * 2**level
-        size *= 2
-        total += 3 * filters * size**2  # from below, and joined with the skip
-        for _ in range(2):
-            size -= 2
-            total += filters * size**2
-    return total + model.classes * size**2
+    return sum(layer.values for layer in layer_sizes(model, tile_size))
 
 
 def parameters(model: ml_collections.ConfigDict) -> int:
@@ -49,17 +34,8 @@ def parameters(model: ml_collections.ConfigDict) -> int:
     >>> parameters(base.get_config().model)
     31030658
     """
-    channels, total = model.channels, 0
-    for level in range(model.depth + 1):
-        filters = model.width * 2**level
-        total += 9 * channels * filters + 9 * filters**2 + 2 * filters
-        channels = filters
-    for level in reversed(range(model.depth)):
-        filters = model.width * 2**level
-        total += 4 * channels * filters + filters  # up-convolution
-        total += 9 * channels * filters + 9 * filters**2 + 2 * filters
-        channels = filters
-    return total + channels * model.classes + model.classes
+    layers = layer_sizes(model, 0)  # of a tile of any size
+    return sum((layer.taps * layer.channels + 1) * layer.filters for layer in layers)
 
 
 def tiles_that_fit(
@@ -83,7 +59,8 @@ def tiles_that_fit(
     train, model = config.train, config.model
     value = 4 if precision == "float32" else 2
     tile = ACTIVATIONS * value * activations(model, config.data.tile_size)
-    copies = 1 + SLOTS[train.optimizer] + bool(train.ema) + 2  # gradients, summed too
+    # The last 2: gradients, and their sums.
+    copies = 1 + len(Optimizer.SLOTS[train.optimizer]) + bool(train.ema) + 2
     free = USABLE * gpu_bytes - RESERVED_BYTES - 4 * copies * parameters(model)
     fitting = [n for n in (1, 2, 4, MOST_PER_GPU) if n * tile <= free]
     if not fitting:

@@ -5,6 +5,7 @@ import resource
 import time
 
 import tensorflow as tf
+from tqdm import tqdm
 
 from trainer.network.flops import training_flops
 from trainer.training.step import State
@@ -37,17 +38,11 @@ def dry_run(trainer: Trainer) -> str:
             f"{flops / second / 1e9:,.1f} GFLOP/s",
         ),
     ]
-    validation = 0.0
-    if trainer.validator:
-        validation, found = _timed(lambda: trainer.validate(1))
-        scores = ", ".join(
-            f"{k} {v:.4f}" for k, v in found.scores.items() if v is not None
-        )
-        rows.append(("one frame", f"{validation:.1f} s with building: {scores}"))
-    total = first + train.steps * second
-    rows.append(
-        ("estimated", f"{_duration(total)} for {train.steps:,} steps, validation apart")
-    )
+    validation, found = _timed(lambda: trainer.validate(1))
+    if found:
+        rows.append(("one frame", f"{validation:.1f} s with building: {found.shown()}"))
+    total = tqdm.format_interval(first + train.steps * second)
+    rows.append(("estimated", f"{total} for {train.steps:,} steps, validation apart"))
     lines = [f"{name:>16}  {value}" for name, value in rows]
     return "\n".join([*lines, "dry run: nothing was written"])
 
@@ -74,9 +69,3 @@ def _memory() -> str:
         return f"{peak / 1e6:,.0f} MB at most on the first GPU"
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return f"{peak / 1e6:,.0f} MB at most, TensorFlow included"
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s"

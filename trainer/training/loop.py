@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import math
 import signal
-import sys
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -21,13 +20,12 @@ from trainer.devices import gpus, strategy
 from trainer.devices.startup import explaining
 from trainer.run import checkpoints, workdir
 from trainer.training.metric_writers import Logbook
-from trainer.training.optimizers import make_schedule
 from trainer.training.saver import Saver
 from trainer.training.step import State
 from trainer.training.stopping import Stop
 from trainer.training.trainer import Trainer
 from trainer.training.validate import Validation
-from unet_tfrecords.command.errors import UserError
+from unet_tfrecords.command.errors import UserError, warn
 from unet_tfrecords.storage import files, locks
 
 HIGHER_IS_BETTER = {"mean_iou": True, "pixel_error": False, "cross_entropy": False}
@@ -86,13 +84,11 @@ class Progress:
 
     def judge(self, score: float | None, step: int, *, higher: bool) -> bool:
         """Takes a validation's score in; whether it is the best."""
-        found, best = score, self.best
-        if found is not None and not math.isfinite(found):
-            found = None
-        if found is not None and (
-            best is None or (found > best if higher else found < best)
-        ):
-            self.best, self.best_step, self.since_best = found, step, 0
+        sign = 1 if higher else -1
+        found = math.nan if score is None else sign * score
+        best = -math.inf if self.best is None else sign * self.best
+        if best < found < math.inf:  # NaN is on neither side
+            self.best, self.best_step, self.since_best = score, step, 0
             return True
         self.since_best += 1
         return False
@@ -106,10 +102,8 @@ class Loop:
         self.train = trainer.config.train
         self.folder = folder
         self.options = options
-        self.schedule = make_schedule(trainer.config.train)
         self.validate_every_steps = validation_period(trainer.config.train)
         self.saved = files.join(folder, workdir.CHECKPOINTS)
-        self.checkpoint = trainer.state.checkpoint()
         self.progress = Progress()
         self.step = self._restore()
         self.saved_at = (self.step, time.monotonic())
@@ -133,32 +127,25 @@ class Loop:
             checkpoints.clear_unfinished(self.saved)
             about = checkpoints.newest_whole(self.saved)
             checkpoints.forget_newer(self.saved, about.step if about else 0)
-        step = strategy.chiefs(
-            self.trainer.devices, cluster, about.step if about else 0
-        )
-        if not step:
-            if cluster.is_chief:
-                workdir.trim_metrics(self.folder, 0)
-            return 0
-        if about is None:
-            about = checkpoints.chosen(self.saved, str(step))
-        status = checkpoints.restore(self.checkpoint, self.saved, step)
-        status.assert_consumed()
-        self.progress = Progress(**about.progress)
-        if self.progress.records != self._records() and cluster.is_chief:
-            print(
-                "other records are skipped than before: tiles come in another order "
-                "from here",
-                file=sys.stderr,
-                flush=True,
-            )
+        step = strategy.chiefs(self.trainer.devices, about.step if about else 0)
+        if step:
+            about = about or checkpoints.chosen(self.saved, str(step))
+            checkpoint = self.trainer.state.checkpoint()
+            status = checkpoints.restore(checkpoint, self.saved, step)
+            status.assert_consumed()
+            self.progress = Progress(**about.progress)
+        records = [shard.records for shard in self.trainer.data.training_shards]
         if cluster.is_chief:
             workdir.trim_metrics(self.folder, step - self.progress.unlooked)
-            print(f"going on after step {step}", flush=True)
+            if step and self.progress.records != records:
+                warn(
+                    "other records are skipped than before: tiles come in another "
+                    "order from here"
+                )
+            if step:
+                print(f"going on after step {step}", flush=True)
+        self.progress.records = records
         return step
-
-    def _records(self) -> list[int]:
-        return [shard.records for shard in self.trainer.data.training_shards]
 
     def run(self) -> None:
         """Trains to the end, or until asked to stop.
@@ -173,11 +160,7 @@ class Loop:
             step=self.step,
             silent=not self.trainer.cluster.is_chief,
         )
-        with (
-            contextlib.closing(self.book),
-            self.saver,
-            self.stop.listening(),
-        ):
+        with contextlib.closing(self.book), self.saver, self.stop.listening():
             ended = self._steps()
             self._profile(ended=True)
             self._save()
@@ -185,9 +168,7 @@ class Loop:
             if self.options.report and self.trainer.cluster.is_chief:
                 with locks.in_turn(self.folder):
                     self.options.report(self.folder)
-            strategy.chiefs(
-                self.trainer.devices, self.trainer.cluster, 0
-            )  # all wait here
+            strategy.chiefs(self.trainer.devices, 0)  # all wait here
         if self.stop.asked is signal.SIGINT and self.progress.unlooked:
             raise KeyboardInterrupt
         print(ended, flush=True)
@@ -274,19 +255,16 @@ class Loop:
 
     def _look(self) -> None:
         """Writes, validates and saves whatever is due."""
-        train = self.train
-        validate = self._due(self.validate_every_steps)
-        if validate or self._due(train.log_every_steps):
-            validation = None
-            if validate and self.trainer.validator:
-                validation = self.trainer.validate()
+        validates = self._due(self.validate_every_steps)
+        logs = validates or self._due(self.train.log_every_steps)
+        validation = self.trainer.validate() if validates else None
+        if logs:
             self._record(validation)
-            best = validation is not None and self._judge(validation)
-            if best:
-                self._save()
-            self.seen, self.since = 0, time.monotonic()
-        if self._due(train.checkpoint_every_steps) or self._time_to_save():
+        best = validation is not None and self._judge(validation)
+        due = self._due(self.train.checkpoint_every_steps) or self._time_to_save()
+        if best or due:
             self._save()
+        if logs or due:
             self.seen, self.since = 0, time.monotonic()
 
     def _due(self, period: int) -> bool:
@@ -306,11 +284,13 @@ class Loop:
 
     def _record(self, validation: Validation | None) -> None:
         losses, norms = self.progress.losses, self.progress.norms
+        norm = sum(norms) / len(norms)
         line: dict[str, Any] = {
             "step": self.step,
             "loss": sum(losses) / len(losses),
-            "learning_rate": float(self.schedule(self.step - 1)),
-            "gradient_norm": _finite(sum(norms) / len(norms)),
+            "learning_rate": float(self.trainer.state.schedule(self.step - 1)),
+            # JSON knows no infinity; half precision meets it before its scale settles.
+            "gradient_norm": norm if math.isfinite(norm) else None,
             "images_per_s": self._speed(),
         }
         self.progress.losses, self.progress.norms = [], []
@@ -331,17 +311,13 @@ class Loop:
             return
         self._check_weights()
         self.book.keep()
-        self.saver.save(self.step, self._told_progress())
+        self.saver.save(self.step, dataclasses.asdict(self.progress))
 
     def _note_progress(self) -> None:
         """Tells this step's checkpoint what has been looked at since."""
         if self.trainer.cluster.is_chief:
             self.book.keep()
-            self.saver.note_progress(self.step, self._told_progress())
-
-    def _told_progress(self) -> dict[str, Any]:
-        self.progress.records = self._records()
-        return dataclasses.asdict(self.progress)
+            self.saver.note_progress(self.step, dataclasses.asdict(self.progress))
 
     def _check_weights(self) -> None:
         """A checkpoint never holds what can't be gone on from."""
@@ -372,20 +348,13 @@ class Loop:
             keys = self.trainer.data.keys_of(self.step + index)
             shown = ", ".join(keys[:KEYS_SHOWN])
             more = f" and {len(keys) - KEYS_SHOWN} more" if keys[KEYS_SHOWN:] else ""
+            earlier = [*self.progress.norms, *norms[:index]]
+            before = f"{earlier[-1]:.3g}" if earlier else "none"
+            rate = float(self.trainer.state.schedule(self.step + index))
             raise UserError(
                 f"the loss is {loss} at step {self.step + index + 1}, learning rate "
-                f"{float(self.schedule(self.step + index)):.3g}, gradient norm "
-                f"{norm:.3g} (the step before: "
-                f"{self._norm_before(norms, index)}), tiles {shown}{more}; lower "
+                f"{rate:.3g}, gradient norm {norm:.3g} (the step before: {before}), "
+                f"tiles {shown}{more}; lower "
                 "config.train.learning_rate or set config.train.clip_norm, and train "
                 "into another --workdir"
             )
-
-    def _norm_before(self, norms: list[float], index: int) -> str:
-        before = [*self.progress.norms, *norms[:index]]
-        return f"{before[-1]:.3g}" if before else "none"
-
-
-def _finite(value: float) -> float | None:
-    """JSON knows no infinity; half precision meets it before its scale has settled."""
-    return value if math.isfinite(value) else None

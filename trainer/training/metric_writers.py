@@ -30,18 +30,16 @@ class Logbook:
           silent: whether this is not the chief.
         """
         self.silent = silent
-        self.writer = (
-            tf.summary.create_noop_writer()
-            if silent
-            else tf.summary.create_file_writer(
+        self.bar = bars.bar(total=steps, initial=step, unit="step", disable=silent)
+        if not silent:
+            self.writer = tf.summary.create_file_writer(
                 files.join(folder, workdir.LOGS), max_queue=QUEUE, flush_millis=DAY_MS
             )
-        )
-        self.metrics = None if silent else workdir.MetricsLog(folder)
-        # To a store each flush writes the whole file again.
+            self.metrics = workdir.MetricsLog(folder)
+        # To a store each flush writes whole files again, and of one object Google Cloud
+        # Storage takes a change a second.
         self.flush_every_s = workdir.REMOTE_EVERY_S if files.is_remote(folder) else 0
         self.flushed_at = 0.0
-        self.bar = bars.bar(total=steps, initial=step, unit="step", disable=silent)
 
     def advance(self, steps: int, *, loss: float, images_per_s: float | None) -> None:
         """Moves the bar."""
@@ -58,17 +56,14 @@ class Logbook:
 
     def record(self, line: dict[str, Any], validation: Validation | None) -> None:
         """A line in metrics.jsonl, the same in TensorBoard, pictures with scores."""
+        if self.silent:
+            return
         step = line["step"]
         pictures: dict[str, Any] = {}
         if validation:
             line |= {f"val_{name}": v for name, v in validation.scores.items()}
             pictures = validation.pictures
-            shown = ", ".join(
-                f"{k} {v:.4f}" for k, v in validation.scores.items() if v is not None
-            )
-            self.say(f"step {step}: validation {shown}")
-        if not self.metrics:
-            return
+            self.say(f"step {step}: validation {validation.shown()}")
         self.metrics.add(line)
         with self.writer.as_default(step=step):
             for name, value in line.items():
@@ -78,16 +73,18 @@ class Logbook:
                 name = f"input, truth, probability, error/{key}"
                 tf.summary.image(name, picture[None])
         if time.monotonic() - self.flushed_at >= self.flush_every_s:
+            self.keep()
             self.writer.flush()
             self.flushed_at = time.monotonic()
 
     def keep(self) -> None:
         """Has every line of metrics.jsonl be there, whatever happens next."""
-        if self.metrics:
+        if not self.silent:
             self.metrics.flush()
 
     def close(self) -> None:
         """Ends the bar's line and the files."""
-        self.keep()
         self.bar.close()
-        self.writer.close()
+        if not self.silent:
+            self.metrics.flush()
+            self.writer.close()

@@ -128,22 +128,19 @@ class Optimizer(tf.Module):
         Returns:
           The norm of the whole gradient before clipping, float32 [].
         """
-        norm = tf.linalg.global_norm(gradients)
-        factor = None
-        if self.scaled:
-            factor = 1 / self.scale
-            norm *= factor
+        factor = 1 / self.scale if self.scaled else 1.0
+        norm = tf.linalg.global_norm(gradients) * factor
         if self.train.clip_norm:
-            clip = tf.minimum(1.0, self.train.clip_norm / norm)
-            factor = clip if factor is None else factor * clip
-        if factor is not None:
+            factor *= tf.minimum(1.0, self.train.clip_norm / norm)
+        if self.scaled or self.train.clip_norm:
             gradients = [gradient * factor for gradient in gradients]
         finite = tf.math.is_finite(norm) if self.scaled else None
         count = tf.cast(self.updates, tf.float32) + 1
         for variable, slots, gradient in zip(
             self.trained, self.slots, gradients, strict=True
         ):
-            old = [tf.convert_to_tensor(v) for v in (variable.value, *slots)]
+            variables = [variable.value, *slots]
+            old = [tf.convert_to_tensor(v) for v in variables]
             new = self._updated(
                 *old,
                 gradient=gradient,
@@ -151,9 +148,7 @@ class Optimizer(tf.Module):
                 count=count,
                 decays="bias" not in variable.path,
             )
-            for one, before, after in zip(
-                (variable.value, *slots), old, new, strict=True
-            ):
+            for one, before, after in zip(variables, old, new, strict=True):
                 one.assign(after if finite is None else tf.where(finite, after, before))
         self.updates.assign_add(1 if finite is None else tf.cast(finite, tf.int64))
         if self.scaled:

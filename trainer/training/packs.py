@@ -53,11 +53,8 @@ class Packs:
 
     def split(self, packs: Sequence[tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor]]:
         """What `join` was given: loss and gradients."""
-        gradients: list[tf.Tensor] = [None] * len(self.shapes)
+        flat: list[tf.Tensor] = []
         for pack, group in zip(packs, self.groups, strict=True):
-            start = 0
-            for index in group:
-                end = start + self._size(index)
-                gradients[index] = tf.reshape(pack[start:end], self.shapes[index])
-                start = end
-        return packs[-1][-1], gradients
+            sizes = [self._size(index) for index in group]
+            flat += tf.split(pack[: sum(sizes)], sizes)
+        return packs[-1][-1], list(map(tf.reshape, flat, self.shapes))

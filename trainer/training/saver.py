@@ -1,16 +1,14 @@
 """Saves checkpoints in a thread, while training goes on."""
 
-import sys
 import threading
 from collections.abc import Callable
-from types import TracebackType
 from typing import Any
 
 import tensorflow as tf
 
 from trainer.run import checkpoints
 from trainer.training.step import State
-from unet_tfrecords.command.errors import UserError
+from unet_tfrecords.command.errors import UserError, warn
 
 
 class Saver:
@@ -107,12 +105,7 @@ class Saver:
     def __enter__(self) -> "Saver":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Waits for the last save, unless a second Ctrl-C asks to end at once."""
         if kind is KeyboardInterrupt:
             return
@@ -121,4 +114,4 @@ class Saver:
         except (UserError, OSError) as own:
             if kind is None:
                 raise
-            print(f"not saved: {own}", file=sys.stderr)  # and why it ends, after that
+            warn(f"not saved: {own}")  # and why it ends, after that

@@ -3,7 +3,6 @@
 import contextlib
 import datetime
 import os
-import sys
 import tempfile
 from collections.abc import Iterator
 from typing import Any
@@ -20,7 +19,7 @@ from trainer.training import batch_size
 from trainer.training.loop import Loop, TrainOptions
 from trainer.training.train_settings import check_train_config
 from trainer.training.trainer import Trainer
-from unet_tfrecords.command.errors import UserError
+from unet_tfrecords.command.errors import UserError, warn
 from unet_tfrecords.storage import files, locks
 
 
@@ -46,17 +45,12 @@ def prepared(
         tempfile.TemporaryDirectory(prefix="unet-train-") as scratch,
         _explained(),
     ):
-        check_train_config(config)
         settle(config, folder, devices)
         access = Access(options.on_bad_record, options.cache, scratch)
         slow = gpus.starts_slowly(strategy.capabilities())
-        with explaining("the network", _say, compiles_kernels=slow):
+        with explaining("the network", warn, compiles_kernels=slow):
             trainer = Trainer(config, data, devices, access)
         yield trainer
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 def train(
@@ -126,6 +120,7 @@ def settle(
     Raises:
       UserError: not even one tile fits a GPU.
     """
+    check_train_config(config)
     train, replicas = config.train, devices.num_replicas_in_sync
     there = workdir.settled(folder) if folder else {}
     for name in ("global_batch", "learning_rate_rule"):
@@ -141,13 +136,12 @@ def settle(
             "GPUs (CUDA_VISIBLE_DEVICES chooses them), or give another --workdir"
         )
     fitting = 1
-    if not train.global_batch and not train.tiles_per_replica:
-        memory = strategy.gpu_bytes()
+    open_ = not train.global_batch and not train.tiles_per_replica
+    if open_ and (memory := strategy.gpu_bytes()):
         precision = strategy.resolve_precision(train.precision)
-        fitting = batch_size.tiles_that_fit(config, precision, memory) if memory else 1
+        fitting = batch_size.tiles_that_fit(config, precision, memory)
     batch_size.settle(train, replicas=replicas, fitting=fitting)
-    cluster = strategy.read_cluster()
-    train.global_batch = strategy.chiefs(devices, cluster, train.global_batch)
+    train.global_batch = strategy.chiefs(devices, train.global_batch)
 
 
 def _about(trainer: Trainer, options: TrainOptions) -> dict[str, Any]:

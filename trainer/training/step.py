@@ -3,6 +3,7 @@
 Shapes: B a replica's tiles, T tile pixels, O output pixels, C channels.
 """
 
+import dataclasses
 from typing import NamedTuple
 
 import ml_collections
@@ -95,41 +96,35 @@ class StepResults(NamedTuple):
     stops: tf.Tensor
 
 
+@dataclasses.dataclass(eq=False)
 class TrainingSteps:
     """Runs steps on all replicas.
 
     A step on each replica is one function of its tiles, a sum over replicas, and one
     function of the sums: the ops between are few, so that the host keeps up with a GPU.
+
+    Attributes:
+      state: what the steps change.
+      strategy: over which replicas.
+      geometry: of the records.
+      weights: of the classes.
+      train: the config's `train` part.
+      xla: whether both functions are compiled.
     """
 
-    def __init__(
-        self,
-        state: State,
-        strategy: tf.distribute.Strategy,
-        geometry: Geometry,
-        weights: list[float],
-        train: ml_collections.ConfigDict,
-        *,
-        xla: bool = False,
-    ):
-        """Wraps a state; the graphs are built at the first step.
+    state: State
+    strategy: tf.distribute.Strategy
+    geometry: Geometry
+    weights: list[float]
+    train: ml_collections.ConfigDict
+    xla: bool = False
 
-        Args:
-          state: what the steps change.
-          strategy: over which replicas.
-          geometry: of the records.
-          weights: of the classes.
-          train: the config's `train` part.
-          xla: whether both functions are compiled.
-        """
-        self.state = state
-        self.strategy = strategy
-        self.weight_step = geometry.weight_step
-        self.weights = weights
-        self.train = train
-        self.tiles = train.global_batch // strategy.num_replicas_in_sync
-        self.gradients = graph_function(self.gradients_of, jit_compile=xla or None)
-        self.update = graph_function(state.apply, jit_compile=xla or None)
+    def __post_init__(self):
+        """Prepares the graphs, which are built at the first step."""
+        self.tiles = self.train.global_batch // self.strategy.num_replicas_in_sync
+        compiled = self.xla or None
+        self.gradients = graph_function(self.gradients_of, jit_compile=compiled)
+        self.update = graph_function(self.state.apply, jit_compile=compiled)
         self.run = graph_function(self.run_steps)
 
     def __call__(self, iterator, count: int, stop: bool = False) -> StepResults:
@@ -147,7 +142,7 @@ class TrainingSteps:
         image = input_pipeline.normalise(batch)
         # int64, because GPUs compare and reshape int32 on the host.
         label = tf.cast(batch["label"], tf.int64)
-        border = tf.cast(batch["weight"], tf.float32) * self.weight_step
+        border = tf.cast(batch["weight"], tf.float32) * self.geometry.weight_step
         variables = state.network.trainable_variables
         with tf.GradientTape() as tape:
             logits = state.network(image, training=True)
@@ -196,9 +191,9 @@ class TrainingSteps:
         results = self.strategy.extended.update(
             self.state.step, lambda _, packs: self.update(packs), args=(packs,)
         )
-        # They are the same on all replicas.
-        loss, norm = (local(self.strategy, value) for value in results)
-        return loss, norm
+        # They are the same on all replicas: this worker's first one's do.
+        local = self.strategy.experimental_local_results
+        return local(results[0])[0], local(results[1])[0]
 
     def run_steps(self, iterator, count: tf.Tensor, stop: tf.Tensor) -> StepResults:
         """The graph of `count` steps."""
@@ -218,8 +213,3 @@ class TrainingSteps:
         stops = self.strategy.run(lambda: tf.cast(stop, tf.float32))
         stops = self.strategy.reduce(tf.distribute.ReduceOp.SUM, stops, axis=None)
         return StepResults(losses.stack(), norms.stack(), stops)
-
-
-def local(strategy: tf.distribute.Strategy, value):
-    """This worker's first replica's value."""
-    return strategy.experimental_local_results(value)[0]

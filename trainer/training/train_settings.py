@@ -1,6 +1,7 @@
 """Whether config and data fit each other, before a device is touched."""
 
 import math
+from typing import Any
 
 import ml_collections
 
@@ -30,20 +31,20 @@ POSITIVE = (
     "log_every_steps",
     "keep_checkpoints",
 )
-NOT_NEGATIVE = (
-    "global_batch",
-    "tiles_per_replica",
-    "validate_every_steps",
-    "checkpoint_every_steps",
-    "weight_decay",
-    "clip_norm",
-    "validate_frames",
-    "patience",
-    "checkpoint_every_minutes",
-    "augment.contrast",
-    "augment.brightness",
-)
 SHARES = ("momentum", "ema", "final_learning_rate")
+
+
+def _misfit(name: str, value: Any) -> str:
+    """What a setting's value must be instead; "" where it fits."""
+    if name in CHOICES:
+        fits, rule = value in CHOICES[name], f"is none of {', '.join(CHOICES[name])}"
+    elif name in POSITIVE:
+        fits, rule = 0 < value < math.inf, "must be above 0"
+    elif name in SHARES:
+        fits, rule = 0 <= value < 1, "must be 0 up to below 1"
+    else:
+        fits, rule = 0 <= value < math.inf, "must not be negative"
+    return "" if fits else rule
 
 
 def check_train_config(config: ml_collections.ConfigDict) -> None:
@@ -54,31 +55,17 @@ def check_train_config(config: ml_collections.ConfigDict) -> None:
     """
     train = config.train
     values = {**train, **{f"augment.{k}": v for k, v in train.augment.items()}}
+    del values["augment"]
     problems = [
-        f"config.train.{name}={values[name]!r} is none of {', '.join(choices)}"
-        for name, choices in CHOICES.items()
-        if values[name] not in choices
-    ]
-    problems += [
-        f"config.train.{name}={values[name]!r} must be above 0"
-        for name in POSITIVE
-        if not 0 < values[name] < math.inf
-    ]
-    problems += [
-        f"config.train.{name}={values[name]!r} must not be negative"
-        for name in NOT_NEGATIVE
-        if not 0 <= values[name] < math.inf
-    ]
-    problems += [
-        f"config.train.{name}={values[name]!r}: 0 up to below 1"
-        for name in SHARES
-        if not 0 <= values[name] < 1
+        f"config.train.{name}={value!r} {misfit}"
+        for name, value in values.items()
+        if (misfit := _misfit(name, value))
     ]
     if not 0 <= config.seed < 2**31:
         problems.append(f"config.seed={config.seed}: 0 up to below 2**31")
     if not 0 <= config.model.dropout < 1:
         problems.append(f"config.model.dropout={config.model.dropout}: 0 up to below 1")
-    if not 0 <= train.warmup_steps < max(1, train.steps):
+    if train.warmup_steps >= max(1, train.steps):
         problems.append(
             f"config.train.warmup_steps={train.warmup_steps} must be below "
             f"config.train.steps={train.steps}"

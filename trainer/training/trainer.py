@@ -8,12 +8,8 @@ from trainer.input.shard_files import Access
 from trainer.training.losses import class_weights
 from trainer.training.optimizers import highest_rate
 from trainer.training.step import State, StepResults, TrainingSteps
-from trainer.training.train_settings import (
-    check_batch,
-    check_fit,
-    check_train_config,
-)
-from trainer.training.training_data import READ_ERRORS, TrainingData
+from trainer.training.train_settings import check_batch, check_fit
+from trainer.training.training_data import TrainingData
 from trainer.training.validate import Validation, Validator
 from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.dataset.data_settings import check_data_config
@@ -55,7 +51,6 @@ class Trainer:
         """
         info = read_info(folder)
         check_data_config(config)
-        check_train_config(config)
         if config.train.deterministic:
             tf.config.experimental.enable_op_determinism()
         check_fit(info, config)
@@ -95,17 +90,18 @@ class Trainer:
         Raises:
           UserError: a shard is damaged.
         """
-        with self.data.explaining(self.data.training_shards, READ_ERRORS):
+        with self.data.explaining(self.data.training_shards):
             return self.steps(iterator, count, stop)
 
-    def validate(self, most: int = 0) -> Validation:
-        """Scores whole frames, all or some.
+    def validate(self, most: int = 0) -> Validation | None:
+        """Scores whole frames, all or some; None without a validation split.
 
         Raises:
           UserError: a shard is damaged.
         """
-        assert self.validator
-        with self.data.explaining(self.data.validation_shards, (ValueError,)):
+        if not self.validator:
+            return None
+        with self.data.explaining(self.data.validation_shards):
             return self.validator(most)
 
     def describe(self) -> str:

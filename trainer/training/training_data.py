@@ -1,6 +1,8 @@
 """The shards that a run reads: training batches, validation frames, damage in them."""
 
 import contextlib
+import dataclasses
+import itertools
 from collections.abc import Iterator
 
 import ml_collections
@@ -14,55 +16,48 @@ from trainer.input.whole_frames import WholeFrame
 from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.dataset.dataset_info import DatasetInfo
 
-# What TensorFlow's reader raises where a shard is damaged; ours, a ValueError.
+# What TensorFlow's reader raises where a shard is damaged, and ours.
 READ_ERRORS = (
+    ValueError,
     tf.errors.DataLossError,
     tf.errors.InvalidArgumentError,
     tf.errors.OutOfRangeError,
 )
 
 
+@dataclasses.dataclass(eq=False)
 class TrainingData:
     """A data set as one worker reads it.
 
     Attributes:
+      config: the whole config.
       info: of the data set.
+      folder: of the data set.
+      cluster: which worker this is.
+      access: how shards are reached.
       lanes: the training shards in the order in which they are read; this worker's
         own as and where it reads them.
       validation_shards: those that this worker reads; none without such a split.
     """
 
-    def __init__(
-        self,
-        config: ml_collections.ConfigDict,
-        info: DatasetInfo,
-        folder: str,
-        cluster: Cluster,
-        access: Access,
-    ):
-        """Finds the shards, and copies them where `access` says so.
+    config: ml_collections.ConfigDict
+    info: DatasetInfo
+    folder: str
+    cluster: Cluster
+    access: Access
 
-        Args:
-          config: the whole config.
-          info: of the data set.
-          folder: of the data set.
-          cluster: which worker this is.
-          access: how shards are reached.
+    def __post_init__(self):
+        """Finds the shards, and copies them where `access` says so.
 
         Raises:
           UserError: shards are missing or damaged.
         """
-        self.config = config
-        self.info = info
-        self.folder = folder
-        self.cluster = cluster
-        self.access = access
         self.lanes = self._find_lanes()
         self.validation_shards = self._find_validation()
         sizes: dict[str, tuple[int, int]] = {}
         if self.info.splits["validation"].shards:
-            sizes = whole_frames.frame_sizes(folder, info, "validation")
-        chosen = whole_frames.spread(sorted(sizes), config.train.validate_frames)
+            sizes = whole_frames.frame_sizes(self.folder, self.info, "validation")
+        chosen = whole_frames.spread(sorted(sizes), self.config.train.validate_frames)
         self.frame_sizes = {key: sizes[key] for key in chosen}
 
     def _find(self, split: str) -> list[ShardFile]:
@@ -76,8 +71,8 @@ class TrainingData:
         wanted = [shard for i in own for shard in lanes[i]]
         near = iter(bring_near(wanted, self.info.geometry, self.access))
         for i in own:
-            lanes[i] = [shard for shard in (next(near) for _ in lanes[i])]
-            lanes[i] = [shard for shard in lanes[i] if shard.records]
+            own_near = itertools.islice(near, len(lanes[i]))
+            lanes[i] = [shard for shard in own_near if shard.records]
             if not lanes[i]:
                 raise UserError(
                     f"{self.folder}: no whole record is left in a lane of the training "
@@ -138,21 +133,18 @@ class TrainingData:
         )
 
     @contextlib.contextmanager
-    def explaining(
-        self, shards: list[ShardFile], errors: tuple[type[Exception], ...]
-    ) -> Iterator[None]:
+    def explaining(self, shards: list[ShardFile]) -> Iterator[None]:
         """Says which shard is damaged where, if that is why the block failed.
 
         Args:
           shards: that the block reads.
-          errors: what it raises then.
 
         Raises:
           UserError: a shard is damaged.
         """
         try:
             yield
-        except errors as error:
+        except READ_ERRORS as error:
             if problems := damage(shards, self.info.geometry):
                 raise UserError(problems) from error
             raise

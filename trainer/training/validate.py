@@ -1,15 +1,18 @@
 """Scores and pictures of the validation split's whole frames, during training."""
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+import keras
 import ml_collections
 import numpy as np
 import tensorflow as tf
 
 from trainer.devices.graphs import graph_function
+from trainer.devices.strategy import summing
 from trainer.inference.segmenter import Segmenter
 from trainer.input.whole_frames import WholeFrame
 from trainer.scores.pixels import confusion_matrix, pixel_scores
@@ -32,30 +35,32 @@ class Validation(NamedTuple):
     scores: dict[str, float | None]
     pictures: dict[str, np.ndarray]
 
+    def shown(self) -> str:
+        """The scores in a line for people."""
+        known = {k: v for k, v in self.scores.items() if v is not None}
+        return ", ".join(f"{name} {value:.4f}" for name, value in known.items())
 
+
+@dataclasses.dataclass(eq=False)
 class Validator:
-    """Runs the network over whole frames, dealt over the replicas."""
+    """Runs the network over whole frames, dealt over the replicas.
 
-    def __init__(
-        self,
-        network,
-        strategy: tf.distribute.Strategy,
-        frames: Callable[[], Iterator[WholeFrame]],
-        model: ml_collections.ConfigDict,
-    ):
-        """Wraps a network.
+    Attributes:
+      network: what is validated, as its weights are at each call.
+      strategy: over which replicas.
+      frames: reads this worker's frames; called again at each validation.
+      model: the config's `model` part.
+    """
 
-        Args:
-          network: what is validated, as its weights are at each call.
-          strategy: over which replicas.
-          frames: reads this worker's frames; called again at each validation.
-          model: the config's `model` part.
-        """
-        self.strategy = strategy
-        self.frames = frames
-        self.model = model
+    network: keras.Model
+    strategy: tf.distribute.Strategy
+    frames: Callable[[], Iterator[WholeFrame]]
+    model: ml_collections.ConfigDict
+
+    def __post_init__(self):
+        strategy, model = self.strategy, self.model
         self.replicas = len(strategy.extended.worker_devices)
-        segmenter = Segmenter(network, depth=model.depth, classes=model.classes)
+        segmenter = Segmenter(self.network, depth=model.depth, classes=model.classes)
         spec = tf.TensorSpec([1, None, None, model.channels], tf.float32)
         segment = graph_function(segmenter.stitch, input_signature=[spec])
 
@@ -64,13 +69,7 @@ class Validator:
             return strategy.run(lambda image: segment(image), args=(images,))
 
         self.segment_all = segment_all
-
-        @graph_function
-        def add_up(values):
-            total = strategy.run(lambda: values / self.replicas)
-            return strategy.reduce(tf.distribute.ReduceOp.SUM, total, axis=None)
-
-        self.add_up = add_up
+        self.add_up = summing(strategy)
 
     def probabilities(self, frames: list[WholeFrame]) -> list[np.ndarray]:
         """float32 [H, W, K] of as many frames as there are replicas, or fewer."""

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import sys
 from collections.abc import Sequence
 
 
@@ -16,6 +17,11 @@ class UserError(Exception):
     def __init__(self, problems: str | Sequence[str]):
         self.problems = [problems] if isinstance(problems, str) else list(problems)
         super().__init__("\n".join(self.problems))
+
+
+def warn(text: str) -> None:
+    """Prints a line on stderr at once, for what is no reason to stop."""
+    print(text, file=sys.stderr, flush=True)
 
 
 FREE_SOME = "; free some, then run it again"

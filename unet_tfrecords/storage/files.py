@@ -227,6 +227,15 @@ def naming(path: str, instead_of: str | None = None) -> Iterator[None]:
         raise
 
 
+def flush(path: str) -> None:
+    """Has the system write a local file, or a folder's entries, to disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def remove_unfinished(folder: str, *, older_s: float = ABANDONED_S) -> None:
     """Removes what killed writers left in a local folder; others may be writing there.
 

@@ -30,7 +30,7 @@ def machine(monkeypatch, tmp_path):
             lambda kind=None: seen if kind == "GPU" else real(kind),
         )
         monkeypatch.setattr(strategy, "capabilities", lambda: list(capabilities))
-        monkeypatch.setattr(strategy, "_cudnn", lambda: cudnn)
+        monkeypatch.setattr(gpus, "cudnn", lambda: cudnn)
         monkeypatch.setattr(strategy, "_gpu_megabytes", lambda: gibibytes * 1024)
         monkeypatch.setattr(tf.test, "is_built_with_cuda", lambda: cuda)
         for name in files:
