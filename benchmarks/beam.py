@@ -49,7 +49,7 @@ def plain_loop(folder: str, output: str, config) -> None:
     sums = FrameTotals()
     for source in sources:
         sums.add(source, config, folder)
-    facts = conclude(sums, [], planned.strays, config)
+    facts = conclude(sums, [], planned.problems, config)
     units = [u for p in plan.plan_all(planned.frames, config) for u in p.units()]
     by_shard = collections.defaultdict(list)
     for unit in units:

@@ -17,5 +17,4 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.data.layout = "ctc"
     config.data.labels = "both"
     config.model.class_names = ("background", "cell")
-    changes = {"cpu": variants.cpu, "smoke": variants.smoke}
-    return variants.apply(config, variant, changes)
+    return variants.apply(config, variant)

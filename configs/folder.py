@@ -15,5 +15,4 @@ from configs import base, variants
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config = base.get_config()
     config.data.layout = "folder"
-    changes = {"cpu": variants.cpu, "smoke": variants.smoke}
-    return variants.apply(config, variant, changes)
+    return variants.apply(config, variant)

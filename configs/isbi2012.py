@@ -17,5 +17,4 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.data.layout = "isbi"
     config.data.labels = "class"  # the stack itself says: 0 membrane, else interior
     config.model.class_names = ("membrane", "interior")
-    changes = {"cpu": variants.cpu, "smoke": variants.smoke}
-    return variants.apply(config, variant, changes)
+    return variants.apply(config, variant)

@@ -14,8 +14,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.data.layout = "ctc"
     config.data.labels = "gold"
     config.model.class_names = ("background", "cell")
-    changes = {"cpu": cpu, "smoke": variants.smoke}
-    return variants.apply(config, variant, changes)
+    return variants.apply(config, variant, cpu=cpu)
 
 
 def cpu(config: ml_collections.ConfigDict) -> None:

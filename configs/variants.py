@@ -1,6 +1,6 @@
 """What the variants have in common: which exist, and what a wrong one is told."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import ml_collections
 
@@ -8,13 +8,17 @@ Change = Callable[[ml_collections.ConfigDict], None]
 
 
 def apply(
-    config: ml_collections.ConfigDict, variant: str, changes: Mapping[str, Change]
+    config: ml_collections.ConfigDict, variant: str, **own: Change
 ) -> ml_collections.ConfigDict:
     """Applies the named variant to a config.
+
+    Args:
+      own: variants that a data set has instead of the common ones.
 
     Raises:
       ValueError: no such variant, naming those there are.
     """
+    changes = {"cpu": cpu, "smoke": smoke, **own}
     if variant:
         if variant not in changes:
             known = ", ".join(f":{name}" for name in changes)

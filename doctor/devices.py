@@ -138,19 +138,15 @@ def tensorflow(seen: dict[str, Any], reason: str) -> Finding:
         return Finding("TensorFlow", reason, again())
     says = f"{seen['tensorflow']}, Keras {seen['keras']}"
     says += f", built for CUDA {seen['cuda']}" if seen["cuda"] else ""
-    if seen["computes"]:
-        return Finding("TensorFlow", f"{says}: {seen['computes']}", again())
-    return Finding("TensorFlow", says)
+    says += f": {seen['computes']}" if seen["computes"] else ""
+    return Finding("TensorFlow", says, again() if seen["computes"] else "")
 
 
 def graphics(gpus: Sequence[Gpu], trouble: str) -> Finding:
     """Which GPUs there are."""
-    if trouble:
-        return Finding("GPUs", trouble, INSTALL)
-    if not gpus:
-        return Finding("GPUs", "none of NVIDIA's: the processor does the work")
-    each = (f"{gpu.name} ({gpu.memory})" for gpu in gpus)
-    return Finding("GPUs", ", ".join(each))
+    each = ", ".join(f"{gpu.name} ({gpu.memory})" for gpu in gpus)
+    says = trouble or each or "none of NVIDIA's: the processor does the work"
+    return Finding("GPUs", says, INSTALL if trouble else "")
 
 
 def driver(gpus: Sequence[Gpu]) -> Finding:
@@ -181,13 +177,12 @@ def cache() -> Finding:
     """Whether CUDA can keep what it compiles; it says nothing where it cannot."""
     folder = support.cache_folder()
     there = nearest(folder)
-    if not os.access(there, os.W_OK):
-        return Finding(
-            "CUDA cache",
-            f"{there} is not writable: kernels would be compiled at every start",
-            "CUDA_CACHE_PATH=a folder that lasts and is yours",
-        )
-    return Finding("CUDA cache", folder)
+    if os.access(there, os.W_OK):
+        return Finding("CUDA cache", folder)
+    says = f"{there} is not writable: kernels would be compiled at every start"
+    return Finding(
+        "CUDA cache", says, "CUDA_CACHE_PATH=a folder that lasts and is yours"
+    )
 
 
 def _dotted(capability: tuple[int, int]) -> str:
@@ -217,16 +212,11 @@ def precision(seen: dict[str, Any]) -> Finding:
 
 def nccl(problem: str) -> Finding:
     """Whether the GPUs add up gradients."""
-    if problem:
-        return Finding(
-            "NCCL", problem, "NCCL_DEBUG=INFO ./launch.sh doctor; " + again()
-        )
-    return Finding("NCCL", "all GPUs add up")
+    cure = "NCCL_DEBUG=INFO ./launch.sh doctor; " + again()
+    return Finding("NCCL", problem or "all GPUs add up", cure if problem else "")
 
 
 def reached(path: str, problem: str) -> Finding:
     """Whether the trainer's own client of a store gets there."""
-    what = f"TensorFlow at {path}"
-    if problem:
-        return Finding(what, problem, "docs/storage.md; or train with --cache=DIR")
-    return Finding(what, "reached")
+    cure = "docs/storage.md; or train with --cache=DIR" if problem else ""
+    return Finding(f"TensorFlow at {path}", problem or "reached", cure)

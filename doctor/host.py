@@ -9,12 +9,12 @@ import tempfile
 from collections.abc import Iterator
 
 from doctor.finding import Finding
+from unet_tfrecords.command.memory import free_memory
 
 PYTHONS = ((3, 11), (3, 13))  # from, and before
 MEMORY_GB = 3.0  # a training of :cpu and its validation need less
 DISK_GB = 5.0  # the environment takes 3
 OPEN_FILES = 1024  # shards, sockets and libraries of one training stay below
-CGROUPS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
 def look(output: str) -> Iterator[Finding]:
@@ -25,7 +25,7 @@ def look(output: str) -> Iterator[Finding]:
     """
     yield python(sys.version_info[:3])
     yield processor(_cpu_flags(), len(os.sched_getaffinity(0)))
-    yield memory(_available_bytes())
+    yield memory(free_memory())
     yield disk("disk", output or ".", shutil.disk_usage(nearest(output)).free)
     yield temporary(os.environ.get("TMPDIR") or "/tmp")  # noqa: S108  only looked at
     yield open_files(*resource.getrlimit(resource.RLIMIT_NOFILE))
@@ -34,9 +34,9 @@ def look(output: str) -> Iterator[Finding]:
 def python(version: tuple[int, ...]) -> Finding:
     """Whether TensorFlow, Beam and the rest have packages for this Python."""
     says = f"{'.'.join(map(str, version))}, {sys.executable}"
-    if PYTHONS[0] <= version[:2] < PYTHONS[1]:
-        return Finding("Python", says)
-    return Finding("Python", says, "PYTHON=python3.11 ./launch.sh setup (3.11 or 3.12)")
+    fits = PYTHONS[0] <= version[:2] < PYTHONS[1]
+    cure = "PYTHON=python3.11 ./launch.sh setup (3.11 or 3.12)"
+    return Finding("Python", says, "" if fits else cure)
 
 
 def processor(flags: set[str], cores: int) -> Finding:
@@ -51,19 +51,16 @@ def processor(flags: set[str], cores: int) -> Finding:
 def memory(available: float) -> Finding:
     """Whether a small training fits."""
     says = f"{available / 1e9:.1f} GB available"
-    if available >= MEMORY_GB * 1e9:
-        return Finding("memory", says)
     cure = f"end other programs or give the container {MEMORY_GB:g} GB"
-    return Finding("memory", says, cure)
+    return Finding("memory", says, "" if available >= MEMORY_GB * 1e9 else cure)
 
 
 def disk(what: str, folder: str, free: float) -> Finding:
     """Whether there is room for a data set and a run."""
     says = f"{free / 1e9:.0f} GB free at {nearest(folder)}"
-    if free >= DISK_GB * 1e9:
-        return Finding(what, says)
     variable = "TMPDIR" if what == "temporary files" else "--output"
-    return Finding(what, says, f"make room, or {variable}=a larger disk")
+    cure = f"make room, or {variable}=a larger disk"
+    return Finding(what, says, "" if free >= DISK_GB * 1e9 else cure)
 
 
 def temporary(folder: str) -> Finding:
@@ -82,9 +79,8 @@ def open_files(soft: int, hard: int) -> Finding:
         "no limit" if n == resource.RLIM_INFINITY else str(n) for n in (soft, hard)
     ]
     says = f"{names[0]}, can be raised to {names[1]}"
-    if soft == resource.RLIM_INFINITY or soft >= OPEN_FILES:
-        return Finding("open files", says)
-    return Finding("open files", says, f"ulimit -n {max(OPEN_FILES, 4096)}")
+    fits = soft == resource.RLIM_INFINITY or soft >= OPEN_FILES
+    return Finding("open files", says, "" if fits else "ulimit -n 4096")
 
 
 def nearest(folder: str) -> str:
@@ -100,19 +96,3 @@ def _cpu_flags() -> set[str]:
         return set()
     lines = (line for line in text.splitlines() if line.startswith("flags"))
     return set(next(lines, "").split())
-
-
-def _available_bytes() -> float:
-    """What the kernel has left, or the container's limit where that is less."""
-    values = [float("inf")]
-    try:
-        lines = pathlib.Path("/proc/meminfo").read_text().splitlines()
-        values += [int(s.split()[1]) * 1024 for s in lines if "MemAvailable" in s]
-    except OSError:
-        pass
-    for path in CGROUPS:
-        try:
-            values.append(int(pathlib.Path(path).read_text()))
-        except (OSError, ValueError):  # another version of cgroups, or "max"
-            continue
-    return min(values)

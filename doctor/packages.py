@@ -5,7 +5,7 @@ import importlib.metadata
 import pathlib
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from doctor.finding import Finding
 from unet_tfrecords.command.installed import version_of
@@ -14,6 +14,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 PACKAGE = "unet-tfrecords"
 INSTALL = "./launch.sh setup"
 STAMP = pathlib.Path(sys.prefix) / ".complete"  # of an environment of launch.sh's
+SHOWN = ("apache-beam", "numpy", "opencv-python-headless")
 
 
 def again() -> str:
@@ -38,55 +39,40 @@ def not_installed(reason: str) -> Finding:
 
 def requirements() -> Finding:
     """Whether what this package names is there in versions that fit."""
-    what = "packages"
     try:
-        from packaging.requirements import Requirement
-
-        texts = importlib.metadata.requires(PACKAGE) or []
+        wrong = misfits(importlib.metadata.requires(PACKAGE) or [])
     except (ImportError, importlib.metadata.PackageNotFoundError) as error:
         return not_installed(str(error))
-    wanted = [Requirement(text) for text in texts]
-    base = [r for r in wanted if not r.marker or r.marker.evaluate({"extra": ""})]
-    wrong = [problem for one in base if (problem := _misfit(one.name, one.specifier))]
-    if wrong:
-        return Finding(what, "; ".join(wrong), again())
-    names = ("apache-beam", "numpy", "opencv-python-headless")
-    there = [f"{name} {importlib.metadata.version(name)}" for name in names]
-    return Finding(what, f"all {len(base)} of the base fit: {', '.join(there)}")
-
-
-def _misfit(name: str, specifier) -> str:
-    """What is wrong with an installed package; "" if nothing is."""
-    version = version_of(name)
-    if not version:
-        return f"{name} is missing"
-    if specifier.contains(version, prereleases=True):
-        return ""
-    return f"{name} {version} is not {specifier}"
+    there = [f"{name} {importlib.metadata.version(name)}" for name in SHOWN]
+    return _found(wrong, f"all of the base fit: {', '.join(there)}")
 
 
 def locked() -> Finding:
     """Whether the versions are those of the lock, that the tests ran with."""
-    what = "packages"
     path = ROOT / "requirements" / f"{STAMP.read_text().split()[0]}.lock"
+    pins = re.findall(r"^(\w.*?) *\\?$", path.read_text(), re.M)
+    wrong = [f"{problem} (locked)" for problem in misfits(pins)]
+    return _found(wrong, f"versions as in requirements/{path.name}")
+
+
+def _found(wrong: list[str], says: str) -> Finding:
+    return Finding("packages", "; ".join(wrong) or says, again() if wrong else "")
+
+
+def misfits(texts: Iterable[str]) -> list[str]:
+    """Packages that are missing or of another version than lines of pip's ask for."""
+    from packaging.requirements import Requirement
+
     wrong = []
-    for name, version in _pins(path.read_text()).items():
-        there = version_of(name)  # "": another platform's; the above finds ours
-        if there and there not in version:
-            wrong.append(f"{name} {there}, locked {' or '.join(sorted(version))}")
-    if wrong:
-        return Finding(what, "; ".join(wrong), again())
-    return Finding(what, f"versions as in requirements/{path.name}")
-
-
-def _pins(text: str) -> dict[str, set[str]]:
-    """Versions by name; several where Pythons or platforms differ."""
-    pins: dict[str, set[str]] = {}
-    for name, version in re.findall(
-        r"^([\w.-]+)(?:\[[^]]*\])?==([^\s;\\]+)", text, re.M
-    ):
-        pins.setdefault(name, set()).add(version)
-    return pins
+    for wanted in map(Requirement, texts):
+        if wanted.marker and not wanted.marker.evaluate({"extra": ""}):
+            continue  # another platform's, or an extra's
+        version = version_of(wanted.name)
+        if not version:
+            wrong.append(f"{wanted.name} is missing")
+        elif not wanted.specifier.contains(version, prereleases=True):
+            wrong.append(f"{wanted.name} {version} is not {wanted.specifier}")
+    return wrong
 
 
 def checksum() -> Finding:
@@ -97,6 +83,5 @@ def checksum() -> Finding:
         module = importlib.import_module("google_crc32c")
     except ImportError as error:
         return Finding(what, f"cannot be imported: {error}", cure)
-    if module.implementation == "c":
-        return Finding(what, "in C")
-    return Finding(what, f"in {module.implementation}: slow", cure)
+    kind = module.implementation
+    return Finding(what, f"in {kind.upper()}", "" if kind == "c" else cure)

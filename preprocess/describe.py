@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import ml_collections
 
-from preprocess.inspection import DatasetSummary, InspectedFrame, relative
+from preprocess.inspection import DatasetSummary, Inspection, relative
 from unet_tfrecords.dataset import tiling
 from unet_tfrecords.dataset.data_settings import data_config
 from unet_tfrecords.dataset.dataset_info import (
@@ -24,21 +24,6 @@ from unet_tfrecords.dataset.records import Geometry, weight_step
 from unet_tfrecords.dataset.splits import SPLITS
 
 SOFTWARE = ("unet-tfrecords", "apache-beam", "numpy", "opencv-python-headless")
-
-
-def geometry_of(config: ml_collections.ConfigDict, bits: int) -> Geometry:
-    """Returns the geometry of the records that a config makes."""
-    data, model = config.data, config.model
-    return Geometry(
-        tile_size=data.tile_size,
-        output_size=tiling.output_size(data.tile_size, model.depth),
-        depth=model.depth,
-        channels=model.channels,
-        classes=model.classes,
-        bits=16 if bits == 16 else 8,
-        image_encoding=data.image_encoding,
-        weight_step=weight_step(data.border_weight),
-    )
 
 
 def describe(
@@ -62,10 +47,19 @@ def describe(
       unlabelled: number of images without labels.
       config: the whole config.
     """
-    moments = facts.moments
+    moments, data, model = facts.moments, config.data, config.model
     return DatasetInfo(
         config=data_config(config),
-        geometry=geometry_of(config, facts.bits),
+        geometry=Geometry(
+            tile_size=data.tile_size,
+            output_size=tiling.output_size(data.tile_size, model.depth),
+            depth=model.depth,
+            channels=model.channels,
+            classes=model.classes,
+            bits=16 if facts.bits == 16 else 8,
+            image_encoding=data.image_encoding,
+            weight_step=weight_step(data.border_weight),
+        ),
         normalization=Normalization(
             tuple(moments.mean.tolist()), tuple(moments.std.tolist())
         )
@@ -102,23 +96,21 @@ def _split(shards: list[Shard], frames: int) -> Split:
     )
 
 
-def source_of(inspected: InspectedFrame, folder: str) -> Source:
+def source_of(inspected: Inspection, folder: str) -> Source:
     """Returns what a good frame is made from."""
-    found = inspected.found
     return Source(
-        found.frame.key,
-        found.frame.split,
-        found.height,
-        found.width,
+        inspected.frame.key,
+        inspected.frame.split,
+        inspected.height,
+        inspected.width,
         _files_of(inspected, folder),
     )
 
 
-def skipped_of(inspected: InspectedFrame, folder: str) -> Skipped:
+def skipped_of(inspected: Inspection, folder: str) -> Skipped:
     """Returns why a frame was left out, and its files."""
-    found = inspected.found
-    reasons = tuple(relative(line, folder) for line in found.problems)
-    return Skipped(found.frame.key, reasons, _files_of(inspected, folder))
+    reasons = tuple(relative(line, folder) for line in inspected.problems)
+    return Skipped(inspected.frame.key, reasons, _files_of(inspected, folder))
 
 
 def stray_of(problem: str, folder: str) -> Skipped:
@@ -126,8 +118,8 @@ def stray_of(problem: str, folder: str) -> Skipped:
     return Skipped("", (relative(problem, folder),), ())
 
 
-def _files_of(inspected: InspectedFrame, folder: str) -> tuple[SourceFile, ...]:
-    pages = inspected.found.frame.pages
+def _files_of(inspected: Inspection, folder: str) -> tuple[SourceFile, ...]:
+    pages = inspected.frame.pages
     return tuple(
         SourceFile(relative(page.path, folder), page.number, digest)
         for page, digest in zip(pages, inspected.digests, strict=True)

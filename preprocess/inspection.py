@@ -3,6 +3,7 @@
 Totals take frames in any order, on any number of workers, and give the same result.
 """
 
+import collections
 import dataclasses
 import hashlib
 import heapq
@@ -50,18 +51,7 @@ class Inspection(NamedTuple):
     classes: tuple[int, ...] = ()
     moments: Moments | None = None
     problems: tuple[str, ...] = ()
-
-
-class InspectedFrame(NamedTuple):
-    """A frame that was inspected, and the digests of what it is made from.
-
-    Attributes:
-      found: what its inspection has shown.
-      digests: sha256 of the file of each of the frame's pages, "" of an unreadable one.
-    """
-
-    found: Inspection
-    digests: tuple[str, ...]
+    digests: tuple[str, ...] = ()
 
 
 class DatasetSummary(NamedTuple):
@@ -124,7 +114,9 @@ class FrameTotals:
       digest: of the frames' files: a sum, so that their order does not matter.
     """
 
-    frames: dict[str, int] = dataclasses.field(default_factory=dict)
+    frames: collections.Counter[str] = dataclasses.field(
+        default_factory=collections.Counter
+    )
     tiles: int = 0
     bits: dict[int, tuple[str, str]] = dataclasses.field(default_factory=dict)
     classes: set[int] = dataclasses.field(default_factory=set)
@@ -134,61 +126,57 @@ class FrameTotals:
     num_problems: int = 0
     digest: int = 0
 
-    def add(
-        self, source: InspectedFrame, config: ml_collections.ConfigDict, folder: str
-    ) -> None:
-        """Adds a frame.
 
-        Args:
-          source: the frame.
-          config: the whole config.
-          folder: the data set's: where it lies changes no shard.
-        """
-        self.digest = (self.digest + _digest_of(source, folder)) % 2**256
-        found, frame = source.found, source.found.frame
-        if found.problems:
-            self._add_problems(found.problems)
-            if config.data.on_bad_frame == "skip":
-                self.skipped.add(frame.key)
-            return
-        self.frames[frame.split] = self.frames.get(frame.split, 0) + 1
-        self.tiles += tiles_of(found, config)
-        self._add_example(found.bits, (frame.key, str(frame.image)))
-        if frame.split == "train":
-            self.classes.update(found.classes)
-            if config.data.normalization == "dataset" and found.moments:
-                self._add_moments(found.moments)
+def totals_of(
+    source: Inspection, config: ml_collections.ConfigDict, folder: str
+) -> FrameTotals:
+    """Totals of one frame.
 
-    def merge(self, other: "FrameTotals") -> None:
-        """Adds other frames' sums."""
-        for split, number in other.frames.items():
-            self.frames[split] = self.frames.get(split, 0) + number
-        self.tiles += other.tiles
-        for bits, example in other.bits.items():
-            self._add_example(bits, example)
-        self.classes |= other.classes
-        if other.moments:
-            self._add_moments(other.moments)
-        self.skipped |= other.skipped
-        self._add_problems(other.problems, other.num_problems)
-        self.digest = (self.digest + other.digest) % 2**256
-
-    def _add_example(self, bits: int, example: tuple[str, str]) -> None:
-        self.bits[bits] = min(self.bits.get(bits, example), example)
-
-    def _add_moments(self, more: Moments) -> None:
-        self.moments = pooled([self.moments, more]) if self.moments else more
-
-    def _add_problems(self, lines: Iterable[str], number: int = 0) -> None:
-        before = len(self.problems)
-        self.problems.update(lines)
-        self.num_problems += number or len(self.problems) - before
-        if len(self.problems) > 2 * MOST_PROBLEMS:
-            self.problems = set(heapq.nsmallest(MOST_PROBLEMS, self.problems))
+    Args:
+      source: the frame.
+      config: the whole config.
+      folder: the data set's: where it lies changes no shard.
+    """
+    frame, totals = source.frame, FrameTotals(digest=_digest_of(source, folder))
+    if source.problems:
+        totals.problems = set(source.problems)
+        totals.num_problems = len(totals.problems)
+        if config.data.on_bad_frame == "skip":
+            totals.skipped = {frame.key}
+        return totals
+    totals.frames[frame.split] = 1
+    totals.tiles = tiles_of(source, config)
+    totals.bits = {source.bits: (frame.key, str(frame.image))}
+    if frame.split == "train":
+        totals.classes = set(source.classes)
+        if config.data.normalization == "dataset":
+            totals.moments = source.moments
+    return totals
 
 
-def _digest_of(source: InspectedFrame, folder: str) -> int:
-    pages = source.found.frame.pages
+def added_up(parts: Iterable[FrameTotals]) -> FrameTotals:
+    """Totals of other frames, in any order and grouping."""
+    total = FrameTotals()
+    for part in parts:
+        total.frames += part.frames
+        total.tiles += part.tiles
+        for bits, example in part.bits.items():
+            total.bits[bits] = min(total.bits.get(bits, example), example)
+        total.classes |= part.classes
+        if part.moments:
+            known = [total.moments] if total.moments else []
+            total.moments = pooled([*known, part.moments])
+        total.skipped |= part.skipped
+        total.problems |= part.problems
+        total.num_problems += part.num_problems
+        total.digest = (total.digest + part.digest) % 2**256
+    if len(total.problems) > 2 * MOST_PROBLEMS:
+        total.problems = set(heapq.nsmallest(MOST_PROBLEMS, total.problems))
+    return total
+
+
+def _digest_of(source: Inspection, folder: str) -> int:
+    pages = source.frame.pages
     content = [
         [relative(page.path, folder), page.number, digest]
         for page, digest in zip(pages, source.digests, strict=True)
@@ -216,15 +204,15 @@ def tiles_of(found: Inspection, config: ml_collections.ConfigDict) -> int:
     )
 
 
-def copies_in(sources: Iterable[InspectedFrame]) -> Iterator[str]:
+def copies_in(sources: Iterable[Inspection]) -> Iterator[str]:
     """Images of one content that lie in two splits under different names, a line each.
 
     Args:
       sources: whose images' digests begin alike.
     """
     firsts: dict[str, Frame] = {}
-    for source in sorted(sources, key=lambda source: source.found.frame.key):
-        frame = source.found.frame
+    for source in sorted(sources, key=lambda source: source.frame.key):
+        frame = source.frame
         first = firsts.setdefault(source.digests[0], frame)
         if frame.split != first.split:
             yield (

@@ -13,7 +13,6 @@ import signal
 import sys
 import time
 from collections.abc import Iterable
-from typing import NamedTuple
 
 if __name__ == "__main__" and (
     signal.getsignal(signal.SIGINT) is not signal.SIG_IGN  # as in the background
@@ -37,7 +36,7 @@ from unet_tfrecords.dataset.dataset_info import (
     Source,
     read_info,
 )
-from unet_tfrecords.dataset.images.frames import Frame
+from unet_tfrecords.dataset.images.frames import Frame, FrameListing
 from unet_tfrecords.dataset.shards import damaged_files, reopen, shard_files
 from unet_tfrecords.storage import files, json_files, locks
 
@@ -62,21 +61,21 @@ def preprocess(values: flags.FlagValues, beam_args: list[str]) -> None:
         if values.overwrite:
             with locks.unread(output):
                 _clear(output)
-        existing = find_existing(output, config, planned.frames, folder)
-        if existing.info and not existing.damaged:
+        info, damaged = find_existing(output, config, planned.frames, folder)
+        if info and not damaged:
             if not files.is_remote(output):  # left by a kill at the very end
                 files.remove(files.glob_in(output, files.TEMPORARY + "*"))
             print(f"{files.join(output, INFO_NAME)}: complete already, nothing to do")
             return
-        if existing.info:
-            _reopen(output, existing.info, existing.damaged)
+        if info:
+            _reopen(output, info, damaged)
         started = time.monotonic()
         expected = _announce(planned.frames, config)
         counters = _make(options, folder, output, config, planned)
         _summarise(output, time.monotonic() - started, counters, expected)
 
 
-def _make(options, folder, output, config, planned: plan.Plan) -> dict[str, int]:
+def _make(options, folder, output, config, planned: FrameListing) -> dict[str, int]:
     """Runs the job, noting its config while it has not ended; returns its counters.
 
     Raises:
@@ -125,49 +124,38 @@ def _announce(
     return numbers
 
 
-class Existing(NamedTuple):
-    """A finished data set in the output folder.
-
-    Attributes:
-      info: what it says of itself; None if there is no finished one.
-      damaged: names of its files that are missing or not as they were written.
-    """
-
-    info: DatasetInfo | None
-    damaged: list[str]
-
-
 def find_existing(
     output: str,
     config: ml_collections.ConfigDict,
     frames: list[Frame],
     folder: str,
-) -> Existing:
+) -> tuple[DatasetInfo | None, list[str]]:
     """Looks at what is in the output folder; changes nothing.
+
+    Returns:
+      what a finished data set says of itself, None if there is none; names of its files
+      that are missing or not as they were written.
 
     Raises:
       UserError: another data set is there, finished or not, naming what differs.
     """
     afresh = "give another --output, or --overwrite to start afresh"
+    job_path, info, there, what = files.join(output, JOB_NAME), None, None, ""
     if files.exists(files.join(output, INFO_NAME)):
         info = read_info(output)
-        if changed := json_files.differences(
-            info.config, data_config(config), "config"
-        ):
-            raise UserError([f"{output}: {line}; {afresh}" for line in changed])
-        damaged = damaged_files(output, info)
-        readable = not {part.name for part in info.source_parts} & set(damaged)
-        if readable and (changed := _changed_sources(output, info, frames, folder)):
-            raise UserError([f"{line}; {afresh}" for line in changed])
-        return Existing(info, damaged)
-    job_path = files.join(output, JOB_NAME)
-    if files.exists(job_path):
-        there = json_files.read(job_path, cure=afresh)
-        if changed := json_files.differences(there, data_config(config), "config"):
-            raise UserError(
-                [f"{output}: unfinished, {line}; {afresh}" for line in changed]
-            )
-    return Existing(None, [])
+        there = info.config
+    elif files.exists(job_path):
+        there, what = json_files.read(job_path, cure=afresh), "unfinished, "
+    mine = data_config(config)
+    if changed := json_files.differences(there or mine, mine, "config."):
+        raise UserError([f"{output}: {what}{line}; {afresh}" for line in changed])
+    if info is None:
+        return None, []
+    damaged = damaged_files(output, info)
+    readable = not {part.name for part in info.source_parts} & set(damaged)
+    if readable and (changed := _changed_sources(output, info, frames, folder)):
+        raise UserError([f"{line}; {afresh}" for line in changed])
+    return info, damaged
 
 
 def _reopen(output: str, info: DatasetInfo, damaged: list[str]) -> None:
@@ -224,7 +212,7 @@ def _run_pipeline(job, options) -> dict[str, int]:
             # Beam leaves it where it is interrupted before it runs.
             end.callback(shutil.rmtree, pipeline.local_tempdir, ignore_errors=True)
             build(pipeline, job)
-            end.enter_context(progress.Bars(job.output, job.frames))
+            end.enter_context(progress.bars_of(job.output, job.frames))
             result = pipeline.run()
             runners.wait_for(result)
     except Exception as error:

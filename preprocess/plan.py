@@ -10,14 +10,15 @@ import hashlib
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import ml_collections
+import msgspec
 
 from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.dataset import splits
-from unet_tfrecords.dataset.images.formats import Page, stamp_of
-from unet_tfrecords.dataset.images.frames import Frame
+from unet_tfrecords.dataset.images.formats import stamp_of
+from unet_tfrecords.dataset.images.frames import PAGES, Frame, FrameListing
 from unet_tfrecords.dataset.images.layouts import look_for_frames
 from unet_tfrecords.dataset.seeds import identity_seed
 from unet_tfrecords.storage import files
@@ -52,28 +53,6 @@ class Unit(NamedTuple):
         return f"{self.frame.key}/a{self.augmentation:02d}"
 
 
-def group_number(identity: str) -> int:
-    """What things are grouped by: Dask hashes keys, and Python's hashes of words differ
-    from process to process. Two words may come to one number, so words are compared
-    within each group.
-    """
-    return identity_seed(identity, 0) >> 1  # as Beam encodes numbers: below 2**63
-
-
-class Plan(NamedTuple):
-    """What a data set is to be made from.
-
-    Attributes:
-      frames: of all splits, in order of sequence and name.
-      strays: files that belong to no frame, a line each.
-      unlabelled: images that nobody labelled, as the layout allows.
-    """
-
-    frames: list[Frame]
-    strays: list[str]
-    unlabelled: int
-
-
 class PlannedFrame(NamedTuple):
     """A frame and where its units go.
 
@@ -97,7 +76,7 @@ class PlannedFrame(NamedTuple):
             yield Unit(self.frame, index, shard, self.num_shards)
 
 
-def plan_dataset(folder: str, config: ml_collections.ConfigDict) -> Plan:
+def plan_dataset(folder: str, config: ml_collections.ConfigDict) -> FrameListing:
     """All frames of the data set in a folder, each with its split.
 
     Raises:
@@ -111,7 +90,7 @@ def plan_dataset(folder: str, config: ml_collections.ConfigDict) -> Plan:
         frames = splits.assign_splits(found.frames, config.data.split)
     except UserError as error:
         raise UserError([*error.problems, *found.problems]) from error
-    return Plan(frames, found.problems, found.unlabelled)
+    return found._replace(frames=frames)
 
 
 def plan_all(
@@ -169,7 +148,7 @@ def write_plan(
     planned, paths = iter(planned), list[str]()
     while chunk := list(itertools.islice(planned, of_each)):
         path = files.join(output, f"{PLAN_NAME}{job}-{len(paths):05d}{PLAN_ENDING}")
-        lines = (json.dumps(_to_json(each), separators=(",", ":")) for each in chunk)
+        lines = (json.dumps(msgspec.to_builtins(_stamped(each))) for each in chunk)
         content = "".join(f"{line}\n" for line in lines).encode()
         digest = hashlib.sha256(content).hexdigest().encode()
         files.write_bytes(path, digest + b"\n" + content)
@@ -193,25 +172,16 @@ def read_plan(path: str) -> Iterator[PlannedFrame]:
     if digest != hashlib.sha256(content).hexdigest().encode():
         raise UserError(f"{path}: damaged; run this again to go on")
     for line in content.splitlines():
-        yield _from_json(json.loads(line))
+        yield msgspec.convert(json.loads(line), PlannedFrame)
 
 
-def _to_json(planned: PlannedFrame) -> list[Any]:
-    frame = planned.frame
-    values = [getattr(frame, field.name) for field in dataclasses.fields(Frame)]
-    return [[_stamped(v) if isinstance(v, Page) else v for v in values], *planned[1:]]
-
-
-def _stamped(page: Page) -> Page:
-    with contextlib.suppress(OSError):  # whoever reads it says what is wrong
-        return page._replace(stamp=stamp_of(page.path))
-    return page
-
-
-def _from_json(content: list[Any]) -> PlannedFrame:
-    values, *rest = content
-    frame: Any = [Page(*v) if isinstance(v, list) else v for v in values]
-    return PlannedFrame(Frame(*frame), *rest)
+def _stamped(planned: PlannedFrame) -> PlannedFrame:
+    pages = {}
+    for name in PAGES:
+        if page := getattr(planned.frame, name):
+            with contextlib.suppress(OSError):  # whoever reads it says what is wrong
+                pages[name] = page._replace(stamp=stamp_of(page.path))
+    return planned._replace(frame=dataclasses.replace(planned.frame, **pages))
 
 
 def units_together(units: int, shards: int) -> int:

@@ -76,30 +76,11 @@ class Window(NamedTuple):
             )
         )
 
-    def hull(self, other: "Window") -> "Window":
-        """The smallest window that holds both."""
-        pairs = zip(self, other, strict=True)
-        return Window(*((min(a, c), max(b, d)) for (a, b), (c, d) in pairs))
-
     def inside(self, outer: "Window") -> tuple[slice, slice]:
         """Where this window lies in an array that holds an outer one."""
         pairs = zip(self, outer, strict=True)
         down, across = (slice(a - first, b - first) for (a, b), (first, _) in pairs)
         return down, across
-
-
-class WindowTargets(NamedTuple):
-    """A window's pixels: the image with its surroundings, the targets without.
-
-    Attributes:
-      image: the source's dtype, [rows + 2 pad, columns + 2 pad, C].
-      label: uint8 [rows, columns]; beyond the frame unlabelled.
-      weight: float32 [rows, columns].
-    """
-
-    image: np.ndarray
-    label: np.ndarray
-    weight: np.ndarray
 
 
 def targets(truth: Truth, data: ml_collections.ConfigDict) -> tuple[np.ndarray, ...]:
@@ -123,7 +104,7 @@ def render(
     *,
     pad: int,
     change: Change | None,
-) -> WindowTargets:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """A window of a frame, unchanged or augmented.
 
     Args:
@@ -133,11 +114,17 @@ def render(
       data: the config's `data` part.
       pad: pixels that an image reaches beyond its labels on every side.
       change: None leaves the frame as it is.
+
+    Returns:
+      the image with its surroundings, in the source's dtype,
+        [rows + 2 pad, columns + 2 pad, C];
+      label, uint8 [rows, columns], beyond the frame unlabelled;
+      weight, float32 [rows, columns].
     """
     height, width = image.shape[:2]
-    seen = window.widened(pad)
+    seen, margin = window.widened(pad), margin_px(data.border_sigma_px)
     # Weights at the window's rim depend on cells beyond it.
-    known = window.widened(margin_px(data.border_sigma_px)).clipped(height, width)
+    known = window.widened(margin).clipped(height, width)
     if change is None:
         rows = tiling.mirror_indices(*seen.rows, height)
         columns = tiling.mirror_indices(*seen.columns, width)
@@ -145,7 +132,7 @@ def render(
         part = np.s_[slice(*known.rows), slice(*known.columns)]
         truth = Truth(*(layer[part] for layer in truth))
     else:
-        evaluated = seen.hull(known)
+        evaluated = window.widened(max(pad, margin))
         positions = change.deformation.positions(*evaluated)
         pixels = _deformed(image, positions.within(seen.inside(evaluated)), change)
         looked_up = positions.within(known.inside(evaluated))
@@ -161,7 +148,7 @@ def render(
     if in_frame != window:
         classes = np.pad(classes, outside, constant_values=UNLABELLED)
         weight = np.pad(weight, outside)
-    return WindowTargets(pixels, classes, weight)
+    return pixels, classes, weight
 
 
 def _deformed(
@@ -226,8 +213,10 @@ def tiles_of_unit(
             window = Window(
                 (rows[0], rows[-1] + output), (columns[0], columns[-1] + output)
             )
-            rendered = render(image, truth, window, data, pad=pad, change=change)
-            pixels = rendered.image.astype(np.dtype(f"u{bits // 8}"), copy=False)
+            pixels, label, weight = render(
+                image, truth, window, data, pad=pad, change=change
+            )
+            pixels = pixels.astype(np.dtype(f"u{bits // 8}"), copy=False)
             for row in rows:
                 for column in columns:
                     down, across = row - rows[0], column - columns[0]
@@ -236,8 +225,8 @@ def tiles_of_unit(
                     yield Tile(
                         f"{unit.key}/r{row}c{column}",
                         pixels[seen],
-                        rendered.label[target],
-                        rendered.weight[target],
+                        label[target],
+                        weight[target],
                         mean,
                         std,
                     )

@@ -19,14 +19,11 @@ def room_for(frame: Frame) -> Iterator[None]:
 
     One at a time, however many threads the process has.
     """
-    with _one_at_a_time if _is_large(frame) else contextlib.nullcontext():
-        yield
-
-
-def _is_large(frame: Frame) -> bool:
+    is_large = False
     with contextlib.suppress(UserError, OSError):  # the reader reports what is wrong
-        return pixels_of(frame.image) >= LARGE_PIXELS
-    return False
+        is_large = pixels_of(frame.image) >= LARGE_PIXELS
+    with _one_at_a_time if is_large else contextlib.nullcontext():
+        yield
 
 
 def keep_freed_memory() -> None:

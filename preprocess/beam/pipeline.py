@@ -19,17 +19,13 @@ from apache_beam.pvalue import AsList, AsSingleton
 from preprocess import plan
 from preprocess.beam import progress
 from preprocess.beam.shard_transforms import WriteShards, WriteSources
-from preprocess.beam.source_transforms import (
-    DigestFiles,
-    InspectFrames,
-    JoinSources,
-    SumUp,
-)
+from preprocess.beam.source_transforms import InspectFrames, SumUp
 from preprocess.describe import describe, skipped_of, source_of, stray_of
 from preprocess.inspection import DatasetSummary
 from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.dataset import tfds_files
 from unet_tfrecords.dataset.dataset_info import Shard, Skipped, Source, SourcePart
+from unet_tfrecords.dataset.images.frames import FrameListing
 from unet_tfrecords.dataset.shards import parts_for, shard_files
 from unet_tfrecords.storage import files, json_files
 
@@ -62,7 +58,7 @@ def prepare(
     folder: str,
     output: str,
     config: ml_collections.ConfigDict,
-    planned: plan.Plan,
+    planned: FrameListing,
     parts: int = 1,
 ) -> PreprocessJob:
     """Writes a plan into the folder of the shards.
@@ -81,29 +77,37 @@ def prepare(
         job=f"-{uuid.uuid4().hex[:8]}",
     )
     return PreprocessJob(
-        folder, output, config, written, frames, planned.strays, planned.unlabelled
+        folder, output, config, written, frames, planned.problems, planned.unlabelled
     )
+
+
+@beam.ptransform_fn
+def ReadPlan(paths):
+    """Files of a plan to PlannedFrames, spread over the workers."""
+    # Reshuffle must stay: it breaks fusion, or one worker would read all frames.
+    return paths | "Read" >> beam.FlatMap(plan.read_plan) | "Spread" >> beam.Reshuffle()
 
 
 def build(pipeline: beam.Pipeline, job: PreprocessJob) -> None:
     """Adds the whole job to a pipeline."""
     planned = pipeline | beam.Create(job.plan_files) | ReadPlan()
     frames = planned | "Frames" >> beam.Map(lambda each: each.frame)
-    sources = (
-        frames | InspectFrames(job.config, job.output),
-        frames | DigestFiles(),
-    ) | JoinSources()
-    facts = sources | SumUp(job.config, job.folder, job.output, job.strays)
-    units = planned | "Units" >> beam.FlatMap(lambda each: each.units())
-    shards = units | WriteShards(job.config, job.output, AsSingleton(facts))
-    good, bad = (
-        sources | name >> beam.Filter(lambda s, bad: bool(s.found.problems) is bad, bad)
-        for name, bad in (("Good", False), ("Bad", True))
+    sources = frames | InspectFrames(config=job.config, output=job.output)
+    facts = sources | SumUp(
+        config=job.config, folder=job.folder, output=job.output, strays=job.strays
     )
+    units = planned | "Units" >> beam.FlatMap(lambda each: each.units())
+    shards = units | WriteShards(
+        config=job.config, output=job.output, facts=AsSingleton(facts)
+    )
+    good = sources | "Good" >> beam.Filter(lambda source: not source.problems)
+    bad = sources | "Bad" >> beam.Filter(lambda source: bool(source.problems))
     entries = good | "Entries" >> beam.Map(source_of, job.folder)
     parts = parts_for(job.frames)
     if parts:
-        parted = entries | WriteSources(job.output, parts, AsSingleton(facts))
+        parted = entries | WriteSources(
+            output=job.output, parts=parts, facts=AsSingleton(facts)
+        )
         entries = pipeline | "NoEntries" >> beam.Create([])
     else:
         parted = pipeline | "NoParts" >> beam.Create([])
@@ -122,18 +126,6 @@ def build(pipeline: beam.Pipeline, job: PreprocessJob) -> None:
             job,
         )
     )
-
-
-class ReadPlan(beam.PTransform):
-    """Files of a plan to PlannedFrames, spread over the workers."""
-
-    def expand(self, paths):
-        return (
-            paths
-            | "Read" >> beam.FlatMap(plan.read_plan)
-            # This must stay: it breaks fusion, or one worker would read all frames.
-            | "Spread" >> beam.Reshuffle()
-        )
 
 
 def write_info(

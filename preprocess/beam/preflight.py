@@ -6,12 +6,11 @@ Beam would tell of it by tracebacks, one lack at a time, some after minutes.
 import importlib.metadata
 import os
 import pathlib
-import random
 import re
 import shutil
 import socket
-import string
 import time
+import uuid
 
 from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.storage import object_store
@@ -75,12 +74,8 @@ def _check_dataflow(options) -> None:
         raise UserError(problems)
     cloud = options.view_as(GoogleCloudOptions)
     if not cloud.job_name:  # else Beam's, which says nothing of what it is
-        cloud.job_name = f"unet-preprocess-{time.strftime('%m%d-%H%M%S')}-{_letters()}"
-
-
-def _letters() -> str:
-    """Some that no other job begun in this second has."""
-    return "".join(random.choices(string.ascii_lowercase, k=4))
+        now, own = time.strftime("%m%d-%H%M%S"), uuid.uuid4().hex[:4]
+        cloud.job_name = f"unet-preprocess-{now}-{own}"
 
 
 def _check_portable(options) -> None:

@@ -12,8 +12,6 @@ import threading
 import time
 from collections.abc import Iterator
 
-from tqdm import tqdm
-
 from unet_tfrecords.command import bars
 from unet_tfrecords.storage import files
 
@@ -59,52 +57,47 @@ def _expected(output: str, what: str) -> int | None:
     return None
 
 
-class Bars:
-    """Bars of frames checked, then of tiles made, on standard error."""
+@contextlib.contextmanager
+def bars_of(output: str, frames: int) -> Iterator[None]:
+    """Bars of frames checked, then of tiles made, on standard error.
 
-    def __init__(self, output: str, frames: int):
-        """Begins counting again.
+    Args:
+      output: the folder where workers count, from the start.
+      frames: how many will be checked.
+    """
+    if files.is_remote(output):  # where nobody counts
+        yield
+        return
+    _forget(output)
+    expect(output, FRAMES, frames)
+    stop = threading.Event()
+    thread = threading.Thread(target=_follow, args=(output, stop), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+        _forget(output)
 
-        Args:
-          output: the folder where workers count.
-          frames: how many will be checked.
-        """
-        self.output = output
-        self._forget()
-        expect(output, FRAMES, frames)
-        self.stop = threading.Event()
-        self.thread = threading.Thread(target=self._follow, daemon=True)
 
-    def _forget(self) -> None:
-        """Removes the counts, those of a killed run too."""
-        if files.is_remote(self.output):  # where nobody counts
-            return
-        for what in (FRAMES, TILES):
-            files.remove([_path(self.output, what), _path(self.output, f"all-{what}")])
+def _forget(output: str) -> None:
+    """Removes the counts, those of a killed run too."""
+    for what in (FRAMES, TILES):
+        files.remove([_path(output, what), _path(output, f"all-{what}")])
 
-    def _follow(self) -> None:
-        for what, unit in ((FRAMES, "frame"), (TILES, "tile")):
-            while (total := _expected(self.output, what)) is None:
-                if self.stop.wait(0.1):
-                    return
-            with bars.bar(total=total, unit=unit, desc=what) as bar:
-                while bar.n < total and not self.stop.wait(0.5):
-                    self._show(bar, what)
-                self._show(bar, what)
 
-    def _show(self, bar: tqdm, what: str) -> None:
-        # A worker that fails is tried again, and counts again.
-        bar.update(max(0, min(_done(self.output, what), bar.total) - bar.n))
-
-    def __enter__(self):
-        if not files.is_remote(self.output):
-            self.thread.start()
-
-    def __exit__(self, *_):
-        self.stop.set()
-        if self.thread.ident:
-            self.thread.join()
-        self._forget()
+def _follow(output: str, stop: threading.Event) -> None:
+    for what, unit in ((FRAMES, "frame"), (TILES, "tile")):
+        while (total := _expected(output, what)) is None:
+            if stop.wait(0.1):
+                return
+        with bars.bar(total=total, unit=unit, desc=what) as bar:
+            ended = False
+            while bar.n < total and not ended:
+                ended = stop.wait(0.5)
+                # A worker that fails is tried again, and counts again.
+                bar.update(max(0, min(_done(output, what), total) - bar.n))
 
 
 class Stopwatch:

@@ -1,6 +1,5 @@
 """The Beam job's second half: shards of tiles, and files that say what they are of."""
 
-import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator
 
@@ -19,9 +18,10 @@ from preprocess.plan import Unit
 from preprocess.render import load, tiles_of_unit
 from preprocess.worker_memory import keep_freed_memory, room_for
 from unet_tfrecords.dataset import splits
-from unet_tfrecords.dataset.dataset_info import Shard, Source, SourcePart, write_sources
+from unet_tfrecords.dataset.dataset_info import Shard, SourcePart, write_sources
 from unet_tfrecords.dataset.pixel_statistics import count_values
 from unet_tfrecords.dataset.records import UNLABELLED, encode, weight_step
+from unet_tfrecords.dataset.seeds import identity_seed
 from unet_tfrecords.dataset.shards import (
     kept_shard,
     shard_name,
@@ -31,28 +31,19 @@ from unet_tfrecords.dataset.shards import (
 from unet_tfrecords.storage import files, json_files
 
 
-@dataclasses.dataclass
-class WriteShards(beam.PTransform):
+@beam.ptransform_fn
+def WriteShards(units, *, config, output: str, facts: AsSingleton):
     """Units to shard files; yields a Shard for each."""
-
-    config: ml_collections.ConfigDict
-    output: str
-    facts: AsSingleton
-
-    def expand(self, units):
-        return (
-            units
-            | "ByShard" >> beam.Map(_with_shard)
-            | "Group" >> beam.GroupByKey()
-            | "Write" >> beam.ParDo(WriteShard(self.config, self.output), self.facts)
-        )
+    return (
+        units
+        | "Group" >> beam.GroupBy(_shard_of)
+        | "Write" >> beam.ParDo(WriteShard(config, output), facts)
+    )
 
 
-def _with_shard(unit: Unit) -> tuple[tuple[int, int], Unit]:
-    """Keyed by numbers alone: Dask hashes keys, and words differ from process to
-    process.
-    """
-    return (splits.SPLITS.index(unit.frame.split), unit.shard), unit
+def _shard_of(unit: Unit) -> tuple[int, int]:
+    """Numbers alone: Dask hashes keys, and words differ from process to process."""
+    return splits.SPLITS.index(unit.frame.split), unit.shard
 
 
 class WriteShard(beam.DoFn):
@@ -142,26 +133,14 @@ class WriteShard(beam.DoFn):
                 del loaded
 
 
-@dataclasses.dataclass
-class WriteSources(beam.PTransform):
+@beam.ptransform_fn
+def WriteSources(entries, *, output: str, parts: int, facts: AsSingleton):
     """What is said of each frame, to files that say it of many; yields a SourcePart."""
-
-    output: str
-    parts: int
-    facts: AsSingleton
-
-    def expand(self, entries):
-        write = beam.FlatMap(_part_written, self.facts, self.output, self.parts)
-        return (
-            entries
-            | "ByPart" >> beam.Map(_with_part, self.parts)
-            | "Parts" >> beam.GroupByKey()
-            | "WriteParts" >> write
-        )
-
-
-def _with_part(source: Source, parts: int) -> tuple[int, Source]:
-    return plan.group_number(source.frame) % parts, source
+    return (
+        entries
+        | "Parts" >> beam.GroupBy(lambda each: identity_seed(each.frame, 0) % parts)
+        | "WriteParts" >> beam.FlatMap(_part_written, facts, output, parts)
+    )
 
 
 def _part_written(

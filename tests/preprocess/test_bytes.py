@@ -141,7 +141,7 @@ def test_transforms_plan_each_unit_once(cells, config, tmp_path):
         expected = [unit.key for unit in units_of(cells, config)]
         assert_that(keys, equal_to(expected))
         frames = read | "Frame" >> beam.Map(lambda each: each.frame)
-        inspected = frames | job.InspectFrames(config, str(tmp_path))
+        inspected = frames | job.InspectFrames(config=config, output=str(tmp_path))
         sizes = inspected | beam.Map(
             lambda found: (found.height, found.width, found.bits)
         )

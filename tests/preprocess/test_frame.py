@@ -12,7 +12,7 @@ from preprocess import main
 from tests.conftest import ROOT, TINY_DATA
 from trainer.export import artefact_layout
 from trainer.main import COMMANDS
-from trainer.predict import job, runtimes
+from trainer.predict import outputs, runtimes
 from unet_tfrecords.command.cli import main as command
 from unet_tfrecords.dataset import dataset_info
 from unet_tfrecords.dataset.images import formats
@@ -75,7 +75,7 @@ def test_predict_reads_each_image_once_and_writes_two_files(
     version, cells, tmp_path, calls
 ):
     decoded = calls(formats, "_decode", lambda page: page.path)
-    encoded, segmented = calls(cv2, "imencode"), calls(job, "result_of")
+    encoded, segmented = calls(cv2, "imencode"), calls(outputs, "result_of")
     given = [f"--model={version}", f"--input={cells}/01", f"--output={tmp_path}/out"]
     assert command(COMMANDS["predict"], given) == 0
     assert len(decoded) == 8 and set(decoded.values()) == {1}

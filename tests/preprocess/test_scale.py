@@ -11,7 +11,7 @@ from apache_beam.testing.util import assert_that, equal_to
 from preprocess import inspection, main, plan
 from preprocess.beam import pipeline
 from preprocess.beam.runners import parse_options
-from preprocess.inspection import FrameTotals, InspectedFrame, Inspection
+from preprocess.inspection import FrameTotals, Inspection, added_up, totals_of
 from tests.conftest import ROOT
 from trainer.evaluation import evaluate_run
 from trainer.input import whole_frames
@@ -159,7 +159,7 @@ def test_a_run_keeps_what_it_learns_from(cells, parted, tmp_path, config):
 # --- The summary of a data set --------------------------------------------------------
 
 
-def sources(number: int, config) -> list[InspectedFrame]:
+def sources(number: int, config) -> list[Inspection]:
     found = []
     for i, frame in enumerate(many(number)):
         split = ("train", "validation", "test")[i % 3]
@@ -169,7 +169,7 @@ def sources(number: int, config) -> list[InspectedFrame]:
         moments = inspection.moments(inspection.np.full((4, 4, 1), i, "uint8"))
         problems = (f"{frame.image}: broken",) if i % 7 == 0 else ()
         looked = Inspection(frame, 60, 60 + i, 8, (i % 2,), moments, problems)
-        found.append(InspectedFrame(looked, (f"{i:064x}",)))
+        found.append(looked._replace(digests=(f"{i:064x}",)))
     return found
 
 
@@ -179,13 +179,8 @@ def test_facts_do_not_depend_on_how_they_are_added_up(config, policy):
     given = sources(50, config)
 
     def added(parts) -> inspection.DatasetSummary:
-        total = FrameTotals()
-        for part in parts:
-            sums = FrameTotals()
-            for source in part:
-                sums.add(source, config, "in")
-            total.merge(sums)
-        return inspection.conclude(total, [], [], config)
+        sums = [added_up(totals_of(s, config, "in") for s in part) for part in parts]
+        return inspection.conclude(added_up(sums), [], [], config)
 
     one = added([given])
     assert added([given[i::4] for i in (2, 0, 3, 1)]) == one
@@ -204,7 +199,8 @@ def test_where_all_are_bad_it_is_said_why(config):
     sums = FrameTotals()
     for frame in many(3):
         bad = Inspection(frame, problems=(f"{frame.image}: broken",))
-        sums.add(InspectedFrame(bad, ("",)), config, "in")
+        new = totals_of(bad._replace(digests=("",)), config, "in")
+        sums = added_up([sums, new])
     told = inspection.conclude(sums, [], [], config).problems
     assert told == ("0.tif: broken", "1.tif: broken", "2.tif: broken")
 
@@ -233,7 +229,8 @@ def test_a_thousand_problems_are_enough(config, monkeypatch):
     sums = FrameTotals()
     for frame in many(100):
         bad = Inspection(frame, problems=(f"{frame.image}: broken",))
-        sums.add(InspectedFrame(bad, ("",)), config, "in")
+        new = totals_of(bad._replace(digests=("",)), config, "in")
+        sums = added_up([sums, new])
     assert len(sums.problems) <= 20
     told = inspection.conclude(sums, [], ["stray.tif: label without image"], config)
     assert told.problems[0] == "0.tif: broken" and len(told.problems) == 12

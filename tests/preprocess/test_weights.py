@@ -86,7 +86,9 @@ def test_instances_of_different_classes_keep_all_their_pixels():
 def test_bounding_boxes_are_scikit_images(random_cells):
     instances = random_cells(7)
     expected = {p.label: p.bbox for p in regionprops(instances)}
-    assert dict(bounding_boxes(instances)) == expected
+    names, boxes = bounding_boxes(instances)
+    found = dict(zip(names.tolist(), map(tuple, boxes.tolist()), strict=True))
+    assert found == expected
 
 
 @pytest.mark.slow

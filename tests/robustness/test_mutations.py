@@ -8,6 +8,7 @@ import pathlib
 import shutil
 import struct
 
+import google_crc32c
 import msgspec
 import numpy as np
 import pytest
@@ -185,7 +186,9 @@ def test_a_record_that_claims_too_much(data, length):
     """With the right checksum, as nothing but malice makes it."""
     path = next(data.glob("test-*"))
     head = struct.pack("<Q", length)
-    claim = head + struct.pack("<I", records._masked_crc(head))
+    crc = google_crc32c.value(head)  # rotated and shifted, as TFRecord files have it
+    crc = ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+    claim = head + struct.pack("<I", crc)
     path.write_bytes(claim + path.read_bytes()[12:])
     info = dataset_info.read_info(str(data))
     shard = next(s for s in find_shards(info, str(data), "test") if s.path == str(path))
@@ -217,7 +220,7 @@ def test_no_field_of_the_info_changes_without_notice(data, lie):
     info = json.loads(path.read_text())
     LIES[lie](info)
     path.write_text(json.dumps(info))
-    with pytest.raises(UserError, match="dataset_info.json: broken .not as it was"):
+    with pytest.raises(UserError, match="dataset_info.json: not as it was"):
         dataset_info.read_info(str(data))
     del info[json_files.OWN_DIGEST]  # as older versions wrote it, and whoever edits it
     path.write_text(json.dumps(info))

@@ -64,7 +64,7 @@ def claim(
             there.pop(json_files.OWN_DIGEST, None)
         if extend and name == CONFIG_NAME:
             there = _extended(path, there, mine["train"]["steps"])
-        for line in json_files.differences(there, mine, name.removesuffix(".json")):
+        for line in json_files.differences(there, mine, name.removesuffix("json")):
             changed.append(f"{path}: {line}; {_advice(line)}")
     if changed:
         raise UserError(changed[:20])

@@ -121,7 +121,7 @@ def check_fit(info: DatasetInfo, config: ml_collections.ConfigDict) -> None:
     there, here = info.config, data_config(config)
     here["seed"] = there["seed"]
     here["data"]["on_bad_frame"] = there["data"]["on_bad_frame"]
-    if changed := json_files.differences(there, here, "config"):
+    if changed := json_files.differences(there, here, "config."):
         raise UserError(
             [
                 f"{line} (there: the data, here: the config given); use the config "

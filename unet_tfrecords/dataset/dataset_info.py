@@ -226,12 +226,9 @@ def read_info(folder: str, *, cure: str = AGAIN) -> DatasetInfo:
             f"{path}: missing, so the data set is not complete; "
             "run preprocess to its end, or give the right --data"
         )
+    content = json_files.read(path, cure=cure)
+    version = content.get("schema_version")
     try:
-        content = json_files.parse(files.read_bytes(path))
-        if not isinstance(content, dict):
-            raise ValueError("not a JSON object")
-        json_files.check_sealed(content)
-        version = content.get("schema_version")
         if not isinstance(version, int):
             raise ValueError("without schema_version")
         if version == SCHEMA_VERSION:

@@ -10,7 +10,6 @@ import importlib.util
 import io
 import itertools
 from collections.abc import Iterator
-from typing import Any
 
 import cv2
 import numpy as np
@@ -28,7 +27,7 @@ from unet_tfrecords.dataset.pictures import (
 from unet_tfrecords.dataset.records import UNLABELLED, Tile
 from unet_tfrecords.dataset.shards import read_tiles
 from unet_tfrecords.dataset.splits import SPLITS
-from unet_tfrecords.storage import files, locks, templates
+from unet_tfrecords.storage import files, json_files, locks, templates
 
 WINDOW_COLOUR = hex_colour(COLOURS[1])
 MOST_AUGMENTATIONS = 8  # of one frame, side by side
@@ -221,27 +220,15 @@ def html(data: str, info: DatasetInfo, pictures: dict[str, bytes]) -> str:
     return templates.find("unet_tfrecords.dataset", "preview.html").render(
         data=data,
         info=info,
-        splits=_split_rows(info),
-        config=sorted(templates.flat({"config": info.config}).items()),
+        splits=SPLITS,
+        shares=shares,
+        config=json_files.flat(info.config, "config."),
         pictures={
             name: base64.b64encode(picture).decode()
             for name, picture in pictures.items()
         },
         unlabelled_colour=hex_colour(UNLABELLED_COLOUR),
     )
-
-
-def _split_rows(info: DatasetInfo) -> Iterator[dict[str, Any]]:
-    for split in SPLITS:
-        content = info.splits[split]
-        yield {
-            "name": split,
-            "frames": content.num_frames,
-            "tiles": content.num_tiles,
-            "shards": len(content.shards),
-            "megabytes": content.num_bytes / 1e6,
-            "shares": shares(info, split),
-        }
 
 
 def _preview(values: flags.FlagValues, _: list[str]) -> None:

@@ -20,7 +20,12 @@ from typing import IO, Annotated, Literal, NamedTuple
 import google_crc32c
 import msgspec
 import numpy as np
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf import (
+    descriptor_pb2,
+    descriptor_pool,
+    message_factory,
+    text_format,
+)
 
 from unet_tfrecords.dataset.images.formats import decode_png, encode_png
 
@@ -85,53 +90,45 @@ def weight_step(w0: float) -> float:
     return (w0 or 1.0) / 255
 
 
+# tensorflow/core/example/{example,feature}.proto, as far as records need them.
+EXAMPLE_PROTO = """
+name: "example.proto" package: "tensorflow" syntax: "proto3"
+message_type {
+  name: "BytesList"
+  field { name: "value" number: 1 label: LABEL_REPEATED type: TYPE_BYTES }
+}
+message_type {
+  name: "FloatList"
+  field { name: "value" number: 1 label: LABEL_REPEATED type: TYPE_FLOAT }
+}
+message_type {
+  name: "Feature"
+  field { name: "bytes_list" number: 1 type: TYPE_MESSAGE type_name: "BytesList" }
+  field { name: "float_list" number: 2 type: TYPE_MESSAGE type_name: "FloatList" }
+}
+message_type {
+  name: "Features"
+  field { name: "feature" number: 1 label: LABEL_REPEATED type_name: "FeatureEntry" }
+  nested_type {
+    name: "FeatureEntry" options { map_entry: true }
+    field { name: "key" number: 1 label: LABEL_OPTIONAL type: TYPE_STRING }
+    field { name: "value" number: 2 label: LABEL_OPTIONAL type_name: "Feature" }
+  }
+}
+message_type {
+  name: "Example"
+  field { name: "features" number: 1 type_name: "Features" }
+}
+"""
+
+
 @functools.cache
 def _example_class():
     """tensorflow.Example's message, built here so that no worker needs TensorFlow.
 
-    Fields are numbered as in tensorflow/core/example/{example,feature}.proto.
     A pool of its own keeps it apart from TensorFlow's where both are loaded.
     """
-    field = descriptor_pb2.FieldDescriptorProto
-    one, many = field.LABEL_OPTIONAL, field.LABEL_REPEATED
-    file = descriptor_pb2.FileDescriptorProto(
-        name="example.proto", package="tensorflow", syntax="proto3"
-    )
-
-    def message(name: str, *fields):
-        added = file.message_type.add(name=name)
-        for number, (field_name, label, kind) in enumerate(fields, start=1):
-            entry = added.field.add(name=field_name, number=number, label=label)
-            if isinstance(kind, str):
-                entry.type, entry.type_name = field.TYPE_MESSAGE, f".tensorflow.{kind}"
-            else:
-                entry.type = kind
-        return added
-
-    message("BytesList", ("value", many, field.TYPE_BYTES))
-    message("FloatList", ("value", many, field.TYPE_FLOAT))
-    message("Int64List", ("value", many, field.TYPE_INT64))
-    feature = message(
-        "Feature",
-        ("bytes_list", one, "BytesList"),
-        ("float_list", one, "FloatList"),
-        ("int64_list", one, "Int64List"),
-    )
-    feature.oneof_decl.add(name="kind")
-    for entry in feature.field:
-        entry.oneof_index = 0
-    features = message("Features", ("feature", many, "Features.FeatureEntry"))
-    pair = features.nested_type.add(name="FeatureEntry")
-    pair.options.map_entry = True
-    pair.field.add(name="key", number=1, label=one, type=field.TYPE_STRING)
-    pair.field.add(
-        name="value",
-        number=2,
-        label=one,
-        type=field.TYPE_MESSAGE,
-        type_name=".tensorflow.Feature",
-    )
-    message("Example", ("features", one, "Features"))
+    file = text_format.Parse(EXAMPLE_PROTO, descriptor_pb2.FileDescriptorProto())
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
     return message_factory.GetMessageClass(
@@ -207,22 +204,15 @@ def parse(record: bytes, geometry: Geometry) -> Tile:
 # --- The TFRecord file format: length, its checksum, the record, its checksum ---------
 
 
-def _masked_crc(data: bytes) -> int:
+def _masked_crc(data: bytes) -> bytes:
     crc = google_crc32c.value(data)
-    return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
+    return struct.pack("<I", (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF)
 
 
 def frame_record(record: bytes) -> bytes:
     """A record as it stands in a TFRecord file."""
     length = struct.pack("<Q", len(record))
-    return b"".join(
-        [
-            length,
-            struct.pack("<I", _masked_crc(length)),
-            record,
-            struct.pack("<I", _masked_crc(record)),
-        ]
-    )
+    return b"".join([length, _masked_crc(length), record, _masked_crc(record)])
 
 
 class RecordScan(NamedTuple):
@@ -243,8 +233,8 @@ def scan_records(file: IO[bytes]) -> Iterator[RecordScan]:
         if len(header) < 12:
             yield RecordScan(offset, None, f"truncated at byte {offset}")
             return
-        length, crc = struct.unpack("<QI", header)
-        if crc != _masked_crc(header[:8]) or length > MOST_BYTES:
+        (length,) = struct.unpack("<Q", header[:8])
+        if header[8:] != _masked_crc(header[:8]) or length > MOST_BYTES:
             yield RecordScan(offset, None, f"corrupted length at byte {offset}")
             return
         body = file.read(length + 4)
@@ -252,7 +242,7 @@ def scan_records(file: IO[bytes]) -> Iterator[RecordScan]:
             yield RecordScan(offset, None, f"truncated at byte {offset}")
             return
         record = body[:-4]
-        if struct.unpack("<I", body[-4:])[0] == _masked_crc(record):
+        if body[-4:] == _masked_crc(record):
             yield RecordScan(offset, record)
         else:
             yield RecordScan(offset, None, f"corrupted record at byte {offset}")

@@ -101,7 +101,7 @@ def _with_neighbours(instances: np.ndarray, reach: int) -> Iterator[tuple[int, B
     around one, widened by the reach, meets that of another. The distances there hang
     on pixels of the instance that are no further than the reach.
     """
-    names, boxes = _boxes(instances)
+    names, boxes = bounding_boxes(instances)
     order = np.argsort(boxes[:, 0], kind="stable")
     names, boxes = names[order], boxes[order]
     low = np.maximum(boxes[:, :2] - reach, 0)
@@ -126,16 +126,7 @@ def _with_neighbours(instances: np.ndarray, reach: int) -> Iterator[tuple[int, B
             yield name, (*first.tolist(), *stop.tolist())
 
 
-def bounding_boxes(instances: np.ndarray) -> list[tuple[int, Box]]:
-    """(identity, (top, left, bottom, right)) of each instance, ends exclusive."""
-    names, boxes = _boxes(instances)
-    return [
-        (name, tuple(box))
-        for name, box in zip(names.tolist(), boxes.tolist(), strict=True)
-    ]
-
-
-def _boxes(instances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def bounding_boxes(instances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Identities [N] and their boxes [N, 4], from the runs of equal pixels in rows."""
     begins = np.ones(instances.shape, bool)
     np.not_equal(instances[:, 1:], instances[:, :-1], out=begins[:, 1:])

@@ -35,7 +35,8 @@ def check(folder: str, names: Iterable[str], inside: str = NAME) -> None:
         text = files.read_bytes(path).decode(errors="replace")
     except FileNotFoundError:
         return  # an older version's
-    noted = {name: digest for digest, _, name in _split(text)}
+    lines = (line.partition("  ") for line in text.splitlines())
+    noted = {name: digest for digest, _, name in lines}
     problems = []
     for name in names:
         place = files.join(folder, name)
@@ -61,7 +62,3 @@ def fits(folder: str, names: Iterable[str], inside: str = NAME) -> bool:
     except UserError:
         return False
     return files.exists(files.join(folder, inside))
-
-
-def _split(text: str) -> list[tuple[str, str, str]]:
-    return [line.partition("  ") for line in text.splitlines()]

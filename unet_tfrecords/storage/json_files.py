@@ -103,16 +103,32 @@ def check_sealed(content: Any) -> None:
         )
 
 
-def differences(old: Any, new: Any, name: str = "") -> list[str]:
+def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A tree of settings as one level.
+
+    >>> flat({"a": {"b": 1}, "c": 2})
+    {'a.b': 1, 'c': 2}
+    """
+    found: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            found |= flat(value, f"{prefix}{name}.")
+        else:
+            found[prefix + name] = value
+    return found
+
+
+def differences(
+    old: dict[str, Any], new: dict[str, Any], prefix: str = ""
+) -> list[str]:
     """Where two JSON trees differ, one line each.
 
     >>> differences({"a": {"b": 1}}, {"a": {"b": 2}})
     ['a.b: 1 there, 2 here']
     """
-    if isinstance(old, dict) and isinstance(new, dict):
-        lines = []
-        for key in sorted(old.keys() | new.keys()):
-            inner = f"{name}.{key}" if name else key
-            lines += differences(old.get(key), new.get(key), inner)
-        return lines
-    return [] if old == new else [f"{name}: {old} there, {new} here"]
+    there, here = flat(old, prefix), flat(new, prefix)
+    return [
+        f"{name}: {there.get(name)} there, {here.get(name)} here"
+        for name in sorted(there.keys() | here.keys())
+        if there.get(name) != here.get(name)
+    ]

@@ -95,61 +95,52 @@ def _signed(path: str) -> str:
     return ""
 
 
-@contextlib.contextmanager
-def reading(folder: str) -> Iterator[None]:
+def reading(folder: str) -> contextlib.AbstractContextManager[None]:
     """Has `unread` wait for nobody and refuse: this process needs the files there.
 
     Raises:
       UserError: a job is about to make them again.
     """
-    with _flock(folder, fcntl.LOCK_SH) as free:
-        if not free:
-            raise UserError(f"{folder}: is being made anew; wait for its end")
-        yield
+    return _flock(folder, fcntl.LOCK_SH, "is being made anew; wait for its end")
 
 
-@contextlib.contextmanager
-def unread(folder: str) -> Iterator[None]:
+def unread(folder: str) -> contextlib.AbstractContextManager[None]:
     """Sees to it that nobody is reading what the block removes.
 
     Raises:
       UserError: somebody is.
     """
-    with _flock(folder, fcntl.LOCK_EX) as free:
-        if not free:
-            raise UserError(
-                f"{folder}: is being read, by a training perhaps; wait for its end, or "
-                "give another folder"
-            )
-        yield
+    told = (
+        "is being read, by a training perhaps; wait for its end, or give another folder"
+    )
+    return _flock(folder, fcntl.LOCK_EX, told)
 
 
-@contextlib.contextmanager
-def in_turn(folder: str) -> Iterator[None]:
+def in_turn(folder: str) -> contextlib.AbstractContextManager[None]:
     """Waits until no other process is in such a block: for files that belong together.
 
     Not in remote stores.
     """
-    with _flock(folder, fcntl.LOCK_EX, wait=True):
-        yield
+    return _flock(folder, fcntl.LOCK_EX)
 
 
 @contextlib.contextmanager
-def _flock(folder: str, how: int, *, wait: bool = False) -> Iterator[bool]:
-    """Locks a local folder itself, which leaves nothing there; whether it was free.
+def _flock(folder: str, how: int, refusal: str = "") -> Iterator[None]:
+    """Locks a local folder itself, which leaves nothing there.
 
-    Where its disk knows no such locks (some network disks), it counts as free.
+    Waits for it unless there is a refusal. Where its disk knows no such locks (some
+    network disks), it counts as free.
+
+    Raises:
+      UserError: the refusal, if another process has locked it.
     """
-    handle, free = None, True
-    if not files.is_remote(folder):
-        with contextlib.suppress(OSError):
-            handle = os.open(folder, os.O_RDONLY)
-            try:
-                fcntl.flock(handle, how | (0 if wait else fcntl.LOCK_NB))
-            except BlockingIOError:
-                free = False
-    try:
-        yield free
-    finally:
-        if handle is not None:
-            os.close(handle)
+    with contextlib.ExitStack() as end:
+        if not files.is_remote(folder):
+            with contextlib.suppress(OSError):
+                handle = os.open(folder, os.O_RDONLY)
+                end.callback(os.close, handle)
+                try:
+                    fcntl.flock(handle, how | (fcntl.LOCK_NB if refusal else 0))
+                except BlockingIOError:
+                    raise UserError(f"{folder}: {refusal}") from None
+        yield

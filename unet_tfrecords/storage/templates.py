@@ -1,7 +1,5 @@
 """Pages and cards out of the templates that lie beside a package's code."""
 
-from typing import Any
-
 
 def find(package: str, name: str):
     """A template; all that is put into one of a page is escaped."""
@@ -19,18 +17,3 @@ def find(package: str, name: str):
         "-" if value is None else f"{value:.4f}"
     )
     return environment.get_template(name)
-
-
-def flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A tree of settings as one level.
-
-    >>> flat({"a": {"b": 1}, "c": 2})
-    {'a.b': 1, 'c': 2}
-    """
-    found: dict[str, Any] = {}
-    for name, value in content.items():
-        if isinstance(value, dict):
-            found |= flat(value, f"{prefix}{name}.")
-        else:
-            found[prefix + name] = value
-    return found

@@ -7,7 +7,7 @@ from trainer.evaluation.report import names, page
 from trainer.run import workdir
 from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.dataset.data_settings import class_names
-from unet_tfrecords.storage import files, templates
+from unet_tfrecords.storage import files, json_files, templates
 
 
 def compare(folders: Sequence[str], split: str, output: str) -> list[dict[str, Any]]:
@@ -39,7 +39,7 @@ def compare(folders: Sequence[str], split: str, output: str) -> list[dict[str, A
             split=split,
             rows=rows,
             notes=_notes(evaluations, shown),
-            settings=_differing([templates.flat(c.to_dict()) for c in configs]),
+            settings=_differing([json_files.flat(c.to_dict()) for c in configs]),
             curves=page.curves(dict(zip(shown, metrics, strict=True))),
         )
         files.write_bytes(output, text.encode())

@@ -16,7 +16,7 @@ from trainer.run import workdir
 from unet_tfrecords.dataset.data_settings import class_names
 from unet_tfrecords.dataset.shards import INFO_NAME
 from unet_tfrecords.dataset.splits import SPLITS
-from unet_tfrecords.storage import files, templates
+from unet_tfrecords.storage import files, json_files, templates
 
 NAME = "report.html"
 HERE = "trainer.evaluation.report"
@@ -108,7 +108,7 @@ def html(folder: str) -> str:
         name=config.data.name or "own images",
         made=_now(),
         config=config,
-        settings=sorted(templates.flat(config.to_dict()).items()),
+        settings=sorted(json_files.flat(config.to_dict()).items()),
         info=info,
         frames={s: info.splits[s].num_frames for s in SPLITS},
         digest=digest.hexdigest(),

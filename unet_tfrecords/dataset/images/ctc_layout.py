@@ -135,10 +135,9 @@ def _find_in(name: str, number: str, base: str, labels: str) -> FrameListing:
         of_time[time][z] = path
     for time in times:
         try:
-            frames += (
-                _slices(name, number, there, time, of_time[time])
-                if stacks
-                else [_flat(name, number, there, time)]
+            slices = of_time[time] if stacks else {}
+            frames += _frames_of(
+                name, number, there, time, gold_slices=slices, stacks=stacks
             )
         except UserError as error:
             problems += error.problems
@@ -170,28 +169,28 @@ def _labels_of(there: Sequence, time: str) -> list[str]:
     return whole + [path for (t, _), path in there.gold_slices.items() if t == time]
 
 
-def _flat(name: str, number: str, there: Sequence, time: str) -> Frame:
-    layers = there.gold, there.silver, there.markers
-    gold, silver, markers = (Page(x[time]) if time in x else None for x in layers)
-    image = Page(there.images[time])
-    return Frame(name, number, f"t{time}", "ctc", image, gold, silver, markers)
-
-
-def _slices(
-    name: str, number: str, there: Sequence, time: str, gold_slices: dict[int, str]
+def _frames_of(
+    name: str,
+    number: str,
+    there: Sequence,
+    time: str,
+    *,
+    gold_slices: dict[int, str],
+    stacks: bool,
 ) -> Iterator[Frame]:
-    """The labelled slices of a stack.
+    """The frame of an image, or those of a stack's labelled slices.
 
     Args:
-      gold_slices: truth of single slices of it, by their number.
+      gold_slices: truth of single slices of a stack, by their number.
+      stacks: whether the sequence has stacks.
 
     Raises:
       UserError: truth with other slices than the image.
     """
     image = there.images[time]
-    depth = count_pages(image)
+    depth = count_pages(image) if stacks else 1
     layers = [layer.get(time) for layer in (there.gold, there.silver, there.markers)]
-    for path in filter(None, layers):
+    for path in filter(None, layers if stacks else ()):
         if (pages := count_pages(path)) != depth:
             raise UserError(f"{path}: {pages} slices, but {image} has {depth}")
     beyond = [
@@ -206,16 +205,9 @@ def _slices(
         if z in gold_slices:
             gold = Page(gold_slices[z])
         if gold or silver:
-            yield Frame(
-                name,
-                number,
-                f"t{time}-z{z:03d}",
-                "ctc",
-                Page(image, z),
-                gold,
-                silver,
-                markers,
-            )
+            key = f"t{time}-z{z:03d}" if stacks else f"t{time}"
+            truth = gold, silver, markers
+            yield Frame(name, number, key, "ctc", Page(image, z), *truth)
 
 
 def is_slice(frame: Frame) -> bool:
@@ -288,23 +280,10 @@ def unlabelled_surroundings(instances: np.ndarray, markers: np.ndarray) -> np.nd
     """
     area = count_values(markers)
     labelled = count_values(np.where(instances > 0, markers, 0), len(area))
-    orphans = set(np.flatnonzero((area > 0) & (2 * labelled <= area)).tolist()) - {0}
-    near = np.zeros(instances.shape, bool)
-    if not orphans:
-        return near
-    if not instances.any():
-        return ~near
-    length = _longest_side(instances)
-    for marker, (top, left, bottom, right) in bounding_boxes(markers):
-        if marker in orphans:
-            box = np.s_[
-                max(0, top - length) : bottom + length,
-                max(0, left - length) : right + length,
-            ]
-            near[box] |= distances_to(markers[box] == marker) <= length
-    return near & (instances == 0)
-
-
-def _longest_side(instances: np.ndarray) -> int:
-    boxes = [box for _, box in bounding_boxes(instances)]
-    return max(max(b - t, r - left) for t, left, b, r in boxes)
+    orphans = (area > 0) & (2 * labelled <= area)
+    orphans[0] = False
+    if not (orphans.any() and instances.any()):
+        return np.full(instances.shape, orphans.any())
+    _, boxes = bounding_boxes(instances)
+    longest = (boxes[:, 2:] - boxes[:, :2]).max()
+    return (distances_to(orphans[markers]) <= longest) & (instances == 0)

@@ -7,6 +7,8 @@ import numpy as np
 
 from unet_tfrecords.dataset.images.formats import Page
 
+PAGES = ("image", "label", "silver", "markers")
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Frame:
@@ -39,8 +41,7 @@ class Frame:
     @property
     def pages(self) -> list[Page]:
         """Everything that the frame is made from."""
-        pages = (self.image, self.label, self.silver, self.markers)
-        return [page for page in pages if page]
+        return [page for name in PAGES if (page := getattr(self, name))]
 
 
 class FrameListing(NamedTuple):

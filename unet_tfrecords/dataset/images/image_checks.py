@@ -4,11 +4,9 @@ Libraries make the best of a broken file: pages that can't be found are left out
 that are missing show what was in memory before. Here that is an error.
 """
 
-import contextlib
 import io
 import math
 import os
-import pathlib
 import struct
 import zlib
 
@@ -16,6 +14,7 @@ import tifffile
 from PIL import Image
 
 from unet_tfrecords.command.errors import UserError
+from unet_tfrecords.command.memory import free_memory
 
 MOST_PIXELS_FLAG = "OPENCV_IO_MAX_IMAGE_PIXELS"  # OpenCV's own, read by it too
 MOST_PIXELS = 2**30  # of one page, as OpenCV has it: 32,768 x 32,768
@@ -44,29 +43,6 @@ def check_size(path: str, height: int, width: int, bytes_a_pixel: float) -> None
             f"{path}: {height} x {width} px need {needed / 1e9:.1f} GB of memory and "
             f"{free / 1e9:.1f} GB are free; cut the image into parts"
         )
-
-
-def free_memory() -> float:
-    """Bytes that can be had without swapping; infinity where nobody says.
-
-    >>> free_memory() > 0
-    True
-    """
-    free = math.inf
-    with contextlib.suppress(OSError, ValueError):
-        for line in pathlib.Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                free = int(line.split()[1]) * 1024
-    # A container's, where it has its own.
-    with contextlib.suppress(OSError, ValueError, KeyError):
-        group = pathlib.Path("/sys/fs/cgroup")
-        most = int((group / "memory.max").read_text())
-        used = dict(
-            line.split() for line in (group / "memory.stat").read_text().splitlines()
-        )
-        # Not memory.current, which counts the files that the system keeps meanwhile.
-        free = min(free, most - int(used["anon"]) - int(used["shmem"]))
-    return free
 
 
 def check_pages(tiff: tifffile.TiffFile) -> None:

@@ -25,8 +25,6 @@ from unet_tfrecords.dataset.pixel_statistics import count_values
 from unet_tfrecords.dataset.records import UNLABELLED
 from unet_tfrecords.storage import files
 
-__all__ = ["FrameListing", "Frame", "Objects", "Truth"]
-
 LAYOUTS: dict[str, ModuleType] = {
     "isbi": isbi_layout,
     "ctc": ctc_layout,
