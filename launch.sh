@@ -13,7 +13,8 @@ usage: ./launch.sh COMMAND [--flag=value ...]        (COMMAND --help lists its f
 
   demo        everything on drawn data, in minutes; --config.KEY=VALUE may follow
               ./launch.sh demo
-  test        lint, types and all tests; `test quick` leaves the slow ones out
+  test        lint, types and tests, in minutes; `test quick` leaves the slow ones out,
+              `test all` adds those that repeat a shorter one on a larger scale
               ./launch.sh test
   setup       the environment alone, in .venv-cpu, or .venv-gpu on a machine with a GPU
               PYTHON=python3.12 ./launch.sh setup
@@ -250,10 +251,11 @@ run_tests() {
   say "ruff"
   "$python" -m ruff format --check --quiet .
   "$python" -m ruff check --quiet .
-  if [[ ${1:-} == quick ]]; then
-    shift
-    set -- -m "not slow" "$@"
-  fi
+  case ${1:-} in
+    quick) shift; set -- -m "not slow and not long" "$@" ;;
+    all) shift ;;
+    *) set -- -m "not long" "$@" ;;
+  esac
   say "mypy, pytest"
   local types tests=0 log
   log=$(mktemp)

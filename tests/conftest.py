@@ -53,10 +53,10 @@ def pytest_configure(config):
 
 def pytest_collection_modifyitems(items):
     """Files of slow tests first, so that no process waits for a long one at the end."""
-    slow = {item.nodeid for item in items if item.get_closest_marker("slow")}
     files = {item.path: [0, 0] for item in items}
     for item in items:
-        files[item.path][item.nodeid in slow] += 1
+        marks = {mark.name for mark in item.iter_markers()}
+        files[item.path][bool(marks & {"slow", "long"})] += 1
     share = {path: slow / (quick + slow) for path, (quick, slow) in files.items()}
     items.sort(key=lambda item: -share[item.path])  # of equal ones the order stays
 

@@ -47,7 +47,7 @@ def result(folder: pathlib.Path, name: str) -> dict:
     return json.loads((folder / f"{name}.json").read_text())
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", SIDES)
 def test_a_benchmark_measures_its_sides(results, name):
     """Peers that are not installed are said to be missing."""
@@ -65,7 +65,7 @@ def test_a_benchmark_measures_its_sides(results, name):
     assert str(results) not in json.dumps(found)  # nothing of this machine's folders
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_page_shows_every_row(results):
     class Cells(html.parser.HTMLParser):
         charts = rows = 0
@@ -85,7 +85,7 @@ def test_the_page_shows_every_row(results):
     assert page.charts == sum(map(len, quantities))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_what_was_measured_is_kept_and_what_failed_is_said(results):
     before = (results / "scale.json").read_bytes()
     done = benchmark(results, "--only=scale")
@@ -122,7 +122,7 @@ def test_ctrl_c_is_one_line(tmp_path):
     assert said.splitlines()[-1] == "benchmark: interrupted; run it again to go on"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_first_run_on_gpus_in_small(tmp_path):
     """On two logical processors; what only GPUs have is the script's to find."""
     command = [sys.executable, "benchmarks/gpu.py", "--quick"]

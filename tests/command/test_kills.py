@@ -247,7 +247,7 @@ def cross_validation(cells, folder) -> subprocess.Popen:
     return process
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("number, code", [(KILL, -KILL), (INT, 130)])
 def test_a_cross_validation_leaves_no_child(number, code, cells, tmp_path):
     """Even where the signal comes to the parent alone; the child saves its step."""

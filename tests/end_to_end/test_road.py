@@ -91,7 +91,7 @@ def test_own_folder_of_rgb_instances(tmp_path):
     assert_pictures(tmp_path / "predictions", names, (48, 48))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     "name, folder, images, shape, count",
     [

@@ -75,7 +75,7 @@ def run(service, environment, *more: str):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_workers_run_what_was_staged(
     cells, front, environment, digests, monkeypatch, tmp_path
 ):

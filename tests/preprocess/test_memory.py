@@ -21,14 +21,14 @@ def benchmark(*arguments) -> str:
     ).stdout
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_frame_of_10000_pixels_goes_through_within_1_gb():
     """A quarter of the benchmark's own, which is held to 4 GB."""
     [megabytes] = re.findall(r"peak (\d+) MB", benchmark("--huge", "--edge=10000"))
     assert int(megabytes) < 1024
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_memory_does_not_grow_with_the_work(tmp_path):
     draw.write_cells(str(tmp_path / "c"), size=512, num_frames=4, seed=1)
     rows = benchmark(f"--input={tmp_path / 'c'}").splitlines()[1:]

@@ -47,8 +47,10 @@ def in_memory(cells, digests, tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [1, 2, 5])
-@pytest.mark.parametrize("mode", ["multi_threading", "multi_processing"])
+@pytest.mark.parametrize(
+    "mode, workers",
+    [("multi_threading", 1), ("multi_threading", 5), ("multi_processing", 2)],
+)
 def test_local_runner(cells, in_memory, digests, tmp_path, mode, workers):
     options = f"--direct_running_mode={mode}", f"--direct_num_workers={workers}"
     assert preprocess(cells, tmp_path / "data", *options) == 0
@@ -146,7 +148,7 @@ def told(done) -> str:
     return lines[0]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_dask_scheduler_and_two_workers(cells, in_memory, digests, tmp_path):
     guide = Guide("Dask", cells, tmp_path / "data")
     [job] = guide.jobs
@@ -173,7 +175,7 @@ def test_dask_scheduler_and_two_workers(cells, in_memory, digests, tmp_path):
     assert line.endswith("-00006.tfrecord: Is a directory")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_portable_job_service(cells, in_memory, digests, tmp_path):
     """Work done by the command itself, and by a pool of workers; its failures."""
     guide = Guide("Portable job service", cells, tmp_path / "data")

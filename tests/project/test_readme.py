@@ -172,7 +172,7 @@ def _as_name(title: str) -> str:
     return re.sub(r"\W+", "_", title.lower())
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_commands(reader):
     demo, test = SECTIONS["Two commands"]
     told = reader.launches(demo)
@@ -195,7 +195,7 @@ def test_your_own_images(reader, own_images):
     assert mask.shape == (128, 128)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_gpus(reader, video):
     """Whose lack is no error: the processor is taken."""
     for command in SECTIONS["GPUs"]:
@@ -204,7 +204,7 @@ def test_gpus(reader, video):
     assert (checkpoints / "step-00000004").is_dir(), list(checkpoints.iterdir())
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_dataflow_and_buckets(reader, video, tmp_path):
     """With a service that takes the job and a worker made of what was staged."""
     [command] = SECTIONS["Dataflow and buckets"]
@@ -247,7 +247,7 @@ def test_serving(reader, own_images, programs, trained, tmp_path):
     assert (programs / "xdg-open.said").exists()  # --show
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_measured(reader, video):
     for command in SECTIONS["Measured"]:
         told = reader.launches(command, DIR=str(video))

@@ -37,19 +37,19 @@ def test_a_process_is_read():
     assert before.megabytes > 100
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_sixteen_threads_are_answered_as_one(version):
     more, files = load.growth(load.requests(version, 400))
     assert more < FLAT and files <= 0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_tiles_leave_nothing_behind(shards_folder):
     more, files = load.growth(load.tiles(shards_folder, 60_000))
     assert more < FLAT and files <= load.THREADS  # of shards that are being read
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_files_leave_nothing_behind(version, tmp_path):
     more, files = load.growth(load.files(version, tmp_path, 500))
     assert more < FLAT and files <= 4  # images that are being read and written

@@ -50,7 +50,7 @@ COUNTS = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("kind", COUNTS)
 def test_damaged_files_are_read_right_or_refused(kind, tmp_path, material):
     """`python -m tests.robustness.campaign.mutations` does the same by thousands."""

@@ -52,7 +52,7 @@ def check(outcomes: list[disk.Outcome], number: int) -> None:
             assert "No space left on device; free some" in outcome.said[0]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_what_makes_and_reads_shards():
     """Draw, preprocess, preview and verify on four bad disks each."""
     commands = "draw", "preprocess", "preview", "verify"
@@ -63,7 +63,7 @@ def test_what_makes_and_reads_shards():
     assert codes["verify", "read-only"] == codes["verify", "closed"] == 0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_what_trains_and_segments(trained, shards_folder, cells, tmp_path):
     """Train, export and predict on a disk that is full somewhere."""
     for name, folder in (("run", trained), ("data", shards_folder), ("cells", cells)):

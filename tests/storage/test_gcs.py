@@ -245,7 +245,7 @@ def test_what_may_pass_has_an_exit_code_of_its_own():
 # --- The whole road ------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(900)  # s; a dozen starts of TensorFlow
 def test_from_images_to_predictions(front, tmp_path, series, digests):
     """With faults on the way; the same data and losses as on a disk."""

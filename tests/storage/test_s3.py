@@ -170,7 +170,7 @@ def test_a_run_and_a_model_in_a_bucket_need_no_client(here, trained, cells, tmp_
 # --- TensorFlow 2.17 with tensorflow-io ----------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(1500)  # s; making the environment takes minutes
 def test_the_road_with_tensorflow_io(
     store, cells, shards_folder, tmp_path, series, digests

@@ -121,7 +121,7 @@ def test_reading_takes_no_right_to_write_and_no_folder(tmp_path):
         assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_second_training_and_readers_beside_a_training(
     shards_folder, cells, trained, series, tmp_path, capfd
 ):

@@ -64,7 +64,7 @@ def test_two_replicas_give_one_devices_losses(
     assert_same(found["one"], found["two"], 1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_replicas_give_one_devices_losses_with_adam(
     shards_folder, train_config, tmp_path, metrics
 ):
@@ -88,7 +88,7 @@ def test_two_replicas_give_one_devices_losses_with_adam(
     assert_same(metrics(tmp_path / "1"), metrics(tmp_path / "2"), 1e-6)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_compiled_replicas_too(shards_folder, train_config, tmp_path, metrics):
     losses = {}
     train_config.train.update({"steps": 6, "xla": "on"})
@@ -185,7 +185,7 @@ def one(shards_folder, tmp_path_factory) -> pathlib.Path:
     return folder
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_and_split_device_give_one_devices_losses(
     shards_folder, one, tmp_path, metrics
 ):
@@ -235,7 +235,7 @@ def test_two_processes_and_split_device_give_one_devices_losses(
     assert steps[-1] == 20
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_one_of_three_killed_and_all_started_again(
     shards_folder, one, tmp_path, metrics
 ):

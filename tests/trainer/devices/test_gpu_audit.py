@@ -112,7 +112,7 @@ def assert_collectives(report, *, packs, replicas=1, hint, megabytes=None):
         assert sent == pytest.approx(megabytes * replicas, rel=1e-3)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("case", STEPS, ids=name_of)
 def test_a_step_stays_on_the_gpu(found, case):
     report = found[json.dumps(case)]
@@ -132,7 +132,7 @@ def test_a_step_stays_on_the_gpu(found, case):
         assert_collectives(report, packs=1, replicas=replicas, hint="ring")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_workers_sum_by_nccl():
     """Gradients with the loss, and the stops that workers were asked for; no more."""
     hosts = []
@@ -160,7 +160,7 @@ def test_two_workers_sum_by_nccl():
         assert sum(report["ops"].values()) <= COMPILED_OPS
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("case", SEGMENTING, ids=name_of)
 def test_no_tile_waits_for_the_host(found, case):
     """Only an image's sizes go to the device, before its first tile."""
@@ -177,7 +177,7 @@ def test_no_tile_waits_for_the_host(found, case):
     assert len(report["crossings"]) <= 8 * case.get("replicas", 1)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("signature", DECODING)
 def test_only_decoding_has_no_kernel(found, signature):
     report = found[json.dumps({"what": "export", "signature": signature})]

@@ -283,7 +283,7 @@ def folds_command(cells, folder, *more) -> list[str]:
     ]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_cross_validation_goes_on_after_a_kill(cells, tmp_path, capsys):
     """Killed in its second fold; then every frame is tested once, fold 0 not redone."""
     folder = tmp_path / "folds"

@@ -175,7 +175,13 @@ def served(depth=4, channels=1, precision="float32", **settings):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("depth, precision", [(4, "float32"), (2, "mixed_bfloat16")])
+@pytest.mark.parametrize(
+    "depth, precision",
+    [
+        pytest.param(4, "float32", marks=pytest.mark.long),
+        (2, "mixed_bfloat16"),
+    ],
+)
 def test_saved_model_reloads_without_any_of_our_code(tmp_path, depth, precision):
     model = served(depth, precision=precision)
     save(model, str(tmp_path / "model"))
@@ -194,7 +200,10 @@ def test_saved_model_reloads_without_any_of_our_code(tmp_path, depth, precision)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", range(12))
+@pytest.mark.parametrize(
+    "case",
+    [*range(4), *(pytest.param(case, marks=pytest.mark.long) for case in range(4, 12))],
+)
 def test_stitched_equals_one_shot_whatever_the_image(case):
     """Sizes from 1 to 1500 px, thin ones too; depth, channels, tiles, batch drawn."""
     rng = np.random.default_rng(case)
@@ -280,7 +289,7 @@ def roughness(probabilities, at):
     return steps[:, :, [x - 1 for x in at]].mean()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("way", [(0, False), (1, False), (2, True)])
 def test_no_seam_in_the_variance_along_tile_borders(way):
     """Across tile borders a smooth image, however turned, varies as it does across
@@ -340,7 +349,7 @@ print(resident_mb("VmHWM") - before)
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_memory_stays_within_its_budget():
     """Beside it, 36 bytes a pixel for the image and its probabilities, as docs say."""
     found = {}

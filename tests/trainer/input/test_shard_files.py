@@ -80,28 +80,31 @@ def test_damage_stops_with_shard_and_offset(data, train_config, tmp_path, kind):
     assert "--on_bad_record=skip" in line
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", DAMAGES)
-def test_skipping_leaves_out_counts_and_reports(
-    data, train_config, tmp_path, capfd, kind
-):
+def test_skipping_leaves_out_counts_and_reports(data, tmp_path, capfd, kind):
     harm, said, left = DAMAGES[kind]
     place = offsets(data / SECOND)[100]
     harm(data / SECOND)
-    run = str(tmp_path / "run")
-    train_config.train.steps = 5
-    train(train_config, str(data), run, ONE, TrainOptions(on_bad_record="skip"))
-    told = capfd.readouterr().err
-    assert f"skipped: {data / SECOND}: {said.format(place)}" in told
-    assert f"{data / SECOND}: {245 - left} of 245 records" in told
     info = read_info(str(data))
     shards = find_shards(info, str(data), "train", whole=False)
     access = Access("skip", scratch=str(tmp_path / "scratch"))
     near = bring_near(shards, info.geometry, access)
+    told = capfd.readouterr().err
+    assert f"skipped: {data / SECOND}: {said.format(place)}" in told
+    assert f"{data / SECOND}: {245 - left} of 245 records" in told
     assert [shard.records for shard in near] == [245, left]
     assert near[0].path == shards[0].path
     kept = list(tf.data.TFRecordDataset(near[1].path))
     assert len(kept) == left
+
+
+@pytest.mark.slow
+def test_training_skips_what_is_damaged(data, train_config, tmp_path, capfd):
+    DAMAGES["body"][0](data / SECOND)
+    train_config.train.steps = 5
+    options = TrainOptions(on_bad_record="skip")
+    train(train_config, str(data), str(tmp_path / "run"), ONE, options)
+    assert f"skipped: {data / SECOND}: " in capfd.readouterr().err
 
 
 def test_a_shard_cut_between_records_is_noticed(data, train_config, tmp_path):
@@ -144,7 +147,7 @@ def test_skipping_everything_is_refused(data, train_config, tmp_path, capfd):
         train(train_config, str(data), str(tmp_path / "run"), ONE, options)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_other_damage_than_before_is_said(data, train_config, tmp_path, capfd):
     options, run = TrainOptions(on_bad_record="skip"), str(tmp_path / "run")
     train_config.train.steps = 4
@@ -168,7 +171,7 @@ def test_missing_shards_are_all_named(data, train_config, tmp_path):
         train(train_config, str(data), str(tmp_path / "run"), ONE)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_cached_shards_give_the_same_losses(
     data, train_config, tmp_path, metrics, monkeypatch
 ):

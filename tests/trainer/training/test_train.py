@@ -93,7 +93,7 @@ def test_what_a_signal_saved_is_told_of_and_not_written_again(
     assert_same_weights(whole, stopped, 20)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_same_run_twice_is_the_same(
     shards_folder, train_config, tmp_path, series, metrics
 ):
@@ -252,7 +252,7 @@ def test_progress_knows_the_best():
     assert progress.judge(0.1, 9, higher=False)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_is_extended_and_nothing_else(
     shards_folder, train_config, tmp_path, metrics, capsys
 ):
@@ -291,7 +291,10 @@ def test_extending_on_other_data_changes_nothing(shards_folder, train_config, tm
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["mixed_float16", "mixed_bfloat16"])
+@pytest.mark.parametrize(
+    "precision",
+    ["mixed_float16", pytest.param("mixed_bfloat16", marks=pytest.mark.long)],
+)
 def test_mixed_precision_trains_close_to_float32(
     shards_folder, train_config, tmp_path, precision, metrics
 ):

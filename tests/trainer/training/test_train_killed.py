@@ -28,7 +28,7 @@ def lines_in(folder) -> int:
     return len(path.read_bytes().splitlines()) if path.exists() else 0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_kill_9_and_sigterm_change_nothing(shards_folder, tmp_path, series):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     quiet = dict(cwd=ROOT, capture_output=True, text=True)
