@@ -30,7 +30,7 @@ def probe(paths: list[str]) -> dict[str, Any]:
         "precision": resolve_precision("auto"),
         "unseen": "" if gpus else why_unseen(),
         "computes": _tried(lambda: _convolve(tf, len(gpus))),
-        "reduces": _tried(lambda: _reduce(tf)) if len(gpus) > 1 else "",
+        "reduces": _tried(lambda: reduce(tf)) if len(gpus) > 1 else "",
         "reached": {path: _tried(lambda p=path: _reach(tf, p)) for path in paths},
     }
 
@@ -54,7 +54,7 @@ def _convolve(tf, gpus: int) -> None:
                 raise ArithmeticError(f"{name} computes wrong sums")
 
 
-def _reduce(tf, names: list[str] | None = None) -> None:
+def reduce(tf, names: list[str] | None = None) -> None:
     """A sum over all GPUs that all of them get, by NCCL as in training.
 
     `strategy.reduce` to one device would copy and add, without NCCL.

@@ -248,7 +248,7 @@ def random_cells():
 @pytest.fixture(scope="session")
 def models(trained, tmp_path_factory) -> pathlib.Path:
     """Version 1 with its weights as variables, 2 with constants and as ONNX."""
-    from tests.robustness.campaign import samples
+    from campaigns import samples
 
     folder = tmp_path_factory.mktemp("models") / "model"
     samples.make_models(trained, folder)

@@ -9,11 +9,11 @@ import time
 
 import pytest
 
+from campaigns import kills
+from campaigns.commands import CONFIG, ROOT, Inputs, Preprocess
+from campaigns.kills import Shot
 from preprocess.beam.progress import ENDING
 from preprocess.main import COMMAND
-from tests.robustness.campaign import kills
-from tests.robustness.campaign.commands import CONFIG, ROOT, Inputs, Preprocess
-from tests.robustness.campaign.kills import Shot
 from trainer.main import COMMANDS
 from trainer.run import checkpoints
 from unet_tfrecords.command import signals

@@ -239,7 +239,7 @@ def test_gpus_are_asked_to_sum_by_collectives(monkeypatch):
         return made
 
     monkeypatch.setattr(tf, "function", noted)
-    probe._reduce(tf, ["/cpu:0", "/cpu:1"])
+    probe.reduce(tf, ["/cpu:0", "/cpu:1"])
     operations = traced[0].get_concrete_function().graph.get_operations()
     assert [op.type for op in operations].count("CollectiveReduceV2") == 2
 
@@ -287,7 +287,7 @@ def silent():
 def bare(monkeypatch, tmp_path, **environment: str) -> None:
     """No login of any kind, as for a new account, and no client of before."""
     beam_filesystems.CLIENTS.clear()
-    beam_filesystems._look.cache_clear()
+    beam_filesystems.check_bucket.cache_clear()
     for name in list(os.environ):
         if name.startswith(("AWS_", "GOOGLE_", "STORAGE_", "CLOUDSDK")):
             monkeypatch.delenv(name)

@@ -42,7 +42,7 @@ def calls(monkeypatch):
 def test_preprocess_reads_warps_and_encodes_no_more_than_it_must(
     cells, tmp_path, calls
 ):
-    decoded = calls(formats, "_decode", lambda page: pathlib.Path(page.path).name)
+    decoded = calls(formats, "decode", lambda page: pathlib.Path(page.path).name)
     digested = calls(files, "sha256_of", lambda path: pathlib.Path(path).name)
     warped, encoded = calls(cv2, "remap"), calls(cv2, "imencode")
     given = [f"--config={ROOT}/configs/synthetic.py:smoke", *TINY_DATA]
@@ -74,7 +74,7 @@ def version(trained, tmp_path_factory) -> str:
 def test_predict_reads_each_image_once_and_writes_two_files(
     version, cells, tmp_path, calls
 ):
-    decoded = calls(formats, "_decode", lambda page: page.path)
+    decoded = calls(formats, "decode", lambda page: page.path)
     encoded, segmented = calls(cv2, "imencode"), calls(outputs, "result_of")
     given = [f"--model={version}", f"--input={cells}/01", f"--output={tmp_path}/out"]
     assert command(COMMANDS["predict"], given) == 0

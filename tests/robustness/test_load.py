@@ -3,7 +3,7 @@
 import psutil
 import pytest
 
-from tests.robustness.campaign import load
+from campaigns import load
 from trainer.main import COMMANDS
 from unet_tfrecords.command.cli import main
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import tifffile
 
 from preprocess import draw, main
 from tests.conftest import ROOT, TINY_DATA
@@ -51,7 +52,7 @@ def put(folder, names):
             (folder / kind).mkdir(parents=True, exist_ok=True)
             path = os.path.join(folder, kind, f"{name}.tif")
             with open(path, "wb") as file:  # without a temporary name
-                file.write(draw._tiff(pixels))
+                tifffile.imwrite(file, pixels)
 
 
 @pytest.mark.slow

@@ -250,7 +250,59 @@ def test_a_channel_of_one_value_normalises_to_zero(tmp_path):
 # --- Classes and truth that are not there ---------------------------------------------
 
 
-# --- Nothing to score -----------------------------------------------------------------
+@pytest.fixture(scope="module")
+def sparse(tmp_path_factory) -> pathlib.Path:
+    """Four classes: one never occurs, one in tests alone; frames without truth."""
+    top = tmp_path_factory.mktemp("sparse")
+    nothing, unknown = np.zeros((40, 40), np.uint8), np.full((40, 40), 255, np.uint8)
+    raw = lay(
+        top / "raw",
+        {
+            "a": plain((1,)),
+            "b": (noise(40, 40, 2), nothing),
+            "c": (noise(40, 40, 3), unknown),
+            "v": (noise(40, 40, 4), unknown),
+            "t": (noise(40, 40, 5), unknown),
+            "u": plain((3,), seed=6),
+        },
+    )
+    settings = [
+        CONFIG,
+        *TINY_DATA,
+        "--config.data.labels=class",
+        "--config.model.classes=4",
+        *split(["v"], ["t", "u"]),
+        "--config.train.class_weights=balanced",
+        "--config.train.loss=cross_entropy+dice",
+    ]
+    there = f"--input={raw}"
+    for command, given in (
+        (main.COMMAND, [*settings, there, f"--output={top}/data"]),
+        (COMMANDS["train"], [*settings, f"--data={top}/data", f"--workdir={top}/run"]),
+        (COMMANDS["evaluate"], [f"--workdir={top}/run", there]),
+        (COMMANDS["evaluate"], [f"--workdir={top}/run", there, "--split=validation"]),
+    ):
+        assert run(command, given) == 0
+    return top
 
 
-# --- Very many instances --------------------------------------------------------------
+@pytest.mark.slow
+def test_a_class_that_never_occurs_costs_nothing(sparse):
+    info = read_info(str(sparse / "data"))
+    assert info.splits["train"].class_pixels[2:] == (0, 0)
+    lines = metrics_of(sparse / "run")
+    assert all(math.isfinite(line["loss"]) for line in lines)
+    result = json.loads((sparse / "run/evaluation-test.json").read_text())
+    scores = result["scores"]
+    assert scores["recall_2"] is None  # never there
+    assert scores["recall_3"] is not None  # in the test frames
+    assert (sparse / "run/report.html").exists()
+
+
+@pytest.mark.slow
+def test_frames_without_any_label_have_no_scores(sparse):
+    last = metrics_of(sparse / "run")[-1]
+    assert last["val_mean_iou"] is None and last["val_cross_entropy"] is None
+    result = json.loads((sparse / "run/evaluation-validation.json").read_text())
+    assert result["scores"]["mean_iou"] is None
+    assert result["scores"]["pixel_error"] is None

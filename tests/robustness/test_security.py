@@ -161,12 +161,12 @@ def test_a_lock_that_is_a_link_empties_no_other_file(tmp_path, cells, capfd):
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can give folders away")
 def test_a_cache_that_another_user_laid_out_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(shard_files, "MEMORY_FOLDER", str(tmp_path))
-    folder = shard_files._cache_folder(shard_files.MEMORY)
-    assert shard_files._cache_folder(shard_files.MEMORY) == folder  # the next run's
+    folder = shard_files.cache_folder(shard_files.MEMORY)
+    assert shard_files.cache_folder(shard_files.MEMORY) == folder  # the next run's
     assert os.stat(folder).st_mode & 0o777 == 0o700
     os.chown(folder, 65534, 65534)
     with pytest.raises(UserError, match="another user's"):
-        shard_files._cache_folder(shard_files.MEMORY)
+        shard_files.cache_folder(shard_files.MEMORY)
 
 
 @pytest.mark.slow

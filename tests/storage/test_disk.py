@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from campaigns import disk
 from preprocess import main
 from preprocess.beam import pipeline, shard_transforms
 from tests.conftest import ROOT, TINY_DATA
-from tests.robustness.campaign import disk
 from trainer.devices import tensorflow_stores
 from trainer.evaluation import tune
 from trainer.export import publish
@@ -34,7 +34,7 @@ def campaign(*arguments) -> list[disk.Outcome]:
     command = [
         sys.executable,
         "-m",
-        "tests.robustness.campaign.disk",
+        "campaigns.disk",
         "--json",
         *arguments,
     ]

@@ -42,7 +42,7 @@ def here(store, monkeypatch):
 
 def forget() -> None:
     beam_filesystems.CLIENTS.clear()
-    beam_filesystems._look.cache_clear()
+    beam_filesystems.check_bucket.cache_clear()
 
 
 # --- Beam's client -------------------------------------------------------------------

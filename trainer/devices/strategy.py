@@ -205,7 +205,7 @@ def split_first_device(number: int) -> list[str]:
     found = tf.config.list_physical_devices("GPU")
     device = found[0] if found else tf.config.list_physical_devices("CPU")[0]
     part = tf.config.LogicalDeviceConfiguration(
-        memory_limit=_gpu_megabytes() * 9 // 10 // number if found else None
+        memory_limit=gpu_megabytes() * 9 // 10 // number if found else None
     )
     tf.config.set_logical_device_configuration(device, [part] * number)
     if found:
@@ -213,7 +213,7 @@ def split_first_device(number: int) -> list[str]:
     return [f"/{device.device_type.lower()}:{index}" for index in range(number)]
 
 
-def _gpu_megabytes() -> int:
+def gpu_megabytes() -> int:
     """Memory of the smallest GPU that is visible, by its driver, in MiB.
 
     Raises:
@@ -235,7 +235,7 @@ def gpu_bytes() -> float:
     if not tf.config.list_physical_devices("GPU"):
         return 0
     try:
-        return _gpu_megabytes() * 2.0**20
+        return gpu_megabytes() * 2.0**20
     except UserError as error:
         warn(
             f"{error}; each GPU takes 1 tile a step, or as many as you give it: "

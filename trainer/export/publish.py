@@ -104,7 +104,7 @@ def _upload(folder: str, destination: str) -> str:
     paths = files_below(folder)
     bucket, prefix = _bucket_and_prefix(destination)
     with _explained(destination):
-        number = _claim(bucket, prefix)
+        number = claim(bucket, prefix)
         inside = f"{prefix}{number}/"
         print(
             f"uploading {len(paths)} files to gs://{bucket.name}/{inside}",
@@ -154,7 +154,7 @@ def check(destination: str) -> None:
     if destination.startswith("gs://"):
         bucket, prefix = _bucket_and_prefix(destination)
         with _explained(destination):
-            _names_in(bucket, prefix)
+            names_in(bucket, prefix)
 
 
 def files_below(folder: str) -> list[str]:
@@ -166,11 +166,11 @@ def files_below(folder: str) -> list[str]:
     )
 
 
-def _claim(bucket: Any, prefix: str) -> int:
+def claim(bucket: Any, prefix: str) -> int:
     """A version number that nobody else has or will have."""
     from google.api_core.exceptions import PreconditionFailed
 
-    taken = _names_in(bucket, prefix) + _names_in(bucket, f"{prefix}{CLAIMS}/")
+    taken = names_in(bucket, prefix) + names_in(bucket, f"{prefix}{CLAIMS}/")
     for number in _numbers_after(taken):
         with contextlib.suppress(PreconditionFailed):
             claim = bucket.blob(f"{prefix}{CLAIMS}/{number}")
@@ -179,7 +179,7 @@ def _claim(bucket: Any, prefix: str) -> int:
     raise UserError(f"gs://{bucket.name}/{prefix}: no free version number")
 
 
-def _names_in(bucket: Any, prefix: str) -> list[str]:
+def names_in(bucket: Any, prefix: str) -> list[str]:
     """Names directly below a prefix, of objects and of folders."""
     listing = bucket.client.list_blobs(bucket, prefix=prefix, delimiter="/")
     paths = [blob.name for blob in listing]  # folders are known once all is listed

@@ -28,7 +28,7 @@ from unet_tfrecords.dataset.records import (
 from unet_tfrecords.storage import files
 
 MEMORY = "memory"  # a cache in main memory: a file system that Linux keeps there
-MEMORY_FOLDER = "/dev/shm"  # noqa: S108  see _cache_folder
+MEMORY_FOLDER = "/dev/shm"  # noqa: S108  see cache_folder
 COPIES_AT_ONCE = 8
 ADVICE = "run preprocess again to mend it, or train with --on_bad_record=skip"
 
@@ -142,7 +142,7 @@ def _without_damage(shard: ShardFile, geometry: Geometry, scratch: str) -> Shard
     return shard._replace(path=copy, records=kept)
 
 
-def _cache_folder(cache: str) -> str:
+def cache_folder(cache: str) -> str:
     if cache != MEMORY:
         return cache
     if not os.path.isdir(MEMORY_FOLDER):
@@ -161,7 +161,7 @@ def _copies(shards: Iterable[ShardFile], cache: str) -> dict[str, str]:
 
     By content, so other runs find them.
     """
-    folder = _cache_folder(cache)
+    folder = cache_folder(cache)
     if files.is_remote(folder):
         raise UserError(f"--cache={cache}: give a folder of this machine, or {MEMORY}")
     files.make_folder(folder)

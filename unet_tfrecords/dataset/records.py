@@ -123,7 +123,7 @@ message_type {
 
 
 @functools.cache
-def _example_class():
+def example_class():
     """tensorflow.Example's message, built here so that no worker needs TensorFlow.
 
     A pool of its own keeps it apart from TensorFlow's where both are loaded.
@@ -150,7 +150,7 @@ def encode(tile: Tile, *, encoding: str, step: float) -> bytes:
         "weight": encode_png(quantised, flat=True),
         "key": tile.key.encode(),
     }
-    example = _example_class()()
+    example = example_class()()
     for name, value in content.items():
         example.features.feature[name].bytes_list.value.append(value)
     for name in FLOAT_FEATURES:
@@ -172,7 +172,7 @@ def parse(record: bytes, geometry: Geometry) -> Tile:
     Raises:
       ValueError: not a record of this schema.
     """
-    example = _example_class()()
+    example = example_class()()
     try:
         example.ParseFromString(record)
     except Exception as error:

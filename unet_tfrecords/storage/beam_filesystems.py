@@ -47,7 +47,7 @@ def prepare_s3(bucket: str) -> None:
       Exception: boto3's, for no login, no answer or no bucket.
     """
     _share_client()
-    _look(bucket)
+    check_bucket(bucket)
 
 
 @functools.cache
@@ -74,7 +74,7 @@ def _share_client() -> None:
 
 
 @functools.cache
-def _look(bucket: str) -> None:
+def check_bucket(bucket: str) -> None:
     """Asks boto3 for a bucket, which tells at once what Beam tells after minutes.
 
     Raises:

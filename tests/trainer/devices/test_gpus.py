@@ -31,7 +31,7 @@ def machine(monkeypatch, tmp_path):
         )
         monkeypatch.setattr(strategy, "capabilities", lambda: list(capabilities))
         monkeypatch.setattr(gpus, "cudnn", lambda: cudnn)
-        monkeypatch.setattr(strategy, "_gpu_megabytes", lambda: gibibytes * 1024)
+        monkeypatch.setattr(strategy, "gpu_megabytes", lambda: gibibytes * 1024)
         monkeypatch.setattr(tf.test, "is_built_with_cuda", lambda: cuda)
         for name in files:
             (tmp_path / name).touch()

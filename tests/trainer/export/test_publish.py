@@ -128,7 +128,7 @@ def test_two_publishers_at_once_get_two_versions(front):
     """Both list an empty bucket before either has claimed a number."""
     destination = f"gs://{gcs.BUCKET}/unet"
     both = threading.Barrier(2)
-    names_in = publish._names_in
+    names_in = publish.names_in
 
     def names_when_both_are_there(*arguments):
         found = names_in(*arguments)
@@ -142,7 +142,7 @@ def test_two_publishers_at_once_get_two_versions(front):
         results.append((mark, publish_once(destination, mark)))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(publish, "_names_in", names_when_both_are_there)
+        patch.setattr(publish, "names_in", names_when_both_are_there)
         threads = [threading.Thread(target=one, args=(mark,)) for mark in (b"a", b"b")]
         for thread in threads:
             thread.start()
@@ -236,7 +236,7 @@ def test_what_is_nearly_a_bucket_is_no_folder_of_this_machine(name, capfd):
 
 def test_a_failed_publisher_removes_nothing_of_others(front):
     bucket = storage.Client().bucket(gcs.BUCKET)
-    claim = publish._claim
+    claim = publish.claim
 
     def claim_then_another_writes(*arguments):
         number = claim(*arguments)
@@ -244,7 +244,7 @@ def test_a_failed_publisher_removes_nothing_of_others(front):
         return number
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(publish, "_claim", claim_then_another_writes)
+        patch.setattr(publish, "claim", claim_then_another_writes)
         with pytest.raises(UserError, match="saved_model.pb: is not what was uploaded"):
             publish_once(f"gs://{gcs.BUCKET}/unet")
     assert names_in_bucket("unet/1/") == ["unet/1/saved_model.pb"]

@@ -184,14 +184,14 @@ def test_a_stop_notes_what_was_finished(predict, images, tmp_path, monkeypatch, 
 
     seen = []
 
-    def stopping(job, about):
-        seen.append(job)
+    def stopping(*arguments):
+        seen.append(arguments)
         if len(seen) == 7:
             raise KeyboardInterrupt
-        return read(job, about)
+        return read(*arguments)
 
-    read = predict_job._read
-    monkeypatch.setattr(predict_job, "_read", stopping)
+    read = predict_job.read_image
+    monkeypatch.setattr(predict_job, "read_image", stopping)
     monkeypatch.setattr(predict_job.outputs, "result_of", slow)
     assert predict(images) == 130
     monkeypatch.undo()

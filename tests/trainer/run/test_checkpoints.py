@@ -156,38 +156,18 @@ def test_chosen_by_name(saved):
         checkpoints.chosen(folder, "best")
 
 
-@pytest.mark.slow
-def test_newer_damaged_ones_take_no_place(
-    shards_folder, train_config, tmp_path, monkeypatch
-):
+def test_newer_damaged_ones_take_no_place(saved, variable):
     """With one kept: the one saved next must stay, not the damaged newer one."""
-    from trainer.training import session as loop
-
-    train_config.train.update({"keep_checkpoints": 1, "validate_every_steps": 100})
-    device = tf.distribute.OneDeviceStrategy("/cpu:0")
-    train_config.train.steps = 10
-    folder = tmp_path / "checkpoints"
-    loop.train(train_config, shards_folder, str(tmp_path), device)
-    train_config.train.steps = 20
-    for step in (5, 20):  # kept by another setting, say, and damaged
-        (folder / checkpoints.name_of(step)).mkdir()
-        (folder / checkpoints.name_of(step) / checkpoints.ABOUT).write_text("{}")
-
-    class Stopped(Exception):
-        pass
-
-    def stop(self):
-        if self.step > 12:
-            raise Stopped
-
-    monkeypatch.setattr(loop.Loop, "_profile", lambda self, **_: stop(self))
-    train_config.train.checkpoint_every_steps = 12
-    options = loop.TrainOptions(extend_steps=20)
-    (tmp_path / "config.json").unlink()  # for the new period of checkpoints
-    with pytest.raises(Stopped):
-        loop.train(train_config, shards_folder, str(tmp_path), device, options)
-    assert checkpoints.complete_steps(str(folder))[-1] == 12
-    assert checkpoints.newest_whole(str(folder)).step == 12
+    folder = str(saved)
+    for step in (5, 20):
+        (saved / checkpoints.name_of(step)).mkdir()
+        (saved / checkpoints.name_of(step) / checkpoints.ABOUT).write_text("{}")
+    newest = checkpoints.newest_whole(folder)
+    assert newest.step == 4
+    checkpoints.forget_newer(folder, newest.step)
+    checkpoints.save(tf.train.Checkpoint(variable=variable), folder, 12, {})
+    checkpoints.prune(folder, keep=1, best=None)
+    assert checkpoints.complete_steps(folder) == [12]
 
 
 @pytest.mark.slow

@@ -157,7 +157,7 @@ def pixels_of(page: Page) -> int:
         return described.imagelength * described.imagewidth
 
 
-def _decode(page: Page) -> np.ndarray:
+def decode(page: Page) -> np.ndarray:
     if _is_tiff(page.path):
         with _tiff(page.path) as tiff:
             try:
@@ -213,7 +213,7 @@ def read_image(page: Page, channels: int) -> np.ndarray:
     Raises:
       UserError: unreadable, not 2D, not finite or of other channels.
     """
-    image = _decode(page)
+    image = decode(page)
     if image.ndim == 2:
         image = image[..., None]
     if image.ndim != 3 or not image.size:
@@ -303,12 +303,12 @@ def read_labels(page: Page) -> np.ndarray:
 def _decode_labels(page: Page) -> np.ndarray:
     """Numbers as stored; OpenCV would give colours, or spread a few bits over 8."""
     if not page.path.lower().endswith(".png"):
-        return _decode(page)
+        return decode(page)
     with files.open_read(page.path) as file:
         bits, colour_type = file.read(26)[24:] or (8, 0)
     if colour_type == 3:
         return _decode_palette(page)
-    image = _decode(page)
+    image = decode(page)
     return image // (255 // (2**bits - 1)) if bits < 8 else image
 
 

@@ -1,8 +1,8 @@
 """Much, for long: are answers, memory and open files those of little, for short?
 
-    .venv-cpu/bin/python -m tests.robustness.campaign.load --what=requests --count=1000
-    .venv-cpu/bin/python -m tests.robustness.campaign.load --what=files --count=10000
-    .venv-cpu/bin/python -m tests.robustness.campaign.load --what=tiles --count=1000000
+    .venv-cpu/bin/python -m campaigns.load --what=requests --count=1000
+    .venv-cpu/bin/python -m campaigns.load --what=files --count=10000
+    .venv-cpu/bin/python -m campaigns.load --what=tiles --count=1000000
 
 All on drawn cells and a network of depth 2. What is watched runs in a process of its
 own, by /proc: Linux only.
@@ -30,7 +30,7 @@ from tqdm import tqdm
 from preprocess import draw
 from unet_tfrecords.dataset.images.formats import encode_png
 
-ROOT = pathlib.Path(__file__).parents[3]
+ROOT = pathlib.Path(__file__).parents[1]
 THREADS = 16
 SIZES = ((64, 64), (50, 70), (96, 33), (20, 100))  # px, of requests
 SMOKE = (

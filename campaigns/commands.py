@@ -11,13 +11,13 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from tests.robustness.campaign import store
+from campaigns import store
 from trainer.predict import prediction_record
 from trainer.run import checkpoints
 from unet_tfrecords.dataset import dataset_info
 from unet_tfrecords.storage import checksums, json_files
 
-ROOT = pathlib.Path(__file__).parents[3]
+ROOT = pathlib.Path(__file__).parents[1]
 CONFIG = (
     f"--config={ROOT}/configs/synthetic.py:smoke",
     "--config.data.tile_size=60",

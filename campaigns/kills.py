@@ -1,6 +1,6 @@
 """Kills commands at random moments, and runs them again.
 
-    python -m tests.robustness.campaign.kills --count=100 --seed=1 [--only=train]
+    python -m campaigns.kills --count=100 --seed=1 [--only=train]
 
 Each command first runs in quiet. A trial starts it in a process, ends that by SIGKILL,
 SIGTERM or SIGINT, at a random time or at a random change of files, looks at what lies
@@ -25,9 +25,8 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from preprocess import draw
-from tests.robustness.campaign import store
-from tests.robustness.campaign.commands import (
+from campaigns import store
+from campaigns.commands import (
     ALL,
     CONFIG,
     OUT,
@@ -36,6 +35,7 @@ from tests.robustness.campaign.commands import (
     Inputs,
     unfinished,
 )
+from preprocess import draw
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 # How a command may end that a signal has met: dead, stopped, or done before.
@@ -138,7 +138,7 @@ class Trials:
         """Runs the command to its end, which a shot may bring about."""
         number, at, delay = shot or (0, 0, 0.0)
         command = [
-            *(sys.executable, "-m", "tests.robustness.campaign.aim", f"{place}/"),
+            *(sys.executable, "-m", "campaigns.aim", f"{place}/"),
             *(str(place / "changes"), str(at), str(int(number)), str(delay)),
             *(self.command.module, *self.command.arguments(self.given, place)),
         ]

@@ -15,7 +15,7 @@ from unet_tfrecords.dataset import dataset_info, shards
 from unet_tfrecords.dataset.images.formats import Page, encode_png
 from unet_tfrecords.dataset.images.frames import Frame
 
-ROOT = pathlib.Path(__file__).parents[3]
+ROOT = pathlib.Path(__file__).parents[1]
 SETTINGS = (
     f"--config={ROOT}/configs/synthetic.py:smoke",
     "--config.data.tile_size=60",

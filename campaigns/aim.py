@@ -1,6 +1,6 @@
 """Runs a command that ends itself, by a signal, at its n-th change of files.
 
-    python -m tests.robustness.campaign.aim FOLDER COUNT_FILE AT SIGNAL DELAY_S \
+    python -m campaigns.aim FOLDER COUNT_FILE AT SIGNAL DELAY_S \
         MODULE ARGUMENT...
 
 Python tells an audit hook of each file that is opened to be written, renamed or removed

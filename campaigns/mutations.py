@@ -1,6 +1,6 @@
 """Damages files by thousands and has the product read them.
 
-    python -m tests.robustness.campaign.mutations --kind=tiff --count=2000 --seed=1
+    python -m campaigns.mutations --kind=tiff --count=2000 --seed=1
 
 Each file is either read right, or refused in lines that name it. A traceback, an end of
 the interpreter, more than 10 s or 2 GB, or other data taken for right is a failure: it
@@ -23,9 +23,9 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from tests.robustness.campaign import samples
-from tests.robustness.campaign.mutators import mutate
-from tests.robustness.campaign.readers import RAISED, READ, REFUSED, Outcome
+from campaigns import samples
+from campaigns.mutators import mutate
+from campaigns.readers import RAISED, READ, REFUSED, Outcome
 
 SECONDS, BYTES = 10.0, 2 * 10**9
 START_S = 120.0  # until a reader has loaded what it needs
@@ -71,7 +71,7 @@ class Reader:
                     return Outcome(status, told=f"{self.peak / 1e9:.1f} GB")
 
     def _start(self) -> subprocess.Popen:
-        command = "-m", "tests.robustness.campaign.readers", self.kind, str(self.folder)
+        command = "-m", "campaigns.readers", self.kind, str(self.folder)
         environment = os.environ | {
             "TF_CPP_MIN_LOG_LEVEL": "3",
             "PYTHONPATH": str(samples.ROOT),
@@ -240,7 +240,7 @@ def table(found: dict[str, collections.Counter]) -> str:
 
 
 def main() -> int:
-    from tests.robustness.campaign.readers import READERS
+    from campaigns.readers import READERS
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kind", choices=[*READERS, "all"], default="all")

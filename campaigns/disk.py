@@ -4,7 +4,7 @@ Each case runs a command against a small tmpfs in a mount namespace of its own, 
 what it said, mends the disk and runs the same command again, which has to come to what
 a quiet run comes to.
 
-    python -m tests.robustness.campaign.disk --count=20 --seed=1
+    python -m campaigns.disk --count=20 --seed=1
 """
 
 import argparse
@@ -25,7 +25,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-ROOT = pathlib.Path(__file__).parents[3]
+ROOT = pathlib.Path(__file__).parents[1]
 CONFIG = (
     f"--config={ROOT}/configs/synthetic.py:smoke",
     "--config.data.tile_size=60",

@@ -1,6 +1,6 @@
 """Reads files as the product does and says what came of it; a process of its own.
 
-    python -m tests.robustness.campaign.readers KIND FOLDER
+    python -m campaigns.readers KIND FOLDER
 
 A file's name comes in on each line of stdin, an `Outcome` as JSON goes out on stdout.
 Whatever kills this process kills the reading of one file only.
@@ -237,7 +237,7 @@ def main() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     if kind in ("tfrecord", "info", "checkpoint", "savedmodel"):
         load_tensorflow()  # now, not within the first file's time
-    records._example_class()
+    records.example_class()
     for line in sys.stdin:
         result = outcome(READERS[kind], folder, line.rstrip("\n"))
         answers.write(json.dumps(result) + "\n")

@@ -1,88 +1,20 @@
-"""Classes, truth and objects that are not there, or far too many."""
+"""Scores of frames without objects, and with very many."""
 
-import json
 import math
-import pathlib
-import time
 
 import numpy as np
 import pytest
 from skimage.metrics import adapted_rand_error
 
-from preprocess import main
 from preprocess.weights import border_weights
-from tests.conftest import TINY_DATA
-from tests.robustness.tiny import CONFIG, lay, metrics_of, noise, plain, split
 from tests.trainer.scores.test_scores import ours, theirs
 from trainer.inference.instances import InstanceRules, instances_of
-from trainer.main import COMMANDS
 from trainer.predict.inputs import Job
 from trainer.predict.outputs import Choice, encoders, result_of
 from trainer.scores import ctc_scores, detections, isbi_scores
-from unet_tfrecords.command.cli import main as run
 from unet_tfrecords.command.errors import UserError
-from unet_tfrecords.dataset.dataset_info import read_info
 from unet_tfrecords.dataset.images.formats import Page
 from unet_tfrecords.dataset.regions import touching_pixels
-
-
-@pytest.fixture(scope="module")
-def sparse(tmp_path_factory) -> pathlib.Path:
-    """Four classes: one never occurs, one in tests alone; frames without truth."""
-    top = tmp_path_factory.mktemp("sparse")
-    nothing, unknown = np.zeros((40, 40), np.uint8), np.full((40, 40), 255, np.uint8)
-    raw = lay(
-        top / "raw",
-        {
-            "a": plain((1,)),
-            "b": (noise(40, 40, 2), nothing),
-            "c": (noise(40, 40, 3), unknown),
-            "v": (noise(40, 40, 4), unknown),
-            "t": (noise(40, 40, 5), unknown),
-            "u": plain((3,), seed=6),
-        },
-    )
-    settings = [
-        CONFIG,
-        *TINY_DATA,
-        "--config.data.labels=class",
-        "--config.model.classes=4",
-        *split(["v"], ["t", "u"]),
-        "--config.train.class_weights=balanced",
-        "--config.train.loss=cross_entropy+dice",
-    ]
-    there = f"--input={raw}"
-    for command, given in (
-        (main.COMMAND, [*settings, there, f"--output={top}/data"]),
-        (COMMANDS["train"], [*settings, f"--data={top}/data", f"--workdir={top}/run"]),
-        (COMMANDS["evaluate"], [f"--workdir={top}/run", there]),
-        (COMMANDS["evaluate"], [f"--workdir={top}/run", there, "--split=validation"]),
-    ):
-        assert run(command, given) == 0
-    return top
-
-
-@pytest.mark.slow
-def test_a_class_that_never_occurs_costs_nothing(sparse):
-    info = read_info(str(sparse / "data"))
-    assert info.splits["train"].class_pixels[2:] == (0, 0)
-    lines = metrics_of(sparse / "run")
-    assert all(math.isfinite(line["loss"]) for line in lines)
-    result = json.loads((sparse / "run/evaluation-test.json").read_text())
-    scores = result["scores"]
-    assert scores["recall_2"] is None  # never there
-    assert scores["recall_3"] is not None  # in the test frames
-    assert (sparse / "run/report.html").exists()
-
-
-@pytest.mark.slow
-def test_frames_without_any_label_have_no_scores(sparse):
-    last = metrics_of(sparse / "run")[-1]
-    assert last["val_mean_iou"] is None and last["val_cross_entropy"] is None
-    result = json.loads((sparse / "run/evaluation-validation.json").read_text())
-    assert result["scores"]["mean_iou"] is None
-    assert result["scores"]["pixel_error"] is None
-
 
 CELLS = np.kron(np.array([[1, 0], [0, 7]], np.int32), np.ones((9, 9), np.int32))
 
@@ -129,26 +61,19 @@ def many(number: int, step: int = 3) -> np.ndarray:
 
 
 @pytest.mark.slow
-def test_65535_instances_take_seconds():
+def test_65535_instances_are_all_counted():
     instances = many(65535).astype(np.uint16)
     assert len(np.unique(instances)) == 65536
-    started = time.process_time()
     assert not touching_pixels(instances, (instances > 0).view(np.uint8)).any()
     weights = border_weights(instances, w0=10, sigma_px=5)
-    weighed = time.process_time()
     assert weights.max() > 9 and (weights[instances > 0] == 0).all()
     found = ctc_scores.seg_objects(instances, instances)
     counted = ctc_scores.detection(instances, instances)
     none = np.zeros(instances.shape, bool)
     matched = detections.match_counts(instances, instances, none)
-    scored = time.process_time()
     assert len(found) == 65535 and {each.jaccard for each in found} == {1.0}
-    assert counted == ctc_scores.Detection(65535, 0, 0, 0) and matched[0].tolist() == [
-        65535,
-        0,
-        0,
-    ]
-    assert scored - weighed < 5 and weighed - started < 60  # s of cores
+    assert counted == ctc_scores.Detection(65535, 0, 0, 0)
+    assert matched[0].tolist() == [65535, 0, 0]
 
 
 @pytest.mark.slow
