@@ -28,7 +28,7 @@ from trainer.devices.startup import starting
 from trainer.input.reading_order import deal_lanes
 from trainer.input.shard_files import find_shards
 from unet_tfrecords.dataset.dataset_info import read_info
-from unet_tfrecords.dataset.images.formats import encode_png
+from unet_tfrecords.dataset.images.png import encode_png
 from unet_tfrecords.dataset.shards import read_tiles
 
 with starting():

@@ -29,8 +29,8 @@ from preprocess.beam import pipeline, shard_transforms, source_transforms
 from preprocess.beam.runners import parse_options
 from preprocess.inspection import Inspection
 from unet_tfrecords.dataset.images import layouts
-from unet_tfrecords.dataset.images.formats import Page
 from unet_tfrecords.dataset.images.frames import Frame, FrameListing
+from unet_tfrecords.dataset.images.pages import Page
 from unet_tfrecords.dataset.pixel_statistics import Moments
 from unet_tfrecords.dataset.shards import INFO_NAME
 from unet_tfrecords.storage import files

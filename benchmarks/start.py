@@ -57,7 +57,8 @@ def work(given) -> None:
     from trainer.devices import startup
     from trainer.export import artefact_layout
     from trainer.predict import job, runtimes
-    from unet_tfrecords.dataset.images.formats import Page, read_image
+    from unet_tfrecords.dataset.images.formats import read_image
+    from unet_tfrecords.dataset.images.pages import Page
 
     marks["our modules, NumPy, OpenCV"] = seconds_since_start()
     if given.work == "tensorflow":

@@ -28,7 +28,7 @@ import psutil
 from tqdm import tqdm
 
 from preprocess import draw
-from unet_tfrecords.dataset.images.formats import encode_png
+from unet_tfrecords.dataset.images.png import encode_png
 
 ROOT = pathlib.Path(__file__).parents[1]
 THREADS = 16

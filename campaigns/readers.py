@@ -23,7 +23,7 @@ from trainer.devices.startup import load_tensorflow
 from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.dataset import dataset_info, records, shards
 from unet_tfrecords.dataset.images import formats
-from unet_tfrecords.dataset.images.formats import Page
+from unet_tfrecords.dataset.images.pages import Page
 from unet_tfrecords.dataset.verify import verify
 
 READ, REFUSED, RAISED = "read", "refused", "raised"

@@ -12,8 +12,9 @@ from PIL import Image
 from preprocess import draw, plan
 from preprocess.plan import PlannedFrame
 from unet_tfrecords.dataset import dataset_info, shards
-from unet_tfrecords.dataset.images.formats import Page, encode_png
 from unet_tfrecords.dataset.images.frames import Frame
+from unet_tfrecords.dataset.images.pages import Page
+from unet_tfrecords.dataset.images.png import encode_png
 
 ROOT = pathlib.Path(__file__).parents[1]
 SETTINGS = (

@@ -17,9 +17,9 @@ import msgspec
 
 from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.dataset import splits
-from unet_tfrecords.dataset.images.formats import stamp_of
 from unet_tfrecords.dataset.images.frames import PAGES, Frame, FrameListing
 from unet_tfrecords.dataset.images.layouts import look_for_frames
+from unet_tfrecords.dataset.images.pages import stamp_of
 from unet_tfrecords.dataset.seeds import identity_seed
 from unet_tfrecords.storage import files
 
@@ -37,7 +37,7 @@ class Unit(NamedTuple):
       augmentation: 0 is the frame unchanged.
       shard, num_shards: which of how many shards of the frame's split.
 
-    >>> from unet_tfrecords.dataset.images.formats import Page
+    >>> from unet_tfrecords.dataset.images.pages import Page
     >>> frame = Frame("HeLa", "01", "t012", "ctc", Page("01/t012.tif"), split="train")
     >>> Unit(frame, 3, shard=0, num_shards=4).key
     'HeLa/01/t012/a03'

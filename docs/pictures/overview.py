@@ -21,7 +21,7 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 
 from unet_tfrecords.dataset import dataset_info, shards, tiling
-from unet_tfrecords.dataset.images import formats
+from unet_tfrecords.dataset.images import formats, pages
 from unet_tfrecords.dataset.pictures import grey_levels
 
 INPUT, OUTPUT = "#ff8c00", "#00a0ff"  # of a tile: what it sees, what it answers for
@@ -77,7 +77,7 @@ def picture(run: pathlib.Path) -> bytes:
     geometry = info.geometry
     overlay = sorted((run / "predictions").glob("*_overlay.png"))[-1]
     name = overlay.name.removesuffix("_overlay.png")
-    frame = formats.read_image(formats.Page(str(run / f"raw/01/{name}.tif")), 1)[..., 0]
+    frame = formats.read_image(pages.Page(str(run / f"raw/01/{name}.tif")), 1)[..., 0]
     tile = max(augmented(run, info), key=lambda each: each.weight.mean())
     figure = Figure((12, 3.7), layout="constrained")
     first, second, third, last = figure.subplots(1, 4)
@@ -85,7 +85,7 @@ def picture(run: pathlib.Path) -> bytes:
     draw_label(second, tile, "with its label")
     third.imshow(tile.weight, cmap="inferno")
     third.set_title("its border weights:\ngaps between cells count more")
-    last.imshow(formats.read_image(formats.Page(str(overlay)), 3))
+    last.imshow(formats.read_image(pages.Page(str(overlay)), 3))
     last.set_title("what the trained network\nmakes of a whole frame")
     for axes in figure.axes:
         axes.set_axis_off()

@@ -12,8 +12,8 @@ from preprocess.beam import progress
 from preprocess.beam.progress import FRAMES, TILES, Stopwatch
 from preprocess.inspection import DatasetSummary, FrameTotals, Inspection, inspect
 from preprocess.worker_memory import room_for
-from unet_tfrecords.dataset.images.formats import Page, check_unchanged
 from unet_tfrecords.dataset.images.frames import Frame
+from unet_tfrecords.dataset.images.pages import Page, check_unchanged
 from unet_tfrecords.storage import files
 
 

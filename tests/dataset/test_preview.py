@@ -11,7 +11,7 @@ import pytest
 from preprocess import main
 from unet_tfrecords.command.cli import main as run_command
 from unet_tfrecords.dataset import dataset_info, preview
-from unet_tfrecords.dataset.images.formats import decode_png
+from unet_tfrecords.dataset.images.png import decode_png
 from unet_tfrecords.dataset.pictures import COLOURS
 from unet_tfrecords.dataset.records import UNLABELLED, Tile
 from unet_tfrecords.storage import json_files

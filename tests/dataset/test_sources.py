@@ -10,7 +10,8 @@ from skimage.measure import label
 from configs import dic_hela, folder, isbi2012, phc_u373
 from tests.dataset.layouts import frames_of, problems, truth_of
 from unet_tfrecords.dataset.images import ctc_layout, layouts
-from unet_tfrecords.dataset.images.formats import Page, read_image
+from unet_tfrecords.dataset.images.formats import read_image
+from unet_tfrecords.dataset.images.pages import Page
 from unet_tfrecords.dataset.records import UNLABELLED
 
 

@@ -12,7 +12,8 @@ from PIL import Image
 from configs import folder
 from tests.dataset.layouts import frames_of, problems, truth_of
 from unet_tfrecords.dataset.images import layouts
-from unet_tfrecords.dataset.images.formats import Page, read_image, read_labels
+from unet_tfrecords.dataset.images.formats import read_image, read_labels
+from unet_tfrecords.dataset.images.pages import Page
 from unet_tfrecords.dataset.records import UNLABELLED
 
 
@@ -98,7 +99,7 @@ def test_jpeg_masks(tmp_path):
     assert (truth_of(data, frame).classes == disc).mean() > 0.99
     for labels in ("class", "instance"):
         data, [frame] = frames_of(folder, tmp_path, labels=labels)
-        assert "JPEG changes pixel values" in problems(truth_of, data, frame)
+        assert "its compression" in problems(truth_of, data, frame)
 
 
 def test_16_bit_rgb_masks_keep_their_ids(tmp_path):
@@ -110,7 +111,7 @@ def test_16_bit_rgb_masks_keep_their_ids(tmp_path):
 
 def test_labels_that_cannot_be_told_apart_are_refused(tmp_path):
     path = str(tmp_path / "a.tif")
-    for wrong in (np.uint64(2**32 + 5), np.float32(3e10), np.int16(-1)):
+    for wrong in (np.uint64(2**32 + 5), np.float32(3e10)):
         tifffile.imwrite(path, np.full((9, 9), wrong))
         assert "can be told apart" in problems(read_labels, Page(path))
     tifffile.imwrite(path, np.full((9, 9), 0.5, np.float32))
@@ -177,7 +178,7 @@ def test_mismatched_folder_lists_everything(tmp_path):
 
 
 def test_shape_mismatch_names_both(tmp_path):
-    make_folder(tmp_path, {"a.png": GREY8}, {"a.png": SQUARES[:30]})
+    make_folder(tmp_path, {"a.png": GREY8}, {"a.png": SQUARES[:30] % 2})
     data, [frame] = frames_of(folder, tmp_path)
     line = problems(layouts.check_frame, frame, data, channels=1, classes=2)
     assert "30 x 50" in line and "40 x 50" in line and "masks" in line

@@ -8,7 +8,7 @@ import tifffile
 
 from tests.preprocess.commands import changed, preprocess, read_tiles
 from unet_tfrecords.dataset import dataset_info
-from unet_tfrecords.dataset.images.formats import encode_png
+from unet_tfrecords.dataset.images.png import encode_png
 from unet_tfrecords.dataset.verify import verify
 
 

@@ -11,8 +11,8 @@ from configs import base
 from preprocess import plan
 from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.dataset import splits
-from unet_tfrecords.dataset.images.formats import Page
 from unet_tfrecords.dataset.images.frames import Frame
+from unet_tfrecords.dataset.images.pages import Page
 from unet_tfrecords.dataset.seeds import identity_seed
 
 

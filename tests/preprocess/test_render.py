@@ -7,8 +7,8 @@ from configs import base
 from preprocess import render
 from preprocess.plan import Unit
 from unet_tfrecords.dataset import pixel_statistics, tiling
-from unet_tfrecords.dataset.images.formats import Page
 from unet_tfrecords.dataset.images.frames import Frame, Truth
+from unet_tfrecords.dataset.images.pages import Page
 
 UNIT = Unit(Frame("d", "s", "f", "folder", Page("f.tif"), split="train"), 1, 0, 1)
 

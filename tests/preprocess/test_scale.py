@@ -19,9 +19,9 @@ from trainer.main import COMMANDS
 from trainer.run import workdir
 from unet_tfrecords.command.cli import main as run_command
 from unet_tfrecords.dataset import dataset_info, shards, verify
-from unet_tfrecords.dataset.images.formats import Page
 from unet_tfrecords.dataset.images.frames import Frame
 from unet_tfrecords.dataset.images.layouts import look_for_frames
+from unet_tfrecords.dataset.images.pages import Page
 
 ARGUMENTS = (
     f"--config={ROOT}/configs/synthetic.py:smoke",

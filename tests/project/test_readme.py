@@ -25,7 +25,7 @@ from tests.cloud.worker import Worker
 from tests.conftest import ROOT
 from unet_tfrecords.dataset.drawn_cells import draw_cells
 from unet_tfrecords.dataset.images import formats
-from unet_tfrecords.dataset.images.formats import Page
+from unet_tfrecords.dataset.images.pages import Page
 
 README = (ROOT / "README.md").read_text()
 DATA = (

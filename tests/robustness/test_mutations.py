@@ -34,8 +34,8 @@ from unet_tfrecords.command.cli import main as command
 from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.dataset import dataset_info, records, shards
 from unet_tfrecords.dataset.images import formats
-from unet_tfrecords.dataset.images.formats import Page
 from unet_tfrecords.dataset.images.image_checks import MOST_PIXELS_FLAG, check_size
+from unet_tfrecords.dataset.images.pages import Page
 from unet_tfrecords.storage import checksums, json_files
 
 

@@ -15,7 +15,7 @@ from unet_tfrecords.command.cli import main as run
 from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.dataset import dataset_info, preview, verify
 from unet_tfrecords.dataset.drawn_cells import draw_cells
-from unet_tfrecords.dataset.images import formats
+from unet_tfrecords.dataset.images import formats, pages
 from unet_tfrecords.storage import files
 
 CONFIG = [
@@ -190,7 +190,7 @@ def test_an_image_that_may_not_be_read_says_so(tmp_path, monkeypatch):
         os.seteuid(65534)
     try:
         with pytest.raises(UserError, match="a.tif: Permission denied$"):
-            formats.read_image(formats.Page(str(path)), 1)
+            formats.read_image(pages.Page(str(path)), 1)
     finally:
         if not os.getuid():
             os.seteuid(0)

@@ -29,7 +29,8 @@ from trainer.main import COMMANDS
 from unet_tfrecords.command.cli import main as run
 from unet_tfrecords.dataset import preview, verify
 from unet_tfrecords.dataset.dataset_info import read_info
-from unet_tfrecords.dataset.images.formats import Page, read_image
+from unet_tfrecords.dataset.images.formats import read_image
+from unet_tfrecords.dataset.images.pages import Page
 from unet_tfrecords.dataset.shards import read_tiles
 
 IDS = (1, 7, 65535)

@@ -148,7 +148,8 @@ def test_a_stack_is_fetched_once_for_all_its_pages(here, tmp_path, monkeypatch):
     import numpy as np
     import tifffile
 
-    from unet_tfrecords.dataset.images.formats import Page, count_pages, read_image
+    from unet_tfrecords.dataset.images.formats import count_pages, read_image
+    from unet_tfrecords.dataset.images.pages import Page
 
     stack = np.random.default_rng(1).integers(0, 255, (12, 64, 64), np.uint8)
     tifffile.imwrite(tmp_path / "stack.tif", stack)
@@ -171,7 +172,8 @@ def test_many_stacks_in_turn_are_fetched_once_each(here, tmp_path):
     import numpy as np
     import tifffile
 
-    from unet_tfrecords.dataset.images.formats import Page, read_image
+    from unet_tfrecords.dataset.images.formats import read_image
+    from unet_tfrecords.dataset.images.pages import Page
 
     stacks = np.random.default_rng(2).integers(0, 255, (6, 3, 32, 32), np.uint8)
     for index, stack in enumerate(stacks):

@@ -20,7 +20,7 @@ from trainer.inference.segmenter import Segmenter, normalise_images
 from unet_tfrecords.command.extras import load_extra
 from unet_tfrecords.dataset import tiling
 from unet_tfrecords.dataset.drawn_cells import draw_cells
-from unet_tfrecords.dataset.images import formats
+from unet_tfrecords.dataset.images import png
 from unet_tfrecords.dataset.pictures import overlay
 from unet_tfrecords.storage import files
 
@@ -118,7 +118,7 @@ def _write_example(
         np.save(os.path.join(folder, f"{name}.npy"), array)
     classes = segmenter.outcome(tf.constant(probabilities))["classes"].numpy()[0]
     drawn = overlay(image[..., None], classes)
-    files.write_bytes(os.path.join(folder, "cover.png"), formats.encode_png(drawn))
+    files.write_bytes(os.path.join(folder, "cover.png"), png.encode_png(drawn))
 
 
 def _description(about: dict[str, Any], folder: str):

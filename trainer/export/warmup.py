@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.export.signatures import BYTES_CHANNELS
-from unet_tfrecords.dataset.images.formats import encode_png
+from unet_tfrecords.dataset.images.png import encode_png
 from unet_tfrecords.dataset.records import frame_record
 
 

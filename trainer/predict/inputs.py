@@ -4,7 +4,8 @@ import os
 from typing import NamedTuple
 
 from unet_tfrecords.command.errors import UserError
-from unet_tfrecords.dataset.images.formats import Page, count_pages, is_image
+from unet_tfrecords.dataset.images.formats import count_pages, is_image
+from unet_tfrecords.dataset.images.pages import Page
 from unet_tfrecords.storage import files
 
 

@@ -22,7 +22,7 @@ import tifffile
 from trainer.inference.instances import InstanceRules, classes_of, instances_of
 from trainer.predict.inputs import Job
 from unet_tfrecords.command.errors import UserError
-from unet_tfrecords.dataset.images.formats import encode_png
+from unet_tfrecords.dataset.images.png import encode_png
 from unet_tfrecords.dataset.pictures import overlay
 from unet_tfrecords.storage import files
 
@@ -98,7 +98,7 @@ def result_of(image: np.ndarray, probabilities: np.ndarray, choice: Choice) -> R
 
 def _ctc_name(job: Job) -> str:
     """
-    >>> from unet_tfrecords.dataset.images.formats import Page
+    >>> from unet_tfrecords.dataset.images.pages import Page
     >>> _ctc_name(Job(Page("01/t012.tif"), "t012", "t012", 1, 0.0))
     'mask012.tif'
     """

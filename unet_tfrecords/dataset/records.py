@@ -27,7 +27,7 @@ from google.protobuf import (
     text_format,
 )
 
-from unet_tfrecords.dataset.images.formats import decode_png, encode_png
+from unet_tfrecords.dataset.images.png import decode_png, encode_png
 
 SCHEMA_VERSION = 3  # 3: dataset_info.json of many frames says them in further files
 UNLABELLED = 255  # class of pixels that nobody labelled; they cost nothing in the loss

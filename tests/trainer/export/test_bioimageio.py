@@ -13,7 +13,7 @@ from trainer.main import COMMANDS
 from trainer.predict import runtimes
 from unet_tfrecords.command.cli import main
 from unet_tfrecords.dataset import tiling
-from unet_tfrecords.dataset.images import formats
+from unet_tfrecords.dataset.images import formats, pages
 
 pytest.importorskip("bioimageio.spec")
 
@@ -67,7 +67,7 @@ def test_its_library_accepts_and_runs_it(exported, cells, tmp_path):
         "input.npy",
         "output.npy",
     }
-    frame = formats.read_image(formats.Page(str(cells / "01/t003.tif"), 0), 1)
+    frame = formats.read_image(pages.Page(str(cells / "01/t003.tif"), 0), 1)
     image, made = tmp_path / "image.npy", tmp_path / "made.npy"
     np.save(image, frame[None].astype(np.float32))
     code = [sys.executable, "-c", AS_ITS_USERS_DO, package, image, made]

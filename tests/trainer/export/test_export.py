@@ -20,7 +20,9 @@ from unet_tfrecords.command.cli import main
 from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.dataset import dataset_info, shards
 from unet_tfrecords.dataset.data_settings import check_data_config
-from unet_tfrecords.dataset.images.formats import Page, encode_png, read_image
+from unet_tfrecords.dataset.images.formats import read_image
+from unet_tfrecords.dataset.images.pages import Page
+from unet_tfrecords.dataset.images.png import encode_png
 from unet_tfrecords.dataset.records import read_records
 
 

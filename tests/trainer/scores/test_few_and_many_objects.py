@@ -13,7 +13,7 @@ from trainer.predict.inputs import Job
 from trainer.predict.outputs import Choice, encoders, result_of
 from trainer.scores import ctc_scores, detections, isbi_scores
 from unet_tfrecords.command.errors import UserError
-from unet_tfrecords.dataset.images.formats import Page
+from unet_tfrecords.dataset.images.pages import Page
 from unet_tfrecords.dataset.regions import touching_pixels
 
 CELLS = np.kron(np.array([[1, 0], [0, 7]], np.int32), np.ones((9, 9), np.int32))

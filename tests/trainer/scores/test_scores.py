@@ -132,7 +132,7 @@ def test_seg_and_det_are_py_ctcmetrics_on_real_gold_frames(tmp_path, real_data, 
 
 
 def read_labels_of(path) -> np.ndarray:
-    from unet_tfrecords.dataset.images.formats import Page
+    from unet_tfrecords.dataset.images.pages import Page
 
     return read_labels(Page(str(path)))
 

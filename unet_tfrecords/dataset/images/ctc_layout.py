@@ -18,7 +18,7 @@ import ml_collections
 import numpy as np
 
 from unet_tfrecords.command.errors import UserError
-from unet_tfrecords.dataset.images.formats import Page, count_pages, read_labels
+from unet_tfrecords.dataset.images.formats import count_pages, read_labels
 from unet_tfrecords.dataset.images.frames import (
     Frame,
     FrameListing,
@@ -26,6 +26,7 @@ from unet_tfrecords.dataset.images.frames import (
     Truth,
     size_text,
 )
+from unet_tfrecords.dataset.images.pages import Page
 from unet_tfrecords.dataset.pixel_statistics import count_values
 from unet_tfrecords.dataset.records import UNLABELLED
 from unet_tfrecords.dataset.regions import bounding_boxes, distances_to, narrowed
@@ -215,10 +216,10 @@ def is_slice(frame: Frame) -> bool:
     return "-z" in frame.name
 
 
-def truth(frame: Frame, data: ml_collections.ConfigDict) -> Truth:
+def truth(frame: Frame, data: ml_collections.ConfigDict, notes: list[str]) -> Truth:
     """Gold first; where gold lacks a cell, silver's; where both do, unlabelled."""
     pages = [page for page in (frame.label, frame.silver) if page]
-    layers = [read_labels(page) for page in pages]
+    layers = [read_labels(page, notes=notes) for page in pages]
     markers = read_labels(frame.markers) if frame.markers else np.zeros_like(layers[0])
     for page, layer in zip(
         [*pages[1:], frame.markers], [*layers[1:], markers], strict=True

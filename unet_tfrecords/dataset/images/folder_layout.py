@@ -8,14 +8,10 @@ import ml_collections
 import numpy as np
 
 from unet_tfrecords.command.errors import UserError
-from unet_tfrecords.dataset.images.formats import (
-    Page,
-    count_pages,
-    is_image,
-    is_lossy,
-    read_labels,
-)
+from unet_tfrecords.dataset.images.formats import count_pages, is_image, read_labels
 from unet_tfrecords.dataset.images.frames import Frame, FrameListing, Objects, Truth
+from unet_tfrecords.dataset.images.mask_values import check_instances, foreground_of
+from unet_tfrecords.dataset.images.pages import Page
 from unet_tfrecords.dataset.records import UNLABELLED
 from unet_tfrecords.dataset.regions import connected_instances
 from unet_tfrecords.storage import files
@@ -96,23 +92,22 @@ def find(name: str, folder: str, data: ml_collections.ConfigDict) -> FrameListin
     return FrameListing(frames, problems)
 
 
-def truth(frame: Frame, data: ml_collections.ConfigDict) -> Truth:
+def truth(frame: Frame, data: ml_collections.ConfigDict, notes: list[str]) -> Truth:
     """Masks as `config.data.labels` says that they are to be read."""
     assert frame.label is not None
-    labels = read_labels(frame.label)
-    if is_lossy(frame.label.path):
-        if data.labels != "binary":
-            raise UserError(
-                f"{frame.label}: JPEG changes pixel values, and so the labels; "
-                "save the mask as PNG or TIFF"
-            )
-        labels = labels > 127  # compression leaves small values around the edges
+    name = str(frame.label)
+    labels = read_labels(frame.label, exact=data.labels != "binary", notes=notes)
+    if data.background:
+        labels[np.isin(labels, data.background)] = 0
     if data.labels == "instance":
+        check_instances(labels, name)
         return Truth(labels, (labels > 0).view(np.uint8))
-    if data.labels == "class" and labels.max() > UNLABELLED:
+    if data.labels == "binary":
+        classes = foreground_of(labels, name, notes).view(np.uint8)
+    elif labels.max() > UNLABELLED:
         raise UserError(f"{frame.label}: class {labels.max()}; classes end at 254")
-    binary = data.labels == "binary"
-    classes = (labels > 0).view(np.uint8) if binary else labels.astype(np.uint8)
+    else:
+        classes = labels.astype(np.uint8)
     del labels  # a large frame's memory is needed for what follows
     return Truth(connected_instances(classes), classes)
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from unet_tfrecords.dataset.images.formats import Page
+from unet_tfrecords.dataset.images.pages import Page
 
 PAGES = ("image", "label", "silver", "markers")
 

@@ -4,14 +4,13 @@ Libraries make the best of a broken file: pages that can't be found are left out
 that are missing show what was in memory before. Here that is an error.
 """
 
-import io
 import math
 import os
 import struct
 import zlib
+from typing import NamedTuple
 
 import tifffile
-from PIL import Image
 
 from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.command.memory import free_memory
@@ -45,7 +44,40 @@ def check_size(path: str, height: int, width: int, bytes_a_pixel: float) -> None
         )
 
 
-def check_pages(tiff: tifffile.TiffFile) -> None:
+class PageHead(NamedTuple):
+    """What the first tags of a TIFF's page say.
+
+    Attributes:
+      height, width: in px.
+      kind: NewSubfileType (TIFF 6.0, p. 36); 1 is set in smaller versions.
+      old_kind: SubfileType (p. 40), which it replaced; 2 is a smaller version.
+    """
+
+    height: int = 0
+    width: int = 0
+    kind: int = 0
+    old_kind: int = 0
+
+    def is_reduced(self, height: int, width: int) -> bool:
+        """Whether a page is a smaller version of one of `height` x `width` px.
+
+        It says so, or it is at most half as large with the same proportions: pyramids
+        and thumbnails of writers that say nothing.
+        """
+        if self.kind & 1 or self.old_kind == 2:
+            return True
+        shrinks = max(self.height / height, self.width / width)
+        expected = round(shrinks * height), round(shrinks * width)
+        return shrinks <= 0.5 and max(
+            abs(self.height - expected[0]), abs(self.width - expected[1])
+        ) <= (1 if min(height, width) > 1 else 0)
+
+
+HEAD_TAGS = {254: "kind", 255: "old_kind", 256: "width", 257: "height"}
+SHORT = 3  # type of a tag's value
+
+
+def page_heads(tiff: tifffile.TiffFile) -> list[PageHead]:
     """Follows the chain of a TIFF's pages to its end.
 
     tifffile leaves out whatever comes after a broken link, and goes round forever in
@@ -57,16 +89,46 @@ def check_pages(tiff: tifffile.TiffFile) -> None:
     form, file = tiff.tiff, tiff.filehandle
     file.seek(form.offsetsize if form.version == 43 else 4)
     (offset,) = struct.unpack(form.offsetformat, file.read(form.offsetsize))
-    seen: set[int] = set()
+    seen: dict[int, PageHead] = {}
     while offset:
         if offset in seen or offset >= file.size:
             where = "back" if offset in seen else "outside of the file"
             raise ValueError(f"after page {len(seen)} its index leads {where}")
-        seen.add(offset)
         file.seek(offset)
         (tags,) = struct.unpack(form.tagnoformat, file.read(form.tagnosize))
+        found = file.read(min(tags, len(HEAD_TAGS)) * form.tagsize)
+        seen[offset] = _head(form, found)
         file.seek(offset + form.tagnosize + tags * form.tagsize)
         (offset,) = struct.unpack(form.offsetformat, file.read(form.offsetsize))
+    return list(seen.values())
+
+
+def _head(form, tags: bytes) -> PageHead:
+    """The tags wanted are the first ones: they are sorted by their number."""
+    values = {}
+    order = form.byteorder
+    for start in range(0, len(tags) - form.tagsize + 1, form.tagsize):
+        number, kind = struct.unpack_from(f"{order}HH", tags, start)
+        if number in HEAD_TAGS:
+            place = start + form.tagsize - form.offsetsize
+            code = f"{order}{'H' if kind == SHORT else 'I'}"
+            (values[HEAD_TAGS[number]],) = struct.unpack_from(code, tags, place)
+    return PageHead(**values)
+
+
+def repair_counts(page: tifffile.TiffPage) -> None:
+    """Computes the bytes of uncompressed strips, which some writers count wrong."""
+    if page.compression != 1 or page.is_tiled or page.is_contiguous:
+        return
+    rows = page.rowsperstrip or page.imagelength
+    samples = page.samplesperpixel if page.planarconfig == 1 else 1
+    row_bytes = -(-page.imagewidth * samples * page.bitspersample // 8)
+    last = page.imagelength % rows or rows
+    counts = [rows * row_bytes] * -(-page.imagelength // rows)
+    counts[-1] = last * row_bytes
+    counts *= page.samplesperpixel if page.planarconfig == 2 else 1
+    if len(counts) == len(page.dataoffsets):
+        page.databytecounts = tuple(counts)
 
 
 def check_strips(page: tifffile.TiffPage) -> None:
@@ -90,32 +152,36 @@ def check_strips(page: tifffile.TiffPage) -> None:
             raise ValueError("strips or tiles of it are missing")
 
 
-def check_png(content: bytes) -> None:
+def check_png(content: bytes) -> set[bytes]:
     """Compares each part of a PNG with its checksum, before any of it is believed.
 
     Pillow does not for pixels, and OpenCV not before it makes room for a damaged size.
 
+    Returns:
+      The kinds of its parts.
+
     Raises:
       ValueError: a part is not as it was written, or the end is missing.
     """
-    place, kind = 8, b""
+    place, kind, kinds = 8, b"", set[bytes]()
     while kind != b"IEND":
         length, kind = struct.unpack(">I4s", content[place : place + 8].ljust(8, b"\0"))
         end = place + 8 + length
         stored = content[end : end + 4]
         if stored != struct.pack(">I", zlib.crc32(content[place + 4 : end])):
             raise ValueError(f"damaged at byte {place}")
+        kinds.add(kind)
         place = end + 4
+    return kinds
 
 
-def check_jpeg(path: str, content: bytes) -> None:
+def check_jpeg(path: str, content: bytes, height: int, width: int) -> None:
     """Compares the size that a JPEG claims with its bytes, before it is decoded.
 
     Raises:
       UserError: more pixels than memory could hold.
       ValueError: fewer bytes than the least that so many pixels take.
     """
-    width, height = Image.open(io.BytesIO(content)).size
     check_size(path, height, width, 3)
     # A block of 8 x 8 px takes a bit at least, even the first time it is told of.
     if height * width > 8 * 64 * len(content):

@@ -8,8 +8,10 @@ import ml_collections
 import numpy as np
 
 from unet_tfrecords.command.errors import UserError
-from unet_tfrecords.dataset.images.formats import Page, count_pages, read_labels
+from unet_tfrecords.dataset.images.formats import count_pages, read_labels
 from unet_tfrecords.dataset.images.frames import Frame, FrameListing, Objects, Truth
+from unet_tfrecords.dataset.images.mask_values import foreground_of
+from unet_tfrecords.dataset.images.pages import Page
 from unet_tfrecords.dataset.regions import connected_instances
 from unet_tfrecords.storage import files
 
@@ -35,10 +37,11 @@ def find(name: str, folder: str, data: ml_collections.ConfigDict) -> FrameListin
     return FrameListing(frames, [])
 
 
-def truth(frame: Frame, data: ml_collections.ConfigDict) -> Truth:
+def truth(frame: Frame, data: ml_collections.ConfigDict, notes: list[str]) -> Truth:
     """Cells are what membranes part."""
     assert frame.label is not None
-    classes = (read_labels(frame.label) > 0).view(np.uint8)
+    labels = read_labels(frame.label, exact=False, notes=notes)
+    classes = foreground_of(labels, str(frame.label), notes).view(np.uint8)
     return Truth(connected_instances(classes), classes)
 
 

@@ -85,19 +85,33 @@ def look_for_frames(data: ml_collections.ConfigDict, folder: str) -> FrameListin
     return found
 
 
-def read_frame(frame: Frame, channels: int) -> np.ndarray:
+def read_frame(
+    frame: Frame, channels: int, notes: list[str] | None = None
+) -> np.ndarray:
     """The frame's pixels, uint8 or uint16 [H, W, channels]."""
-    return read_image(frame.image, channels)
+    return read_image(frame.image, channels, notes)
 
 
-def read_truth(frame: Frame, data: ml_collections.ConfigDict, classes: int) -> Truth:
+def read_truth(
+    frame: Frame,
+    data: ml_collections.ConfigDict,
+    classes: int,
+    notes: list[str] | None = None,
+) -> Truth:
     """The frame's truth.
+
+    Args:
+      frame: which.
+      data: the config's `data` part.
+      classes: how many there are.
+      notes: takes in a line on each thing that its owner should look at.
 
     Raises:
       UserError: unreadable, of a shape other than it should, or with ids beyond the
         classes.
     """
-    truth = LAYOUTS[frame.layout].truth(frame, data)
+    notes = [] if notes is None else notes
+    truth = LAYOUTS[frame.layout].truth(frame, data, notes)
     occurring = np.flatnonzero(count_values(truth.classes, UNLABELLED)[:UNLABELLED])
     if occurring.max(initial=0) >= classes:
         raise UserError(
@@ -121,7 +135,12 @@ def read_objects(frame: Frame, truth: Truth) -> Objects:
 
 
 def check_frame(
-    frame: Frame, data: ml_collections.ConfigDict, *, channels: int, classes: int
+    frame: Frame,
+    data: ml_collections.ConfigDict,
+    *,
+    channels: int,
+    classes: int,
+    notes: list[str] | None = None,
 ) -> tuple[np.ndarray, Truth]:
     """Reads image and truth and checks that they fit each other.
 
@@ -139,10 +158,10 @@ def check_frame(
             f"{frame.image}: not unsigned 8 or 16 bit, so its intensities are spread "
             "frame by frame; convert it, or use config.data.normalization='frame'"
         )
-    image = read_frame(frame, channels)
+    image = read_frame(frame, channels, notes)
     if image.min() == image.max():
         raise UserError(f"{frame.image}: every pixel is {image.flat[0]}; remove it")
-    truth = read_truth(frame, data, classes)
+    truth = read_truth(frame, data, classes, notes)
     if truth.classes.shape != image.shape[:2]:
         raise UserError(
             f"{frame.label or frame.silver}: label {size_text(truth.classes)} px does "

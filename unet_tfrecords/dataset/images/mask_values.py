@@ -1,0 +1,98 @@
+"""What the numbers in a mask mean, and whether they can mean that.
+
+Masks come blurred, resized and compressed: values between the real ones then stand
+along edges, and would become classes or cells of their own.
+"""
+
+import cv2
+import numpy as np
+
+from unet_tfrecords.command.errors import UserError
+from unet_tfrecords.dataset.pixel_statistics import count_values
+
+NEAR = 1 / 8  # of the range: how far from an end a value still counts as that end
+LEAST_NEAR = 0.98  # share of a binary mask's pixels that are near either end
+EDGE_PX = 3  # from the other half: where all other pixels of a binary mask are
+MOST_RIMS = 0.25  # share of a mask's instances that may be rims around others
+LEAST_RIMS = 3  # of them, or it may be chance
+
+
+def foreground_of(labels: np.ndarray, name: str, notes: list[str]) -> np.ndarray:
+    """The foreground of a mask of two values; rims of grey are split halfway.
+
+    Args:
+      labels: integer [H, W], as read.
+      name: the mask, for the error.
+      notes: takes in a line where rims are split.
+
+    Returns:
+      bool [H, W].
+
+    Raises:
+      UserError: the mask holds more than two values, and they are no rims.
+    """
+    values = np.flatnonzero(count_values(labels))
+    if len(values) <= 2:
+        return labels > 0
+    low, high = int(values[0]), int(values[-1])
+    middle = (low + high) / 2
+    foreground = labels > middle
+    near = NEAR * (high - low)
+    between = (labels > low + near) & (labels < high - near)
+    halves = foreground.view(np.uint8)
+    square = np.ones((2 * EDGE_PX + 1,) * 2, np.uint8)
+    along_edges = cv2.dilate(halves, square) != cv2.erode(halves, square)
+    if between.mean() > 1 - LEAST_NEAR or (between & ~along_edges).any():
+        raise UserError(
+            f"{name}: {len(values)} values from {low} to {high}, where labels=binary "
+            "means two; config.data.labels=instance (a number a cell) or class (a "
+            "number a class) may be meant, or the mask was blurred: save it again"
+        )
+    notes.append(
+        "grey rims in a binary mask (blurred, resized or once a JPEG): split halfway"
+    )
+    return foreground
+
+
+def check_instances(labels: np.ndarray, name: str) -> None:
+    """Refuses instance masks whose edges were blurred or interpolated.
+
+    Args:
+      labels: integer [H, W], a number an instance, 0 is background.
+      name: the mask, for the error.
+
+    Raises:
+      UserError: many instances are no more than rims around others.
+    """
+    counts = count_values(labels)
+    number = int((counts[1:] > 0).sum())
+    rims = _rims(labels, counts)
+    if rims >= LEAST_RIMS and rims > MOST_RIMS * number:
+        raise UserError(
+            f"{name}: {rims} of {number} instances are rims around others, as resizing "
+            "or blurring makes them; resize masks by nearest neighbour"
+        )
+
+
+def _rims(labels: np.ndarray, counts: np.ndarray) -> int:
+    """How many instances have no inside and lie along instances that have one."""
+    inside = np.ones(labels.shape, bool)
+    neighbours = []
+    for axis in (0, 1):
+        for step in (1, -1):
+            other = np.roll(labels, step, axis)
+            edge = [slice(None), slice(None)]
+            edge[axis] = slice(0, 1) if step == 1 else slice(-1, None)
+            other[tuple(edge)] = labels[tuple(edge)]
+            inside &= other == labels
+            neighbours.append(other)
+    has_inside = count_values(np.where(inside, labels, 0), len(counts)) > 0
+    thin = (counts > 0) & ~has_inside
+    thin[0] = has_inside[0] = False
+    if not thin.any():
+        return 0
+    beside = np.zeros(labels.shape, bool)
+    for other in neighbours:
+        beside |= has_inside[other]
+    along = count_values(np.where(beside & thin[labels], labels, 0), len(counts))
+    return int((thin & (2 * along >= counts)).sum())

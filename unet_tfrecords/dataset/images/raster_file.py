@@ -1,0 +1,112 @@
+"""PNG, JPEG, BMP, GIF and WebP: files of one image, each as viewers show it."""
+
+import io
+import os
+
+import numpy as np
+from PIL import Image
+
+from unet_tfrecords.command.errors import UserError
+from unet_tfrecords.dataset.images import image_checks
+from unet_tfrecords.dataset.images.pages import (
+    ORIENTATION,
+    UPRIGHT,
+    Page,
+    Stored,
+    check_unchanged,
+    upright,
+)
+from unet_tfrecords.dataset.images.png import decode_png
+from unet_tfrecords.storage import files
+
+Image.MAX_IMAGE_PIXELS = None  # `image_checks.check_size` has the limit of all formats
+FORMATS = {  # by the ending of their names
+    ".png": "PNG",
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".bmp": "BMP",
+    ".gif": "GIF",
+    ".webp": "WEBP",
+}
+BEGINS = {
+    "PNG": b"\x89PNG\r\n\x1a\n",
+    "JPEG": b"\xff\xd8",
+    "BMP": b"BM",
+    "GIF": b"GIF8",
+    "WEBP": b"RIFF",
+}
+# Of a PNG, where its orientation may stand: EXIF, and text that holds EXIF or XMP.
+MAY_TURN = {b"eXIf", b"tEXt", b"zTXt", b"iTXt"}
+PNG_PALETTE = 3  # colour type
+
+
+def read(page: Page) -> Stored:
+    """Reads the image of a file.
+
+    Raises:
+      ValueError, UserError: broken, or of a form that is not read.
+    """
+    if page.number:
+        raise ValueError(f"it has no page {page.number}")
+    content = files.read_bytes(page.path)
+    check_unchanged(page)
+    form = FORMATS[os.path.splitext(page.path)[1].lower()]
+    if not content.startswith(BEGINS[form]):
+        raise ValueError("its bytes are of another format than its name says")
+    if form == "PNG":
+        return _read_png(page.path, content)
+    if form == "JPEG":
+        return _read_jpeg(page.path, content)
+    return _read_by_pillow(page.path, content)
+
+
+def _read_png(path: str, content: bytes) -> Stored:
+    parts = image_checks.check_png(content)  # first, or the size may be anything
+    image_checks.check_size(path, *image_checks.png_size(content))
+    turn = UPRIGHT
+    if parts & MAY_TURN:
+        turn = Image.open(io.BytesIO(content)).getexif().get(ORIENTATION, UPRIGHT)
+    bits, colour_type = content[24], content[25]
+    if colour_type == PNG_PALETTE:
+        stored = _with_palette(Image.open(io.BytesIO(content)))
+        return stored._replace(values=upright(stored.values, turn))
+    values = decode_png(content)
+    if bits < 8 and values.ndim == 2:
+        spread = 255 // (2**bits - 1)  # as OpenCV has done
+        return Stored(upright(values // spread, turn), spread=spread)
+    has_alpha = values.ndim == 3 and values.shape[2] == 4
+    return Stored(upright(values, turn), has_alpha=has_alpha)
+
+
+def _read_jpeg(path: str, content: bytes) -> Stored:
+    opened = Image.open(io.BytesIO(content))
+    image_checks.check_jpeg(path, content, *opened.size[::-1])
+    if opened.mode == "CMYK":
+        raise UserError(f"{path}: its colours are CMYK; save it as RGB or grey")
+    turn = opened.getexif().get(ORIENTATION, UPRIGHT)
+    return Stored(upright(decode_png(content), turn), is_lossy=True)
+
+
+def _read_by_pillow(path: str, content: bytes) -> Stored:
+    opened = Image.open(io.BytesIO(content))
+    image_checks.check_size(path, opened.height, opened.width, 4)
+    if (frames := getattr(opened, "n_frames", 1)) > 1:
+        raise UserError(f"{path}: an animation of {frames} images; save it as a TIFF")
+    turn = opened.getexif().get(ORIENTATION, UPRIGHT)
+    if opened.mode == "P":
+        stored = _with_palette(opened)
+    else:
+        values = np.asarray(opened)
+        if values.dtype == bool:
+            values = values * np.uint8(255)
+        has_alpha = opened.mode.endswith("A")
+        is_lossy = content[:4] == b"RIFF" and b"VP8 " in content[12:64]
+        stored = Stored(values, has_alpha=has_alpha, is_lossy=is_lossy)
+    return stored._replace(values=upright(stored.values, turn))
+
+
+def _with_palette(opened: Image.Image) -> Stored:
+    """An image of indices: Pillow gives them as they are, OpenCV their colours."""
+    indices = np.asarray(opened)
+    colours = np.array(opened.getpalette("RGB"), np.uint8).reshape(-1, 3)
+    return Stored(indices, colours)

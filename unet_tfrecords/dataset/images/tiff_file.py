@@ -1,0 +1,212 @@
+"""TIFF, and LSM, which is TIFF: which images a file holds, and each as viewers show it.
+
+TIFF 6.0 has the tags' meanings (pages in brackets).
+"""
+
+import contextlib
+import functools
+import os
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import imagecodecs  # noqa: F401  tifffile needs it for LZW, the challenge's compression
+import numpy as np
+import tifffile
+
+from unet_tfrecords.command.errors import UserError
+from unet_tfrecords.dataset.images import image_checks
+from unet_tfrecords.dataset.images.pages import (
+    ORIENTATION,
+    UPRIGHT,
+    Page,
+    Stored,
+    check_unchanged,
+    upright,
+)
+from unet_tfrecords.storage.local_copies import open_near
+
+WHITE_IS_ZERO, PALETTE, YCBCR = 0, 3, 6  # PhotometricInterpretation (p. 37)
+SHOWN_AS_STORED = (1, 2)  # grey with black as zero, RGB
+JPEG = (6, 7)  # Compression; its YCbCr is decoded to RGB
+# JPEG, WebP, JPEG 2000, JPEG XR, JPEG XL, LERC: some can be lossless, none says so.
+LOSSY = {*JPEG, 22610, 33003, 33004, 33005, 34712, 34887, 34892, 34934, 50001, 50002}
+ALPHA = (1, 2)  # ExtraSamples (p. 31): associated and unassociated
+KEPT_LAYOUTS = 256  # of files that are read again and again
+
+
+class TiffLayout(NamedTuple):
+    """Which pages of a file are images.
+
+    Attributes:
+      images: the page numbers of each image, one page a channel where channels are
+        pages of their own.
+      skipped: pages left out: smaller versions of others.
+    """
+
+    images: tuple[tuple[int, ...], ...]
+    skipped: int = 0
+
+
+@contextlib.contextmanager
+def opened(path: str) -> Iterator[tifffile.TiffFile]:
+    """Opens a TIFF whose pages are read one by one, a remote one out of a copy."""
+    with open_near(path) as file, tifffile.TiffFile(file) as tiff:
+        yield tiff
+
+
+def layout_of(path: str) -> TiffLayout:
+    """Finds the images of a file.
+
+    Raises:
+      ValueError, UserError: broken, or of a form that is not read.
+    """
+    with open_near(path) as file:
+        there = os.fstat(file.fileno())
+    return _layout(path, there.st_size, there.st_mtime_ns)
+
+
+@functools.lru_cache(KEPT_LAYOUTS)
+def _layout(path: str, _size: int, _mtime_ns: int) -> TiffLayout:
+    with opened(path) as tiff:
+        heads = image_checks.page_heads(tiff)
+        largest = max((head.height, head.width) for head in heads)
+        kept = [i for i, head in enumerate(heads) if not head.is_reduced(*largest)]
+        if len(kept) == 1 and (images := _images_behind(tiff, kept[0])) > 1:
+            raise UserError(
+                f"{path}: {images} images behind one header, as of ImageJ over 4 GB; "
+                "save it as a TIFF of single pages, or in parts"
+            )
+        return TiffLayout(_by_channels(tiff, kept), len(heads) - len(kept))
+
+
+def _images_behind(tiff: tifffile.TiffFile, number: int) -> int:
+    """Images behind the header of one page; what it says counts only if they fit."""
+    page = tiff.pages[number].aspage()
+    told = 1
+    if tiff.is_imagej:
+        told = int((tiff.imagej_metadata or {}).get("images", 1))
+    elif tiff.is_stk or tiff.is_shaped:  # MetaMorph, tifffile
+        told = tiff.series[0].size // page.size
+    end = page.dataoffsets[0] + told * page.nbytes
+    return told if page.is_contiguous and end <= tiff.filehandle.size else 1
+
+
+def _by_channels(
+    tiff: tifffile.TiffFile, kept: Sequence[int]
+) -> tuple[tuple[int, ...], ...]:
+    """Puts pages together that are channels of one image, by the metadata."""
+    single = tuple((number,) for number in kept)
+    imagej = tiff.imagej_metadata or {} if tiff.is_imagej else {}
+    says = tiff.is_ome or tiff.is_shaped or int(imagej.get("channels", 1)) > 1
+    if len(kept) == 1 or not says:
+        return single
+    series = tiff.series[0]
+    axes = series.axes[: -2 if series.axes.endswith("YX") else -3]
+    numbers = [getattr(page, "index", None) for page in series.pages]
+    numbers = numbers if sorted(n for n in numbers if n is not None) == [*kept] else []
+    if "C" not in axes or not numbers:
+        return single
+    grid = np.array(numbers).reshape(series.shape[: len(axes)])
+    grid = np.moveaxis(grid, axes.index("C"), -1)
+    return tuple(tuple(each) for each in grid.reshape(-1, grid.shape[-1]).tolist())
+
+
+def size_of(page: Page) -> tuple[int, int]:
+    """Height and width of an image."""
+    with opened(page.path) as tiff:
+        described = tiff.pages[_numbers(page)[0]].aspage()
+        return described.imagelength, described.imagewidth
+
+
+def dtype_of(page: Page) -> np.dtype | None:
+    """What an image's values are."""
+    with opened(page.path) as tiff:
+        return tiff.pages[_numbers(page)[0]].dtype
+
+
+def _numbers(page: Page) -> tuple[int, ...]:
+    images = layout_of(page.path).images
+    if page.number >= len(images):
+        raise ValueError(f"it has no page {page.number}")
+    return images[page.number]
+
+
+def read(page: Page) -> Stored:
+    """Reads one image.
+
+    Raises:
+      ValueError, UserError: broken, or of a form that is not read.
+    """
+    numbers = _numbers(page)
+    with opened(page.path) as tiff:
+        planes = [_read_page(page, tiff, number) for number in numbers]
+    check_unchanged(page)
+    if len(planes) == 1:
+        return planes[0]
+    values = [each.values for each in planes]
+    if len({(each.shape, each.dtype) for each in values}) > 1 or values[0].ndim > 2:
+        raise ValueError("its channels differ in size or kind")
+    return planes[0]._replace(values=np.stack(values, -1))
+
+
+def _read_page(page: Page, tiff: tifffile.TiffFile, number: int) -> Stored:
+    described = tiff.pages[number].aspage()
+    _check(page, described)
+    values = np.asarray(described.asarray())
+    if described.planarconfig == 2 and values.ndim == 3:
+        values = np.moveaxis(values, 0, -1)
+    palette = None
+    if described.photometric == PALETTE and described.colormap is not None:
+        if values.ndim > 2:
+            raise ValueError("a palette beside other channels")
+        palette = (described.colormap.T >> 8).astype(np.uint8)
+    elif described.photometric == WHITE_IS_ZERO:
+        values = _black_as_zero(page, described, values, is_imagej=tiff.is_imagej)
+    tag = described.tags.get(ORIENTATION)
+    channels = values.shape[2] if values.ndim == 3 else 1
+    extra = tuple(described.extrasamples)
+    return Stored(
+        upright(values, tag.value if tag else UPRIGHT),
+        palette,
+        # RGB with a fourth sample of no stated kind: ImageJ and Pillow show RGB.
+        has_alpha=channels > 1
+        and (any(kind in ALPHA for kind in extra) or (channels, len(extra)) == (4, 1)),
+        is_lossy=described.compression in LOSSY,
+    )
+
+
+def _black_as_zero(
+    page: Page, described: tifffile.TiffPage, values: np.ndarray, *, is_imagej: bool
+) -> np.ndarray:
+    """Inverts an image whose white is zero."""
+    if is_imagej:
+        raise UserError(
+            f"{page}: ImageJ saved it with an inverting LUT, so that 255 may be the "
+            "object or the background; in ImageJ choose Image > Lookup Tables > Grays "
+            "where 255 is the object, or Edit > Invert before it where 0 is, and save"
+        )
+    if values.dtype == bool:
+        return ~values
+    if values.dtype.kind != "u":
+        raise ValueError(f"white as zero in {values.dtype}")
+    white = values.dtype.type(2 ** int(described.bitspersample) - 1)
+    return white - values
+
+
+def _check(page: Page, described: tifffile.TiffPage) -> None:
+    height, width = described.imagelength, described.imagewidth
+    if described.dtype is None or not height * width:
+        raise ValueError(f"{height} x {width} px of no known kind")
+    if described.imagedepth > 1:
+        raise UserError(
+            f"{page}: a volume of {described.imagedepth} slices in one page; save it "
+            "as a stack, a page a slice, and each slice becomes a frame"
+        )
+    kind = described.photometric
+    decoded = kind == YCBCR and described.compression in JPEG
+    if kind not in (*SHOWN_AS_STORED, WHITE_IS_ZERO, PALETTE) and not decoded:
+        name = getattr(kind, "name", kind)
+        raise UserError(f"{page}: its colours are {name}; save it as RGB or grey")
+    image_checks.check_size(str(page), height, width, described.nbytes / height / width)
+    image_checks.repair_counts(described)
+    image_checks.check_strips(described)
