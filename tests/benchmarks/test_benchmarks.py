@@ -30,7 +30,7 @@ def benchmark(folder: pathlib.Path, *more: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "benchmarks/main.py", "--quick", f"--output={folder}"]
     command += [f"--work={folder}/work", *more]
     return subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=280
+        command, cwd=ROOT, capture_output=True, text=True, timeout=1400
     )
 
 
@@ -48,6 +48,7 @@ def result(folder: pathlib.Path, name: str) -> dict:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1500)  # s; minutes, longer beside other work
 @pytest.mark.parametrize("name", SIDES)
 def test_a_benchmark_measures_its_sides(results, name):
     """Peers that are not installed are said to be missing."""
@@ -66,6 +67,7 @@ def test_a_benchmark_measures_its_sides(results, name):
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1500)  # s; minutes, longer beside other work
 def test_the_page_shows_every_row(results):
     class Cells(html.parser.HTMLParser):
         charts = rows = 0
@@ -86,6 +88,7 @@ def test_the_page_shows_every_row(results):
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1500)  # s; minutes, longer beside other work
 def test_what_was_measured_is_kept_and_what_failed_is_said(results):
     before = (results / "scale.json").read_bytes()
     done = benchmark(results, "--only=scale")
@@ -123,12 +126,13 @@ def test_ctrl_c_is_one_line(tmp_path):
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1500)  # s; minutes, longer beside other work
 def test_the_first_run_on_gpus_in_small(tmp_path):
     """On two logical processors; what only GPUs have is the script's to find."""
     command = [sys.executable, "benchmarks/gpu.py", "--quick"]
     command += [f"--output={tmp_path}/out", f"--work={tmp_path}/work"]
     done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=280
+        command, cwd=ROOT, capture_output=True, text=True, timeout=1400
     )
     assert done.returncode == 0, done.stdout + done.stderr
     found = result(tmp_path / "out", "gpu")

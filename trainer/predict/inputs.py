@@ -3,8 +3,9 @@
 import os
 from typing import NamedTuple
 
-from unet_tfrecords.command.errors import UserError
-from unet_tfrecords.dataset.images.formats import count_pages, is_image
+from unet_tfrecords.command.errors import UserError, warn
+from unet_tfrecords.dataset.images.formats import count_pages, is_image, unread
+from unet_tfrecords.dataset.images.frames import natural_key
 from unet_tfrecords.dataset.images.pages import Page
 from unet_tfrecords.storage import files
 
@@ -40,15 +41,20 @@ def find_jobs(source: str, output: str) -> tuple[list[Job], list[str]]:
     Raises:
       UserError: no images there, or images in `output`.
     """
-    updated = _image_files(source)
+    there = _files_of(source)
+    updated = {path: time for path, time in there.items() if is_image(path)}
+    problems = [line for path in there if (line := unread(path))]
     if not updated:
-        raise UserError(f"{source}: no TIFF, PNG or JPEG images there; see --input")
+        lines = [f"{source}: no images there that can be read; see --input"]
+        raise UserError(problems or lines)
+    others = [path for path in there if not (is_image(path) or unread(path))]
+    if others:
+        warn(f"{len(others)} files are no images: {others[0]} ...")
     folders = {os.path.realpath(os.path.dirname(path) or ".") for path in updated}
     if not files.is_remote(output) and os.path.realpath(output) in folders:
         raise UserError(f"--output={output}: holds the images; give another folder")
     jobs: list[Job] = []
-    problems: list[str] = []
-    for path, changed in updated.items():
+    for path, changed in sorted(updated.items(), key=lambda e: natural_key(e[0])):
         stem = os.path.splitext(files.basename(path))[0]
         try:
             jobs += _jobs_of(path, stem, changed)
@@ -57,17 +63,17 @@ def find_jobs(source: str, output: str) -> tuple[list[Job], list[str]]:
     return jobs, problems
 
 
-def _image_files(source: str) -> dict[str, float]:
-    """When each image there was last changed, by path."""
+def _files_of(source: str) -> dict[str, float]:
+    """When each file there was last changed, by path; hidden files are left out."""
     if os.path.isfile(source):
-        found = {source: os.path.getmtime(source)}
-    elif os.path.isdir(source):
+        return {source: os.path.getmtime(source)}
+    if os.path.isdir(source):
         found = files.updated_in(source)
     elif files.is_remote(source) and not set(source) & set("*?["):
         found = files.updated_in(source) or files.updated(source)
     else:
         found = files.updated(source)
-    return {path: time for path, time in found.items() if is_image(path)}
+    return {p: t for p, t in found.items() if not files.basename(p).startswith(".")}
 
 
 def _jobs_of(path: str, stem: str, updated: float) -> list[Job]:

@@ -11,7 +11,7 @@ stacks, each labelled slice is a frame.
 
 import collections
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import ml_collections
@@ -24,6 +24,7 @@ from unet_tfrecords.dataset.images.frames import (
     FrameListing,
     Objects,
     Truth,
+    natural_key,
     size_text,
 )
 from unet_tfrecords.dataset.images.pages import Page
@@ -53,32 +54,54 @@ class Sequence(NamedTuple):
     def labelled(self) -> list[str]:
         """Times with any truth."""
         sliced = {time for time, _ in self.gold_slices}
-        return sorted(self.gold.keys() | self.silver.keys() | sliced)
+        return sorted(self.gold.keys() | self.silver.keys() | sliced, key=natural_key)
 
 
 def _numbered(folder: str, prefix: str) -> dict[str, str]:
     """Files such as man_seg012.tif by their number, as written."""
-    pattern = re.compile(re.escape(prefix) + r"(\d+)\.tiff?$")
-    named = [(pattern.match(files.basename(p)), p) for p in files.list_files(folder)]
+    pattern = re.compile(re.escape(prefix) + r"(\d+)\.tiff?$", re.IGNORECASE)
+    paths = files.list_files(folder) if folder else []
+    named = [(pattern.match(files.basename(p)), p) for p in paths]
     return {match[1]: path for match, path in named if match}
 
 
 def _sliced(folder: str) -> dict[tuple[str, int], str]:
     """Files such as man_seg_012_034.tif by time, as written, and slice."""
-    pattern = re.compile(r"man_seg_(\d+)_(\d+)\.tiff?$")
-    named = [(pattern.match(files.basename(p)), p) for p in files.list_files(folder)]
+    pattern = re.compile(r"man_seg_(\d+)_(\d+)\.tiff?$", re.IGNORECASE)
+    paths = files.list_files(folder) if folder else []
+    named = [(pattern.match(files.basename(p)), p) for p in paths]
     return {(match[1], int(match[2])): path for match, path in named if match}
 
 
-def _sequence(base: str, labels: str) -> Sequence:
-    gold, silver = files.join(base + "_GT", "SEG"), files.join(base + "_ST", "SEG")
+def _sequence(base: str, truth: dict[str, str], labels: str) -> Sequence:
+    number = files.basename(base)
+    gold = truth.get(f"{number}_gt/seg", "")
+    silver = truth.get(f"{number}_st/seg", "")
     return Sequence(
         _numbered(base, "t"),
         {} if labels == "silver" else _numbered(gold, "man_seg"),
         {} if labels == "silver" else _sliced(gold),
         {} if labels == "gold" else _numbered(silver, "man_seg"),
-        _numbered(files.join(base + "_GT", "TRA"), "man_track"),
+        _numbered(truth.get(f"{number}_gt/tra", ""), "man_track"),
     )
+
+
+def _truth_folders(folder: str) -> dict[str, str]:
+    """Folders of truth by their names in lower case, such as "01_gt/seg".
+
+    Raises:
+      UserError: two differ by case alone.
+    """
+    found: dict[str, str] = {}
+    for of_sequence in files.list_folders(folder):
+        if not of_sequence.lower().endswith(("_gt", "_st")):
+            continue
+        for kind in files.list_folders(files.join(folder, of_sequence)):
+            path = files.join(folder, of_sequence, kind)
+            name = f"{of_sequence}/{kind}".lower()
+            if found.setdefault(name, path) != path:
+                raise UserError(f"{path}: {found[name]} is there too; keep one")
+    return found
 
 
 def find(name: str, folder: str, data: ml_collections.ConfigDict) -> FrameListing:
@@ -94,17 +117,21 @@ def find(name: str, folder: str, data: ml_collections.ConfigDict) -> FrameListin
             f"{folder}: no sequence {', '.join(lost)}; there is {', '.join(present)}"
         )
     frames, problems, unlabelled = [], [], 0
+    truth = _truth_folders(folder)
     for number in wanted or present:
-        found = _find_in(name, number, files.join(folder, number), data.labels)
+        base = files.join(folder, number)
+        found = _find_in(name, number, base, truth, data.labels)
         frames += found.frames
         problems += found.problems
         unlabelled += found.unlabelled
     return FrameListing(frames, problems, unlabelled)
 
 
-def _find_in(name: str, number: str, base: str, labels: str) -> FrameListing:
+def _find_in(
+    name: str, number: str, base: str, truth: dict[str, str], labels: str
+) -> FrameListing:
     """The frames of one sequence."""
-    there = _sequence(base, labels)
+    there = _sequence(base, truth, labels)
     times = there.labelled()
     problems = [
         f"{path}: label without image; {files.join(base, f't{time}.tif')} is missing"
@@ -114,10 +141,11 @@ def _find_in(name: str, number: str, base: str, labels: str) -> FrameListing:
     ]
     if there.images and not times:
         problems.append(
-            f"{base}: {len(there.images)} images but no {labels} labels "
+            f"{base}: {len(there.images)} images but {_no(labels)} labels for them "
             f"in {base}_GT/SEG or {base}_ST/SEG; see config.data.labels"
         )
-    problems += _duplicates(base)
+    masks = (truth.get(f"{number}_{kind}/seg", "") for kind in ("gt", "st"))
+    problems += _duplicates([base, *filter(None, masks)])
     times = [time for time in times if time in there.images]
     # Stacks or not is a sequence's matter: the first header that can be read tells.
     pages = (_pages(there.images[time]) for time in times)
@@ -152,14 +180,17 @@ def _pages(path: str) -> int:
         return 0
 
 
-def _duplicates(base: str) -> list[str]:
+def _no(labels: str) -> str:
+    return "neither gold nor silver" if labels == "both" else f"no {labels}"
+
+
+def _duplicates(folders: Iterable[str]) -> list[str]:
     """Files of the same number with another ending, a line each."""
-    folders = base, files.join(base + "_GT", "SEG"), files.join(base + "_ST", "SEG")
     problems = []
     for folder in folders:
         first: dict[str, str] = {}
         for path in files.list_files(folder):
-            stem, _, ending = files.basename(path).rpartition(".")
+            stem, _, ending = files.basename(path).lower().rpartition(".")
             if ending in ("tif", "tiff") and first.setdefault(stem, path) != path:
                 problems.append(f"{path}: {first[stem]} has the same name; keep one")
     return problems

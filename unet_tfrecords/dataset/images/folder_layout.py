@@ -8,7 +8,12 @@ import ml_collections
 import numpy as np
 
 from unet_tfrecords.command.errors import UserError
-from unet_tfrecords.dataset.images.formats import count_pages, is_image, read_labels
+from unet_tfrecords.dataset.images.formats import (
+    count_pages,
+    is_image,
+    read_labels,
+    unread,
+)
 from unet_tfrecords.dataset.images.frames import Frame, FrameListing, Objects, Truth
 from unet_tfrecords.dataset.images.mask_values import check_instances, foreground_of
 from unet_tfrecords.dataset.images.pages import Page
@@ -19,9 +24,16 @@ from unet_tfrecords.storage import files
 WANTS = "images/NAME.* and masks/NAME.*"
 
 
-def _by_stem(folder: str, problems: list[str], suffix: str = "") -> dict[str, str]:
+def _by_stem(
+    folder: str, problems: list[str], left_out: list[str], suffix: str = ""
+) -> dict[str, str]:
     found: dict[str, str] = {}
-    for path in filter(is_image, files.list_files(folder)):
+    for path in files.list_files(folder):
+        if not is_image(path):
+            line = unread(path)
+            problems += [line] if line else []
+            left_out += [] if line else [path]
+            continue
         stem = os.path.splitext(files.basename(path))[0]
         if stem.endswith(suffix):
             stem = stem[: len(stem) - len(suffix)]
@@ -54,8 +66,9 @@ def find(name: str, folder: str, data: ml_collections.ConfigDict) -> FrameListin
             "and instance (one value a cell)"
         )
     problems: list[str] = []
-    images = _by_stem(files.join(folder, "images"), problems)
-    masks = _by_stem(files.join(folder, "masks"), problems, data.mask_suffix)
+    left_out: list[str] = []
+    images = _by_stem(files.join(folder, "images"), problems, left_out)
+    masks = _by_stem(files.join(folder, "masks"), problems, left_out, data.mask_suffix)
     problems += [
         f"{images[stem]}: image without mask; add "
         f"{files.join(folder, 'masks', stem + data.mask_suffix)}.* or remove it"
@@ -89,7 +102,7 @@ def find(name: str, folder: str, data: ml_collections.ConfigDict) -> FrameListin
             )
             for i, n in enumerate(names)
         ]
-    return FrameListing(frames, problems)
+    return FrameListing(frames, problems, left_out=tuple(left_out))
 
 
 def truth(frame: Frame, data: ml_collections.ConfigDict, notes: list[str]) -> Truth:

@@ -1,6 +1,7 @@
 """What a data set is made of: frames that refer to files, and their truth."""
 
 import dataclasses
+import re
 from typing import NamedTuple
 
 import numpy as np
@@ -51,11 +52,24 @@ class FrameListing(NamedTuple):
       frames: the labelled frames, in order of sequence and name.
       problems: files that should belong to a frame and don't, a line each.
       unlabelled: images that nobody labelled, as the layout allows.
+      left_out: files that are no images, by name.
     """
 
     frames: list[Frame]
     problems: list[str]
     unlabelled: int = 0
+    left_out: tuple[str, ...] = ()
+
+
+def natural_key(name: str) -> tuple:
+    """Sorts names by the numbers in them, as people do, not by their digits.
+
+    >>> sorted(["t10", "t9", "p2_t1", "p10_t1", "t1"], key=natural_key)
+    ['p2_t1', 'p10_t1', 't1', 't9', 't10']
+    """
+    parts = re.split("([0-9]+)", name)
+    # Text and numbers take turns, so that like is compared with like.
+    return tuple((int(p), p) if i % 2 else p for i, p in enumerate(parts))
 
 
 class Truth(NamedTuple):

@@ -19,6 +19,7 @@ from unet_tfrecords.dataset.images.frames import (
     FrameListing,
     Objects,
     Truth,
+    natural_key,
     size_text,
 )
 from unet_tfrecords.dataset.pixel_statistics import count_values
@@ -68,6 +69,7 @@ def look_for_frames(data: ml_collections.ConfigDict, folder: str) -> FrameListin
             f"config.data.sequences={data.sequences}: layout {data.layout!r} has none"
         )
     found = LAYOUTS[data.layout].find(name, folder, data)
+    found = found._replace(frames=_in_order(found.frames))
     odd = [frame for frame in found.frames if not frame.key.isprintable()]
     if odd:
         readable = [frame for frame in found.frames if frame.key.isprintable()]
@@ -83,6 +85,18 @@ def look_for_frames(data: ml_collections.ConfigDict, folder: str) -> FrameListin
             f"{LAYOUTS[data.layout].WANTS}"
         )
     return found
+
+
+def _in_order(frames: list[Frame]) -> list[Frame]:
+    """Sorts each sequence's frames by the numbers in their names.
+
+    Neighbours in a video or a stack stay neighbours, and in the same split.
+    """
+    place = {
+        sequence: i
+        for i, sequence in enumerate(dict.fromkeys(frame.sequence for frame in frames))
+    }
+    return sorted(frames, key=lambda f: (place[f.sequence], natural_key(f.name)))
 
 
 def read_frame(
