@@ -15,7 +15,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.data = data = ml_collections.ConfigDict()
     data.name = ""  # first part of every tile's key; "" takes the input folder's name
     data.layout = "folder"  # isbi, ctc or folder: see dataset/images/layouts.py
-    data.labels = "binary"  # ctc: gold, silver, both; folder: binary, class, instance
+    # ctc: gold, silver, both; folder: binary, class, instance; auto: what fits them all
+    data.labels = "auto"
     data.background = ()  # folder: further values that are background, such as (1,)
     data.sequences = ()  # ctc: ("01", "02"); () takes all there are
     data.mask_suffix = ""  # folder: "_mask" where a.png goes with a_mask.png

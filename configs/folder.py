@@ -3,8 +3,9 @@ r"""Your own images: DIR/images/NAME.* with DIR/masks/NAME.* (PNG, TIFF or JPEG)
 ./launch.sh preprocess --config=configs/folder.py:cpu \
     --input=DIR --output=runs/mine/data
 
-Say what the masks hold with --config.data.labels: binary (not 0 is foreground), class
-(the value is the class; set --config.model.classes) or instance (one value a cell).
+What the masks hold is found out and printed. --config.data.labels says it: binary (two
+values), class (the value is the class; set --config.model.classes) or instance (each
+cell has a value of its own).
 """
 
 import ml_collections

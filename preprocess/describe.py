@@ -13,6 +13,7 @@ from unet_tfrecords.dataset.data_settings import data_config
 from unet_tfrecords.dataset.dataset_info import (
     DatasetInfo,
     Normalization,
+    Note,
     Shard,
     Skipped,
     Source,
@@ -34,6 +35,7 @@ def describe(
     facts: DatasetSummary,
     *,
     unlabelled: int,
+    labels_reason: str,
     config: ml_collections.ConfigDict,
 ) -> DatasetInfo:
     """Describes a data set, independent of the order of its parts.
@@ -45,6 +47,7 @@ def describe(
       skipped: what was left out.
       facts: of the whole data set.
       unlabelled: number of images without labels.
+      labels_reason: why masks are read as they are.
       config: the whole config.
     """
     moments, data, model = facts.moments, config.data, config.model
@@ -77,6 +80,8 @@ def describe(
         # Bad frames with their files, then files that belong to none.
         skipped=tuple(sorted(skipped, key=lambda s: (not s.frame, s.frame, s.reasons))),
         unlabelled_images=unlabelled,
+        labels_reason=labels_reason,
+        notes=tuple(Note(text, *of) for text, of in sorted(facts.notes.items())),
         software={
             "python": platform.python_version(),
             **{name: importlib.metadata.version(name) for name in SOFTWARE},

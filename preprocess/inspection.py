@@ -42,6 +42,8 @@ class Inspection(NamedTuple):
       classes: which occur among the labelled pixels.
       moments: of its pixels.
       problems: why it can't be used; empty where it can.
+      digests: sha256 of each of its files.
+      notes: what its owner should look at.
     """
 
     frame: Frame
@@ -52,6 +54,7 @@ class Inspection(NamedTuple):
     moments: Moments | None = None
     problems: tuple[str, ...] = ()
     digests: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 class DatasetSummary(NamedTuple):
@@ -66,6 +69,7 @@ class DatasetSummary(NamedTuple):
       digest: of config and source files; a shard of another digest is another shard.
       frames: how many good ones each split has.
       tiles: how many they make.
+      notes: what their owner should look at: of how many frames, and a file of one.
     """
 
     bits: int
@@ -75,14 +79,19 @@ class DatasetSummary(NamedTuple):
     digest: str
     frames: dict[str, int]
     tiles: int
+    notes: dict[str, tuple[int, str]]
 
 
 def inspect(frame: Frame, config: ml_collections.ConfigDict) -> Inspection:
     """Reads a frame and its truth to the end and says what it found."""
-    model = config.model
+    model, notes = config.model, list[str]()
     try:
         image, truth = check_frame(
-            frame, config.data, channels=model.channels, classes=model.classes
+            frame,
+            config.data,
+            channels=model.channels,
+            classes=model.classes,
+            notes=notes,
         )
     except UserError as error:
         return Inspection(frame, problems=tuple(error.problems))
@@ -95,6 +104,7 @@ def inspect(frame: Frame, config: ml_collections.ConfigDict) -> Inspection:
         image.dtype.itemsize * 8,
         tuple(np.flatnonzero(counts).tolist()),
         moments(image),
+        notes=tuple(notes),
     )
 
 
@@ -112,6 +122,7 @@ class FrameTotals:
       problems: of bad frames, the first `MOST_PROBLEMS` or twice as many.
       num_problems: of all of them.
       digest: of the frames' files: a sum, so that their order does not matter.
+      notes: the number of frames with each, and a file of the first by key.
     """
 
     frames: collections.Counter[str] = dataclasses.field(
@@ -125,6 +136,7 @@ class FrameTotals:
     problems: set[str] = dataclasses.field(default_factory=set)
     num_problems: int = 0
     digest: int = 0
+    notes: dict[str, tuple[int, str]] = dataclasses.field(default_factory=dict)
 
 
 def totals_of(
@@ -147,6 +159,8 @@ def totals_of(
     totals.frames[frame.split] = 1
     totals.tiles = tiles_of(source, config)
     totals.bits = {source.bits: (frame.key, str(frame.image))}
+    name = relative(str(frame.image), folder)
+    totals.notes = {kind_of_note(text): (1, name) for text in source.notes}
     if frame.split == "train":
         totals.classes = set(source.classes)
         if config.data.normalization == "dataset":
@@ -170,9 +184,21 @@ def added_up(parts: Iterable[FrameTotals]) -> FrameTotals:
         total.problems |= part.problems
         total.num_problems += part.num_problems
         total.digest = (total.digest + part.digest) % 2**256
+        for text, (number, name) in part.notes.items():
+            before = total.notes.get(text, (0, name))
+            total.notes[text] = before[0] + number, min(before[1], name)
     if len(total.problems) > 2 * MOST_PROBLEMS:
         total.problems = set(heapq.nsmallest(MOST_PROBLEMS, total.problems))
     return total
+
+
+def kind_of_note(text: str) -> str:
+    """A note without what is one file's own, so that equal ones are counted.
+
+    >>> kind_of_note("outliers are clipped: from 1 to 9")
+    'outliers are clipped'
+    """
+    return text.partition(":")[0]
 
 
 def _digest_of(source: Inspection, folder: str) -> int:
@@ -255,6 +281,7 @@ def conclude(
         json_files.fingerprint([data_config(config), f"{sums.digest:064x}"]),
         sums.frames,
         sums.tiles,
+        sums.notes,
     )
 
 

@@ -57,6 +57,10 @@ def preprocess(values: flags.FlagValues, beam_args: list[str]) -> None:
         folder = os.path.abspath(folder)
 
     planned = plan.plan_dataset(folder, config)
+    if planned.labels_reason:
+        print(f"labels={config.data.labels}: {planned.labels_reason}")
+    if planned.left_out:
+        print(f"{len(planned.left_out)} files are no images: {planned.left_out[0]} ...")
     with locks.exclusive(output):
         if values.overwrite:
             with locks.unread(output):
@@ -246,6 +250,8 @@ def _summarise(
             print(f"{split}: all of its frames were bad", file=sys.stderr)
     if unlabelled := info.unlabelled_images:
         print(f"{unlabelled} images without labels left out")
+    for note in info.notes:
+        print(f"{note.text}: {note.files} frames, {note.example} first")
     for left_out in info.skipped:
         for reason in left_out.reasons:
             print(f"skipped: {reason}", file=sys.stderr)

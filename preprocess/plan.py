@@ -18,7 +18,7 @@ import msgspec
 from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.dataset import splits
 from unet_tfrecords.dataset.images.frames import PAGES, Frame, FrameListing
-from unet_tfrecords.dataset.images.layouts import look_for_frames
+from unet_tfrecords.dataset.images.layouts import look_for_frames, settle_labels
 from unet_tfrecords.dataset.images.pages import stamp_of
 from unet_tfrecords.dataset.seeds import identity_seed
 from unet_tfrecords.storage import files
@@ -79,6 +79,8 @@ class PlannedFrame(NamedTuple):
 def plan_dataset(folder: str, config: ml_collections.ConfigDict) -> FrameListing:
     """All frames of the data set in a folder, each with its split.
 
+    What the config leaves open of the masks is settled by looking at them.
+
     Raises:
       UserError: no frames, or no splits as the config wants them. Files that belong to
         no frame are reported together with what is wrong in the frames.
@@ -90,7 +92,8 @@ def plan_dataset(folder: str, config: ml_collections.ConfigDict) -> FrameListing
         frames = splits.assign_splits(found.frames, config.data.split)
     except UserError as error:
         raise UserError([*error.problems, *found.problems]) from error
-    return found._replace(frames=frames)
+    reading = settle_labels(config.data, frames)
+    return found._replace(frames=frames, labels_reason=reading)
 
 
 def plan_all(

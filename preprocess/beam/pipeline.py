@@ -1,8 +1,8 @@
 """The Beam job. Its transforms only wire; what they call does the thinking.
 
-    plan ─┬─ frames ─┬─ InspectFrames ─┬─ sources ─┬─ SumUp ── facts ─┐ (side input)
-          │          └─ DigestFiles ───┘           └─ entries ──────┐ ▼
-          └─ units ──────── group by shard ──────────── WriteShards ┴── WriteInfo
+    plan ─┬─ frames ─ InspectFrames ─ sources ─┬─ SumUp ── facts ─┐ (side input)
+          │                                    └─ entries ──────┐ ▼
+          └─ units ─────── group by shard ───────── WriteShards ┴── WriteInfo
 
 What is shuffled is the plan, some hundred bytes a unit, never the pixels: each shard is
 made whole by one worker, and is a pure function of config, seed and input. No worker
@@ -43,6 +43,7 @@ class PreprocessJob(NamedTuple):
       frames: how many those hold.
       strays: files that belong to no frame, a line each.
       unlabelled: images that nobody labelled.
+      labels_reason: why masks are read as they are.
     """
 
     folder: str
@@ -52,6 +53,7 @@ class PreprocessJob(NamedTuple):
     frames: int
     strays: list[str]
     unlabelled: int
+    labels_reason: str = ""
 
 
 def prepare(
@@ -77,7 +79,14 @@ def prepare(
         job=f"-{uuid.uuid4().hex[:8]}",
     )
     return PreprocessJob(
-        folder, output, config, written, frames, planned.problems, planned.unlabelled
+        folder,
+        output,
+        config,
+        written,
+        frames,
+        planned.problems,
+        planned.unlabelled,
+        planned.labels_reason,
     )
 
 
@@ -150,6 +159,7 @@ def write_info(
         skipped + [stray_of(line, job.folder) for line in job.strays],
         facts,
         unlabelled=job.unlabelled,
+        labels_reason=job.labels_reason,
         config=job.config,
     )
     own = {shard.name for shard in shards} | {part.name for part in parts}

@@ -164,7 +164,7 @@ def test_of_a_colour_palette_images_have_colours_and_masks_indices(tmp_path, end
     with Image.open(path) as opened:
         np.testing.assert_array_equal(image(path, 3), opened.convert("RGB"))
     np.testing.assert_array_equal(labels(path, notes), MASK)
-    assert notes == ["a palette of colours: its indices are taken for the labels"]
+    assert notes == ["indices of a palette of colours are taken for the labels"]
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4])
@@ -299,7 +299,7 @@ def test_outliers_leave_the_other_levels(tmp_path, outlier, pixels):
     order = np.argsort(plain.reshape(-1)[kept], kind="stable")
     assert (np.diff(levels[order].astype(int)) >= 0).all()
     [note] = notes
-    assert note.startswith("outliers from") and "are clipped" in note
+    assert note.startswith("outliers of intensity are clipped: from ")
 
 
 def test_hot_pixels_of_16_bits_are_noted_and_kept(tmp_path):

@@ -112,12 +112,15 @@ def check_batch(train: ml_collections.ConfigDict, replicas: int) -> None:
 def check_fit(info: DatasetInfo, config: ml_collections.ConfigDict) -> None:
     """Checks that the config is the one that made the data.
 
+    What labels=auto came to is taken from the data.
     Evaluation reads truth and splits by the config, so it must not say otherwise. The
     seed may differ, and what was done with bad frames is the data set's to say.
 
     Raises:
       UserError: every difference, with both values.
     """
+    if config.data.labels == "auto":
+        config.data.labels = info.config["data"]["labels"]
     there, here = info.config, data_config(config)
     here["seed"] = there["seed"]
     here["data"]["on_bad_frame"] = there["data"]["on_bad_frame"]

@@ -102,6 +102,14 @@ class Skipped(msgspec.Struct, frozen=True):
     files: tuple[SourceFile, ...]
 
 
+class Note(msgspec.Struct, frozen=True):
+    """Something that the owner of some files should look at."""
+
+    text: str
+    files: Count
+    example: str  # one of the files
+
+
 class Normalization(msgspec.Struct, frozen=True):
     """Mean and deviation of each channel over the data set, raw intensities."""
 
@@ -130,6 +138,8 @@ class DatasetInfo(msgspec.Struct, frozen=True, kw_only=True):
       source_parts: further files with the sources of a large data set.
       skipped: frames and files that were left out.
       unlabelled_images: images without labels.
+      labels_reason: why masks are read as `config.data.labels` says.
+      notes: what their owner should look at.
       software: version of each package that made the data set.
       times: when; not part of its identity.
     """
@@ -143,6 +153,8 @@ class DatasetInfo(msgspec.Struct, frozen=True, kw_only=True):
     source_parts: tuple[SourcePart, ...]
     skipped: tuple[Skipped, ...]
     unlabelled_images: int
+    labels_reason: str = ""
+    notes: tuple[Note, ...] = ()
     software: dict[str, str]
     times: dict[str, str] = {}
 

@@ -106,9 +106,10 @@ def _truth_folders(folder: str) -> dict[str, str]:
 
 def find(name: str, folder: str, data: ml_collections.ConfigDict) -> FrameListing:
     """One frame a labelled image, or a labelled slice of a stack."""
-    if data.labels not in ("gold", "silver", "both"):
+    labels = "both" if data.labels == "auto" else data.labels
+    if labels not in ("gold", "silver", "both"):
         raise UserError(
-            f"config.data.labels={data.labels!r}: layout 'ctc' knows gold, silver, both"
+            f"config.data.labels={labels!r}: layout 'ctc' knows gold, silver, both"
         )
     wanted = tuple(data.sequences)
     present = [s for s in files.list_folders(folder) if re.fullmatch(r"\d+", s)]
@@ -120,7 +121,7 @@ def find(name: str, folder: str, data: ml_collections.ConfigDict) -> FrameListin
     truth = _truth_folders(folder)
     for number in wanted or present:
         base = files.join(folder, number)
-        found = _find_in(name, number, base, truth, data.labels)
+        found = _find_in(name, number, base, truth, labels)
         frames += found.frames
         problems += found.problems
         unlabelled += found.unlabelled

@@ -59,9 +59,9 @@ def _page_like(stems: Iterable[str]) -> dict[str, str]:
 
 def find(name: str, folder: str, data: ml_collections.ConfigDict) -> FrameListing:
     """One frame an image, or a page of a stack."""
-    if data.labels not in ("binary", "class", "instance"):
+    if data.labels not in ("auto", "binary", "class", "instance"):
         raise UserError(
-            f"config.data.labels={data.labels!r}: layout 'folder' knows binary "
+            f"config.data.labels={data.labels!r}: layout 'folder' knows auto, binary "
             "(not 0 is foreground), class (the value is the class, 255 unlabelled) "
             "and instance (one value a cell)"
         )

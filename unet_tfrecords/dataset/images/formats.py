@@ -172,8 +172,8 @@ def _note_hot_pixels(image: np.ndarray, notes: list[str]) -> None:
     few, bulk = _bulk(image)
     if few and bulk[1] < top / 16:
         notes.append(
-            f"a few pixels of {top} in an image that is below {bulk[1]:.0f} otherwise: "
-            "hot pixels? they move its mean and deviation"
+            f"a few pixels of {top} in a dark image (hot ones?) move its mean: it is "
+            f"below {bulk[1]:.0f} otherwise"
         )
 
 
@@ -208,8 +208,8 @@ def _spread(image: np.ndarray, notes: list[str]) -> np.ndarray:
     start, end = (math.ldexp(value, shift) for value in bulk)
     if has_outliers and 0 < end - start < (high - low) * LEAST_LEVELS / 2**16:
         notes.append(
-            f"outliers from {image.min():g} to {image.max():g} are clipped: all but a "
-            f"few pixels are between {bulk[0]:g} and {bulk[1]:g}"
+            f"outliers of intensity are clipped: from {image.min():g} to "
+            f"{image.max():g}, where the others are between {bulk[0]:g} and {bulk[1]:g}"
         )
         room = ROOM * (end - start)
         low, high = max(low, start - room), min(high, end + room)
@@ -251,7 +251,7 @@ def read_labels(
         if _is_grey(stored):
             image = stored.palette[image, 0]
         elif notes is not None:
-            notes.append("a palette of colours: its indices are taken for the labels")
+            notes.append("indices of a palette of colours are taken for the labels")
     if image.ndim == 3 and image.shape[2] > 1:
         has_parts = stored.has_alpha and image[..., -1].min() != image[..., -1].max()
         image = image[..., : -1 if stored.has_alpha else None]

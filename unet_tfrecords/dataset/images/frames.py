@@ -52,13 +52,15 @@ class FrameListing(NamedTuple):
       frames: the labelled frames, in order of sequence and name.
       problems: files that should belong to a frame and don't, a line each.
       unlabelled: images that nobody labelled, as the layout allows.
-      left_out: files that are no images, by name.
+      left_out: files that are no images.
+      labels_reason: why masks are read as they are.
     """
 
     frames: list[Frame]
     problems: list[str]
     unlabelled: int = 0
     left_out: tuple[str, ...] = ()
+    labels_reason: str = ""
 
 
 def natural_key(name: str) -> tuple:

@@ -12,7 +12,12 @@ import ml_collections
 import numpy as np
 
 from unet_tfrecords.command.errors import UserError
-from unet_tfrecords.dataset.images import ctc_layout, folder_layout, isbi_layout
+from unet_tfrecords.dataset.images import (
+    ctc_layout,
+    folder_layout,
+    isbi_layout,
+    mask_survey,
+)
 from unet_tfrecords.dataset.images.formats import count_pages, is_spread, read_image
 from unet_tfrecords.dataset.images.frames import (
     Frame,
@@ -85,6 +90,24 @@ def look_for_frames(data: ml_collections.ConfigDict, folder: str) -> FrameListin
             f"{LAYOUTS[data.layout].WANTS}"
         )
     return found
+
+
+def settle_labels(data: ml_collections.ConfigDict, frames: list[Frame]) -> str:
+    """Settles `data.labels` by looking at the masks; returns the reason, for people.
+
+    Raises:
+      UserError: several readings fit, or the masks contradict the config.
+    """
+    if data.layout != "folder":
+        if data.labels == "auto":
+            data.labels = "both" if data.layout == "ctc" else "class"
+        return ""
+    masks = mask_survey.survey(frames, data.background)
+    reading = mask_survey.reading_of(masks, data.labels)
+    if not data.background:
+        mask_survey.check_background(masks, reading.labels)
+    data.labels = reading.labels
+    return reading.reason
 
 
 def _in_order(frames: list[Frame]) -> list[Frame]:

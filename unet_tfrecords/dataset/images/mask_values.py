@@ -49,7 +49,7 @@ def foreground_of(labels: np.ndarray, name: str, notes: list[str]) -> np.ndarray
             "number a class) may be meant, or the mask was blurred: save it again"
         )
     notes.append(
-        "grey rims in a binary mask (blurred, resized or once a JPEG): split halfway"
+        "grey rims of binary masks (blurred, resized or once a JPEG) are split halfway"
     )
     return foreground
 

@@ -1,0 +1,209 @@
+"""Masks as people have them, through the preprocess command: read right or refused."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from preprocess import main
+from tests.conftest import TINY_DATA
+from tests.robustness.tiny import CONFIG
+from unet_tfrecords.command.cli import main as run
+from unet_tfrecords.dataset.drawn_cells import draw_cells
+from unet_tfrecords.dataset.shards import read_tiles
+
+SMALL = (CONFIG, *TINY_DATA, "--config.data.augmentations=1")
+DRAWN = list(draw_cells(192, 6, 5))
+
+
+@pytest.fixture
+def made(tmp_path, capfd):
+    """Runs preprocess on drawn cells with masks made by a function; exit code, words."""
+
+    def make(mask_of, *flags, ending="png"):
+        for number, (image, instances) in enumerate(DRAWN):
+            for kind, pixels in (("images", image), ("masks", mask_of(instances))):
+                path = tmp_path / "in" / kind / f"f{number}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                if kind == "masks":
+                    path = path.with_suffix(f".{ending}")
+                Image.fromarray(pixels).save(path)
+        where = f"--input={tmp_path}/in", f"--output={tmp_path}/data"
+        code = run(main.COMMAND, [*SMALL, *where, *flags])
+        said = capfd.readouterr()
+        return code, said.out, [x for x in said.err.splitlines() if "preprocess: " in x]
+
+    return make
+
+
+def binary(instances):
+    return (instances > 0) * np.uint8(255)
+
+
+def ids(instances):
+    """Numbers that differ from frame to frame."""
+    shift = int(instances.sum()) % 7
+    return np.where(instances > 0, instances * 3 + shift, 0).astype(np.uint8)
+
+
+def blurred(instances):
+    return cv2.GaussianBlur(binary(instances), (0, 0), 0.5)
+
+
+def watershed(instances):
+    """Background 1, lines 0 between the regions, cells from 2 on."""
+    numbers = (instances + 1).astype(np.uint8)
+    edges = cv2.dilate(numbers, np.ones((3, 3))) != cv2.erode(numbers, np.ones((3, 3)))
+    return np.where(edges, 0, numbers).astype(np.uint8)
+
+
+def resized(instances):
+    small = cv2.resize(ids(instances), None, fx=0.7, fy=0.7)
+    return cv2.resize(small, instances.shape[::-1])
+
+
+def foreground(tmp_path) -> list[int]:
+    info = json.loads((tmp_path / "data/dataset_info.json").read_text())
+    return [sum(s["class_pixels"][1] for s in info["splits"].values()), info]
+
+
+def test_two_values_are_foreground_and_background(made, tmp_path):
+    code, out, _ = made(binary)
+    assert code == 0
+    assert "labels=binary: two values, foreground and background" in out
+    _, info = foreground(tmp_path)
+    assert info["config"]["data"]["labels"] == "binary"
+    assert info["labels_reason"].startswith("two values")
+    assert info["notes"] == []
+
+
+def test_numbers_in_one_piece_each_are_cells(made, tmp_path):
+    code, out, _ = made(ids)
+    assert (
+        code == 0 and "labels=instance: " in out and "in one piece, a cell each" in out
+    )
+    assert foreground(tmp_path)[1]["config"]["data"]["labels"] == "instance"
+
+
+def test_thin_grey_rims_are_split_halfway_and_reported(made, tmp_path):
+    """The foreground is that of the mask before it was blurred, but for its rim."""
+    code, out, _ = made(blurred)
+    assert code == 0
+    assert (
+        "grey rims of binary masks" in out and ": 6 frames, images/f0.png first" in out
+    )
+    [note] = foreground(tmp_path)[1]["notes"]
+    assert note["files"] == 6
+    pixels, info = foreground(tmp_path)
+    exact = sum(int((instances > 0).sum()) for _, instances in DRAWN)
+    seen = sum(
+        sum(s["class_pixels"]) for s in info["splits"].values()
+    )  # tiles overlap at their borders
+    assert pixels / seen == pytest.approx(exact / (6 * 192**2), rel=0.05)
+
+
+@pytest.mark.parametrize(
+    "mask_of, flags, said",
+    [
+        (
+            lambda m: cv2.GaussianBlur(binary(m), (0, 0), 3),
+            ["--config.data.labels=binary"],
+            "values from 0 to 255, where labels=binary means two",
+        ),
+        (ids, ["--config.data.labels=binary"], "where labels=binary means two"),
+        (
+            resized,
+            ["--config.data.labels=instance"],
+            "instances are rims around others",
+        ),
+        (binary, ["--config.data.labels=instance"], "one object in up to"),
+        (binary, ["--config.data.labels=class"], "255 means unlabelled: use"),
+        (
+            lambda m: np.clip(m, 0, 2).astype(np.uint8) * (m < 3),
+            [],
+            "--config.data.labels=class or instance",
+        ),
+        (watershed, [], "give --config.data.background=(1,)"),
+        (
+            lambda m: binary(m) // 255 + np.uint8(1),
+            [],
+            "give --config.data.background=(1,)",
+        ),
+    ],
+    ids="blurred ids-as-binary resized 255-as-ids 255-as-class two-ways watershed "
+    "no-zero".split(),
+)
+def test_masks_that_contradict_how_they_are_read(made, tmp_path, mask_of, flags, said):
+    code, _, lines = made(mask_of, *flags)
+    assert code == 2 and all(said in line for line in lines), lines
+    assert not (tmp_path / "data/dataset_info.json").exists()
+
+
+def test_a_background_with_a_number_is_mapped(made, tmp_path):
+    code, out, _ = made(watershed, "--config.data.background=(1,)")
+    assert code == 0 and "labels=instance" in out
+    pixels, info = foreground(tmp_path)
+    seen = sum(sum(s["class_pixels"]) for s in info["splits"].values())
+    inside = sum(int((watershed(m) > 1).sum()) for _, m in DRAWN)
+    assert pixels / seen == pytest.approx(inside / (6 * 192**2), rel=0.05)
+    shard = info["splits"]["train"]["shards"][0]["name"]
+    assert (tmp_path / "data" / shard).exists() and read_tiles
+
+
+def test_frames_are_sorted_by_their_numbers(tmp_path, capfd):
+    from unet_tfrecords.dataset.dataset_info import read_info
+
+    for number in range(1, 13):
+        image, instances = DRAWN[number % 6]
+        for kind, pixels in (
+            ("images", image + np.uint8(number)),
+            ("masks", binary(instances)),
+        ):
+            (tmp_path / "in" / kind).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(tmp_path / "in" / kind / f"img ({number}).png")
+    where = f"--input={tmp_path}/in", f"--output={tmp_path}/data"
+    assert run(main.COMMAND, [*SMALL, *where]) == 0
+    splits = {}
+    for source in read_info(f"{tmp_path}/data").sources:
+        number = int(source.frame.rpartition("(")[2].rstrip(")"))
+        splits.setdefault(source.split, []).append(number)
+    ordered = [sorted(splits[name]) for name in ("train", "validation", "test")]
+    assert sum(ordered, []) == list(range(1, 13))
+
+
+def test_images_that_are_not_read_are_named(made, tmp_path, capfd):
+    """Each format in a line; files that are no images are counted."""
+    for kind in ("images", "masks"):
+        (tmp_path / "in" / kind).mkdir(parents=True)
+        (tmp_path / "in" / kind / "f09.czi").touch()
+    (tmp_path / "in/images/notes.txt").touch()
+    code, out, lines = made(binary)
+    assert code == 2 and len(lines) == 2
+    assert all("f09.czi: CZI is not read; convert it to TIFF" in x for x in lines)
+    assert "1 files are no images" in out
+
+
+@pytest.mark.parametrize("ending", ["bmp", "gif", "webp", "tif"])
+def test_masks_of_every_format_are_read(made, ending):
+    if ending == "webp":
+        pytest.skip("Pillow's default WebP is lossy: see the next test")
+    assert made(binary, ending=ending)[0] == 0
+
+
+def test_the_challenges_names_are_found_in_any_case(cells, tmp_path):
+    import shutil
+
+    from configs import synthetic
+    from unet_tfrecords.dataset.images.layouts import find_frames
+
+    data = synthetic.get_config("smoke").data
+    before = find_frames(data, str(cells))
+    shutil.copytree(cells, tmp_path / "c")
+    for path in sorted((tmp_path / "c").rglob("man_seg*"))[::2]:
+        path.rename(path.with_suffix(".TIF"))
+    (tmp_path / "c/01_GT/SEG").rename(tmp_path / "c/01_GT/Seg")
+    (tmp_path / "c/01_GT").rename(tmp_path / "c/01_gt")
+    after = find_frames(data, str(tmp_path / "c"))
+    assert [f.name for f in after] == [f.name for f in before]

@@ -1,0 +1,239 @@
+"""What the masks of a whole data set hold: which reading fits, and what contradicts it.
+
+One mask rarely tells whether its numbers are classes or cells; many of them do. At most
+MOST_MASKS are looked at, evenly spread; the job then checks each one as it reads it.
+"""
+
+import collections
+import concurrent.futures
+import os
+import statistics
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from unet_tfrecords.command import bars
+from unet_tfrecords.command.errors import UserError
+from unet_tfrecords.dataset.images.formats import read_labels
+from unet_tfrecords.dataset.images.frames import Frame
+from unet_tfrecords.dataset.images.mask_values import foreground_of
+from unet_tfrecords.dataset.images.pages import Page
+from unet_tfrecords.dataset.pixel_statistics import count_values
+from unet_tfrecords.dataset.records import UNLABELLED
+
+MOST_MASKS = 400
+FEW_CLASSES = 4  # numbers above 0, or they are cells rather than classes
+IN_ONE_PIECE = 0.9  # share of numbers that are, if they are cells
+MOST_NAMED = 6  # values in a line
+LARGE = 0.5  # share of a frame that a region covers, if it is the background
+
+
+class MaskFacts(NamedTuple):
+    """What one mask holds.
+
+    Attributes:
+      values: its numbers, 0 included.
+      pieces: connected regions of each number above 0.
+      largest: the number above 0 that covers most, 0 without any.
+      share: of the mask that it covers.
+      has_rims: whether it is two values with grey rims between them.
+    """
+
+    values: tuple[int, ...]
+    pieces: tuple[int, ...]
+    largest: int
+    share: float
+    has_rims: bool = False
+
+    @property
+    def objects(self) -> tuple[int, ...]:
+        """Numbers above 0."""
+        return tuple(value for value in self.values if value)
+
+
+class Reading(NamedTuple):
+    """How masks are to be read, and why.
+
+    Attributes:
+      labels: binary, class or instance.
+      reason: for people.
+    """
+
+    labels: str
+    reason: str
+
+
+def look_at(labels: np.ndarray, name: str = "") -> MaskFacts:
+    """Looks at one mask, integer [H, W]."""
+    counts = count_values(labels)
+    values = np.flatnonzero(counts)
+    has_rims = False
+    if len(values) > 2:
+        try:
+            foreground_of(labels, name, [])
+        except UserError:
+            pass
+        else:
+            has_rims = True
+    above = values[values > 0]
+    largest = int(above[np.argmax(counts[above])]) if len(above) else 0
+    pieces = () if has_rims else tuple(_pieces(labels, above))
+    share = float(counts[largest] / labels.size) if largest else 0.0
+    return MaskFacts(tuple(values.tolist()), pieces, largest, share, has_rims)
+
+
+def _pieces(labels: np.ndarray, numbers: np.ndarray) -> Iterable[int]:
+    """Connected regions of each number; touching diagonally is connected."""
+    rows, columns = np.nonzero(labels)
+    order = np.argsort(labels[rows, columns], kind="stable")
+    rows, columns = rows[order], columns[order]
+    ends = np.searchsorted(labels[rows, columns], numbers, side="right")
+    start = 0
+    for number, end in zip(numbers, ends, strict=True):
+        top, left = rows[start:end].min(), columns[start:end].min()
+        box = labels[
+            top : rows[start:end].max() + 1, left : columns[start:end].max() + 1
+        ]
+        yield cv2.connectedComponents((box == number).view(np.uint8))[0] - 1
+        start = end
+
+
+def survey(frames: Sequence[Frame], background: Sequence[int]) -> list[MaskFacts]:
+    """Looks at masks of a data set; those that cannot be read are left to the job."""
+    step = max(1, -(-len(frames) // MOST_MASKS))
+    masks = [frame.label for frame in frames[::step] if frame.label]
+
+    def look(page: Page) -> MaskFacts | None:
+        try:
+            labels = read_labels(page, exact=False)
+        except UserError:
+            return None
+        if background:
+            labels[np.isin(labels, background)] = 0
+        return look_at(labels, str(page))
+
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = bars.bar(
+            pool.map(look, masks), total=len(masks), desc="masks", unit="mask"
+        )
+        return [facts for facts in found if facts]
+
+
+def reading_of(masks: Sequence[MaskFacts], labels: str) -> Reading:
+    """Decides how masks are to be read, or checks what the config says.
+
+    Args:
+      masks: of the data set.
+      labels: config.data.labels: auto, binary, class or instance.
+
+    Raises:
+      UserError: no reading fits, or several do, or not the one that is given.
+    """
+    fits = {name: reason for name, rule in RULES.items() if (reason := rule(masks))}
+    shown = named({value for mask in masks for value in mask.values})
+    if not masks:
+        return Reading(
+            "binary" if labels == "auto" else labels, "no mask could be read"
+        )
+    if labels == "auto":
+        if len(fits) == 1:
+            return Reading(*next(iter(fits.items())))
+        if fits:
+            ways = "; or ".join(f"{name}: {reason}" for name, reason in fits.items())
+            raise UserError(
+                f"the masks hold {shown}, which can be read as {ways}; say which with "
+                f"--config.data.labels={' or '.join(fits)}"
+            )
+        raise UserError(
+            f"the masks hold {shown}, which is neither binary (two values), class (up "
+            f"to {FEW_CLASSES} and 255) nor instance (a number a cell, in one piece); "
+            "blurred, resized or JPEG masks must be saved again; else say what they "
+            "are with --config.data.labels"
+        )
+    if labels == "class" and {v for m in masks for v in m.values} <= {0, UNLABELLED}:
+        raise UserError(
+            "the masks hold 0 and 255; of labels=class 255 means unlabelled: use "
+            "--config.data.labels=binary"
+        )
+    if labels == "instance" and list(fits) == ["binary"]:
+        most = max((max(mask.pieces, default=0) for mask in masks), default=0)
+        if most > 1:
+            raise UserError(
+                f"the masks hold {shown}: as instances that is one object in up to "
+                f"{most} pieces; use --config.data.labels=binary"
+            )
+    return Reading(labels, "as config.data.labels says")
+
+
+def _binary(masks: Sequence[MaskFacts]) -> str:
+    if all(mask.has_rims or len(mask.values) <= 2 for mask in masks):
+        numbers = {m.objects[-1] for m in masks if m.objects and not m.has_rims}
+        if len(numbers) <= 1:
+            return "two values, foreground and background"
+    return ""
+
+
+def _class(masks: Sequence[MaskFacts]) -> str:
+    numbers = {value for mask in masks for value in mask.objects} - {UNLABELLED}
+    if _binary(masks) or any(mask.has_rims for mask in masks):
+        return ""
+    if 1 <= len(numbers) <= FEW_CLASSES and max(numbers) < UNLABELLED:
+        return f"the same {len(numbers) + 1} numbers in all of them, a class each"
+    return ""
+
+
+def _instance(masks: Sequence[MaskFacts]) -> str:
+    pieces = [number for mask in masks for number in mask.pieces]
+    if _binary(masks) or any(mask.has_rims for mask in masks) or not pieces:
+        return ""
+    whole = sum(number == 1 for number in pieces)
+    if whole < IN_ONE_PIECE * len(pieces):
+        return ""
+    return f"{whole} of {len(pieces)} numbers are in one piece, a cell each"
+
+
+RULES = {"binary": _binary, "class": _class, "instance": _instance}
+
+
+def check_background(masks: Sequence[MaskFacts], labels: str) -> None:
+    """Refuses masks in which the background has a number of its own.
+
+    Args:
+      masks: of the data set.
+      labels: how they are read.
+
+    Raises:
+      UserError: one region covers most of most frames.
+    """
+    covered = [m for m in masks if m.share > LARGE]
+    all_over = [m for m in masks if m.values and 0 not in m.values]
+    if labels == "class" or 2 * len(covered) <= len(masks):
+        return
+    numbers = collections.Counter(mask.largest for mask in covered)
+    number, times = numbers.most_common(1)[0]
+    # One value over nearly all of a frame, or of many values one that is always there.
+    if not all_over and labels == "binary":
+        return
+    if 2 * times <= len(masks):
+        return
+    share = statistics.median(m.share for m in covered if m.largest == number)
+    raise UserError(
+        f"number {number} covers {share:.0%} of most masks: if it is the background, "
+        f"give --config.data.background=({number},); if it is an object, "
+        "--config.data.background=(0,)"
+    )
+
+
+def named(values: Iterable[int]) -> str:
+    """Values for people.
+
+    >>> named({0, 255}), named(range(100))
+    ('0 and 255', '100 values from 0 to 99')
+    """
+    known = sorted(values)
+    if len(known) > MOST_NAMED:
+        return f"{len(known)} values from {known[0]} to {known[-1]}"
+    texts = [str(value) for value in known]
+    return " and ".join([", ".join(texts[:-1]), texts[-1]] if texts[1:] else texts)
