@@ -50,7 +50,8 @@ def preprocess(values: flags.FlagValues, beam_args: list[str]) -> None:
         config.data.on_bad_frame = values.on_bad_frame
     check_data_config(config)
     folder, output = values.input, values.output
-    options = runners.parse_options(beam_args)
+    keys = [f"config.{key}" for key in json_files.flat(config.to_dict())]
+    options = runners.parse_options(beam_args, [*values, *keys])
     preflight.check_places(options, folder, output)
     preflight.check_buckets(options)
     if not files.is_remote(folder):

@@ -3,6 +3,7 @@
 tests/preprocess/test_runners.py notices what breaks here after an upgrade of Beam.
 """
 
+import argparse
 from typing import Any
 
 from unet_tfrecords.command.errors import UserError
@@ -19,14 +20,32 @@ def unknown_options(arguments: list[str]) -> list[str]:
     """
     from apache_beam.options import pipeline_options
 
+    parser = _parser(pipeline_options.PipelineOptions.__subclasses__())
+    return parser.parse_known_args(arguments)[1]
+
+
+def options_of(class_name: str, arguments: list[str]) -> dict[str, Any]:
+    """Returns the options of one class of Beam's that are given, by their names."""
+    from apache_beam.options import pipeline_options
+
+    classes = pipeline_options.PipelineOptions.__subclasses__()
+    parser = _parser([each for each in classes if each.__name__ == class_name])
+    for action in parser._actions:
+        action.default = argparse.SUPPRESS
+    return vars(parser.parse_known_args(arguments)[0])
+
+
+def _parser(option_classes):
+    from apache_beam.options import pipeline_options
+
     class Parser(pipeline_options._BeamArgumentParser):
         def error(self, message):  # instead of pages of usage
             raise UserError(f"Beam's option: {message}")
 
     parser = Parser(add_help=False, allow_abbrev=False)
-    for option_class in pipeline_options.PipelineOptions.__subclasses__():
+    for option_class in option_classes:
         option_class._add_argparse_args(parser)
-    return parser.parse_known_args(arguments)[1]
+    return parser
 
 
 def keep_elements_whole() -> None:

@@ -1,8 +1,10 @@
 """Which engine runs the Beam job, and what it must be told for this one."""
 
+import difflib
 import importlib
 import logging
 import os
+from collections.abc import Sequence
 
 from preprocess.beam import beam_internals, preflight
 from unet_tfrecords.command import heavy_imports
@@ -14,11 +16,31 @@ DASK_RUNNER = "apache_beam.runners.dask.dask_runner.DaskRunner"  # no short name
 DASK_PARTITIONS = 32  # unless --dask_npartitions says how many
 
 
-def parse_options(beam_args: list[str]):
+# Option classes of Beam's that only some runners read; others all do.
+PORTABLE = preflight.PORTABLE_RUNNERS
+READ_BY = {
+    "DirectOptions": ("FnApiRunner",),
+    "GoogleCloudOptions": (preflight.DATAFLOW_RUNNER,),
+    "WorkerOptions": (preflight.DATAFLOW_RUNNER, *PORTABLE),
+    "PortableOptions": (preflight.DATAFLOW_RUNNER, *PORTABLE),
+    "JobServerOptions": PORTABLE,
+    "FlinkRunnerOptions": ("FlinkRunner", "PortableRunner"),
+    "SparkRunnerOptions": ("SparkRunner", "PortableRunner"),
+}
+# Those of GoogleCloudOptions that reading gs:// goes by, on any runner.
+OF_BUCKETS = ("project", "no_auth", "impersonate_service_account", "gcp_oauth_scopes")
+
+
+def parse_options(beam_args: list[str], own: Sequence[str] = ()):
     """Beam's options; by default its local runner on all cores.
 
+    Args:
+      beam_args: as typed.
+      own: names of this command's flags and of config keys, to suggest.
+
     Raises:
-      UserError: an option that neither this command nor Beam has, or one missing.
+      UserError: an option that neither this command nor Beam has, one that the runner
+        does not read, or one missing.
     """
     with heavy_imports.loading("apache_beam"):
         from apache_beam.io.filesystems import FileSystems
@@ -30,8 +52,8 @@ def parse_options(beam_args: list[str]):
 
     if unknown := beam_internals.unknown_options(beam_args):
         raise UserError(
-            f"{' '.join(unknown)}: neither a flag of preprocess nor an option of Beam; "
-            "see --help"
+            f"{' '.join(unknown)}: neither a flag of preprocess nor an option of Beam"
+            f"{_meant(unknown[0], own)}; see --help"
         )
     options = beam_options.PipelineOptions(beam_args)
     standard = options.view_as(beam_options.StandardOptions)
@@ -50,11 +72,41 @@ def parse_options(beam_args: list[str]):
         raise UserError(f"--runner={standard.runner}: {error}") from error
     if name in (preflight.DATAFLOW_RUNNER, *preflight.PORTABLE_RUNNERS):
         standard.runner = name  # Beam also takes dataflow, flinkrunner and the like
+    _check_read(name, beam_args, own)
     if standard.runner == DASK_RUNNER:
         _spread_over_dask(options)
     preflight.check(options)
     FileSystems.set_options(options)  # this process reads and writes there too
     return options
+
+
+def _check_read(runner: str, beam_args: list[str], own: Sequence[str]) -> None:
+    """Refuses options that the runner does not read: typing errors, mostly.
+
+    Raises:
+      UserError: each of them, with what may be meant.
+    """
+    problems = []
+    shown = "the local runner" if runner == "FnApiRunner" else runner
+    for class_name, runners in READ_BY.items():
+        if runner in runners:
+            continue
+        for option, value in beam_internals.options_of(class_name, beam_args).items():
+            if option not in OF_BUCKETS:
+                problems.append(
+                    f"--{option}={value}: an option of Beam's that {shown} does not "
+                    f"read{_meant(option, own)}; leave it out"
+                )
+    if problems:
+        raise UserError(problems)
+
+
+def _meant(argument: str, own: Sequence[str]) -> str:
+    """Suggests the flag or config key whose name is nearest."""
+    name = argument.lstrip("-").partition("=")[0]
+    by_last_part = {each.rpartition(".")[2]: each for each in own}
+    found = difflib.get_close_matches(name, by_last_part, 1, cutoff=0.75)
+    return f" (--{by_last_part[found[0]]} is meant?)" if found else ""
 
 
 def _load_dask() -> None:

@@ -45,7 +45,7 @@ def test_folder_of_binary_masks(tmp_path, name):
     make_folder(
         tmp_path, {name: GREY8}, {"a.png": (SQUARES > 0).astype(np.uint8) * 255}
     )
-    data, [frame] = frames_of(folder, tmp_path)
+    data, [frame] = frames_of(folder, tmp_path, labels="binary")
     image, truth = layouts.check_frame(frame, data, channels=1, classes=2)
     assert image.shape == (40, 50, 1)
     if not name.endswith("jpg"):
@@ -95,7 +95,7 @@ def test_jpeg_masks(tmp_path):
     path = str(tmp_path / "masks/a.jpg")
     cv2.imwrite(path, disc.astype(np.uint8) * 255, [cv2.IMWRITE_JPEG_QUALITY, 75])
     assert (cv2.imread(path, 0) > 0).sum() > 1.1 * disc.sum()  # what 'not 0' would say
-    data, [frame] = frames_of(folder, tmp_path)
+    data, [frame] = frames_of(folder, tmp_path, labels="binary")
     assert (truth_of(data, frame).classes == disc).mean() > 0.99
     for labels in ("class", "instance"):
         data, [frame] = frames_of(folder, tmp_path, labels=labels)

@@ -246,7 +246,8 @@ def test_options_of_the_other_commands_exist(section, cells, tmp_path):
             whole = job.replace("./launch.sh preprocess ...", jobs[0])
             _, _, *given = shlex.split(re.sub(r"HOST:\d+", address, whole))
             values, rest = cli.parse(main.COMMAND, given)
-            options = runners.parse_options([*rest, java()])
+            more = [java()] if section in ("Flink", "Spark") else []
+            options = runners.parse_options([*rest, *more])
             preflight.check_places(options, values.input, values.output)
 
 
@@ -273,6 +274,28 @@ def test_who_does_not_answer_is_named(monkeypatch):
     ):
         [line] = refused(f"{flag}{nobody}", *more)
         assert line.startswith(f"{flag}{nobody}: nobody answers there; "), line
+
+
+@pytest.mark.parametrize(
+    "given, option",
+    [
+        (["--labels=instance"], "config.data.labels"),
+        (["--labels", "instance"], "config.data.labels"),
+        (["--label=instance"], "config.data.labels"),
+        (["--num_workers=3"], ""),
+        (["--runner=FlinkRunner", "--region=europe-west4"], ""),
+        (["--overwite"], "overwrite"),
+    ],
+)
+def test_options_without_effect_are_refused_with_what_may_be_meant(given, option):
+    """Beam would take labels=instance for Dataflow's labels, and masks stay binary."""
+    own = ["overwrite", "input", "config.data.labels", "config.data.layout"]
+    with pytest.raises(UserError) as caught:
+        runners.parse_options(given, own)
+    line = caught.value.problems[0]
+    name = given[-1 if len(given) > 1 and "=" in given[-1] else 0].split("=")[0]
+    assert name.rstrip("s") in line
+    assert (f"(--{option} is meant?)" in line) == bool(option)
 
 
 def java() -> str:

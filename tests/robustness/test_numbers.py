@@ -204,7 +204,7 @@ def test_frames_of_no_use_are_listed_all_at_once(tmp_path, capfd):
     }
     raw = lay(tmp_path / "raw", {"a": plain(), "b": plain(seed=2), **frames})
     given = [CONFIG, *TINY_DATA, f"--input={raw}", f"--output={tmp_path}/data"]
-    given += split(["b"], [])
+    given += [*split(["b"], []), "--config.data.labels=instance"]
     assert run(main.COMMAND, given) == 2
     lines = lines_of(capfd, "preprocess")
     assert len(lines) == len(UNUSABLE)
@@ -239,6 +239,7 @@ def test_a_channel_of_one_value_normalises_to_zero(tmp_path):
     frames = {n: (image + np.uint8(i), bars(40, 40)) for i, n in enumerate("abc")}
     raw = lay(tmp_path / "raw", frames)
     given = [CONFIG, *TINY_DATA, "--config.model.channels=3", *split(["b"], ["c"])]
+    given += ["--config.data.labels=instance"]
     given += [f"--input={raw}", f"--output={tmp_path}/data"]
     assert run(main.COMMAND, given) == 0
     info = read_info(str(tmp_path / "data"))

@@ -6,6 +6,7 @@ MOST_MASKS are looked at, evenly spread; the job then checks each one as it read
 
 import collections
 import concurrent.futures
+import math
 import os
 import statistics
 from collections.abc import Iterable, Sequence
@@ -22,8 +23,10 @@ from unet_tfrecords.dataset.images.mask_values import foreground_of
 from unet_tfrecords.dataset.images.pages import Page
 from unet_tfrecords.dataset.pixel_statistics import count_values
 from unet_tfrecords.dataset.records import UNLABELLED
+from unet_tfrecords.dataset.regions import bounding_boxes
 
 MOST_MASKS = 400
+LARGEST_PX = 2**22  # that are looked at in full
 FEW_CLASSES = 4  # numbers above 0, or they are cells rather than classes
 IN_ONE_PIECE = 0.9  # share of numbers that are, if they are cells
 MOST_NAMED = 6  # values in a line
@@ -69,6 +72,8 @@ def look_at(labels: np.ndarray, name: str = "") -> MaskFacts:
     """Looks at one mask, integer [H, W]."""
     counts = count_values(labels)
     values = np.flatnonzero(counts)
+    step = max(1, math.isqrt(labels.size // LARGEST_PX))
+    labels = labels[::step, ::step]  # of a large one: it is the memory that counts
     has_rims = False
     if len(values) > 2:
         try:
@@ -79,25 +84,17 @@ def look_at(labels: np.ndarray, name: str = "") -> MaskFacts:
             has_rims = True
     above = values[values > 0]
     largest = int(above[np.argmax(counts[above])]) if len(above) else 0
-    pieces = () if has_rims else tuple(_pieces(labels, above))
-    share = float(counts[largest] / labels.size) if largest else 0.0
+    pieces = () if has_rims else tuple(_pieces(labels))
+    share = float(counts[largest] / counts.sum()) if largest else 0.0
     return MaskFacts(tuple(values.tolist()), pieces, largest, share, has_rims)
 
 
-def _pieces(labels: np.ndarray, numbers: np.ndarray) -> Iterable[int]:
+def _pieces(labels: np.ndarray) -> Iterable[int]:
     """Connected regions of each number; touching diagonally is connected."""
-    rows, columns = np.nonzero(labels)
-    order = np.argsort(labels[rows, columns], kind="stable")
-    rows, columns = rows[order], columns[order]
-    ends = np.searchsorted(labels[rows, columns], numbers, side="right")
-    start = 0
-    for number, end in zip(numbers, ends, strict=True):
-        top, left = rows[start:end].min(), columns[start:end].min()
-        box = labels[
-            top : rows[start:end].max() + 1, left : columns[start:end].max() + 1
-        ]
-        yield cv2.connectedComponents((box == number).view(np.uint8))[0] - 1
-        start = end
+    numbers, boxes = bounding_boxes(labels)
+    for number, (top, left, bottom, right) in zip(numbers, boxes, strict=True):
+        box = labels[top:bottom, left:right] == number
+        yield cv2.connectedComponents(box.view(np.uint8))[0] - 1
 
 
 def survey(frames: Sequence[Frame], background: Sequence[int]) -> list[MaskFacts]:

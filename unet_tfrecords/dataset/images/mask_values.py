@@ -4,11 +4,13 @@ Masks come blurred, resized and compressed: values between the real ones then st
 along edges, and would become classes or cells of their own.
 """
 
+from collections.abc import Iterator
+
 import cv2
 import numpy as np
 
 from unet_tfrecords.command.errors import UserError
-from unet_tfrecords.dataset.pixel_statistics import count_values
+from unet_tfrecords.dataset.pixel_statistics import STRIP_PIXELS, count_values
 
 NEAR = 1 / 8  # of the range: how far from an end a value still counts as that end
 LEAST_NEAR = 0.98  # share of a binary mask's pixels that are near either end
@@ -76,23 +78,34 @@ def check_instances(labels: np.ndarray, name: str) -> None:
 
 def _rims(labels: np.ndarray, counts: np.ndarray) -> int:
     """How many instances have no inside and lie along instances that have one."""
-    inside = np.ones(labels.shape, bool)
-    neighbours = []
-    for axis in (0, 1):
-        for step in (1, -1):
-            other = np.roll(labels, step, axis)
-            edge = [slice(None), slice(None)]
-            edge[axis] = slice(0, 1) if step == 1 else slice(-1, None)
-            other[tuple(edge)] = labels[tuple(edge)]
-            inside &= other == labels
-            neighbours.append(other)
-    has_inside = count_values(np.where(inside, labels, 0), len(counts)) > 0
+    inside = np.zeros(len(counts), np.int64)
+    for own, neighbours in _with_neighbours(labels):
+        same = np.logical_and.reduce([other == own for other in neighbours])
+        inside += count_values(np.where(same, own, 0), len(counts))
+    has_inside = inside > 0
+    has_inside[0] = False
     thin = (counts > 0) & ~has_inside
-    thin[0] = has_inside[0] = False
+    thin[0] = False
     if not thin.any():
         return 0
-    beside = np.zeros(labels.shape, bool)
-    for other in neighbours:
-        beside |= has_inside[other]
-    along = count_values(np.where(beside & thin[labels], labels, 0), len(counts))
+    along = np.zeros(len(counts), np.int64)
+    for own, neighbours in _with_neighbours(labels):
+        beside = np.logical_or.reduce([has_inside[other] for other in neighbours])
+        along += count_values(np.where(beside & thin[own], own, 0), len(counts))
     return int((thin & (2 * along >= counts)).sum())
+
+
+def _with_neighbours(
+    labels: np.ndarray,
+) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
+    """Strips of a mask, each with those of its neighbours above, below and beside."""
+    height, rows = len(labels), max(1, STRIP_PIXELS // labels.shape[1])
+    for first in range(0, height, rows):
+        last = min(first + rows, height)
+        places = np.arange(first - 1, last + 1).clip(0, height - 1)
+        block = np.pad(labels[places], ((0, 0), (1, 1)), "edge")
+        own = block[1:-1, 1:-1]
+        yield (
+            own,
+            [block[:-2, 1:-1], block[2:, 1:-1], block[1:-1, :-2], block[1:-1, 2:]],
+        )
