@@ -10,7 +10,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import ml_collections
 import msgspec
@@ -19,7 +19,7 @@ from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.dataset import splits
 from unet_tfrecords.dataset.images.frames import PAGES, Frame, FrameListing
 from unet_tfrecords.dataset.images.layouts import look_for_frames, settle_labels
-from unet_tfrecords.dataset.images.pages import stamp_of
+from unet_tfrecords.dataset.images.pages import Page, stamp_of
 from unet_tfrecords.dataset.seeds import identity_seed
 from unet_tfrecords.storage import files
 
@@ -179,12 +179,17 @@ def read_plan(path: str) -> Iterator[PlannedFrame]:
 
 
 def _stamped(planned: PlannedFrame) -> PlannedFrame:
-    pages = {}
-    for name in PAGES:
-        if page := getattr(planned.frame, name):
-            with contextlib.suppress(OSError):  # whoever reads it says what is wrong
-                pages[name] = page._replace(stamp=stamp_of(page.path))
-    return planned._replace(frame=dataclasses.replace(planned.frame, **pages))
+    frame = planned.frame
+    found = ((name, getattr(frame, name)) for name in PAGES)
+    pages: dict[str, Any] = {name: _with_stamp(page) for name, page in found if page}
+    objects = tuple(map(_with_stamp, frame.objects))
+    return planned._replace(frame=dataclasses.replace(frame, objects=objects, **pages))
+
+
+def _with_stamp(page: Page) -> Page:
+    with contextlib.suppress(OSError):  # whoever reads it says what is wrong
+        return page._replace(stamp=stamp_of(page.path))
+    return page
 
 
 def units_together(units: int, shards: int) -> int:

@@ -64,6 +64,7 @@ def _predict(values: flags.FlagValues, _: list[str]) -> None:
         values.probabilities,
         is_png if values.overlays is None else values.overlays,
         values.instances,
+        values.table,
     )
     made, before = job.predict(
         values.model,
@@ -113,6 +114,12 @@ COMMAND = cli.Command(
             None,
         ),
         cli_flags.boolean("instances", "NAME_instances.tif too: cells numbered from 1"),
+        cli_flags.boolean(
+            "table",
+            "objects.csv, and NAME_objects.csv of each image: a row a cell with area, "
+            "centroid, box, intensities and probability, in px and where the file says "
+            "so in um",
+        ),
         *RULES,
         TTA,
         cli_flags.choice(

@@ -1,8 +1,6 @@
 """Scores on the whole frames of a split, through the code that is exported."""
 
-import csv
 import functools
-import io
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -27,6 +25,7 @@ from unet_tfrecords.dataset.images.frames import Frame
 from unet_tfrecords.dataset.images.layouts import check_frame, find_frames, read_objects
 from unet_tfrecords.dataset.splits import assign_splits
 from unet_tfrecords.storage import files, json_files, locks
+from unet_tfrecords.storage.csv_tables import as_csv, not_a_formula
 
 SHOWN = 3  # best frames, and as many worst ones, whose pictures the report shows
 
@@ -195,7 +194,7 @@ def write(
     lines = [scoring.as_line(frame) + b"\n" for frame in measured]
     files.write_bytes(f"{base}-frames.jsonl", b"".join(lines))
     if any(frame.every is not None for frame in measured):
-        files.write_bytes(f"{base}-objects.csv", _object_table(measured).encode())
+        files.write_bytes(f"{base}-objects.csv", _object_table(measured))
     json_files.write(f"{base}.json", result)
 
 
@@ -205,25 +204,15 @@ def read_measured(folder: str, split: str) -> list[scoring.FrameMeasures]:
     return [scoring.from_line(line) for line in files.read_bytes(path).splitlines()]
 
 
-def _object_table(measured: Sequence[scoring.FrameMeasures]) -> str:
+def _object_table(measured: Sequence[scoring.FrameMeasures]) -> bytes:
     """A row an object of the truth; gold where the frame has any, else all there is."""
-    text = io.StringIO()
-    rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(("frame", "truth", "label", "size_px", "jaccard", "found_as", "fate"))
-    for frame in measured:
-        kind = "all" if frame.exact is None else "exact"
-        for found in (frame.every if frame.exact is None else frame.exact) or ():
-            rows.writerow((_not_a_formula(frame.key), kind, *found))
-    return text.getvalue()
-
-
-def _not_a_formula(text: str) -> str:
-    """Text that a spreadsheet takes for text; the quotation mark is the usual way.
-
-    >>> _not_a_formula("=cmd/folder/a"), _not_a_formula("HeLa/01/t000")
-    ("'=cmd/folder/a", 'HeLa/01/t000')
-    """
-    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
+    rows = [
+        (not_a_formula(frame.key), "all" if frame.exact is None else "exact", *found)
+        for frame in measured
+        for found in (frame.every if frame.exact is None else frame.exact) or ()
+    ]
+    header = ("frame", "truth", "label", "size_px", "jaccard", "found_as", "fate")
+    return as_csv(header, rows)
 
 
 def table(result: dict[str, Any]) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 
 from trainer.export import artefact_layout
 from trainer.inference.instances import InstanceRules, rules_from
-from trainer.predict import outputs, runtimes
+from trainer.predict import object_table, outputs, runtimes
 from trainer.predict.inputs import Job, find_jobs, page_names
 from trainer.predict.ordered_map import ordered_map
 from trainer.predict.prediction_record import PredictionRecord
@@ -94,6 +94,8 @@ def predict(
                 )
             finally:  # without hiding what ended it
                 problems += _written(record)
+        if choice.table:
+            object_table.join(output, (job.name for job in names))
         if problems:
             raise UserError(problems)
         return len(todo), len(names) - len(todo)

@@ -6,10 +6,12 @@
 | ctc    | maskNNN.tif of tNNN.tif: uint16 instances, as the challenge takes results |
 | isbi   | NAME.tif: float32 pages, probability of class 1, as ISBI 2012 takes it    |
 
-On request besides: NAME_instances.tif, NAME_probabilities.tif (uint16, 65535 is 1, a
-page a class) or NAME_probabilities.npy (float32 [H, W, K]).
+On request besides: NAME_objects.csv, a row a cell; NAME_instances.tif;
+NAME_probabilities.tif (uint16, 65535 is 1, a page a class) or NAME_probabilities.npy
+(float32 [H, W, K]).
 """
 
+import functools
 import io
 import itertools
 import re
@@ -20,6 +22,7 @@ import numpy as np
 import tifffile
 
 from trainer.inference.instances import InstanceRules, classes_of, instances_of
+from trainer.predict import object_table
 from trainer.predict.inputs import Job
 from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.dataset.images.png import encode_png
@@ -39,6 +42,7 @@ class Choice(NamedTuple):
       probabilities: none, tiff or npy.
       overlays: whether there are pictures to look at.
       instances: whether instances are written; the challenge's format always does.
+      table: whether tables of objects are.
       rules: how classes and instances are made of probabilities.
     """
 
@@ -46,6 +50,7 @@ class Choice(NamedTuple):
     probabilities: str = "none"
     overlays: bool = True
     instances: bool = False
+    table: bool = False
     rules: InstanceRules = InstanceRules()
 
 
@@ -78,6 +83,8 @@ def encoders(job: Job, choice: Choice) -> dict[str, Encode]:
         made[_ctc_name(job)] = _instances
     elif choice.instances:
         made[f"{job.name}_instances.tif"] = _instances
+    if choice.table:
+        made[job.name + object_table.ENDING] = functools.partial(_table, job)
     if choice.format == "png":
         made[f"{job.name}_mask.png"] = _mask
     return made
@@ -91,7 +98,7 @@ def stack_name(job: Job, choice: Choice) -> str | None:
 def result_of(image: np.ndarray, probabilities: np.ndarray, choice: Choice) -> Result:
     """Adds classes, and instances where they are wanted."""
     classes = classes_of(probabilities, choice.rules.threshold)
-    wanted = choice.instances or choice.format == "ctc"
+    wanted = choice.instances or choice.table or choice.format == "ctc"
     instances = instances_of(probabilities, choice.rules) if wanted else None
     return Result(image, probabilities, classes, instances)
 
@@ -128,6 +135,13 @@ def _instances(result: Result) -> bytes:
             "a larger --min_size_px leaves out specks"
         )
     return _tiff(result.instances.astype(np.uint16))
+
+
+def _table(job: Job, result: Result) -> bytes:
+    assert result.instances is not None
+    return object_table.table_of(
+        job, result.instances, result.probabilities, result.image.shape[2]
+    )
 
 
 def _probabilities_tiff(result: Result) -> bytes:

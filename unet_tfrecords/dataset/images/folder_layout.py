@@ -1,6 +1,6 @@
-"""People's own images: `images/NAME.*` and `masks/NAME.*`; stacks by page."""
+"""People's own images and masks, in any of the `arrangements`; stacks by page."""
 
-import os
+import dataclasses
 import re
 from collections.abc import Iterable
 
@@ -8,40 +8,21 @@ import ml_collections
 import numpy as np
 
 from unet_tfrecords.command.errors import UserError
-from unet_tfrecords.dataset.images.formats import (
-    count_pages,
-    is_image,
-    read_labels,
-    unread,
+from unet_tfrecords.dataset.images.arrangements import ARRANGEMENTS, find_pairs
+from unet_tfrecords.dataset.images.formats import count_pages, read_labels
+from unet_tfrecords.dataset.images.frames import (
+    Frame,
+    FrameListing,
+    Objects,
+    Truth,
+    size_text,
 )
-from unet_tfrecords.dataset.images.frames import Frame, FrameListing, Objects, Truth
 from unet_tfrecords.dataset.images.mask_values import check_instances, foreground_of
 from unet_tfrecords.dataset.images.pages import Page
 from unet_tfrecords.dataset.records import UNLABELLED
-from unet_tfrecords.dataset.regions import connected_instances
-from unet_tfrecords.storage import files
+from unet_tfrecords.dataset.regions import connected_instances, narrowed
 
-WANTS = "images/NAME.* and masks/NAME.*"
-
-
-def _by_stem(
-    folder: str, problems: list[str], left_out: list[str], suffix: str = ""
-) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for path in files.list_files(folder):
-        if not is_image(path):
-            line = unread(path)
-            problems += [line] if line else []
-            left_out += [] if line else [path]
-            continue
-        stem = os.path.splitext(files.basename(path))[0]
-        if stem.endswith(suffix):
-            stem = stem[: len(stem) - len(suffix)]
-            if stem in found:
-                problems.append(f"{path}: {found[stem]} has the same name; keep one")
-            else:
-                found[stem] = path
-    return found
+WANTS = ", or ".join(ARRANGEMENTS)
 
 
 def _page_like(stems: Iterable[str]) -> dict[str, str]:
@@ -65,48 +46,60 @@ def find(name: str, folder: str, data: ml_collections.ConfigDict) -> FrameListin
             "(not 0 is foreground), class (the value is the class, 255 unlabelled) "
             "and instance (one value a cell)"
         )
-    problems: list[str] = []
-    left_out: list[str] = []
-    images = _by_stem(files.join(folder, "images"), problems, left_out)
-    masks = _by_stem(files.join(folder, "masks"), problems, left_out, data.mask_suffix)
+    _, pairs, there = find_pairs(folder, data.mask_suffix)
+    images, masks, problems = pairs.images, pairs.masks, there.problems
     problems += [
-        f"{images[stem]}: image without mask; add "
-        f"{files.join(folder, 'masks', stem + data.mask_suffix)}.* or remove it"
+        f"{images[stem]}: image without mask; add {pairs.wanted(stem)[0]} or remove it"
         for stem in sorted(images.keys() - masks.keys())
     ]
     problems += [
-        f"{masks[stem]}: mask without image; add {files.join(folder, 'images', stem)}.*"
+        f"{masks[stem][0]}: mask without image; add {pairs.wanted(stem)[1]}"
         for stem in sorted(masks.keys() - images.keys())
     ]
     frames = []
     page_like = _page_like(images)
     for stem in sorted(images.keys() & masks.keys()):
+        image, mask = images[stem], masks[stem]
         try:
-            pages, mask_pages = count_pages(images[stem]), count_pages(masks[stem])
+            pages = count_pages(image)
+            if len(mask) == 1 and (mask_pages := count_pages(mask[0])) != pages:
+                problems.append(
+                    f"{mask[0]}: {mask_pages} pages, but {image} has {pages}"
+                )
+                continue
         except UserError as error:
             problems += error.problems
             continue
-        if pages != mask_pages:
-            problems.append(
-                f"{masks[stem]}: {mask_pages} pages, but {images[stem]} has {pages}"
-            )
+        if pages > 1 and len(mask) > 1:
+            problems.append(f"{image}: {pages} pages, where each object has a mask")
             continue
         if pages > 1 and stem in page_like:
             like = images[page_like[stem]]
-            problems.append(f"{like}: named like a page of {images[stem]}; rename it")
+            problems.append(f"{like}: named like a page of {image}; rename it")
             continue
         names = [stem] if pages == 1 else [f"{stem}-z{i:03d}" for i in range(pages)]
         frames += [
-            Frame(
-                name, "folder", n, "folder", Page(images[stem], i), Page(masks[stem], i)
-            )
-            for i, n in enumerate(names)
+            _frame_of(name, own, Page(image, i), [Page(path, i) for path in mask])
+            for i, own in enumerate(names)
         ]
-    return FrameListing(frames, problems, left_out=tuple(left_out))
+    if any(frame.objects for frame in frames):  # so are frames of a single object
+        frames = [
+            dataclasses.replace(f, label=None, objects=(f.label,)) if f.label else f
+            for f in frames
+        ]
+    return FrameListing(frames, problems, left_out=tuple(there.left_out))
+
+
+def _frame_of(dataset: str, name: str, image: Page, masks: list[Page]) -> Frame:
+    if len(masks) == 1:
+        return Frame(dataset, "folder", name, "folder", image, masks[0])
+    return Frame(dataset, "folder", name, "folder", image, objects=tuple(masks))
 
 
 def truth(frame: Frame, data: ml_collections.ConfigDict, notes: list[str]) -> Truth:
     """Masks as `config.data.labels` says that they are to be read."""
+    if frame.objects:
+        return _from_objects(frame, notes)
     assert frame.label is not None
     name = str(frame.label)
     labels = read_labels(frame.label, exact=data.labels != "binary", notes=notes)
@@ -123,6 +116,31 @@ def truth(frame: Frame, data: ml_collections.ConfigDict, notes: list[str]) -> Tr
         classes = labels.astype(np.uint8)
     del labels  # a large frame's memory is needed for what follows
     return Truth(connected_instances(classes), classes)
+
+
+def _from_objects(frame: Frame, notes: list[str]) -> Truth:
+    """Puts masks of single objects together; the first one keeps a shared pixel."""
+    instances: np.ndarray | None = None
+    overlaps = 0
+    for number, page in enumerate(frame.objects, 1):
+        mask = foreground_of(read_labels(page, exact=False), str(page), notes)
+        if instances is None:
+            instances = np.zeros(mask.shape, np.int32)
+        if mask.shape != instances.shape:
+            raise UserError(
+                f"{page}: {size_text(mask)} px, but {frame.objects[0]} has "
+                f"{size_text(instances)} px"
+            )
+        if not mask.any():
+            notes.append(f"masks without an object: {page}")
+        overlaps += int((mask & (instances > 0)).sum())
+        instances[mask & (instances == 0)] = number
+    assert instances is not None
+    if overlaps:
+        notes.append(
+            f"masks of objects overlap, the first by name has the pixel: {overlaps} px"
+        )
+    return Truth(narrowed(instances), (instances > 0).view(np.uint8))
 
 
 def objects(frame: Frame, truth: Truth) -> Objects:

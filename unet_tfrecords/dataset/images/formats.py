@@ -106,7 +106,13 @@ def decode(page: Page) -> Stored:
 
 
 @_explained
-def read_image(page: Page, channels: int, notes: list[str] | None = None) -> np.ndarray:
+def read_image(
+    page: Page,
+    channels: int,
+    notes: list[str] | None = None,
+    *,
+    spread: bool = True,
+) -> np.ndarray:
     """Reads one image as viewers show it.
 
     A palette is applied. An alpha channel is dropped. Grey saved as RGB (three equal
@@ -118,9 +124,10 @@ def read_image(page: Page, channels: int, notes: list[str] | None = None) -> np.
       page: where it is.
       channels: how many channels it must have.
       notes: takes in a line on each thing that its owner should look at.
+      spread: whether other than 8 and 16 bit is spread.
 
     Returns:
-      uint8 or uint16 [H, W, channels].
+      uint8 or uint16 [H, W, channels], or as stored where nothing is spread.
 
     Raises:
       UserError: unreadable, not 2D, not finite or of other channels.
@@ -149,11 +156,19 @@ def read_image(page: Page, channels: int, notes: list[str] | None = None) -> np.
     if image.dtype.kind not in "uib" and not np.isfinite(image).all():
         raise UserError(f"{page}: holds NaN or infinite values; repair or remove it")
     notes = [] if notes is None else notes
+    if not spread:
+        return np.ascontiguousarray(image)
     if image.dtype not in (np.uint8, np.uint16):
         image = _spread(image, notes)
     elif image.dtype == np.uint16:
         _note_hot_pixels(image, notes)
     return np.ascontiguousarray(image)
+
+
+@_explained
+def pixel_size_um(page: Page) -> tuple[float, float] | None:
+    """Height and width of a pixel in micrometres; None where the file does not say."""
+    return tiff_file.pixel_size_um(page.path) if _is_tiff(page.path) else None
 
 
 @_explained

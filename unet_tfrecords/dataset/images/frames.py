@@ -23,6 +23,7 @@ class Frame:
       silver: approximate but complete truth (Cell Tracking Challenge).
       markers: one dot a cell, for finding the unlabelled (Cell Tracking Challenge).
       split: train, validation or test.
+      objects: masks of single objects, where each has a file of its own.
     """
 
     dataset: str
@@ -34,6 +35,7 @@ class Frame:
     silver: Page | None = None
     markers: Page | None = None
     split: str = ""
+    objects: tuple[Page, ...] = ()
 
     @property
     def key(self) -> str:
@@ -42,7 +44,8 @@ class Frame:
     @property
     def pages(self) -> list[Page]:
         """Everything that the frame is made from."""
-        return [page for name in PAGES if (page := getattr(self, name))]
+        named = [page for name in PAGES if (page := getattr(self, name))]
+        return [*named, *self.objects]
 
 
 class FrameListing(NamedTuple):

@@ -102,6 +102,14 @@ def settle_labels(data: ml_collections.ConfigDict, frames: list[Frame]) -> str:
         if data.labels == "auto":
             data.labels = "both" if data.layout == "ctc" else "class"
         return ""
+    if any(frame.objects for frame in frames):
+        if data.labels not in ("auto", "instance"):
+            raise UserError(
+                f"config.data.labels={data.labels!r}: each object has a mask of its "
+                "own there, which is instance"
+            )
+        data.labels = "instance"
+        return "each object has a mask of its own"
     masks = mask_survey.survey(frames, data.background)
     reading = mask_survey.reading_of(masks, data.labels)
     if not data.background:
@@ -200,8 +208,9 @@ def check_frame(
         raise UserError(f"{frame.image}: every pixel is {image.flat[0]}; remove it")
     truth = read_truth(frame, data, classes, notes)
     if truth.classes.shape != image.shape[:2]:
+        label = frame.label or frame.silver or frame.objects[0]
         raise UserError(
-            f"{frame.label or frame.silver}: label {size_text(truth.classes)} px does "
+            f"{label}: label {size_text(truth.classes)} px does "
             f"not match the image {frame.image}, {size_text(image)} px (height x width)"
         )
     return image, truth

@@ -5,7 +5,9 @@ TIFF 6.0 has the tags' meanings (pages in brackets).
 
 import contextlib
 import functools
+import math
 import os
+import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -31,6 +33,10 @@ JPEG = (6, 7)  # Compression; its YCbCr is decoded to RGB
 # JPEG, WebP, JPEG 2000, JPEG XR, JPEG XL, LERC: some can be lossless, none says so.
 LOSSY = {*JPEG, 22610, 33003, 33004, 33005, 34712, 34887, 34892, 34934, 50001, 50002}
 ALPHA = (1, 2)  # ExtraSamples (p. 31): associated and unassociated
+UM = {  # micrometres of a unit, as ImageJ and OME write them
+    **dict.fromkeys(("um", "\u00b5m", "\u03bcm", "\\u00B5m", "micron", "microns"), 1.0),
+    **{"nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6, "pm": 1e-6},
+}
 KEPT_LAYOUTS = 256  # of files that are read again and again
 
 
@@ -122,6 +128,34 @@ def dtype_of(page: Page) -> np.dtype | None:
     """What an image's values are."""
     with opened(page.path) as tiff:
         return tiff.pages[_numbers(page)[0]].dtype
+
+
+def pixel_size_um(path: str) -> tuple[float, float] | None:
+    """Height and width of a pixel in micrometres, as OME or ImageJ metadata say.
+
+    Resolution tags alone are mostly a screen's or a printer's.
+    """
+    with opened(path) as tiff:
+        if tiff.is_ome and tiff.ome_metadata:
+            pixels = re.search(r"<Pixels\b[^>]*>", tiff.ome_metadata)
+            told = dict(re.findall(r'(\w+)="([^"]*)"', pixels[0])) if pixels else {}
+            sizes = [
+                float(told[f"PhysicalSize{axis}"])
+                * UM.get(told.get(f"PhysicalSize{axis}Unit", "um"), math.nan)
+                for axis in "YX"
+                if f"PhysicalSize{axis}" in told
+            ]
+        elif tiff.is_imagej:
+            unit = UM.get(str((tiff.imagej_metadata or {}).get("unit", "")), math.nan)
+            tags = tiff.pages.first.tags
+            found = [tags.get(name) for name in ("YResolution", "XResolution")]
+            per_unit = [tag.value for tag in found if tag and tag.value[0]]
+            sizes = [unit * below / above for above, below in per_unit]
+        else:
+            return None
+    if len(sizes) != 2 or not all(0 < size < math.inf for size in sizes):
+        return None
+    return sizes[0], sizes[1]
 
 
 def _numbers(page: Page) -> tuple[int, ...]:

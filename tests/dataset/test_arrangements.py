@@ -1,0 +1,147 @@
+"""Folders as people arrange them: which image goes with which masks."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from configs import folder as own_images
+from unet_tfrecords.command.errors import UserError
+from unet_tfrecords.dataset.images import layouts
+
+IMAGE = np.arange(20 * 30, dtype=np.uint8).reshape(20, 30)
+CELLS = np.kron(np.array([[1, 0], [0, 2]], np.uint8), np.ones((10, 15), np.uint8))
+
+
+def save(path, pixels):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+def frames_of(folder, **settings):
+    data = own_images.get_config().data
+    data.update({"labels": "instance"} | settings)
+    return layouts.find_frames(data, str(folder)), data
+
+
+PAIRED = {
+    "images/{}.png": "masks/{}.png",
+    "images/{}.tif": "labels/{}.bmp",
+    "images/{}.jpg": "masks/{}_mask.png",
+    "{}.png": "{}_cp_masks.png",
+    "{}.bmp": "{}_seg.tif",
+    "imagesTr/{}_0000.png": "labelsTr/{}.png",
+    "data/images/{}.png": "data/masks/{}.png",
+}
+
+
+@pytest.mark.parametrize("image, mask", PAIRED.items())
+def test_images_find_their_masks(tmp_path, image, mask):
+    for name in ("a1", "a2", "a10"):
+        save(tmp_path / image.format(name), IMAGE)
+        save(tmp_path / mask.format(name), CELLS)
+    frames, data = frames_of(tmp_path)
+    assert [frame.name for frame in frames] == ["a1", "a2", "a10"]
+    for frame in frames:
+        assert frame.image.path.endswith(image.format(frame.name))
+        assert frame.label.path.endswith(mask.format(frame.name))
+        _, truth = layouts.check_frame(frame, data, channels=1, classes=2)
+        np.testing.assert_array_equal(truth.instances, CELLS)
+
+
+def test_two_arrangements_are_both_named(tmp_path):
+    for name in ("images/a.png", "masks/a.png", "a.png", "a_mask.png"):
+        save(tmp_path / name, CELLS)
+    with pytest.raises(UserError) as caught:
+        frames_of(tmp_path)
+    [line] = caught.value.problems
+    assert "images/ and masks/ as well as NAME.* and NAME_mask.*" in line
+
+
+def test_both_masks_and_labels_are_refused(tmp_path):
+    for name in ("images/a.png", "masks/a.png", "labels/a.png"):
+        save(tmp_path / name, CELLS)
+    with pytest.raises(UserError, match="has both masks and labels"):
+        frames_of(tmp_path)
+
+
+def test_a_second_channel_in_a_file_of_its_own_is_named(tmp_path):
+    for name in ("imagesTr/a_0000.png", "imagesTr/a_0001.png", "labelsTr/a.png"):
+        save(tmp_path / name, CELLS)
+    with pytest.raises(UserError, match="a_0001.png: a channel in a file of its own"):
+        frames_of(tmp_path)
+
+
+# --- A mask an object ----------------------------------------------------------------
+
+
+def by_object(folder, masks):
+    save(folder / "id/images/id.png", IMAGE)
+    for number, mask in enumerate(masks):
+        save(folder / f"id/masks/{number}.png", mask.astype(np.uint8) * 255)
+
+
+def test_masks_of_single_objects_are_put_together(tmp_path):
+    by_object(tmp_path, [CELLS == 2, CELLS == 1])
+    save(tmp_path / "one/images/one.png", IMAGE)
+    save(tmp_path / "one/masks/only.png", np.uint8(CELLS == 1) * 255)
+    frames, data = frames_of(tmp_path, labels="auto")
+    assert layouts.settle_labels(data, frames) == "each object has a mask of its own"
+    assert data.labels == "instance"
+    notes = []
+    _, truth = layouts.check_frame(frames[0], data, channels=1, classes=2, notes=notes)
+    np.testing.assert_array_equal(truth.instances, np.array([0, 2, 1])[CELLS])
+    assert notes == [] and len(frames[0].pages) == 3
+    _, truth = layouts.check_frame(frames[1], data, channels=1, classes=2)
+    np.testing.assert_array_equal(truth.instances, CELLS == 1)
+
+
+def test_overlaps_and_empty_masks_are_noted(tmp_path):
+    both = CELLS > 0
+    by_object(tmp_path, [CELLS == 1, both, np.zeros_like(both)])
+    [frame], data = frames_of(tmp_path)
+    notes = []
+    _, truth = layouts.check_frame(frame, data, channels=1, classes=2, notes=notes)
+    np.testing.assert_array_equal(truth.instances, CELLS)
+    assert any("150 px" in note for note in notes)
+    assert any(note.startswith("masks without an object") for note in notes)
+
+
+def test_more_than_255_objects_keep_their_numbers(tmp_path):
+    masks = []
+    for index in range(300):
+        mask = np.zeros(CELLS.shape, bool)
+        mask.flat[2 * index] = True
+        masks.append(mask)
+    by_object(tmp_path, masks)
+    [frame], data = frames_of(tmp_path)
+    _, truth = layouts.check_frame(frame, data, channels=1, classes=2)
+    assert len(np.unique(truth.instances)) == 301
+
+
+def test_a_mask_of_another_size_is_refused(tmp_path):
+    by_object(tmp_path, [CELLS == 1, np.ones((5, 5), bool)])
+    [frame], data = frames_of(tmp_path)
+    with pytest.raises(UserError, match="1.png: 5 x 5 px, but .*0.png has 20 x 30"):
+        layouts.check_frame(frame, data, channels=1, classes=2)
+
+
+def test_another_reading_of_single_objects_is_refused(tmp_path):
+    by_object(tmp_path, [CELLS == 1, CELLS == 2])
+    frames, data = frames_of(tmp_path, labels="binary")
+    with pytest.raises(UserError, match="which is instance"):
+        layouts.settle_labels(data, frames)
+
+
+def test_the_data_science_bowl_is_read_as_it_is(real_data):
+    if not (real_data / "DSB2018").is_dir():
+        pytest.skip("no DSB2018 there")
+    frames, data = frames_of(real_data / "DSB2018", labels="auto")
+    assert len(frames) > 50
+    layouts.settle_labels(data, frames)
+    for frame in frames[:5]:
+        image, truth = layouts.check_frame(frame, data, channels=3, classes=2)
+        assert image.shape[2] == 3
+        assert len(np.unique(truth.instances)) - 1 <= len(frame.objects)
+        assert dataclasses.replace(frame, split="test").pages == frame.pages
