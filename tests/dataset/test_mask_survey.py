@@ -11,6 +11,7 @@ from preprocess import main
 from tests.conftest import TINY_DATA
 from tests.robustness.tiny import CONFIG
 from unet_tfrecords.command.cli import main as run
+from unet_tfrecords.dataset import verify
 from unet_tfrecords.dataset.drawn_cells import draw_cells
 
 SMALL = (CONFIG, *TINY_DATA, "--config.data.augmentations=1")
@@ -210,3 +211,21 @@ def test_the_challenges_names_are_found_in_any_case(cells, tmp_path):
     (tmp_path / "c/01_GT").rename(tmp_path / "c/01_gt")
     after = find_frames(data, str(tmp_path / "c"))
     assert [f.name for f in after] == [f.name for f in before]
+
+
+@pytest.mark.slow
+def test_verify_finds_a_numbered_background_and_tells_notes(made, tmp_path, capfd):
+    """As in data sets of before masks were surveyed."""
+    assert made(blurred)[0] == 0
+    assert run(verify.COMMAND, [f"--data={tmp_path}/data"]) == 0
+    assert "grey rims of binary masks" in capfd.readouterr().out
+    flags = "--config.data.background=(0,)", "--config.data.labels=instance"
+    assert made(watershed, *flags, "--overwrite")[0] == 0
+    path = tmp_path / "data/dataset_info.json"
+    info = json.loads(path.read_text())
+    info["config"]["data"]["background"] = []
+    del info["own_digest"]
+    path.write_text(json.dumps(info))
+    capfd.readouterr()
+    assert run(verify.COMMAND, [f"--data={tmp_path}/data"]) == 2
+    assert "of all labelled pixels are foreground" in capfd.readouterr().err

@@ -21,6 +21,8 @@ from unet_tfrecords.dataset.shards import read_tiles, shard_files
 from unet_tfrecords.dataset.splits import SPLITS
 from unet_tfrecords.storage import files, locks
 
+MOST_FOREGROUND = 0.9  # share of labelled pixels; above, it is looked at again
+
 
 def verify(folder: str) -> int:
     """Checks a data set against its `dataset_info.json`.
@@ -49,6 +51,7 @@ def _verified(folder: str, info: DatasetInfo) -> int:
         *_strange_files(folder, info),
         *_wrong_sums(folder, info),
         *_wrong_tfds(folder, info),
+        *_numbered_background(info),
     ]
     tiles = 0
     places: dict[str, list[str]] = collections.defaultdict(list)
@@ -155,6 +158,21 @@ def _wrong_sums(folder: str, info: DatasetInfo) -> Iterator[str]:
             )
 
 
+def _numbered_background(info: DatasetInfo) -> Iterator[str]:
+    """Foreground that covers nearly all: masks whose background has a number."""
+    data = info.config["data"]
+    if data.get("layout") != "folder" or data.get("background"):
+        return
+    known = [split.class_pixels for split in info.splits.values() if split.class_pixels]
+    share = 1 - sum(n[0] for n in known) / max(1, sum(map(sum, known)))
+    if share > MOST_FOREGROUND and data.get("labels") in ("binary", "instance"):
+        yield (
+            f"{share:.0%} of all labelled pixels are foreground: if background has a "
+            "number in the masks, preprocess again with config.data.background=(1,), "
+            "say; if objects cover that much, with (0,)"
+        )
+
+
 def _wrong_tile(path: str, tile: Tile, info: DatasetInfo, split: str) -> Iterator[str]:
     """What is wrong with one tile, its place apart."""
     geometry, w0 = info.geometry, info.settings.border_weight
@@ -213,6 +231,8 @@ def _wrong_frequencies(
 
 def _verify(values: flags.FlagValues, _: list[str]) -> None:
     tiles = verify(values.data)
+    for note in read_info(values.data).notes:
+        print(f"{note.text}: {note.files} frames, {note.example} first")
     print(f"{values.data}: {tiles} tiles, all as {values.data}/dataset_info.json says")
 
 
