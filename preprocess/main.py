@@ -144,22 +144,22 @@ def find_existing(
     Raises:
       UserError: another data set is there, finished or not, naming what differs.
     """
-    afresh = "give another --output, or --overwrite to start afresh"
+    cure = "give another --output, or --overwrite to start over"
     job_path, info, there, what = files.join(output, JOB_NAME), None, None, ""
     if files.exists(files.join(output, INFO_NAME)):
         info = read_info(output)
         there = info.config
     elif files.exists(job_path):
-        there, what = json_files.read(job_path, cure=afresh), "unfinished, "
+        there, what = json_files.read(job_path, cure=cure), "unfinished, "
     mine = data_config(config)
     if changed := json_files.differences(there or mine, mine, "config."):
-        raise UserError([f"{output}: {what}{line}; {afresh}" for line in changed])
+        raise UserError([f"{output}: {what}{line}; {cure}" for line in changed])
     if info is None:
         return None, []
     damaged = damaged_files(output, info)
     readable = not {part.name for part in info.source_parts} & set(damaged)
     if readable and (changed := _changed_sources(output, info, frames, folder)):
-        raise UserError([f"{line}; {afresh}" for line in changed])
+        raise UserError([f"{line}; {cure}" for line in changed])
     return info, damaged
 
 
@@ -287,7 +287,7 @@ COMMAND = cli.Command(
             ("fail", "skip"),
             None,
         ),
-        cli_flags.boolean("overwrite", "start afresh where data lies already"),
+        cli_flags.boolean("overwrite", "start over where there is a data set already"),
     ),
     run=preprocess,
     required=("input", "output"),

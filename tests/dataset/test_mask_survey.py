@@ -144,6 +144,14 @@ def test_masks_that_contradict_how_they_are_read(made, tmp_path, mask_of, flags,
     assert not (tmp_path / "data/dataset_info.json").exists()
 
 
+def test_masks_of_0_and_1_among_those_of_0_and_255_are_named(made, tmp_path):
+    """As classes, those of 255 would hold nothing but unlabelled pixels."""
+    turns = iter([1, 255] * 3)
+    code, _, [line] = made(lambda m: (m > 0) * np.uint8(next(turns)))
+    assert code == 2 and "0, 1 and 255" in line
+    assert "--config.data.labels=binary or class" in line
+
+
 @pytest.mark.slow
 def test_a_background_with_a_number_is_mapped(made, tmp_path):
     code, out, _ = made(watershed, "--config.data.background=(1,)")

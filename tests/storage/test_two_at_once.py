@@ -109,7 +109,7 @@ def test_what_is_read_is_not_made_anew(cells, shards_folder, tmp_path, capfd, di
         assert (data / "dataset_info.json").exists()
     with locks.unread(str(data)):
         assert run(verify.COMMAND, [f"--data={data}"]) == 2
-        assert "is being made anew" in capfd.readouterr().err
+        assert "is being made again" in capfd.readouterr().err
     assert run(main.COMMAND, given) == 0
     assert digests(data) == before
 

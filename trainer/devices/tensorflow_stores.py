@@ -44,7 +44,7 @@ DISK_REASONS = {
     for number in (*ADVICE, errno.EPERM, errno.EIO, errno.ENOENT, errno.ENOTDIR)
 }
 DISK = re.compile(rf"(?:^|}}}} )([^;{{}}]+); ({'|'.join(DISK_REASONS)})")
-STATUS = {  # of tf.errors, where no answer is told; 503 if none is near
+STATUS = {  # of tf.errors without an HTTP status; 503 for all others
     "UnauthenticatedError": 401,
     "PermissionDeniedError": 403,
     "NotFoundError": 404,

@@ -234,7 +234,7 @@ def newest_whole(folder: str) -> About | None:
         return about
     if problems:
         raise UserError(
-            [*problems, f"{folder}: no whole checkpoint; remove it to start afresh"]
+            [*problems, f"{folder}: no whole checkpoint; remove it to start over"]
         )
     return None
 

@@ -79,7 +79,7 @@ def claim(
 def _advice(line: str) -> str:
     if line.startswith("config.train.steps: "):
         return "--extend_steps=N takes the run to N steps in all"
-    return "give another --workdir, or remove this one to start afresh"
+    return "give another --workdir, or remove this one to start over"
 
 
 def _extended(path: str, there: dict[str, Any], steps: int) -> dict[str, Any]:

@@ -70,7 +70,7 @@ def _share_client() -> None:
         return copy.copy(CLIENTS[chosen])
 
     # A function in a class's place, which Beam only calls.
-    boto3_client.Client = client  # type: ignore[misc, assignment]
+    boto3_client.Client = client  # type: ignore[misc, assignment]  # a subclass takes its place
 
 
 @functools.cache

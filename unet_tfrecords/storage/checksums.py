@@ -42,13 +42,13 @@ def check(folder: str, names: Iterable[str], inside: str = NAME) -> None:
         place = files.join(folder, name)
         if name not in noted:
             problems.append(
-                f"{path}: damaged, it has no line of {name}; get it anew, or remove it"
+                f"{path}: damaged, it has no line of {name}; get it again, or remove it"
             )
         elif not files.exists(place):
             problems.append(f"{place}: missing")
         elif files.sha256_of(place) != noted[name]:
             problems.append(
-                f"{place}: not as it was written; get it anew, or remove {path} if it "
+                f"{place}: not as it was written; get it again, or remove {path} if it "
                 "was changed on purpose"
             )
     if problems:

@@ -101,7 +101,7 @@ def reading(folder: str) -> contextlib.AbstractContextManager[None]:
     Raises:
       UserError: a job is about to make them again.
     """
-    return _flock(folder, fcntl.LOCK_SH, "is being made anew; wait for its end")
+    return _flock(folder, fcntl.LOCK_SH, "is being made again; wait until that ends")
 
 
 def unread(folder: str) -> contextlib.AbstractContextManager[None]:

@@ -164,29 +164,43 @@ def reading_of(masks: Sequence[MaskFacts], labels: str) -> Reading:
     return Reading(labels, "as config.data.labels says")
 
 
+def _foregrounds(masks: Sequence[MaskFacts]) -> set[int] | None:
+    """Numbers of the foreground where each mask has two values; None where one has not.
+
+    Masks with grey rims count as two values, whose number is not exact.
+    """
+    if any(not mask.has_rims and len(mask.values) > 2 for mask in masks):
+        return None
+    return {m.objects[-1] for m in masks if m.objects and not m.has_rims}
+
+
 def _binary(masks: Sequence[MaskFacts]) -> str:
-    if all(mask.has_rims or len(mask.values) <= 2 for mask in masks):
-        numbers = {m.objects[-1] for m in masks if m.objects and not m.has_rims}
-        if len(numbers) <= 1:
-            return "two values, foreground and background"
-    return ""
+    numbers = _foregrounds(masks)
+    if numbers is not None and len(numbers) <= 1:
+        return "two values, foreground and background"
+    return "two values in each mask" if numbers == {1, UNLABELLED} else ""
+
+
+def _has_numbers(masks: Sequence[MaskFacts]) -> bool:
+    """Whether there are more numbers than those of one foreground."""
+    numbers = _foregrounds(masks)
+    is_one = numbers is not None and len(numbers) <= 1
+    return not is_one and not any(mask.has_rims for mask in masks)
 
 
 def _class(masks: Sequence[MaskFacts]) -> str:
     numbers = {value for mask in masks for value in mask.objects} - {UNLABELLED}
-    if _binary(masks) or any(mask.has_rims for mask in masks):
+    if not _has_numbers(masks) or not 1 <= len(numbers) <= FEW_CLASSES:
         return ""
-    if 1 <= len(numbers) <= FEW_CLASSES and max(numbers) < UNLABELLED:
-        return f"the same {len(numbers) + 1} numbers in all of them, a class each"
-    return ""
+    if max(numbers) > UNLABELLED:
+        return ""
+    return f"{len(numbers) + 1} numbers in all, a class each"
 
 
 def _instance(masks: Sequence[MaskFacts]) -> str:
     pieces = [number for mask in masks for number in mask.pieces]
-    if _binary(masks) or any(mask.has_rims for mask in masks) or not pieces:
-        return ""
     whole = sum(number == 1 for number in pieces)
-    if whole < IN_ONE_PIECE * len(pieces):
+    if not pieces or not _has_numbers(masks) or whole < IN_ONE_PIECE * len(pieces):
         return ""
     return f"{whole} of {len(pieces)} numbers are in one piece, a cell each"
 
