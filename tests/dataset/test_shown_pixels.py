@@ -187,10 +187,11 @@ def test_smaller_versions_are_no_frames(tmp_path):
     """With either tag, or none; first or last; a pyramid."""
     big = np.resize(RAMP, (64, 96)).astype(np.uint8)
     half, tiny = big[::2, ::2], big[::8, ::8]
+    odd = big[:50, :70]  # that only its tag tells from a frame
     ways = {
-        "tag": [(big, {}), (half, {"subfiletype": 1})],
-        "first": [(tiny, {"subfiletype": 1}), (big, {})],
-        "old": [(big, {}), (half, {"extratags": [(255, "H", 1, 2, True)]})],
+        "tag": [(big, {}), (odd, {"subfiletype": 1})],
+        "first": [(odd, {"subfiletype": 1}), (big, {})],
+        "old": [(big, {}), (odd, {"extratags": [(255, "H", 1, 2, True)]})],
         "untagged": [(tiny, {}), (big, {}), (half, {}), (big, {})],
     }
     for name, pages in ways.items():
