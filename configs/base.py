@@ -17,7 +17,9 @@ def get_config() -> ml_collections.ConfigDict:
     data.layout = "folder"  # isbi, ctc or folder: see dataset/images/layouts.py
     # ctc: gold, silver, both; folder: binary, class, instance; auto: what fits them all
     data.labels = "auto"
-    data.background = ()  # folder: further values that are background, such as (1,)
+    # folder: other numbers for a mask's values or colours, such as
+    # "1=0, 255=unlabelled" or "#000000=0, #ff0000=1, #0000ff=2"
+    data.mask_values = ""
     data.sequences = ()  # ctc: ("01", "02"); () takes all there are
     data.mask_suffix = ""  # folder: "_mask" where a.png goes with a_mask.png
     data.on_bad_frame = "fail"  # fail: list all and stop; skip: leave out and record

@@ -11,7 +11,8 @@ from preprocess import main
 from tests.conftest import TINY_DATA
 from tests.robustness.tiny import CONFIG
 from unet_tfrecords.command.cli import main as run
-from unet_tfrecords.dataset import verify
+from unet_tfrecords.dataset import shards, verify
+from unet_tfrecords.dataset.dataset_info import read_info
 from unet_tfrecords.dataset.drawn_cells import draw_cells
 
 SMALL = (CONFIG, *TINY_DATA, "--config.data.augmentations=1")
@@ -62,6 +63,21 @@ def watershed(instances):
 def resized(instances):
     small = cv2.resize(ids(instances), None, fx=0.7, fy=0.7)
     return cv2.resize(small, instances.shape[::-1])
+
+
+def tiles_of(folder):
+    """Every tile of a data set, by its key."""
+    info = read_info(str(folder))
+    return {
+        tile.key: tile
+        for split in info.splits.values()
+        for shard in split.shards
+        for tile in shards.read_tiles(str(folder / shard.name), info.geometry)
+    }
+
+
+def verify_quietly(tmp_path) -> int:
+    return run(verify.COMMAND, [f"--data={tmp_path}/data"])
 
 
 def foreground(tmp_path) -> list[int]:
@@ -128,11 +144,11 @@ def test_thin_grey_rims_are_split_halfway_and_reported(made, tmp_path):
             [],
             "--config.data.labels=class or instance",
         ),
-        (watershed, [], "give --config.data.background=(1,)"),
+        (watershed, [], "give --config.data.mask_values=1=0"),
         (
             lambda m: binary(m) // 255 + np.uint8(1),
             [],
-            "give --config.data.background=(1,)",
+            "give --config.data.mask_values=1=0",
         ),
     ],
     ids="blurred ids-as-binary resized 255-as-ids 255-as-class two-ways watershed "
@@ -154,7 +170,7 @@ def test_masks_of_0_and_1_among_those_of_0_and_255_are_named(made, tmp_path):
 
 @pytest.mark.slow
 def test_a_background_with_a_number_is_mapped(made, tmp_path):
-    code, out, _ = made(watershed, "--config.data.background=(1,)")
+    code, out, _ = made(watershed, "--config.data.mask_values=1=0")
     assert code == 0 and "labels=instance" in out
     pixels, info = foreground(tmp_path)
     seen = sum(sum(s["class_pixels"]) for s in info["splits"].values())
@@ -164,10 +180,110 @@ def test_a_background_with_a_number_is_mapped(made, tmp_path):
     assert (tmp_path / "data" / shard).exists()
 
 
+def coloured(instances, colours):
+    """RGB of instances numbered from 0: the colour of each number modulo their count."""
+    cells = np.where(instances, (instances - 1) % (len(colours) - 1) + 1, 0)
+    return np.array(colours, np.uint8)[cells]
+
+
+BLACK, RED, BLUE, WHITE = (0, 0, 0), (255, 0, 0), (0, 0, 255), (255, 255, 255)
+GREY = (128, 128, 128)
+KINDS = "--config.data.mask_values='#000000=0,#ff0000=1,#0000ff=2'".replace("'", "")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "mask_of, flags, class_of",
+    [
+        (
+            lambda m: coloured(m, [BLACK, RED, BLUE]),
+            ["--config.data.labels=binary"],
+            lambda m: m > 0,
+        ),
+        (
+            lambda m: coloured(m, [BLACK, RED, BLUE]),
+            ["--config.data.labels=class", "--config.model.classes=3", KINDS],
+            lambda m: np.where(m, (m - 1) % 2 + 1, 0),
+        ),
+        (
+            lambda m: coloured(m, [WHITE, BLUE, GREY]),
+            [
+                "--config.data.mask_values=#ffffff=0,#0000ff=1,#808080=unlabelled",
+                "--config.data.labels=class",
+            ],
+            lambda m: np.where(m, (m - 1) % 2 * 254 + 1, 0),
+        ),
+        (
+            lambda m: np.where(m, (m - 1) % 2 * 77 + 50, 7).astype(np.uint8),
+            ["--config.data.mask_values=7=0,50=1,127=unlabelled"],
+            lambda m: np.where(m, (m - 1) % 2 * 254 + 1, 0),
+        ),
+    ],
+    ids="any-colour colours-as-classes a-white-background values".split(),
+)
+def test_values_and_colours_mean_what_the_config_says(
+    made, tmp_path, mask_of, flags, class_of
+):
+    """The shards are those of the same masks saved as class numbers."""
+    assert made(mask_of, *flags)[0] == 0
+    assert verify_quietly(tmp_path) == 0
+    found = tiles_of(tmp_path / "data")
+    more = [flag for flag in flags if "classes" in flag]
+    plain = "--overwrite", "--config.data.labels=class", *more
+    assert made(lambda m: class_of(m).astype(np.uint8), *plain)[0] == 0
+    expected = tiles_of(tmp_path / "data")
+    assert found.keys() == expected.keys()
+    for key, tile in found.items():
+        np.testing.assert_array_equal(tile.label, expected[key].label)
+
+
+@pytest.mark.slow
+def test_each_colour_is_an_object(made, tmp_path):
+    """As with a number each; greys that occur count as colours."""
+    generator = np.random.default_rng(1)
+    colours = [BLACK, *generator.integers(1, 256, (40, 3)).tolist()]
+    flag = "--config.data.labels=instance"
+    assert made(lambda m: coloured(m, colours), flag)[0] == 0
+    found = tiles_of(tmp_path / "data")
+    assert made(lambda m: m.astype(np.uint8), flag, "--overwrite")[0] == 0
+    for key, tile in tiles_of(tmp_path / "data").items():
+        np.testing.assert_array_equal(tile.label, found[key].label)
+        np.testing.assert_array_equal(tile.weight, found[key].weight)
+
+
+@pytest.mark.parametrize(
+    "colours, flags, said",
+    [
+        ([BLACK, RED, BLUE], [], "the masks hold colours; say what they are"),
+        ([BLACK, RED, BLUE], ["--config.data.labels=class"], "say what they are"),
+        (
+            [WHITE, RED, BLUE],
+            ["--config.data.labels=binary"],
+            "colour #ffffff covers",
+        ),
+        (
+            [BLACK, RED, BLUE],
+            ["--config.data.labels=class", "--config.data.mask_values=#000000=0"],
+            "has no number for #0000ff, #ff0000",
+        ),
+    ],
+    ids="auto class no-black unnamed".split(),
+)
+def test_colours_without_a_meaning_are_refused(made, colours, flags, said):
+    code, _, lines = made(lambda m: coloured(m, colours), *flags)
+    assert code == 2 and all(said in line for line in lines), lines
+
+
+def test_mistakes_in_mask_values_are_all_named(made):
+    wrong = "1=0,1=2,#ff0000=1,red=2,9=255"
+    code, _, lines = made(binary, f"--config.data.mask_values={wrong}")
+    parts = "names 1 twice", "'red=2' is not", "9=unlabelled", "both values and colours"
+    assert code == 2 and len(lines) == len(parts)
+    assert all(any(part in line for line in lines) for part in parts)
+
+
 @pytest.mark.slow
 def test_frames_are_sorted_by_their_numbers(tmp_path, capfd):
-    from unet_tfrecords.dataset.dataset_info import read_info
-
     for number in range(1, 13):
         image, instances = DRAWN[number % 6]
         for kind, pixels in (
@@ -227,11 +343,11 @@ def test_verify_finds_a_numbered_background_and_tells_notes(made, tmp_path, capf
     assert made(blurred)[0] == 0
     assert run(verify.COMMAND, [f"--data={tmp_path}/data"]) == 0
     assert "grey rims of binary masks" in capfd.readouterr().out
-    flags = "--config.data.background=(0,)", "--config.data.labels=instance"
+    flags = "--config.data.mask_values=1=1", "--config.data.labels=instance"
     assert made(watershed, *flags, "--overwrite")[0] == 0
     path = tmp_path / "data/dataset_info.json"
     info = json.loads(path.read_text())
-    info["config"]["data"]["background"] = []
+    info["config"]["data"]["mask_values"] = ""
     del info["own_digest"]
     path.write_text(json.dumps(info))
     capfd.readouterr()

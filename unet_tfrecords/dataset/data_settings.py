@@ -7,6 +7,7 @@ import ml_collections
 
 from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.dataset import tiling
+from unet_tfrecords.dataset.images import value_map
 from unet_tfrecords.dataset.records import ENCODINGS, UNLABELLED, weight_step
 from unet_tfrecords.storage import json_files
 
@@ -58,6 +59,10 @@ def check_data_config(config: ml_collections.ConfigDict) -> None:
             tiling.output_size(data.tile_size, model.depth)
         except ValueError as error:
             problems.append(f"config.data.tile_size: {error}")
+    try:
+        value_map.parse(data.mask_values)
+    except UserError as error:
+        problems += error.problems
     if data.on_bad_frame not in ("fail", "skip"):
         problems.append(f"config.data.on_bad_frame={data.on_bad_frame!r}: fail or skip")
     if data.normalization not in ("frame", "dataset"):

@@ -161,15 +161,15 @@ def _wrong_sums(folder: str, info: DatasetInfo) -> Iterator[str]:
 def _numbered_background(info: DatasetInfo) -> Iterator[str]:
     """Foreground that covers nearly all: masks whose background has a number."""
     data = info.config["data"]
-    if data.get("layout") != "folder" or data.get("background"):
+    if data.get("layout") != "folder" or data.get("mask_values"):
         return
     known = [split.class_pixels for split in info.splits.values() if split.class_pixels]
     share = 1 - sum(n[0] for n in known) / max(1, sum(map(sum, known)))
     if share > MOST_FOREGROUND and data.get("labels") in ("binary", "instance"):
         yield (
             f"{share:.0%} of all labelled pixels are foreground: if background has a "
-            "number in the masks, preprocess again with config.data.background=(1,), "
-            "say; if objects cover that much, with (0,)"
+            "number in the masks, such as 1, preprocess again with "
+            "config.data.mask_values=1=0; if objects cover that much, with 1=1"
         )
 
 

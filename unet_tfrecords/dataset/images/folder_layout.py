@@ -9,7 +9,7 @@ import numpy as np
 
 from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.dataset.images.arrangements import ARRANGEMENTS, find_pairs
-from unet_tfrecords.dataset.images.formats import count_pages, read_labels
+from unet_tfrecords.dataset.images.formats import count_pages, read_labels, read_mask
 from unet_tfrecords.dataset.images.frames import (
     Frame,
     FrameListing,
@@ -17,8 +17,13 @@ from unet_tfrecords.dataset.images.frames import (
     Truth,
     size_text,
 )
-from unet_tfrecords.dataset.images.mask_values import check_instances, foreground_of
+from unet_tfrecords.dataset.images.mask_values import (
+    check_colours,
+    check_instances,
+    foreground_of,
+)
 from unet_tfrecords.dataset.images.pages import Page
+from unet_tfrecords.dataset.images.value_map import parse
 from unet_tfrecords.dataset.records import UNLABELLED
 from unet_tfrecords.dataset.regions import connected_instances, narrowed
 
@@ -102,20 +107,44 @@ def truth(frame: Frame, data: ml_collections.ConfigDict, notes: list[str]) -> Tr
         return _from_objects(frame, notes)
     assert frame.label is not None
     name = str(frame.label)
-    labels = read_labels(frame.label, exact=data.labels != "binary", notes=notes)
-    if data.background:
-        labels[np.isin(labels, data.background)] = 0
+    value_map = parse(data.mask_values)
+    mask = read_mask(
+        frame.label,
+        exact=data.labels != "binary",
+        as_colours=value_map.of_colours,
+        notes=notes,
+    )
+    if mask.has_colours and not value_map.of_colours:
+        check_colours(mask.values, data.labels, name)
+    labels, unlabelled = value_map.applied(mask, name)
     if data.labels == "instance":
+        if mask.has_colours:
+            labels = _counted(labels)
         check_instances(labels, name)
-        return Truth(labels, (labels > 0).view(np.uint8))
-    if data.labels == "binary":
-        classes = foreground_of(labels, name, notes).view(np.uint8)
-    elif labels.max() > UNLABELLED:
-        raise UserError(f"{frame.label}: class {labels.max()}; classes end at 254")
+        classes = (labels > 0).view(np.uint8)
+    elif data.labels == "class":
+        classes = _class_numbers(labels, name)
+    elif mask.has_colours:
+        classes = (labels > 0).view(np.uint8)
     else:
-        classes = labels.astype(np.uint8)
-    del labels  # a large frame's memory is needed for what follows
+        classes = foreground_of(labels, name, notes).view(np.uint8)
+    classes[unlabelled] = UNLABELLED
+    if data.labels == "instance":
+        return Truth(narrowed(labels), classes)
+    del labels, unlabelled  # a large frame's memory is needed for what follows
     return Truth(connected_instances(classes), classes)
+
+
+def _counted(labels: np.ndarray) -> np.ndarray:
+    """The same regions, numbered without gaps; 0 stays."""
+    _, numbers = np.unique(labels, return_inverse=True)
+    return numbers.reshape(labels.shape).astype(np.int32)
+
+
+def _class_numbers(labels: np.ndarray, name: str) -> np.ndarray:
+    if labels.max() > UNLABELLED:
+        raise UserError(f"{name}: class {labels.max()}; classes end at 254")
+    return labels.astype(np.uint8)
 
 
 def _from_objects(frame: Frame, notes: list[str]) -> Truth:

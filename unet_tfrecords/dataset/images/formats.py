@@ -13,6 +13,7 @@ import numpy as np
 from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.dataset.images import raster_file, tiff_file
 from unet_tfrecords.dataset.images.pages import Page, Stored
+from unet_tfrecords.dataset.images.value_map import Mask
 from unet_tfrecords.dataset.pixel_statistics import strips
 from unet_tfrecords.storage import files
 
@@ -236,17 +237,39 @@ def _spread(image: np.ndarray, notes: list[str]) -> np.ndarray:
     return spread
 
 
-@_explained
 def read_labels(
     page: Page, *, exact: bool = True, notes: list[str] | None = None
 ) -> np.ndarray:
-    """Reads a label image: whole numbers as stored, grey values of a grey palette.
+    """Reads a label image of numbers; see `read_mask`.
 
-    Of a palette of colours the indices are the labels.
+    Raises:
+      UserError: unreadable, not 2D, not integers, or of colours.
+    """
+    mask = read_mask(page, exact=exact, notes=notes)
+    if mask.has_colours:
+        raise UserError(
+            f"{page}: holds colours; a label is a whole number for each pixel"
+        )
+    return mask.values
+
+
+@_explained
+def read_mask(
+    page: Page,
+    *,
+    exact: bool = True,
+    as_colours: bool = False,
+    notes: list[str] | None = None,
+) -> Mask:
+    """Reads a mask: whole numbers as stored, grey values of a grey palette.
+
+    Of a palette of colours the indices are the labels. A colour saved as RGB is the
+    number 0xRRGGBB.
 
     Args:
       page: where it is.
       exact: whether to refuse a file whose compression changes values.
+      as_colours: whether greys and the colours of palettes are such numbers too.
       notes: takes in a line on each thing that its owner should look at.
 
     Returns:
@@ -263,28 +286,51 @@ def read_labels(
             "labels; save the mask as PNG or TIFF without it"
         )
     if stored.palette is not None:
-        if _is_grey(stored):
+        if as_colours:
+            image = stored.palette[image]
+        elif _is_grey(stored):
             image = stored.palette[image, 0]
         elif notes is not None:
             notes.append("indices of a palette of colours are taken for the labels")
+    if as_colours and stored.spread > 1:
+        image = image * np.uint8(stored.spread)
     if image.ndim == 3 and image.shape[2] > 1:
         has_parts = stored.has_alpha and image[..., -1].min() != image[..., -1].max()
         image = image[..., : -1 if stored.has_alpha else None]
-        if (image == image[..., :1]).all():  # grey saved as RGB
-            if has_parts:
-                raise UserError(
-                    f"{page}: has transparent parts; save the mask without an alpha "
-                    "channel"
-                )
+        is_grey = bool((image == image[..., :1]).all())
+        if has_parts:
+            raise UserError(
+                f"{page}: has transparent parts; save the mask without an alpha channel"
+            )
+        if is_grey:  # saved as RGB
             image = image[..., :1]
     if image.ndim == 3 and image.shape[2] == 1:
         image = image[..., 0]
-    if image.ndim != 2:
+    if image.ndim == 2 and as_colours:
+        image = np.repeat(image[..., None], 3, axis=2)
+    if image.ndim == 3:
+        return Mask(_numbers_of_colours(page, image, stored.is_lossy), True)
+    return Mask(_whole_numbers(page, image))
+
+
+def _numbers_of_colours(page: Page, image: np.ndarray, is_lossy: bool) -> np.ndarray:
+    """RGB to 0xRRGGBB, int32 [H, W]."""
+    if image.shape[2] != 3:
         raise UserError(
-            f"{page}: {image.shape[-1]} channels in a mask; a label is a whole number "
-            "for each pixel, not a colour"
+            f"{page}: {image.shape[2]} channels in a mask; a label is a whole number "
+            "for each pixel"
         )
-    return _whole_numbers(page, image)
+    if image.dtype != np.uint8:
+        raise UserError(
+            f"{page}: colours of a mask must have 8 bits, not {image.dtype}"
+        )
+    if is_lossy:
+        raise UserError(
+            f"{page}: its compression (JPEG or the like) changes colours; save the "
+            "mask as PNG"
+        )
+    red, green, blue = np.moveaxis(image.astype(np.int32), -1, 0)
+    return red << 16 | green << 8 | blue
 
 
 def _whole_numbers(page: Page, image: np.ndarray) -> np.ndarray:

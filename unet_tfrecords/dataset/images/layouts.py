@@ -27,6 +27,7 @@ from unet_tfrecords.dataset.images.frames import (
     natural_key,
     size_text,
 )
+from unet_tfrecords.dataset.images.value_map import parse
 from unet_tfrecords.dataset.pixel_statistics import count_values
 from unet_tfrecords.dataset.records import UNLABELLED
 from unet_tfrecords.storage import files
@@ -73,6 +74,11 @@ def look_for_frames(data: ml_collections.ConfigDict, folder: str) -> FrameListin
         raise UserError(
             f"config.data.sequences={data.sequences}: layout {data.layout!r} has none"
         )
+    if data.mask_values and data.layout != "folder":
+        raise UserError(
+            f"config.data.mask_values={data.mask_values!r}: layout {data.layout!r} "
+            "says itself what its values mean"
+        )
     found = LAYOUTS[data.layout].find(name, folder, data)
     found = found._replace(frames=_in_order(found.frames))
     odd = [frame for frame in found.frames if not frame.key.isprintable()]
@@ -110,9 +116,10 @@ def settle_labels(data: ml_collections.ConfigDict, frames: list[Frame]) -> str:
             )
         data.labels = "instance"
         return "each object has a mask of its own"
-    masks = mask_survey.survey(frames, data.background)
+    value_map = parse(data.mask_values)
+    masks = mask_survey.survey(frames, value_map)
     reading = mask_survey.reading_of(masks, data.labels)
-    if not data.background:
+    if not value_map.numbers:
         mask_survey.check_background(masks, reading.labels)
     data.labels = reading.labels
     return reading.reason

@@ -17,10 +17,11 @@ import numpy as np
 
 from unet_tfrecords.command import bars
 from unet_tfrecords.command.errors import UserError
-from unet_tfrecords.dataset.images.formats import read_labels
+from unet_tfrecords.dataset.images.formats import read_mask
 from unet_tfrecords.dataset.images.frames import Frame
-from unet_tfrecords.dataset.images.mask_values import foreground_of
+from unet_tfrecords.dataset.images.mask_values import COLOURS, foreground_of
 from unet_tfrecords.dataset.images.pages import Page
+from unet_tfrecords.dataset.images.value_map import ValueMap
 from unet_tfrecords.dataset.pixel_statistics import count_values
 from unet_tfrecords.dataset.records import UNLABELLED
 from unet_tfrecords.dataset.regions import bounding_boxes
@@ -42,6 +43,7 @@ class MaskFacts(NamedTuple):
       largest: the number above 0 that covers most, 0 without any.
       share: of the mask that it covers.
       has_rims: whether it is two values with grey rims between them.
+      has_colours: whether its values are colours.
     """
 
     values: tuple[int, ...]
@@ -49,6 +51,7 @@ class MaskFacts(NamedTuple):
     largest: int
     share: float
     has_rims: bool = False
+    has_colours: bool = False
 
     @property
     def objects(self) -> tuple[int, ...]:
@@ -97,19 +100,19 @@ def _pieces(labels: np.ndarray) -> Iterable[int]:
         yield cv2.connectedComponents(box.view(np.uint8))[0] - 1
 
 
-def survey(frames: Sequence[Frame], background: Sequence[int]) -> list[MaskFacts]:
+def survey(frames: Sequence[Frame], value_map: ValueMap) -> list[MaskFacts]:
     """Looks at masks of a data set; those that cannot be read are left to the job."""
     step = max(1, -(-len(frames) // MOST_MASKS))
     masks = [frame.label for frame in frames[::step] if frame.label]
 
     def look(page: Page) -> MaskFacts | None:
         try:
-            labels = read_labels(page, exact=False)
+            mask = read_mask(page, exact=False, as_colours=value_map.of_colours)
+            labels, _ = value_map.applied(mask, str(page))
         except UserError:
             return None
-        if background:
-            labels[np.isin(labels, background)] = 0
-        return look_at(labels, str(page))
+        has_colours = mask.has_colours and not value_map.of_colours
+        return look_at(labels, str(page))._replace(has_colours=has_colours)
 
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         found = bars.bar(
@@ -130,6 +133,8 @@ def reading_of(masks: Sequence[MaskFacts], labels: str) -> Reading:
     """
     fits = {name: reason for name, rule in RULES.items() if (reason := rule(masks))}
     shown = named({value for mask in masks for value in mask.values})
+    if any(mask.has_colours for mask in masks) and labels == "auto":
+        raise UserError(f"the masks hold colours; say what they are: {COLOURS}")
     if not masks:
         return Reading(
             "binary" if labels == "auto" else labels, "no mask could be read"
@@ -230,10 +235,15 @@ def check_background(masks: Sequence[MaskFacts], labels: str) -> None:
     if 2 * times <= len(masks):
         return
     share = statistics.median(m.share for m in covered if m.largest == number)
+    if any(mask.has_colours for mask in masks):
+        raise UserError(
+            f"colour #{number:06x} covers {share:.0%} of most masks: give every "
+            f"colour a number, as --config.data.mask_values='#{number:06x}=0, ...'"
+        )
     raise UserError(
         f"number {number} covers {share:.0%} of most masks: if it is the background, "
-        f"give --config.data.background=({number},); if it is an object, "
-        "--config.data.background=(0,)"
+        f"give --config.data.mask_values={number}=0; if it is an object, "
+        f"--config.data.mask_values={number}={number}"
     )
 
 

@@ -56,6 +56,33 @@ def foreground_of(labels: np.ndarray, name: str, notes: list[str]) -> np.ndarray
     return foreground
 
 
+COLOURS = (
+    "--config.data.labels=binary (any colour but black is foreground), instance (a "
+    "colour an object), or a number for each, as "
+    "--config.data.mask_values='#000000=0, #ff0000=1'"
+)
+
+
+def check_colours(values: np.ndarray, labels: str, name: str) -> None:
+    """Refuses a mask of colours whose meaning nobody has said.
+
+    Args:
+      values: integer [H, W], 0xRRGGBB.
+      labels: config.data.labels.
+      name: the mask, for the error.
+
+    Raises:
+      UserError: colours as classes; or without black, which is background.
+    """
+    if labels == "class":
+        raise UserError(f"{name}: holds colours; say what they are: {COLOURS}")
+    if values.min() > 0:
+        raise UserError(
+            f"{name}: holds colours and no black, which is background; name that "
+            "colour, as --config.data.mask_values='#ffffff=0, #ff0000=1'"
+        )
+
+
 def check_instances(labels: np.ndarray, name: str) -> None:
     """Refuses instance masks whose edges were blurred or interpolated.
 
