@@ -31,6 +31,7 @@ from preprocess import augment, plan, render, worker_memory
 from trainer.devices.startup import starting
 from unet_tfrecords.dataset import records, shards, tiling
 from unet_tfrecords.dataset.images import layouts
+from unet_tfrecords.dataset.images.formats import read_image
 from unet_tfrecords.dataset.regions import touching_pixels
 from unet_tfrecords.dataset.seeds import identity_seed
 
@@ -81,7 +82,7 @@ def natural_spline(moves, size, pad: int) -> np.ndarray:
 def straightforward_tiles(unit, config):
     """Image [T, T, C], label and weight [O, O] of each tile, float32."""
     data, depth = config.data, config.model.depth
-    image = layouts.read_frame(unit.frame, 1)[..., 0].astype(np.float32)
+    image = read_image(unit.frame.image, 1)[..., 0].astype(np.float32)
     truth = layouts.read_truth(unit.frame, data, config.model.classes)
     height, width = image.shape
     pad, output = tiling.pad(depth), tiling.output_size(data.tile_size, depth)

@@ -20,6 +20,7 @@ def get_config() -> ml_collections.ConfigDict:
     # folder: other numbers for a mask's values or colours, such as
     # "1=0, 255=unlabelled" or "#000000=0, #ff0000=1, #0000ff=2"
     data.mask_values = ""
+    data.channels = ()  # of the files, from 0, such as (0, 2); () takes all there are
     data.sequences = ()  # ctc: ("01", "02"); () takes all there are
     data.mask_suffix = ""  # folder: "_mask" where a.png goes with a_mask.png
     data.on_bad_frame = "fail"  # fail: list all and stop; skip: leave out and record

@@ -14,8 +14,9 @@ from preprocess import augment
 from preprocess.plan import Unit
 from preprocess.weights import border_weights, margin_px
 from unet_tfrecords.dataset import tiling
+from unet_tfrecords.dataset.images.formats import read_image
 from unet_tfrecords.dataset.images.frames import Frame, Truth
-from unet_tfrecords.dataset.images.layouts import read_frame, read_truth
+from unet_tfrecords.dataset.images.layouts import read_truth
 from unet_tfrecords.dataset.pixel_statistics import Moments, moments
 from unet_tfrecords.dataset.records import UNLABELLED, Tile
 from unet_tfrecords.dataset.regions import touching_pixels
@@ -40,8 +41,9 @@ class LoadedFrame(NamedTuple):
 
 def load(frame: Frame, config: ml_collections.ConfigDict) -> LoadedFrame:
     """Reads a frame and its truth."""
-    truth = read_truth(frame, config.data, config.model.classes)
-    image = read_frame(frame, config.model.channels)
+    data, model = config.data, config.model
+    truth = read_truth(frame, data, model.classes)
+    image = read_image(frame.image, model.channels, selected=data.channels)
     return LoadedFrame(image, truth, moments(image))
 
 

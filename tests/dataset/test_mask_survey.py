@@ -181,7 +181,7 @@ def test_a_background_with_a_number_is_mapped(made, tmp_path):
 
 
 def coloured(instances, colours):
-    """RGB of instances numbered from 0: the colour of each number modulo their count."""
+    """RGB of instances: the first colour is the background's, the others take turns."""
     cells = np.where(instances, (instances - 1) % (len(colours) - 1) + 1, 0)
     return np.array(colours, np.uint8)[cells]
 

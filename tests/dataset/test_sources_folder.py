@@ -11,6 +11,7 @@ from PIL import Image
 
 from configs import folder
 from tests.dataset.layouts import frames_of, problems, truth_of
+from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.dataset.images import layouts
 from unet_tfrecords.dataset.images.formats import read_image, read_labels
 from unet_tfrecords.dataset.images.pages import Page
@@ -129,7 +130,7 @@ def test_stacks_in_a_folder_are_slices(tmp_path):
     make_folder(tmp_path, {"s.tif": stack}, {"s.tif": np.stack([SQUARES] * 3)})
     _, frames = frames_of(folder, tmp_path)
     assert [frame.name for frame in frames] == ["s-z000", "s-z001", "s-z002"]
-    np.testing.assert_array_equal(layouts.read_frame(frames[2], 1)[..., 0], GREY8 + 2)
+    np.testing.assert_array_equal(read_image(frames[2].image, 1)[..., 0], GREY8 + 2)
 
 
 def test_mask_suffix(tmp_path):
@@ -147,6 +148,15 @@ def test_rgb_float_and_planar_images(tmp_path):
     np.testing.assert_array_equal(read_image(Page(path), 3), colour)
     line = problems(read_image, Page(path), 1)
     assert "3 channels" in line and "config.model.channels promises 1" in line
+
+    assert "take some, as --config.data.channels=(0,)" in line
+    blue = str(tmp_path / "blue.png")
+    cv2.imwrite(blue, colour[..., ::-1] * np.array([1, 0, 0], np.uint8))
+    assert "take --config.data.channels=(2,)" in problems(read_image, Page(blue), 1)
+    chosen = read_image(Page(path), 2, selected=(2, 0))
+    np.testing.assert_array_equal(chosen, colour[..., [2, 0]])
+    with pytest.raises(UserError, match="3 channels, 0 to 2, where .* channel 3"):
+        read_image(Page(path), 1, selected=(3,))
 
     grey = str(tmp_path / "grey-as-rgb.png")
     cv2.imwrite(grey, np.repeat(GREY8[..., None], 3, axis=-1))

@@ -91,6 +91,44 @@ def test_own_folder_of_rgb_instances(tmp_path):
     assert_pictures(tmp_path / "predictions", names, (48, 48))
 
 
+@pytest.mark.slow
+def test_a_selected_channel_gives_what_its_image_alone_gives(tmp_path):
+    """Blue cells saved as RGB, as of DAPI: shards, scores, masks and tables."""
+    noise = np.random.default_rng(2)
+    for index, (image, instances) in enumerate(draw_cells(48, 4, 1)):
+        others = noise.integers(0, 256, (2, 48, 48), np.uint8)
+        for source, picture in (
+            ("blue", np.dstack([image, *others])),  # OpenCV's order is BGR
+            ("grey", image),
+        ):
+            for kind, pixels in (("images", picture), ("masks", instances)):
+                path = tmp_path / source / "raw" / kind / f"{index}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                cv2.imwrite(str(path), pixels)
+    scores = []
+    for source, chosen in (("blue", ["--config.data.channels=(2,)"]), ("grey", [])):
+        out = tmp_path / source
+        settings = ("--config.data.labels=instance", *TINY, *chosen)
+        images = out / "raw/images"
+        scores += [
+            go_the_road("configs/folder.py:smoke", out / "raw", out, images, *settings)
+        ]
+        tables = f"--model={out}/export", f"--input={images}", f"--output={out}/t"
+        assert command("predict", *tables, "--table", "--min_size_px=0") == 0
+    assert scores[0]["pixel_error"] == scores[1]["pixel_error"]
+    blue, grey = tmp_path / "blue", tmp_path / "grey"
+    compared = [*grey.glob("data/*.tfrecord"), *grey.glob("predictions/*_mask.png")]
+    for path in [*compared, *grey.glob("t/*.csv")]:
+        other = blue / path.relative_to(grey)
+        assert path.read_bytes() == other.read_bytes(), path
+    assert len(compared) > 4
+    model = tf.saved_model.load(str(blue / "export/1"))
+    encoded = (blue / "raw/images/3.png").read_bytes()
+    found = model.signatures["image_bytes"](image_bytes=tf.constant([encoded]))
+    mask = cv2.imread(str(blue / "predictions/3_mask.png"), cv2.IMREAD_UNCHANGED)
+    np.testing.assert_array_equal(found["classes"][0], mask)
+
+
 @pytest.mark.long
 @pytest.mark.parametrize(
     "name, folder, images, shape, count",

@@ -99,7 +99,9 @@ def export(folder: str, destinations: list[str], options: ExportOptions) -> list
     except ValueError as error:
         raise UserError(f"--tile: {error}") from None
     variables = [] if constant else [weight.value for weight in network.weights]
-    served = SignatureSet(segmenter, info.geometry, variables)
+    served = SignatureSet(
+        segmenter, info.geometry, variables, tuple(config.data.channels)
+    )
     content = model_card.describe(
         folder,
         config,
@@ -200,7 +202,7 @@ def write_extras(
         artefact_layout.ABOUT: json_files.as_json(content),
         artefact_layout.CARD: model_card.card(content, takes).encode(),
         artefact_layout.WARMUP: warmup.warmup_records(
-            height, width, served.geometry.channels
+            height, width, served.geometry.channels, config.data.channels
         ),
     }
     for name, value in written.items():

@@ -46,6 +46,7 @@ def describe(
             "training_frames": json.loads(info)["splits"]["train"]["num_frames"],
         },
         "channels": config.model.channels,
+        "selected_channels": list(config.data.channels),
         "class_names": class_names(config.model),
         "classes": config.model.classes,
         "depth": config.model.depth,

@@ -26,7 +26,12 @@ from trainer.input.input_pipeline import decode_pixels
 from unet_tfrecords.dataset import tiling
 from unet_tfrecords.dataset.records import Geometry
 
-BYTES_CHANNELS = (1, 3, 4)  # what PNG and JPEG can hold
+# The orientation tag of EXIF in any bytes (EXIF 2.3, 4.6.4), in either byte order.
+_ORIENTATION = (
+    rb"\C*(?:Exif\x00\x00|eXIf)"
+    rb"(?:II\C{2,500}\x12\x01\x03\x00\x01\x00\x00\x00([\x01-\x08])\x00"
+    rb"|MM\C{2,500}\x01\x12\x00\x03\x00\x00\x00\x01\x00([\x01-\x08]))\C*"
+)
 
 
 class SignatureSet(tf.Module):
@@ -37,6 +42,7 @@ class SignatureSet(tf.Module):
         segmenter: Segmenter,
         geometry: Geometry,
         variables: Sequence[tf.Variable] = (),
+        selected: Sequence[int] = (),
     ):
         """Wraps a segmenter.
 
@@ -44,6 +50,7 @@ class SignatureSet(tf.Module):
           segmenter: over a network, as a tf.function.
           geometry: of the records that the network learned from.
           variables: what that function reads; none where it holds constants.
+          selected: which channels of an encoded image the network takes; () for all.
         """
         super().__init__(name="served")
         self.geometry = geometry
@@ -60,11 +67,23 @@ class SignatureSet(tf.Module):
             "tile": tile_function(segmenter, channels),
             "tf_example": example_function(segmenter, geometry),
         }
-        if channels in BYTES_CHANNELS:
-            self.functions["image_bytes"] = bytes_function(whole, channels)
+        if channels_in_file(channels, selected):
+            self.functions["image_bytes"] = bytes_function(whole, channels, selected)
 
 
-def bytes_function(segment, channels: int):
+def channels_in_file(channels: int, selected: Sequence[int] = ()) -> int:
+    """How many channels of a PNG or JPEG a model takes its own from; 0 if none does.
+
+    >>> channels_in_file(3), channels_in_file(2), channels_in_file(2, (0, 2))
+    (3, 0, 3)
+    """
+    wanted = max(selected, default=channels - 1) + 1
+    if selected:
+        wanted = max(wanted, 3)
+    return wanted if wanted in (1, 3, 4) else 0
+
+
+def bytes_function(segment, channels: int, selected: Sequence[int]):
     """Encoded images, all of one size, through `segment`."""
     pixels = tf.TensorSpec([None, None, channels], tf.float32)
     encoded = tf.TensorSpec([None], tf.string, name="image_bytes")
@@ -73,7 +92,7 @@ def bytes_function(segment, channels: int):
     def from_bytes(image_bytes):
         return segment(
             tf.map_fn(
-                lambda one: decode_image(one, channels),
+                lambda one: decode_image(one, channels, selected),
                 image_bytes,
                 fn_output_signature=pixels,
             )
@@ -82,12 +101,16 @@ def bytes_function(segment, channels: int):
     return from_bytes
 
 
-def decode_image(encoded: tf.Tensor, channels: int) -> tf.Tensor:
+def decode_image(
+    encoded: tf.Tensor, channels: int, selected: Sequence[int] = ()
+) -> tf.Tensor:
     """A PNG's or JPEG's intensities as stored, by the rules of `images.read_image`.
 
     Args:
       encoded: string [].
-      channels: how many there must be; alpha is dropped, and three equal ones are one.
+      channels: how many there must be; alpha is dropped, three equal ones are one,
+        and grey is three equal ones.
+      selected: which of the image's they are; () takes all.
 
     Returns:
       float32 [H, W, channels].
@@ -107,17 +130,51 @@ def decode_image(encoded: tf.Tensor, channels: int) -> tf.Tensor:
         default=as_float(tf.io.decode_jpeg, dct_method="INTEGER_ACCURATE"),
     )
     count = tf.shape(pixels)[2]
+    if selected:
+        most = max(selected)
+        enough = tf.debugging.Assert(
+            count > most, [f"this model takes channel {most}, of channels:", count]
+        )
+        with tf.control_dependencies([enough]):
+            return _upright(encoded, tf.gather(pixels, list(selected), axis=2))
     if channels < 4:
         count -= 1 - count % 2  # without alpha
         pixels = pixels[..., :count]
     if channels == 1:
         same = tf.reduce_all(pixels == pixels[..., :1])
         count = tf.where(same, 1, count)
+    if channels == 3:
+        is_grey = count == 1
+        pixels = tf.repeat(pixels, tf.where(is_grey, 3, 1), axis=2)
+        count = tf.where(is_grey, 3, count)
     expected = f"an image's channels, where this model takes {channels}:"
     with tf.control_dependencies(
         [tf.debugging.Assert(count == channels, [expected, count])]
     ):
-        return tf.ensure_shape(pixels[..., :channels], [None, None, channels])
+        pixels = tf.ensure_shape(pixels[..., :channels], [None, None, channels])
+    return _upright(encoded, pixels)
+
+
+def _upright(encoded: tf.Tensor, pixels: tf.Tensor) -> tf.Tensor:
+    """Turns pixels [H, W, C] as an orientation tag says, like `pages.upright`."""
+
+    def turned() -> tf.Tensor:
+        found = tf.strings.regex_replace(encoded, _ORIENTATION, rb"\1\2")
+        orientation = tf.cast(tf.io.decode_raw(found, tf.uint8)[0], tf.int32)
+        swapped = tf.cond(
+            orientation >= 5, lambda: tf.transpose(pixels, [1, 0, 2]), lambda: pixels
+        )
+        for axis, mirrored in ((0, (3, 4, 7, 8)), (1, (2, 3, 6, 7))):
+            is_mirrored = tf.reduce_any(orientation == mirrored)
+            step = tf.where(is_mirrored, -1, 1)
+            ends = [slice(None), slice(None)]
+            ends[axis] = slice(None, None, step)
+            swapped = swapped[tuple(ends)]
+        return swapped
+
+    has_tag = tf.strings.regex_full_match(encoded, _ORIENTATION)
+    result = tf.cond(has_tag, turned, lambda: pixels)
+    return tf.ensure_shape(result, [None, None, pixels.shape[2]])
 
 
 def _tile_outcome(segmenter: Segmenter, tile_BTTC, mean_BC, std_BC):

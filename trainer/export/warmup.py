@@ -7,21 +7,26 @@ second TensorFlow beside tensorflow-cpu, so the few nested fields are written he
 test reads them by the package.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import tensorflow as tf
 
-from trainer.export.signatures import BYTES_CHANNELS
+from trainer.export.signatures import channels_in_file
 from unet_tfrecords.dataset.images.png import encode_png
 from unet_tfrecords.dataset.records import frame_record
 
 
-def warmup_records(height: int, width: int, channels: int) -> bytes:
+def warmup_records(
+    height: int, width: int, channels: int, selected: Sequence[int] = ()
+) -> bytes:
     """One request to each signature for whole images, on noise of a size in px."""
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (height, width, channels), np.uint8)
     requests = [("serving_default", "image", image[None].astype(np.float32))]
-    if channels in BYTES_CHANNELS:
-        requests.append(("image_bytes", "image_bytes", np.array([encode_png(image)])))
+    if in_file := channels_in_file(channels, selected):
+        encoded = encode_png(rng.integers(0, 256, (height, width, in_file), np.uint8))
+        requests.append(("image_bytes", "image_bytes", np.array([encoded])))
     return b"".join(frame_record(prediction_log(*request)) for request in requests)
 
 

@@ -65,7 +65,10 @@ def predict(
         files.remove_unfinished(output, older_s=0)
         version = artefact_layout.newest_version(model)
         about = artefact_layout.read_about(version)
-        choice = choice._replace(rules=_rules(version, about, rules or {}))
+        choice = choice._replace(
+            rules=_rules(version, about, rules or {}),
+            selected_channels=tuple(about.get("selected_channels", ())),
+        )
         jobs, problems = find_jobs(source, output)
         names, more = _outputs_of(jobs, choice, output)
         problems += more
@@ -157,7 +160,7 @@ def _segment_all(
 
     def process(job: Job) -> np.ndarray | None:
         """Writes an image's outputs; returns its page of a stack."""
-        image = _read(job, about)
+        image = _read(job, about, choice.selected_channels)
         runtime = free.get()
         try:
             if stopping.is_set():
@@ -317,14 +320,14 @@ def _settings(
     return json_files.as_read(content)
 
 
-def _read(job: Job, about: dict[str, Any]) -> np.ndarray:
+def _read(job: Job, about: dict[str, Any], selected: tuple[int, ...]) -> np.ndarray:
     """Reads an image whose intensities mean what they meant in training."""
     if about["normalization"] and is_spread(job.page):
         raise UserError(
             f"{job.page}: neither 8 nor 16 bit unsigned, where this model takes the "
             "training frames' mean and deviation for its intensities; convert it"
         )
-    return read_image(job.page, about["channels"])
+    return read_image(job.page, about["channels"], selected=selected)
 
 
 def _lines_of(job: Job, error: BaseException) -> list[str]:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from trainer.predict.inputs import Job
-from unet_tfrecords.dataset.images.formats import pixel_size_um, read_image
+from unet_tfrecords.dataset.images.formats import pixel_size_um
 from unet_tfrecords.storage import csv_tables, files
 
 NAME = "objects.csv"
@@ -35,19 +35,19 @@ def header(channels: int) -> list[str]:
 
 
 def table_of(
-    job: Job, instances: np.ndarray, probabilities: np.ndarray, channels: int
+    job: Job, image: np.ndarray, instances: np.ndarray, probabilities: np.ndarray
 ) -> bytes:
     """The table of one image, as CSV.
 
     Args:
-      job: the image, from whose file intensities are taken as they are stored.
+      job: the image's file.
+      image: [H, W, C], intensities as they are stored.
       instances: integer [H, W], 0 is background.
       probabilities: float32 [H, W, K]; all but the first are foreground.
-      channels: of the image.
     """
     from skimage.measure import regionprops_table
 
-    image = read_image(job.page, channels, spread=False)
+    channels = image.shape[2]
     wanted = ("label", "area", "centroid", "bbox", "eccentricity", "intensity_mean")
     foreground = 1 - probabilities[..., 0]
     measured = np.concatenate([foreground[..., None], image], axis=2, dtype=np.float64)

@@ -25,6 +25,7 @@ from trainer.inference.instances import InstanceRules, classes_of, instances_of
 from trainer.predict import object_table
 from trainer.predict.inputs import Job
 from unet_tfrecords.command.errors import UserError
+from unet_tfrecords.dataset.images.formats import read_image
 from unet_tfrecords.dataset.images.png import encode_png
 from unet_tfrecords.dataset.pictures import overlay
 from unet_tfrecords.storage import files
@@ -44,6 +45,7 @@ class Choice(NamedTuple):
       instances: whether instances are written; the challenge's format always does.
       table: whether tables of objects are.
       rules: how classes and instances are made of probabilities.
+      selected_channels: of the image files, which tables measure; () takes all.
     """
 
     format: str = "png"
@@ -52,6 +54,7 @@ class Choice(NamedTuple):
     instances: bool = False
     table: bool = False
     rules: InstanceRules = InstanceRules()
+    selected_channels: tuple[int, ...] = ()
 
 
 class Result(NamedTuple):
@@ -84,7 +87,9 @@ def encoders(job: Job, choice: Choice) -> dict[str, Encode]:
     elif choice.instances:
         made[f"{job.name}_instances.tif"] = _instances
     if choice.table:
-        made[job.name + object_table.ENDING] = functools.partial(_table, job)
+        made[job.name + object_table.ENDING] = functools.partial(
+            _table, job, choice.selected_channels
+        )
     if choice.format == "png":
         made[f"{job.name}_mask.png"] = _mask
     return made
@@ -137,11 +142,10 @@ def _instances(result: Result) -> bytes:
     return _tiff(result.instances.astype(np.uint16))
 
 
-def _table(job: Job, result: Result) -> bytes:
+def _table(job: Job, selected: tuple[int, ...], result: Result) -> bytes:
     assert result.instances is not None
-    return object_table.table_of(
-        job, result.instances, result.probabilities, result.image.shape[2]
-    )
+    image = read_image(job.page, result.image.shape[2], selected=selected, spread=False)
+    return object_table.table_of(job, image, result.instances, result.probabilities)
 
 
 def _probabilities_tiff(result: Result) -> bytes:

@@ -49,6 +49,13 @@ def check_data_config(config: ml_collections.ConfigDict) -> None:
             f"config.model.class_names: {len(model.class_names)} names where "
             f"config.model.classes={model.classes}; name all, or give () to number them"
         )
+    if data.channels and (
+        len(set(data.channels)) != model.channels or min(data.channels) < 0
+    ):
+        problems.append(
+            f"config.data.channels={tuple(data.channels)}: take as many different "
+            f"ones, from 0, as config.model.channels={model.channels} says"
+        )
     if not 0 < data.border_sigma_px < math.inf:
         problems.append(
             f"config.data.border_sigma_px={data.border_sigma_px}: must be above 0 and "

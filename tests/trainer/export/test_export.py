@@ -8,7 +8,7 @@ import json
 import numpy as np
 import pytest
 import tensorflow as tf
-from PIL import Image
+from PIL import Image, ImageOps
 from tensorflow_serving.apis import prediction_log_pb2
 
 from configs import base
@@ -94,10 +94,16 @@ def test_image_bytes_are_read_as_predict_reads_them(model, image, tmp_path, kind
         (3, "RGB"),
         (3, "RGBA"),
         (3, "P"),
+        (3, "L"),
         (4, "RGBA"),
+        ((2,), "RGB"),
+        ((2, 0), "RGBA"),
+        ((3, 1), "RGBA"),
     ],
 )
 def test_decoding_is_that_of_read_image(tmp_path, channels, mode):
+    selected = channels if isinstance(channels, tuple) else ()
+    channels = len(selected) or channels
     rng = np.random.default_rng(1)
     grey = Image.fromarray(rng.integers(0, 256, (20, 30), np.uint8))
     rgba = Image.fromarray(rng.integers(0, 256, (20, 30, 4), np.uint8))
@@ -110,9 +116,28 @@ def test_decoding_is_that_of_read_image(tmp_path, channels, mode):
         picture = (grey if mode in ("L", "LA", "1") else rgba).convert(mode)
     path = tmp_path / "image.png"
     picture.save(path)
-    expected = read_image(Page(str(path)), channels)
-    found = tf.function(decode_image)(tf.constant(path.read_bytes()), channels)
+    expected = read_image(Page(str(path)), channels, selected=selected)
+    encoded = tf.constant(path.read_bytes())
+    found = tf.function(decode_image)(encoded, channels, selected)
     np.testing.assert_array_equal(found, expected.astype(np.float32))
+
+
+@pytest.mark.parametrize("kind", ["png", "jpeg"])
+@pytest.mark.parametrize("byte_order", ["<", ">"])
+def test_the_orientation_tag_is_applied(tmp_path, kind, byte_order):
+    """As Pillow turns each of the eight."""
+    pixels = np.random.default_rng(0).integers(0, 256, (24, 40, 3), np.uint8)
+    decode = tf.function(decode_image)
+    path = tmp_path / f"image.{kind}"
+    for orientation in range(9):
+        exif = Image.Exif()
+        exif.endian = byte_order
+        if orientation:
+            exif[0x010E], exif[0x0112] = "a description", orientation
+        Image.fromarray(pixels).save(path, exif=exif)
+        expected = np.asarray(ImageOps.exif_transpose(Image.open(path)))
+        found = decode(tf.constant(path.read_bytes()), 3)
+        np.testing.assert_allclose(found, expected, atol=3 * (kind == "jpeg"))
 
 
 def test_what_has_other_channels_or_is_no_image_is_refused():
@@ -123,9 +148,11 @@ def test_what_has_other_channels_or_is_no_image_is_refused():
     ):
         decode(tf.constant(encode_png(colours)), 1)
     with pytest.raises(
-        tf.errors.InvalidArgumentError, match="where this model takes 3"
+        tf.errors.InvalidArgumentError, match="where this model takes 4"
     ):
-        decode(tf.constant(encode_png(colours[..., :1])), 3)
+        decode(tf.constant(encode_png(colours)), 4)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="takes channel 3"):
+        decode(tf.constant(encode_png(colours)), 1, (3,))
     with pytest.raises(tf.errors.InvalidArgumentError):
         decode(tf.constant(b"GIF89a"), 1)
 

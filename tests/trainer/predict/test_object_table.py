@@ -27,7 +27,8 @@ def test_measures_are_those_of_the_stored_pixels(tmp_path, dtype):
     tifffile.imwrite(path, image, imagej=True, resolution=(4, 2), metadata=UM)
     probabilities = np.stack([image / 500, 1 - image / 500], -1).astype(np.float32)
     job = Job(Page(str(path)), "=a", "=a", 1, 0.0)
-    rows = rows_of(object_table.table_of(job, INSTANCES, probabilities, 1))
+    measured = image[..., None]
+    rows = rows_of(object_table.table_of(job, measured, INSTANCES, probabilities))
     assert [row["label"] for row in rows] == ["1", "4"]
     for row in rows:
         inside = INSTANCES == int(row["label"])

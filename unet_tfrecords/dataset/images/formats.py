@@ -7,6 +7,7 @@ several. A new format is a reader and its endings here.
 import functools
 import math
 import os
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -112,6 +113,7 @@ def read_image(
     channels: int,
     notes: list[str] | None = None,
     *,
+    selected: Sequence[int] = (),
     spread: bool = True,
 ) -> np.ndarray:
     """Reads one image as viewers show it.
@@ -125,6 +127,7 @@ def read_image(
       page: where it is.
       channels: how many channels it must have.
       notes: takes in a line on each thing that its owner should look at.
+      selected: which channels of the file they are, from 0; () takes all there are.
       spread: whether other than 8 and 16 bit is spread.
 
     Returns:
@@ -143,17 +146,16 @@ def read_image(
         image = image[..., None]
     if image.ndim != 3 or not image.size:
         raise UserError(f"{page}: shape {image.shape} is not that of a 2D image")
-    if stored.has_alpha and image.shape[2] != channels:
+    if selected:
+        image = _selected(page, image, selected)
+    elif stored.has_alpha and image.shape[2] != channels:
         image = image[..., :-1]
     if channels == 1 and image.shape[2] == 3 and (image == image[..., :1]).all():
         image = image[..., :1]
     if channels == 3 and image.shape[2] == 1:
         image = np.repeat(image, 3, axis=2)
     if image.shape[2] != channels:
-        raise UserError(
-            f"{page}: {image.shape[2]} channels where config.model.channels promises "
-            f"{channels}; convert it, or preprocess and train with the other number"
-        )
+        raise UserError(_other_channels(page, image, channels))
     if image.dtype.kind not in "uib" and not np.isfinite(image).all():
         raise UserError(f"{page}: holds NaN or infinite values; repair or remove it")
     notes = [] if notes is None else notes
@@ -164,6 +166,30 @@ def read_image(
     elif image.dtype == np.uint16:
         _note_hot_pixels(image, notes)
     return np.ascontiguousarray(image)
+
+
+def _selected(page: Page, image: np.ndarray, selected: Sequence[int]) -> np.ndarray:
+    if max(selected) >= image.shape[2]:
+        raise UserError(
+            f"{page}: {image.shape[2]} channels, 0 to {image.shape[2] - 1}, where "
+            f"config.data.channels={tuple(selected)} selects channel {max(selected)}"
+        )
+    return image[..., list(selected)]
+
+
+def _other_channels(page: Page, image: np.ndarray, channels: int) -> str:
+    line = (
+        f"{page}: {image.shape[2]} channels where config.model.channels promises "
+        f"{channels}; "
+    )
+    used = [c for c in range(image.shape[2]) if image[..., c].any()]
+    if len(used) == channels:
+        which = tuple(used)
+        return f"{line}the others are empty; take --config.data.channels={which}"
+    if image.shape[2] > channels:
+        which = tuple(range(channels))
+        return f"{line}take some, as --config.data.channels={which}, or convert it"
+    return f"{line}convert it, or preprocess and train with the other number"
 
 
 @_explained

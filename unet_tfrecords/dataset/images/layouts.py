@@ -137,13 +137,6 @@ def _in_order(frames: list[Frame]) -> list[Frame]:
     return sorted(frames, key=lambda f: (place[f.sequence], natural_key(f.name)))
 
 
-def read_frame(
-    frame: Frame, channels: int, notes: list[str] | None = None
-) -> np.ndarray:
-    """The frame's pixels, uint8 or uint16 [H, W, channels]."""
-    return read_image(frame.image, channels, notes)
-
-
 def read_truth(
     frame: Frame,
     data: ml_collections.ConfigDict,
@@ -210,7 +203,7 @@ def check_frame(
             f"{frame.image}: not unsigned 8 or 16 bit, so its intensities are spread "
             "frame by frame; convert it, or use config.data.normalization='frame'"
         )
-    image = read_frame(frame, channels, notes)
+    image = read_image(frame.image, channels, notes, selected=data.channels)
     if image.min() == image.max():
         raise UserError(f"{frame.image}: every pixel is {image.flat[0]}; remove it")
     truth = read_truth(frame, data, classes, notes)
