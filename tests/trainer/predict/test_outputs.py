@@ -97,10 +97,10 @@ def test_a_stack_that_lacks_a_page_is_not_written(
 ):
     read_image = predict_job.read_image
 
-    def broken(page, channels):
+    def broken(page, channels, **named):
         if page.number == 2:
             raise predict_job.UserError(f"{page}: cannot be read")
-        return read_image(page, channels)
+        return read_image(page, channels, **named)
 
     monkeypatch.setattr(predict_job, "read_image", broken)
     assert predict(em / "train-volume.tif", "--format=isbi") == 2

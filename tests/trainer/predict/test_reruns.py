@@ -119,10 +119,10 @@ def test_an_overwrite_that_is_stopped_leaves_no_old_outputs(
     assert predict(images) == 0
     read_image = predict_job.read_image
 
-    def stopping(page, channels):
+    def stopping(page, channels, **named):
         if "t004" in page.path:
             raise KeyboardInterrupt
-        return read_image(page, channels)
+        return read_image(page, channels, **named)
 
     monkeypatch.setattr(predict_job, "read_image", stopping)
     assert predict(images, "--overwrite", "--tta") == 130
