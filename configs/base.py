@@ -22,6 +22,9 @@ def get_config() -> ml_collections.ConfigDict:
     data.mask_values = ""
     data.channels = ()  # of the files, from 0, such as (0, 2); () takes all there are
     data.sequences = ()  # ctc: ("01", "02"); () takes all there are
+    # folder: what frames belong together (plate, patient): a regular expression on the
+    # image's path below the folder, such as "^(plate[0-9]+)"; groups are not divided
+    data.group = ""
     data.mask_suffix = ""  # folder: "_mask" where a.png goes with a_mask.png
     data.on_bad_frame = "fail"  # fail: list all and stop; skip: leave out and record
     data.tile_size = 572  # px in; valid convolutions give 388 out at depth 4
@@ -35,10 +38,13 @@ def get_config() -> ml_collections.ConfigDict:
     data.image_encoding = "raw"  # raw or png: png is a third smaller, a fifth as fast
 
     data.split = split = ml_collections.ConfigDict()
-    split.method = "block"  # block, sequence, list or fold: see dataset/splits.py
+    # block, sequence, list or fold (see dataset/splits.py); auto: sequence where
+    # data.group names any, else block
+    split.method = "auto"
     split.validation = 0.15  # of each sequence's frames, to choose by
     split.test = 0.25  # of each sequence's frames, never looked at until evaluate
-    split.validation_sequences = ()  # method sequence: names, such as ("02",)
+    # method sequence: names, such as ("02",); without any, the last sequences
+    split.validation_sequences = ()
     split.test_sequences = ()
     split.validation_frames = ()  # method list: "SEQUENCE/NAME", such as ("01/t012",)
     split.test_frames = ()

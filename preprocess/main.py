@@ -12,7 +12,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 
 if __name__ == "__main__" and (
     signal.getsignal(signal.SIGINT) is not signal.SIG_IGN  # as in the background
@@ -36,6 +36,7 @@ from unet_tfrecords.dataset.dataset_info import (
     Source,
     read_info,
 )
+from unet_tfrecords.dataset.images.formats import is_image, unread
 from unet_tfrecords.dataset.images.frames import Frame, FrameListing
 from unet_tfrecords.dataset.shards import damaged_files, reopen, shard_files
 from unet_tfrecords.storage import files, json_files, locks
@@ -60,8 +61,8 @@ def preprocess(values: flags.FlagValues, beam_args: list[str]) -> None:
     planned = plan.plan_dataset(folder, config)
     if planned.labels_reason:
         print(f"labels={config.data.labels}: {planned.labels_reason}")
-    if planned.left_out:
-        print(f"{len(planned.left_out)} files are no images: {planned.left_out[0]} ...")
+    for line in _left_out(planned.left_out):
+        print(line)
     with locks.exclusive(output):
         if values.overwrite:
             with locks.unread(output):
@@ -78,6 +79,16 @@ def preprocess(values: flags.FlagValues, beam_args: list[str]) -> None:
         expected = _announce(planned.frames, config)
         counters = _make(options, folder, output, config, planned)
         _summarise(output, time.monotonic() - started, counters, expected)
+
+
+def _left_out(paths: Sequence[str]) -> Iterator[str]:
+    """Names what no frame is made from."""
+    images = [path for path in paths if is_image(path) or unread(path)]
+    others = sorted(set(paths) - set(images))
+    if images:
+        yield f"left out: {len(images)} images in no pair, such as {images[0]}"
+    if others:
+        yield f"left out: {len(others)} files that are no images, such as {others[0]}"
 
 
 def _make(options, folder, output, config, planned: FrameListing) -> dict[str, int]:

@@ -89,7 +89,9 @@ def plan_dataset(folder: str, config: ml_collections.ConfigDict) -> FrameListing
     if not found.frames:
         raise UserError(found.problems)
     try:
-        frames = splits.assign_splits(found.frames, config.data.split)
+        frames = splits.assign_splits(
+            found.frames, config.data.split, grouped=bool(config.data.group)
+        )
     except UserError as error:
         raise UserError([*error.problems, *found.problems]) from error
     reading = settle_labels(config.data, frames)

@@ -8,6 +8,7 @@ from PIL import Image
 
 from configs import folder as own_images
 from unet_tfrecords.command.errors import UserError
+from unet_tfrecords.dataset import splits
 from unet_tfrecords.dataset.images import layouts
 
 IMAGE = np.arange(20 * 30, dtype=np.uint8).reshape(20, 30)
@@ -48,6 +49,80 @@ def test_images_find_their_masks(tmp_path, image, mask):
         assert frame.label.path.endswith(mask.format(frame.name))
         _, truth = layouts.check_frame(frame, data, channels=1, classes=2)
         np.testing.assert_array_equal(truth.instances, CELLS)
+
+
+NESTED = {
+    "images/p1/{}.png": "masks/p1/{}.png",
+    "p1/{}.png": "p1/{}_mask.png",
+    "p1/Images/{}.png": "p1/Labels/{}.tif",
+    "data/p1/images/{}.png": "data/p1/masks/{}.png",
+}
+
+
+@pytest.mark.parametrize("image, mask", NESTED.items())
+def test_subfolders_are_parts_of_the_names(tmp_path, image, mask):
+    """Of the same name in two of them, each image has its own mask."""
+    for plate in ("p1", "p2", "p10"):
+        for name in ("a", "b"):
+            save(tmp_path / image.format(name).replace("p1", plate), IMAGE)
+            save(tmp_path / mask.format(name).replace("p1", plate), CELLS)
+    save(tmp_path / ".cache/images/x.png", IMAGE)
+    frames, _ = frames_of(tmp_path)
+    expected = [f"{plate}/{name}" for plate in ("p1", "p2", "p10") for name in "ab"]
+    assert [frame.name for frame in frames] == expected
+    for frame in frames:
+        for page in frame.pages:
+            assert frame.name.split("/")[0] in page.path.split("/")
+    assert {frame.sequence for frame in frames} == {"folder"}
+
+
+def test_a_mask_an_image_in_folders_of_one_is_no_object(tmp_path):
+    for name in ("a", "b"):
+        save(tmp_path / name / f"images/{name}.png", IMAGE)
+        save(tmp_path / name / f"masks/{name}.png", CELLS)
+    frames, _ = frames_of(tmp_path)
+    assert [frame.name for frame in frames] == ["a/a", "b/b"]
+    assert not any(frame.objects for frame in frames)
+
+
+def test_groups_are_found_by_a_pattern_and_not_divided(tmp_path):
+    for number in range(24):
+        name = f"s{number}_patient{number % 6}"
+        save(tmp_path / f"images/{name}.png", IMAGE)
+        save(tmp_path / f"masks/{name}.png", CELLS)
+    frames, data = frames_of(tmp_path, group="patient[0-9]+")
+    assert {f.sequence for f in frames} == {f"patient{i}" for i in range(6)}
+    assert all(f.name.endswith(f.sequence) for f in frames)
+    for method, test, validation in (("auto", 2, 1), ("fold", 1, 1)):
+        data.split.update(method=method, folds=6, test=0.25, validation=0.15)
+        assigned = splits.assign_splits(frames, data.split, grouped=True)
+        groups = {
+            name: {f.sequence for f in assigned if f.split == name}
+            for name in splits.SPLITS
+        }
+        sizes = {name: len(found) for name, found in groups.items()}
+        assert sizes == {
+            "train": 6 - test - validation,
+            "validation": validation,
+            "test": test,
+        }
+        assert len(set.union(*groups.values())) == 6
+    data.split.method = "block"
+    with pytest.raises(UserError, match="would divide the groups"):
+        splits.assign_splits(frames, data.split, grouped=True)
+    for pattern, said in (("plate", "matches nothing"), ("(", "no regular expression")):
+        with pytest.raises(UserError, match=said):
+            frames_of(tmp_path, group=pattern)
+
+
+def test_what_is_left_out_is_listed(tmp_path):
+    for name in ("imagesTr/a_0000.png", "labelsTr/a.png", "imagesTs/b_0000.png"):
+        save(tmp_path / name, CELLS)
+    (tmp_path / "dataset.json").touch()
+    (tmp_path / "imagesTs/c.czi").touch()
+    found = layouts.look_for_frames(own_images.get_config().data, str(tmp_path))
+    names = [path.removeprefix(f"{tmp_path}/") for path in found.left_out]
+    assert names == ["dataset.json", "imagesTs/b_0000.png", "imagesTs/c.czi"]
 
 
 def test_two_arrangements_are_both_named(tmp_path):

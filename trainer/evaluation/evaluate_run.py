@@ -37,7 +37,9 @@ def frames_of_split(folder: str, source: str, split: str) -> list[Frame]:
       UserError: the split is empty there, or frames to be tested on were trained on.
     """
     config, info = workdir.read_config(folder), workdir.read_info(folder)
-    frames = assign_splits(find_frames(config.data, source), config.data.split)
+    data = config.data
+    found = find_frames(data, source)
+    frames = assign_splits(found, data.split, grouped=bool(data.group))
     skipped = {entry.frame for entry in info.skipped}
     chosen = [f for f in frames if f.split == split and f.key not in skipped]
     if not chosen:

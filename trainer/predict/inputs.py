@@ -1,6 +1,7 @@
 """Which images are to be segmented, and under which names their outputs go."""
 
 import os
+import re
 from typing import NamedTuple
 
 from unet_tfrecords.command.errors import UserError, warn
@@ -15,8 +16,9 @@ class Job(NamedTuple):
 
     Attributes:
       page: the image.
-      name: what its outputs' names begin with.
-      stack: the file's stem, the same for all pages of a stack.
+      name: what its outputs' paths begin with: its path below the input folder,
+        without its ending.
+      stack: the same for all pages of a stack.
       pages: how many the file has.
       updated: when the file was last changed, s since 1970.
     """
@@ -41,7 +43,7 @@ def find_jobs(source: str, output: str) -> tuple[list[Job], list[str]]:
     Raises:
       UserError: no images there, or images in `output`.
     """
-    there = _files_of(source)
+    there = _outside(output, source, _files_of(source))
     updated = {path: time for path, time in there.items() if is_image(path)}
     problems = [line for path in there if (line := unread(path))]
     if not updated:
@@ -50,12 +52,13 @@ def find_jobs(source: str, output: str) -> tuple[list[Job], list[str]]:
     others = [path for path in there if not (is_image(path) or unread(path))]
     if others:
         warn(f"{len(others)} files are no images: {others[0]} ...")
+    root = _root_of(source, list(there))
     folders = {os.path.realpath(os.path.dirname(path) or ".") for path in updated}
     if not files.is_remote(output) and os.path.realpath(output) in folders:
         raise UserError(f"--output={output}: holds the images; give another folder")
     jobs: list[Job] = []
     for path, changed in sorted(updated.items(), key=lambda e: natural_key(e[0])):
-        stem = os.path.splitext(files.basename(path))[0]
+        stem = os.path.splitext(path[len(root) :])[0]
         try:
             jobs += _jobs_of(path, stem, changed)
         except UserError as error:
@@ -68,12 +71,45 @@ def _files_of(source: str) -> dict[str, float]:
     if os.path.isfile(source):
         return {source: os.path.getmtime(source)}
     if os.path.isdir(source):
-        found = files.updated_in(source)
-    elif files.is_remote(source) and not set(source) & set("*?["):
-        found = files.updated_in(source) or files.updated(source)
-    else:
-        found = files.updated(source)
+        return files.updated_below(source)
+    if files.is_remote(source) and not _is_pattern(source):
+        return files.updated_below(source) or files.updated(source)
+    found = files.updated(source)
     return {p: t for p, t in found.items() if not files.basename(p).startswith(".")}
+
+
+def _is_pattern(source: str) -> bool:
+    return bool(set(source) & set("*?["))
+
+
+def _outside(output: str, source: str, found: dict[str, float]) -> dict[str, float]:
+    """The files but those of the outputs, where these go below the images."""
+    if files.is_remote(output) != files.is_remote(source):
+        return found
+    place = output if files.is_remote(output) else os.path.realpath(output)
+    inside = place.rstrip("/") + "/"
+    if _is_pattern(source) or not inside.startswith(_resolved(source) + "/"):
+        return found
+    return {p: t for p, t in found.items() if not _resolved(p).startswith(inside)}
+
+
+def _resolved(path: str) -> str:
+    return (path if files.is_remote(path) else os.path.realpath(path)).rstrip("/")
+
+
+def _root_of(source: str, paths: list[str]) -> str:
+    """What all paths begin with that is no part of the images' names.
+
+    >>> _root_of("a/*/b/*.tif", ["a/1/b/x.tif", "a/2/b/y.tif"])
+    'a/'
+    >>> _root_of("a", ["a/x.tif", "a/1/y.tif"]), _root_of("a/x.tif", ["a/x.tif"])
+    ('a/', 'a/')
+    """
+    folder = source.rstrip("/") + "/"
+    if not _is_pattern(source) and all(path.startswith(folder) for path in paths):
+        return folder
+    fixed = re.split(r"[*?[]", source)[0] if _is_pattern(source) else source
+    return fixed[: fixed.rfind("/") + 1]
 
 
 def _jobs_of(path: str, stem: str, updated: float) -> list[Job]:

@@ -62,7 +62,6 @@ def predict(
         all others have been segmented, images that can't be read.
     """
     with locks.exclusive(output):
-        files.remove_unfinished(output, older_s=0)
         version = artefact_layout.newest_version(model)
         about = artefact_layout.read_about(version)
         choice = choice._replace(
@@ -72,8 +71,11 @@ def predict(
         jobs, problems = find_jobs(source, output)
         names, more = _outputs_of(jobs, choice, output)
         problems += more
+        written = {os.path.dirname(path) for paths in names.values() for path in paths}
+        for folder in {output, *written}:
+            files.remove_unfinished(folder, older_s=0)
         settings = _settings(version, choice, runtime, tta or about.get("tta", False))
-        there = files.updated_in(output)
+        there = files.updated_below(output)
         record = PredictionRecord(output, settings, overwrite=overwrite)
         if not overwrite:
             problems += _take_out_others(names, record, output)
@@ -261,7 +263,8 @@ def _outputs_of(
         try:
             stack = outputs.stack_name(job, choice)
             own = [*outputs.encoders(job, choice), *([stack] if stack else [])]
-            if too_long := [n for n in own if len(os.fsencode(n)) > files.MOST_BYTES]:
+            lengths = {n: len(os.fsencode(files.basename(n))) for n in own}
+            if too_long := [n for n in own if lengths[n] > files.MOST_BYTES]:
                 raise UserError(
                     f"{job.page}: its output {too_long[0]} would have a name of more "
                     f"than {files.MOST_BYTES} bytes; rename the image"

@@ -3,6 +3,7 @@
 NAME_objects.csv of each image, and objects.csv of all of them.
 """
 
+import os
 from collections.abc import Iterable
 
 import numpy as np
@@ -54,7 +55,8 @@ def table_of(
     found = regionprops_table(instances, measured, properties=wanted)
     size = pixel_size_um(job.page)
     name = csv_tables.not_a_formula(
-        files.basename(job.page.path)
+        job.stack
+        + os.path.splitext(job.page.path)[1]
         + (f" (page {job.page.number})" if job.pages > 1 else "")
     )
     rows = []

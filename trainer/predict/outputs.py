@@ -114,13 +114,14 @@ def _ctc_name(job: Job) -> str:
     >>> _ctc_name(Job(Page("01/t012.tif"), "t012", "t012", 1, 0.0))
     'mask012.tif'
     """
-    match = _CTC_FRAME.match(job.name)
+    folder, slash, name = job.name.rpartition("/")
+    match = _CTC_FRAME.match(name)
     if not match or job.pages > 1:
         raise UserError(
             f"{job.page}: the challenge's frames are tNNN.tif of one page; rename it, "
             "or take --format=png --instances"
         )
-    return f"mask{match[1]}.tif"
+    return f"{folder}{slash}mask{match[1]}.tif"
 
 
 def _mask(result: Result) -> bytes:

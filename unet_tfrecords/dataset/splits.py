@@ -5,6 +5,7 @@ single frames at random: it takes whole sequences, contiguous blocks of each seq
 or the frames that the user lists.
 """
 
+import collections
 import dataclasses
 import itertools
 from collections.abc import Callable, Sequence
@@ -31,25 +32,39 @@ def block_sizes(num_frames: int, fractions: dict[str, float]) -> dict[str, int]:
 
 
 def assign_splits(
-    frames: Sequence[Frame], split: ml_collections.ConfigDict
+    frames: Sequence[Frame], split: ml_collections.ConfigDict, *, grouped: bool = False
 ) -> list[Frame]:
     """Gives every frame its split.
 
     Args:
       frames: in order of sequence and name.
       split: `method` is "block" (the end of each sequence: fractions `validation` and
-        `test`), "sequence" (whole sequences named in `validation_sequences` and
-        `test_sequences`), "list" (single frames named in `validation_frames` and
-        `test_frames`) or "fold" (block `fold` of `folds` of each sequence is test, the
-        next one validation).
+        `test`), "sequence" (whole sequences, those named in `validation_sequences` and
+        `test_sequences`, or the last ones until they have those fractions of all
+        frames), "list" (single frames named in `validation_frames` and `test_frames`),
+        "fold" (block `fold` of `folds` of each sequence is test, the next one
+        validation) or "auto".
+      grouped: whether sequences are groups, which must not be divided: auto is then
+        "sequence", else "block"; and folds are of whole sequences.
 
     Raises:
       UserError: an unknown method or sequence, or nothing left to train on.
     """
-    if split.method not in METHODS:
+    method = split.method
+    if method == "auto":
+        method = "sequence" if grouped else "block"
+    if method not in METHODS:
         known = ", ".join(METHODS)
-        raise UserError(f"config.data.split.method={split.method!r} is none of {known}")
-    assigned = METHODS[split.method](frames, split)
+        raise UserError(f"config.data.split.method={method!r} is none of {known}, auto")
+    if grouped and method in DIVIDING:
+        raise UserError(
+            f"config.data.split.method={method!r} would divide the groups of "
+            "config.data.group; use sequence, fold or auto"
+        )
+    if grouped and method == "fold":
+        assigned = _by_fold_of_groups(frames, split)
+    else:
+        assigned = METHODS[method](frames, split)
     if not any(frame.split == "train" for frame in assigned):
         raise UserError(
             f"{len(frames)} frames leave none to train on; "
@@ -69,23 +84,31 @@ def _by_block(frames: Sequence[Frame], split) -> list[Frame]:
 
 
 def _by_fold(frames: Sequence[Frame], split) -> list[Frame]:
+    def splits_of(num_frames: int) -> list[str]:
+        return _splits_of_folds(num_frames, split, "a sequence has {} frames")
+
+    return _sequence_by_sequence(frames, splits_of)
+
+
+def _by_fold_of_groups(frames: Sequence[Frame], split) -> list[Frame]:
+    groups = list(dict.fromkeys(frame.sequence for frame in frames))
+    splits = _splits_of_folds(len(groups), split, "there are {} groups")
+    split_of = dict(zip(groups, splits, strict=True))
+    return [dataclasses.replace(f, split=split_of[f.sequence]) for f in frames]
+
+
+def _splits_of_folds(number: int, split, what: str) -> list[str]:
+    """The split of each of a number of things in a row, cut into folds."""
     folds = split.folds
     if not 0 <= split.fold < folds or folds < 3:
         raise UserError(
             f"config.data.split.fold={split.fold} of folds={folds}: at least 3 folds, "
             "counted from 0"
         )
-
-    def splits_of(num_frames: int) -> list[str]:
-        if num_frames < folds:
-            raise UserError(
-                f"config.data.split.folds={folds}: a sequence has {num_frames} frames"
-            )
-        roles = {split.fold: "test", (split.fold + 1) % folds: "validation"}
-        blocks = [index * folds // num_frames for index in range(num_frames)]
-        return [roles.get(block, "train") for block in blocks]
-
-    return _sequence_by_sequence(frames, splits_of)
+    if number < folds:
+        raise UserError(f"config.data.split.folds={folds}: {what.format(number)}")
+    roles = {split.fold: "test", (split.fold + 1) % folds: "validation"}
+    return [roles.get(i * folds // number, "train") for i in range(number)]
 
 
 def _sequence_by_sequence(
@@ -104,7 +127,23 @@ def _sequence_by_sequence(
 
 def _by_sequence(frames: Sequence[Frame], split) -> list[Frame]:
     names = {"validation": split.validation_sequences, "test": split.test_sequences}
+    if not any(names.values()):
+        names = _last_sequences(frames, split)
     return _by_name(frames, names, "sequence", lambda frame: frame.sequence)
+
+
+def _last_sequences(frames: Sequence[Frame], split) -> dict[str, tuple[str, ...]]:
+    """Whole sequences from the end, until each split has its share of the frames."""
+    sizes = collections.Counter(frame.sequence for frame in frames)
+    left = list(sizes)
+    names = {}
+    for name in ("test", "validation"):
+        wanted = split[name] * len(frames)
+        taken: list[str] = []
+        while wanted and len(left) > 1 and sum(sizes[s] for s in taken) < wanted:
+            taken.append(left.pop())
+        names[name] = tuple(taken)
+    return names
 
 
 def _by_list(frames: Sequence[Frame], split) -> list[Frame]:
@@ -136,6 +175,7 @@ def _by_name(
     ]
 
 
+DIVIDING = ("block", "list")  # methods that can divide a sequence
 METHODS = {
     "block": _by_block,
     "sequence": _by_sequence,

@@ -89,16 +89,6 @@ def updated(pattern: str) -> dict[str, float]:
     return {m.path: m.last_updated_in_seconds or 0.0 for m in matches}
 
 
-def updated_in(folder: str) -> dict[str, float]:
-    """The same of the files directly inside a folder, hidden ones apart."""
-    if is_remote(folder):
-        entries = object_store.match_in(folder, "*")
-        found = {e.path: e.last_updated_in_seconds or 0.0 for e in entries}
-    else:
-        found = updated(join(local_glob.escape(folder), "*"))
-    return {p: time for p, time in found.items() if not basename(p).startswith(".")}
-
-
 def glob_in(folder: str, pattern: str) -> list[str]:
     """Files in a folder whose names match; the folder's own name is no pattern."""
     if is_remote(folder):
@@ -120,6 +110,52 @@ def list_folders(folder: str) -> list[str]:
     prefix = folder.rstrip("/") + "/"
     inside = [e.path[len(prefix) :] for e in object_store.match_in(folder, "**")]
     return sorted({path.split("/")[0] for path in inside if "/" in path})
+
+
+def updated_below(folder: str) -> dict[str, float]:
+    """When each file below a folder was last changed; hidden ones apart."""
+    if is_remote(folder):
+        prefix = folder.rstrip("/") + "/"
+        return {
+            entry.path: entry.last_updated_in_seconds or 0.0
+            for entry in object_store.match_in(folder, "**")
+            if not _is_hidden(entry.path[len(prefix) :])
+        }
+    paths = (join(folder, name) for name in list_below(folder))
+    return {path: os.path.getmtime(path) for path in paths}
+
+
+def list_below(folder: str) -> list[str]:
+    """Paths, relative to a folder, of all files below it, sorted; hidden ones apart."""
+    if is_remote(folder):
+        prefix = folder.rstrip("/") + "/"
+        found = [e.path[len(prefix) :] for e in object_store.match_in(folder, "**")]
+    else:
+        found = [os.path.relpath(path, folder) for path in _walk(folder, set())]
+    return sorted(path for path in found if not _is_hidden(path))
+
+
+def _walk(folder: str, above: set[str]) -> Iterator[str]:
+    """Files below a local folder; a link that leads back up is not followed."""
+    real = os.path.realpath(folder)
+    if real in above or not os.path.isdir(folder):
+        return
+    for entry in os.scandir(folder):
+        if _is_hidden(entry.name):
+            continue
+        if entry.is_dir():
+            yield from _walk(entry.path, above | {real})
+        elif entry.is_file():
+            yield entry.path
+
+
+def _is_hidden(path: str) -> bool:
+    """Whether a file, or a folder around it, is for the system.
+
+    >>> _is_hidden("a/.ipynb_checkpoints/b.png"), _is_hidden("__MACOSX/a.png")
+    (True, True)
+    """
+    return any(part.startswith(".") or part == "__MACOSX" for part in path.split("/"))
 
 
 def open_read(path: str) -> contextlib.AbstractContextManager[IO[bytes]]:

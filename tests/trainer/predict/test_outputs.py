@@ -188,6 +188,29 @@ def test_from_one_bucket_prefix_to_another(model, images, predict, tmp_path):
         assert content == (tmp_path / "out" / name).read_bytes()
 
 
+@pytest.mark.parametrize("source", ["in", "in/*/*.tif", "in/"])
+def test_subfolders_are_kept(predict, images, tmp_path, source):
+    """Two images of one name, and outputs below the images: those are not segmented."""
+    for plate in ("p1", "p2/wells"):
+        (images / plate).mkdir(parents=True)
+        shutil.copy(images / "t000.tif", images / plate / "t001.tif")
+    out = images / "p1/out"
+    (out / "p1").mkdir(parents=True)
+    (out / "p1/.unfinished-12345678-x.png").touch()
+    for _ in range(2):
+        assert predict(tmp_path / source, "--table", output="in/p1/out") == 0
+    made = {str(p.relative_to(out)) for p in out.rglob("*_mask.png")}
+    wells, first = "p2/wells/t001_mask.png", "p1/t001_mask.png"
+    if source.endswith(".tif"):
+        assert made == {first}
+    else:
+        assert made == {f"t00{i}_mask.png" for i in range(8)} | {first, wells}
+    assert not list(out.rglob(".unfinished*"))
+    assert "\np1/t001.tif," in (out / "objects.csv").read_text()
+    assert predict(images / "p2", "--format=ctc", output="ctc") == 0
+    assert (tmp_path / "ctc/wells/mask001.tif").exists()
+
+
 def test_outputs_that_would_overwrite_each_other_are_told_of(predict, tmp_path, capfd):
     (tmp_path / "in").mkdir()
     noise = np.random.default_rng(0).integers(0, 256, (2, 30, 30), np.uint8)

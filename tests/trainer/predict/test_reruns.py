@@ -184,11 +184,11 @@ def test_a_stop_notes_what_was_finished(predict, images, tmp_path, monkeypatch, 
 
     seen = []
 
-    def stopping(*arguments):
+    def stopping(*arguments, **named):
         seen.append(arguments)
         if len(seen) == 7:
             raise KeyboardInterrupt
-        return read(*arguments)
+        return read(*arguments, **named)
 
     read = predict_job.read_image
     monkeypatch.setattr(predict_job, "read_image", stopping)

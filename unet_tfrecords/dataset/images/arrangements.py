@@ -5,94 +5,126 @@ function and a line in `ARRANGEMENTS`.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.dataset.images.formats import is_image, unread
 from unet_tfrecords.storage import files
 
-MASK_FOLDERS = ("masks", "labels")
+IMAGES = "images"
+MASKS = ("masks", "labels")
 # Longer ones first: _cp_masks ends with _masks.
 MASK_SUFFIXES = ("_cp_masks", "_masks", "_mask", "_labels", "_label", "_seg")
 NNUNET_CHANNEL = "_0000"
 
 
-class Files:
-    """Images below a folder, and what else is there.
+class Folder:
+    """A folder whose files, and those of its subfolders, were listed once.
 
     Attributes:
-      problems: images that are not read, and files of one name, a line each.
-      left_out: files that are no images.
+      path: of the folder.
+      files: names of the files directly inside.
+      folders: the subfolders by name.
     """
 
-    def __init__(self):
-        self.problems: list[str] = []
-        self.left_out: list[str] = []
-
-    def by_stem(self, folder: str, suffix: str = "") -> dict[str, str]:
-        """Images of a folder whose names end with a suffix, by what is before it."""
-        found: dict[str, str] = {}
-        for path in self.images_in(folder):
-            stem = os.path.splitext(files.basename(path))[0]
-            if not stem.endswith(suffix):
-                continue
-            stem = stem[: len(stem) - len(suffix)]
-            if found.setdefault(stem, path) != path:
-                self.problems.append(
-                    f"{path}: {found[stem]} has the same name; keep one"
-                )
-        return found
-
-    def images_in(self, folder: str) -> list[str]:
-        """Images directly inside a folder."""
-        found = []
-        for path in files.list_files(folder):
-            if is_image(path):
-                found.append(path)
-            elif line := unread(path):
-                self.problems.append(line)
+    def __init__(self, path: str, inside: list[str]):
+        """Takes the paths of all files below, relative to the folder."""
+        self.path = path
+        self.files: list[str] = []
+        below: dict[str, list[str]] = {}
+        for name in inside:
+            first, slash, rest = name.partition("/")
+            if slash:
+                below.setdefault(first, []).append(rest)
             else:
-                self.left_out.append(path)
-        return found
+                self.files.append(name)
+        self.folders = {
+            name: Folder(files.join(path, name), rest) for name, rest in below.items()
+        }
+
+    def find(self, name: str) -> "Folder | None":
+        """A subfolder, its name in any case."""
+        for known, folder in self.folders.items():
+            if known.lower() == name.lower():
+                return folder
+        return None
+
+    def walk(self, prefix: str = "") -> Iterator[tuple[str, str]]:
+        """Yields the path of each file below, and its name relative to the folder."""
+        for name in self.files:
+            yield files.join(self.path, name), prefix + name
+        for name, folder in self.folders.items():
+            yield from folder.walk(f"{prefix}{name}/")
 
 
 class Pairs(NamedTuple):
-    """Images and masks by name.
+    """Images and masks, by the path of an image below its folder, without its ending.
 
     Attributes:
       images: a file each.
       masks: a file each, or several, one an object.
       wanted: where the mask of an image is looked for, and the image of a mask.
+      problems: images that are not read, and files of one name, a line each.
     """
 
     images: dict[str, str]
     masks: dict[str, tuple[str, ...]]
     wanted: Callable[[str], tuple[str, str]]
+    problems: tuple[str, ...] = ()
 
 
-def _in_two_folders(
-    there: Files, folder: str, kinds: set[str], suffix: str
-) -> Pairs | None:
+def _by_stem(
+    found: Mapping[str, str], problems: list[str], suffix: str = ""
+) -> dict[str, str]:
+    """Images whose names end with a suffix, by what is before it.
+
+    Args:
+      found: files' names, by their path.
+      problems: takes in a line on each that can't be used.
+      suffix: of the names, before the ending.
+    """
+    stems: dict[str, str] = {}
+    for path, name in found.items():
+        if line := unread(path):
+            problems.append(line)
+        stem = os.path.splitext(name)[0]
+        if not is_image(path) or not stem.endswith(suffix):
+            continue
+        stem = stem[: len(stem) - len(suffix)]
+        if stems.setdefault(stem, path) != path:
+            problems.append(f"{path}: {stems[stem]} has the same name; keep one")
+    return stems
+
+
+def _single(masks: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+    return {stem: (path,) for stem, path in masks.items()}
+
+
+def _in_two_folders(folder: Folder, suffix: str) -> Pairs | None:
     """images/NAME.* with masks/NAME.* or labels/NAME.*; NAME_mask.* is taken too."""
-    if "images" not in kinds:
+    where = folder.find(IMAGES)
+    if where is None:
         return None
-    known = [kind for kind in MASK_FOLDERS if kind in kinds] or ["masks"]
+    known = [there for kind in MASKS if (there := folder.find(kind))]
     if len(known) > 1:
-        raise UserError(f"{folder}: has both {' and '.join(known)}; keep one")
-    [kind] = known
-    images = there.by_stem(files.join(folder, "images"))
-    masks = there.by_stem(files.join(folder, kind), suffix)
+        names = " and ".join(files.basename(there.path) for there in known)
+        raise UserError(f"{folder.path}: has both {names}; keep one")
+    place = known[0] if known else Folder(files.join(folder.path, MASKS[0]), [])
+    problems: list[str] = []
+    images = _by_stem(dict(where.walk()), problems)
+    masks = _by_stem(dict(place.walk()), problems, suffix)
     if not suffix and images and not images.keys() & masks.keys():
         suffix = _common_suffix(images, masks)
         masks = {stem.removesuffix(suffix): path for stem, path in masks.items()}
     return Pairs(
         images,
-        {stem: (path,) for stem, path in masks.items()},
+        _single(masks),
         lambda stem: (
-            files.join(folder, kind, f"{stem}{suffix}.*"),
-            files.join(folder, "images", f"{stem}.*"),
+            files.join(place.path, f"{stem}{suffix}.*"),
+            files.join(where.path, f"{stem}.*"),
         ),
+        tuple(problems),
     )
 
 
@@ -104,62 +136,69 @@ def _common_suffix(images: dict[str, str], masks: dict[str, str]) -> str:
     return ""
 
 
-def _of_nnunet(there: Files, folder: str, kinds: set[str], suffix: str) -> Pairs | None:
+def _of_nnunet(folder: Folder, suffix: str) -> Pairs | None:
     """imagesTr/NAME_0000.* with labelsTr/NAME.*."""
-    if not {"imagesTr", "labelsTr"} <= kinds:
+    where, place = folder.find("imagesTr"), folder.find("labelsTr")
+    if where is None or place is None:
         return None
-    place = files.join(folder, "imagesTr")
-    images = there.by_stem(place, NNUNET_CHANNEL)
-    for stem, path in there.by_stem(place).items():
-        if not stem.endswith(NNUNET_CHANNEL):
-            there.problems.append(
-                f"{path}: a channel in a file of its own is not read; save all "
-                "channels of an image in one TIFF"
-            )
-    masks = there.by_stem(files.join(folder, "labelsTr"), suffix)
+    problems: list[str] = []
+    images = _by_stem(dict(where.walk()), problems, NNUNET_CHANNEL)
+    problems += [
+        f"{path}: a channel in a file of its own is not read; save all channels of an "
+        "image in one TIFF"
+        for stem, path in _by_stem(dict(where.walk()), []).items()
+        if not stem.endswith(NNUNET_CHANNEL)
+    ]
     return Pairs(
         images,
-        {stem: (path,) for stem, path in masks.items()},
+        _single(_by_stem(dict(place.walk()), problems, suffix)),
         lambda stem: (
-            files.join(folder, "labelsTr", f"{stem}.*"),
-            files.join(place, f"{stem}{NNUNET_CHANNEL}.*"),
+            files.join(place.path, f"{stem}.*"),
+            files.join(where.path, f"{stem}{NNUNET_CHANNEL}.*"),
         ),
+        tuple(problems),
     )
 
 
-def _by_object(there: Files, folder: str, kinds: set[str], suffix: str) -> Pairs | None:
+def _by_object(folder: Folder, suffix: str) -> Pairs | None:
     """ID/images/ID.* with ID/masks/*, a mask an object (Data Science Bowl 2018)."""
-    owners = [
-        kind
-        for kind in sorted(kinds)
-        if {"images", "masks"} <= set(files.list_folders(files.join(folder, kind)))
-    ]
-    if not owners:
-        return None
-    images, masks = {}, {}
-    for owner in owners:
-        found = there.images_in(files.join(folder, owner, "images"))
+    images, masks, problems = {}, {}, list[str]()
+    for owner, inside in folder.folders.items():
+        where, place = inside.find(IMAGES), inside.find(MASKS[0])
+        if where is None or place is None:
+            continue
+        found = list(_by_stem(dict(where.walk()), problems).values())
         if len(found) > 1:
-            return None  # images/ and masks/ in a folder around them
+            return None  # images/ and masks/ in folders around them
+        objects = tuple(_by_stem(dict(place.walk()), problems).values())
         if found:
             images[owner] = found[0]
-        if objects := there.images_in(files.join(folder, owner, "masks")):
-            masks[owner] = tuple(objects)
+        if objects:
+            masks[owner] = objects
+    if all(_is_pair(images.get(owner), own) for owner, own in masks.items()):
+        return None  # the same with one image in each
     return Pairs(
         images,
         masks,
         lambda stem: (
-            files.join(folder, stem, "masks/*"),
-            files.join(folder, stem, "images/*"),
+            files.join(folder.path, stem, "masks/*"),
+            files.join(folder.path, stem, "images/*"),
         ),
+        tuple(problems),
     )
 
 
-def _side_by_side(
-    there: Files, folder: str, kinds: set[str], suffix: str
-) -> Pairs | None:
+def _is_pair(image: str | None, masks: tuple[str, ...]) -> bool:
+    """Whether a single mask has the name of the image."""
+    names = [os.path.splitext(files.basename(path))[0] for path in masks]
+    return image is not None and names == [os.path.splitext(files.basename(image))[0]]
+
+
+def _side_by_side(folder: Folder, suffix: str) -> Pairs | None:
     """NAME.* and NAME_mask.* in one folder."""
-    stems = there.by_stem(folder)
+    problems: list[str] = []
+    there = {files.join(folder.path, name): name for name in folder.files}
+    stems = _by_stem(there, problems)
     for ending in [suffix] if suffix else MASK_SUFFIXES:
         masks = {
             stem.removesuffix(ending): path
@@ -170,14 +209,14 @@ def _side_by_side(
             break
     else:
         return None
-    images = {s: path for s, path in stems.items() if not s.endswith(ending)}
     return Pairs(
-        images,
-        {stem: (path,) for stem, path in masks.items()},
+        {s: path for s, path in stems.items() if not s.endswith(ending)},
+        _single(masks),
         lambda stem: (
-            files.join(folder, f"{stem}{ending}.*"),
-            files.join(folder, f"{stem}.*"),
+            files.join(folder.path, f"{stem}{ending}.*"),
+            files.join(folder.path, f"{stem}.*"),
         ),
+        tuple(problems),
     )
 
 
@@ -189,31 +228,68 @@ ARRANGEMENTS = {
 }
 
 
-def find_pairs(folder: str, suffix: str) -> tuple[str, Pairs, Files]:
+class Arranged(NamedTuple):
+    """What was found below a folder.
+
+    Attributes:
+      name: of the arrangement; "" if none fits.
+      pairs: in the order in which they were found, with a part for each subfolder.
+      left_out: files that are in no pair, and that no problem names.
+    """
+
+    name: str
+    pairs: list[Pairs]
+    left_out: tuple[str, ...]
+
+
+def arranged(path: str, suffix: str) -> Arranged:
     """Finds images and masks in whatever arrangement there is.
 
-    Args:
-      folder: local or remote.
-      suffix: what masks' names end with, where the config says so.
+    The outermost folders in which one fits count. Of several, names of images begin
+    with their folder.
 
-    Returns:
-      The arrangement's name, its pairs, and what else is there.
+    Args:
+      path: local or remote.
+      suffix: what masks' names end with, where the config says so.
 
     Raises:
       UserError: two arrangements fit.
     """
-    kinds = set(files.list_folders(folder))
+    inside = files.list_below(path)
+    folder = Folder(path, inside)
+    found = list(_outermost(folder, suffix, ""))
+    names = list(dict.fromkeys(name for name, _ in found))
+    if len(names) > 1:
+        raise UserError(f"{path}: has {' as well as '.join(names)}; give one of them")
+    pairs = [each for _, each in found]
+    used = {path for each in pairs for path in each.images.values()}
+    used |= {path for each in pairs for group in each.masks.values() for path in group}
+    named = " ".join(line for each in pairs for line in each.problems)
+    left = (p for p, _ in folder.walk() if p not in used and p not in named)
+    return Arranged(names[0] if names else "", pairs, tuple(sorted(left)))
+
+
+def _outermost(folder: Folder, suffix: str, prefix: str) -> Iterator[tuple[str, Pairs]]:
+    """Yields the arrangement's name and the pairs of each folder in which one fits."""
     fitting = []
     for name, find in ARRANGEMENTS.items():
-        there = Files()
-        pairs = find(there, folder, kinds, suffix)
+        pairs = find(folder, suffix)
         if pairs and (pairs.images or pairs.masks):
-            fitting.append((name, pairs, there))
-    if len(fitting) > 1:
-        names = " as well as ".join(name for name, *_ in fitting)
-        raise UserError(f"{folder}: has {names}; keep one in the folder")
+            fitting.append((name, _prefixed(pairs, prefix)))
     if fitting:
-        return fitting[0]
-    if len(kinds) == 1:  # a folder around it all
-        return find_pairs(files.join(folder, *kinds), suffix)
-    return "", Pairs({}, {}, lambda stem: ("", "")), Files()
+        yield from fitting
+        return
+    is_one = len(folder.folders) == 1  # around it all
+    for name, inside in sorted(folder.folders.items()):
+        yield from _outermost(inside, suffix, prefix if is_one else f"{prefix}{name}/")
+
+
+def _prefixed(pairs: Pairs, prefix: str) -> Pairs:
+    """The same with names that begin with a prefix."""
+    if not prefix:
+        return pairs
+    return pairs._replace(
+        images={prefix + stem: path for stem, path in pairs.images.items()},
+        masks={prefix + stem: paths for stem, paths in pairs.masks.items()},
+        wanted=lambda stem: pairs.wanted(stem.removeprefix(prefix)),
+    )

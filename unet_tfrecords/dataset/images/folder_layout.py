@@ -2,13 +2,13 @@
 
 import dataclasses
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import ml_collections
 import numpy as np
 
 from unet_tfrecords.command.errors import UserError
-from unet_tfrecords.dataset.images.arrangements import ARRANGEMENTS, find_pairs
+from unet_tfrecords.dataset.images.arrangements import ARRANGEMENTS, arranged
 from unet_tfrecords.dataset.images.formats import count_pages, read_labels, read_mask
 from unet_tfrecords.dataset.images.frames import (
     Frame,
@@ -27,6 +27,7 @@ from unet_tfrecords.dataset.images.value_map import parse
 from unet_tfrecords.dataset.records import UNLABELLED
 from unet_tfrecords.dataset.regions import connected_instances, narrowed
 
+UNGROUPED = "folder"  # the sequence of all frames, where the config names no groups
 WANTS = ", or ".join(ARRANGEMENTS)
 
 
@@ -51,16 +52,24 @@ def find(name: str, folder: str, data: ml_collections.ConfigDict) -> FrameListin
             "(not 0 is foreground), class (the value is the class, 255 unlabelled) "
             "and instance (one value a cell)"
         )
-    _, pairs, there = find_pairs(folder, data.mask_suffix)
-    images, masks, problems = pairs.images, pairs.masks, there.problems
-    problems += [
-        f"{images[stem]}: image without mask; add {pairs.wanted(stem)[0]} or remove it"
-        for stem in sorted(images.keys() - masks.keys())
-    ]
-    problems += [
-        f"{masks[stem][0]}: mask without image; add {pairs.wanted(stem)[1]}"
-        for stem in sorted(masks.keys() - images.keys())
-    ]
+    group_of = _grouping(data.group)
+    there = arranged(folder, data.mask_suffix)
+    images: dict[str, str] = {}
+    masks: dict[str, tuple[str, ...]] = {}
+    problems: list[str] = []
+    for pairs in there.pairs:
+        problems += pairs.problems
+        problems += [
+            f"{pairs.images[stem]}: image without mask; add {pairs.wanted(stem)[0]} or "
+            "remove it"
+            for stem in sorted(pairs.images.keys() - pairs.masks.keys())
+        ]
+        problems += [
+            f"{pairs.masks[stem][0]}: mask without image; add {pairs.wanted(stem)[1]}"
+            for stem in sorted(pairs.masks.keys() - pairs.images.keys())
+        ]
+        images |= pairs.images
+        masks |= pairs.masks
     frames = []
     page_like = _page_like(images)
     for stem in sorted(images.keys() & masks.keys()):
@@ -82,9 +91,17 @@ def find(name: str, folder: str, data: ml_collections.ConfigDict) -> FrameListin
             like = images[page_like[stem]]
             problems.append(f"{like}: named like a page of {image}; rename it")
             continue
+        group = group_of(stem)
+        if group is None:
+            problems.append(
+                f"{image}: config.data.group={data.group!r} matches nothing in {stem!r}"
+            )
+            continue
         names = [stem] if pages == 1 else [f"{stem}-z{i:03d}" for i in range(pages)]
         frames += [
-            _frame_of(name, own, Page(image, i), [Page(path, i) for path in mask])
+            _frame_of(
+                (name, group, own), Page(image, i), [Page(path, i) for path in mask]
+            )
             for i, own in enumerate(names)
         ]
     if any(frame.objects for frame in frames):  # so are frames of a single object
@@ -92,13 +109,42 @@ def find(name: str, folder: str, data: ml_collections.ConfigDict) -> FrameListin
             dataclasses.replace(f, label=None, objects=(f.label,)) if f.label else f
             for f in frames
         ]
-    return FrameListing(frames, problems, left_out=tuple(there.left_out))
+    return FrameListing(frames, problems, left_out=there.left_out)
 
 
-def _frame_of(dataset: str, name: str, image: Page, masks: list[Page]) -> Frame:
+def _frame_of(identity: tuple[str, str, str], image: Page, masks: list[Page]) -> Frame:
     if len(masks) == 1:
-        return Frame(dataset, "folder", name, "folder", image, masks[0])
-    return Frame(dataset, "folder", name, "folder", image, objects=tuple(masks))
+        return Frame(*identity, "folder", image, masks[0])
+    return Frame(*identity, "folder", image, objects=tuple(masks))
+
+
+def _grouping(pattern: str) -> Callable[[str], str | None]:
+    """How an image's group is found from its path without ending.
+
+    Args:
+      pattern: config.data.group; its first group is taken, or all that matches.
+
+    Returns:
+      A function; None of a path that does not match.
+
+    Raises:
+      UserError: no regular expression.
+
+    >>> _grouping(r"p\\d+")("plates/p07_A1"), _grouping("^(.+)/")("p1/a")
+    ('p07', 'p1')
+    """
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise UserError(
+            f"config.data.group={pattern!r}: no regular expression: {error}"
+        ) from error
+
+    def group_of(stem: str) -> str | None:
+        match = compiled.search(stem)
+        return match[1 if compiled.groups else 0] if match else None
+
+    return group_of if pattern else lambda stem: UNGROUPED
 
 
 def truth(frame: Frame, data: ml_collections.ConfigDict, notes: list[str]) -> Truth:

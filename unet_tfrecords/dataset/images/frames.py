@@ -55,7 +55,7 @@ class FrameListing(NamedTuple):
       frames: the labelled frames, in order of sequence and name.
       problems: files that should belong to a frame and don't, a line each.
       unlabelled: images that nobody labelled, as the layout allows.
-      left_out: files that are no images.
+      left_out: files that no frame is made from.
       labels_reason: why masks are read as they are.
     """
 

@@ -74,11 +74,12 @@ def look_for_frames(data: ml_collections.ConfigDict, folder: str) -> FrameListin
         raise UserError(
             f"config.data.sequences={data.sequences}: layout {data.layout!r} has none"
         )
-    if data.mask_values and data.layout != "folder":
-        raise UserError(
-            f"config.data.mask_values={data.mask_values!r}: layout {data.layout!r} "
-            "says itself what its values mean"
-        )
+    for setting in ("mask_values", "group"):
+        if data[setting] and data.layout != "folder":
+            raise UserError(
+                f"config.data.{setting}={data[setting]!r}: only layout 'folder' has "
+                f"it, and this is {data.layout!r}"
+            )
     found = LAYOUTS[data.layout].find(name, folder, data)
     found = found._replace(frames=_in_order(found.frames))
     odd = [frame for frame in found.frames if not frame.key.isprintable()]
