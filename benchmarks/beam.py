@@ -26,7 +26,7 @@ from preprocess.beam import pipeline as job
 from preprocess.beam import shard_transforms
 from preprocess.beam.runners import LOCAL_RUNNER
 from preprocess.describe import source_of
-from preprocess.inspection import added_up, conclude, inspect, totals_of
+from preprocess.inspection import FrameTotals, conclude, inspect, totals_of
 from unet_tfrecords.dataset.shards import INFO_NAME
 from unet_tfrecords.dataset.splits import SPLITS
 from unet_tfrecords.storage import files
@@ -46,7 +46,9 @@ def plain_loop(folder: str, output: str, config) -> None:
         )
         for frame in planned.frames
     ]
-    sums = added_up(totals_of(source, config, folder) for source in sources)
+    sums = FrameTotals()
+    for source in sources:
+        sums.add(totals_of(source, config, folder))
     facts = conclude(sums, [], planned.problems, config)
     units = [u for p in plan.plan_all(planned.frames, config) for u in p.units()]
     by_shard = collections.defaultdict(list)

@@ -43,7 +43,7 @@ def requirements() -> Finding:
         wrong = misfits(importlib.metadata.requires(PACKAGE) or [])
     except (ImportError, importlib.metadata.PackageNotFoundError) as error:
         return not_installed(str(error))
-    there = [f"{name} {importlib.metadata.version(name)}" for name in SHOWN]
+    there = [f"{name} {version_of(name)}" for name in SHOWN]
     return _found(wrong, f"all of the base fit: {', '.join(there)}")
 
 
@@ -84,4 +84,6 @@ def checksum() -> Finding:
     except ImportError as error:
         return Finding(what, f"cannot be imported: {error}", cure)
     kind = module.implementation
-    return Finding(what, f"in {kind.upper()}", "" if kind == "c" else cure)
+    is_fast = kind == "c"
+    slow = "" if is_fast else ", which is slow"
+    return Finding(what, f"in {kind.upper()}{slow}", "" if is_fast else cure)

@@ -138,6 +138,26 @@ class FrameTotals:
     digest: int = 0
     notes: dict[str, tuple[int, str]] = dataclasses.field(default_factory=dict)
 
+    def add(self, other: "FrameTotals") -> None:
+        """Adds totals of other frames, in any order and grouping."""
+        self.frames += other.frames
+        self.tiles += other.tiles
+        for bits, example in other.bits.items():
+            self.bits[bits] = min(self.bits.get(bits, example), example)
+        self.classes |= other.classes
+        if other.moments:
+            known = [self.moments] if self.moments else []
+            self.moments = pooled([*known, other.moments])
+        self.skipped |= other.skipped
+        self.problems |= other.problems
+        self.num_problems += other.num_problems
+        self.digest = (self.digest + other.digest) % 2**256
+        for text, (number, name) in other.notes.items():
+            before = self.notes.get(text, (0, name))
+            self.notes[text] = before[0] + number, min(before[1], name)
+        if len(self.problems) > 2 * MOST_PROBLEMS:
+            self.problems = set(heapq.nsmallest(MOST_PROBLEMS, self.problems))
+
 
 def totals_of(
     source: Inspection, config: ml_collections.ConfigDict, folder: str
@@ -166,30 +186,6 @@ def totals_of(
         if config.data.normalization == "dataset":
             totals.moments = source.moments
     return totals
-
-
-def added_up(parts: Iterable[FrameTotals]) -> FrameTotals:
-    """Totals of other frames, in any order and grouping."""
-    total = FrameTotals()
-    for part in parts:
-        total.frames += part.frames
-        total.tiles += part.tiles
-        for bits, example in part.bits.items():
-            total.bits[bits] = min(total.bits.get(bits, example), example)
-        total.classes |= part.classes
-        if part.moments:
-            known = [total.moments] if total.moments else []
-            total.moments = pooled([*known, part.moments])
-        total.skipped |= part.skipped
-        total.problems |= part.problems
-        total.num_problems += part.num_problems
-        total.digest = (total.digest + part.digest) % 2**256
-        for text, (number, name) in part.notes.items():
-            before = total.notes.get(text, (0, name))
-            total.notes[text] = before[0] + number, min(before[1], name)
-    if len(total.problems) > 2 * MOST_PROBLEMS:
-        total.problems = set(heapq.nsmallest(MOST_PROBLEMS, total.problems))
-    return total
 
 
 def kind_of_note(text: str) -> str:
@@ -272,7 +268,7 @@ def conclude(
     if not problems:
         problems |= set(_one_class(sums))
     problems |= {*copies, *_mixed_bits(sums, config)}
-    lines = sorted(problems) + ([f"and {more} more like these"] if more else [])
+    lines = sorted(problems) + ([f"and up to {more} more like these"] if more else [])
     return DatasetSummary(
         max(sums.bits, default=8),
         tuple(lines),

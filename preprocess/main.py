@@ -163,7 +163,9 @@ def find_existing(
     elif files.exists(job_path):
         there, what = json_files.read(job_path, cure=cure), "unfinished, "
     mine = data_config(config)
-    if changed := json_files.differences(there or mine, mine, "config."):
+    if changed := json_files.differences(
+        mine if there is None else there, mine, "config."
+    ):
         raise UserError([f"{output}: {what}{line}; {cure}" for line in changed])
     if info is None:
         return None, []

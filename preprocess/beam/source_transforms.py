@@ -16,6 +16,8 @@ from unet_tfrecords.dataset.images.frames import Frame
 from unet_tfrecords.dataset.images.pages import Page, check_unchanged
 from unet_tfrecords.storage import files
 
+MOST_DIGESTS = 10_000  # that a worker remembers, about 300 bytes each
+
 
 @beam.ptransform_fn
 def InspectFrames(frames, *, config, output: str):
@@ -33,14 +35,16 @@ class InspectFrame(beam.DoFn):
         self.inspect_msec = Metrics.counter(progress.NAMESPACE, "inspect_msec")
 
     def setup(self):
-        self.digest = functools.lru_cache(_sha256_if_readable)  # a stack's, once
+        # A stack's once in each worker, which reads it whole anyway.
+        self.digest = functools.lru_cache(MOST_DIGESTS)(_sha256_if_readable)
 
     def process(self, frame: Frame):
         watch = Stopwatch()
-        with room_for(frame), watch.stage("inspect"):
+        with watch.stage("inspect"):
             pages = (page._replace(number=0) for page in frame.pages)
             digests = tuple(map(self.digest, pages))
-            found = inspect(frame, self.config)._replace(digests=digests)
+            with room_for(frame):
+                found = inspect(frame, self.config)._replace(digests=digests)
         self.frames_inspected.inc()
         self.inspect_msec.inc(watch.msec("inspect"))
         progress.add(self.output, FRAMES, 1)
@@ -69,9 +73,29 @@ def SumUp(sources, *, config, folder: str, output: str, strays: list[str]):
     return (
         sources
         | "Totals" >> beam.Map(lambda s: (0, inspection.totals_of(s, config, folder)))
-        | "Sum" >> beam.CombinePerKey(inspection.added_up)
+        | "Sum" >> beam.CombinePerKey(AddUp())
         | "Conclude" >> beam.Map(_concluded, AsList(copies), strays, config, output)
     )
+
+
+class AddUp(beam.CombineFn):
+    """Totals of frames, added in place: those of many bad frames are large."""
+
+    def create_accumulator(self) -> FrameTotals:
+        return FrameTotals()
+
+    def add_input(self, accumulator: FrameTotals, element: FrameTotals) -> FrameTotals:
+        accumulator.add(element)
+        return accumulator
+
+    def merge_accumulators(self, accumulators) -> FrameTotals:
+        first, *others = accumulators
+        for other in others:
+            first.add(other)
+        return first
+
+    def extract_output(self, accumulator: FrameTotals) -> FrameTotals:
+        return accumulator
 
 
 def _content_of(source: Inspection) -> tuple[int, int]:

@@ -116,6 +116,14 @@ def test_another_version_than_the_lock_is_named(tmp_path, monkeypatch):
     assert "numpy 1.0 is not ==" in found.says and found.cure == packages.again()
 
 
+def test_a_missing_package_is_named(monkeypatch):
+    there = packages.version_of
+    gone = {"opencv-python-headless"}
+    monkeypatch.setattr(packages, "version_of", lambda n: "" if n in gone else there(n))
+    found = packages.requirements()
+    assert found.says == "opencv-python-headless is missing" and found.cure
+
+
 # --- GPUs: there is none here, so the driver's own command is played ------------------
 
 TWO = "NVIDIA H100 80GB HBM3, 555.42.06, 9.0, 81559 MiB\n" * 2

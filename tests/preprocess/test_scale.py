@@ -11,7 +11,7 @@ from apache_beam.testing.util import assert_that, equal_to
 from preprocess import inspection, main, plan
 from preprocess.beam import pipeline
 from preprocess.beam.runners import parse_options
-from preprocess.inspection import FrameTotals, Inspection, added_up, totals_of
+from preprocess.inspection import FrameTotals, Inspection, totals_of
 from tests.conftest import ROOT
 from trainer.evaluation import evaluate_run
 from trainer.input import whole_frames
@@ -173,6 +173,13 @@ def sources(number: int, config) -> list[Inspection]:
     return found
 
 
+def added_up(parts):
+    total = FrameTotals()
+    for part in parts:
+        total.add(part)
+    return total
+
+
 @pytest.mark.parametrize("policy", ["fail", "skip"])
 def test_facts_do_not_depend_on_how_they_are_added_up(config, policy):
     config.data.on_bad_frame, config.data.normalization = policy, "dataset"
@@ -200,7 +207,7 @@ def test_where_all_are_bad_it_is_said_why(config):
     for frame in many(3):
         bad = Inspection(frame, problems=(f"{frame.image}: broken",))
         new = totals_of(bad._replace(digests=("",)), config, "in")
-        sums = added_up([sums, new])
+        sums.add(new)
     told = inspection.conclude(sums, [], [], config).problems
     assert told == ("0.tif: broken", "1.tif: broken", "2.tif: broken")
 
@@ -230,9 +237,9 @@ def test_a_thousand_problems_are_enough(config, monkeypatch):
     for frame in many(100):
         bad = Inspection(frame, problems=(f"{frame.image}: broken",))
         new = totals_of(bad._replace(digests=("",)), config, "in")
-        sums = added_up([sums, new])
+        sums.add(new)
     assert len(sums.problems) <= 20
     told = inspection.conclude(sums, [], ["stray.tif: label without image"], config)
     assert told.problems[0] == "0.tif: broken" and len(told.problems) == 12
-    assert told.problems[-1] == "and 90 more like these"
+    assert told.problems[-1] == "and up to 90 more like these"
     assert json.dumps(told.problems)

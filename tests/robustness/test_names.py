@@ -110,6 +110,8 @@ def test_odd_names_go_all_the_way(tmp_path, capfd):
     assert [x for x in lines if "br\\nok.tif: cannot be read as an image" in x]
     made = {name for name in os.listdir(here / "out") if "_mask" in name}
     assert made == {f"{name}_mask.png" for name in ("a", *UNPRINTABLE)}
+    assert run(COMMANDS["predict"], given) == 2  # again: finished images are known
+    assert "made otherwise" not in capfd.readouterr().err
 
 
 @pytest.mark.slow

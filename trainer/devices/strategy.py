@@ -61,7 +61,7 @@ def read_cluster(environment: dict[str, str] | os._Environ = os.environ) -> Clus
             raise ValueError("each kind of task wants a list of hosts")
         for host in itertools.chain(*cluster.values()):
             place = urllib.parse.urlsplit(f"//{host}")
-            if not (place.hostname and place.port):
+            if place.netloc != host or not (place.hostname and place.port):
                 raise ValueError(f"{host}: each host is HOST:PORT")
         tasks = [
             (k, i) for k in ("chief", "worker") for i in range(len(cluster.get(k, ())))

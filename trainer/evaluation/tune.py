@@ -90,18 +90,34 @@ def tune(
     return found
 
 
-def _on_disk(frame: scoring.Segmented, path: str) -> scoring.Segmented:
-    """A frame whose probabilities are read from a file: there may be many frames."""
+class FrameOnDisk(NamedTuple):
+    """A frame whose probabilities are in a file: there may be many frames.
+
+    Attributes:
+      frame: without image and probabilities.
+      path: of the file.
+    """
+
+    frame: scoring.Segmented
+    path: str
+
+    def read(self) -> scoring.Segmented:
+        """Returns the frame with its probabilities."""
+        return self.frame._replace(probabilities=np.load(self.path))
+
+
+def _on_disk(frame: scoring.Segmented, path: str) -> FrameOnDisk:
     with files.naming(path):
         np.save(path, frame.probabilities)
-    there = np.asarray(np.load(path, mmap_mode="r"))
-    return frame._replace(image=frame.image[:0], probabilities=there)
+    nothing = np.zeros(0, np.uint8)
+    return FrameOnDisk(frame._replace(image=nothing, probabilities=nothing), path)
 
 
-def _search(frames: Sequence[scoring.Segmented]) -> TuningResult:
+def _search(frames: Sequence[FrameOnDisk]) -> TuningResult:
     """Goes through candidates, stage by stage, and keeps what is better."""
     has_objects = any(
-        f.objects.markers is not None or f.objects.exact is not None for f in frames
+        each.frame.objects.markers is not None or each.frame.objects.exact is not None
+        for each in frames
     )
     objective = "(seg_all + det) / 2" if has_objects else "mean_iou"
     value_of = _object_value if has_objects else _pixel_value
@@ -115,20 +131,20 @@ def _search(frames: Sequence[scoring.Segmented]) -> TuningResult:
             for candidate in list(stage(best)):
                 if value(candidate) > value(best) + LEAST_GAIN:
                     best = candidate
-        keys = [frame.key for frame in frames]
+        keys = [each.frame.key for each in frames]
         return TuningResult(best, objective, before, value(best), keys)
 
 
 def _object_value(
     pool: concurrent.futures.Executor,
-    frames: Sequence[scoring.Segmented],
+    frames: Sequence[FrameOnDisk],
     rules: InstanceRules,
 ) -> float:
     """SEG by all truth and DET alike."""
 
-    def measured(frame: scoring.Segmented) -> scoring.FrameMeasures:
-        found = scoring.FrameMeasures(frame.key, np.zeros(0), np.zeros(0), [])
-        scoring.measure_objects(found, frame, rules)
+    def measured(each: FrameOnDisk) -> scoring.FrameMeasures:
+        found = scoring.FrameMeasures(each.frame.key, np.zeros(0), np.zeros(0), [])
+        scoring.measure_objects(found, each.read(), rules)
         return found
 
     scores = scoring.object_scores(list(pool.map(measured, frames)))
@@ -138,12 +154,13 @@ def _object_value(
 
 def _pixel_value(
     pool: concurrent.futures.Executor,
-    frames: Sequence[scoring.Segmented],
+    frames: Sequence[FrameOnDisk],
     rules: InstanceRules,
 ) -> float:
     """The mean IoU."""
 
-    def confusion(frame: scoring.Segmented) -> np.ndarray:
+    def confusion(each: FrameOnDisk) -> np.ndarray:
+        frame = each.read()
         classes = classes_of(frame.probabilities, rules.threshold)
         number = frame.probabilities.shape[-1]
         return confusion_matrix(frame.truth.classes, classes, number)

@@ -57,8 +57,15 @@ def find_jobs(source: str, output: str) -> tuple[list[Job], list[str]]:
     if not files.is_remote(output) and os.path.realpath(output) in folders:
         raise UserError(f"--output={output}: holds the images; give another folder")
     jobs: list[Job] = []
+    owners: dict[str, str] = {}
     for path, changed in sorted(updated.items(), key=lambda e: natural_key(e[0])):
         stem = os.path.splitext(path[len(root) :])[0]
+        if (owner := owners.setdefault(stem, path)) != path:
+            problems.append(
+                f"{path}: its outputs would overwrite those of {owner}; rename one of "
+                "them"
+            )
+            continue
         try:
             jobs += _jobs_of(path, stem, changed)
         except UserError as error:
@@ -79,7 +86,7 @@ def _files_of(source: str) -> dict[str, float]:
 
 
 def _is_pattern(source: str) -> bool:
-    return bool(set(source) & set("*?["))
+    return bool(set(source) & set("*?[")) and not os.path.isdir(source)
 
 
 def _outside(output: str, source: str, found: dict[str, float]) -> dict[str, float]:
@@ -106,7 +113,7 @@ def _root_of(source: str, paths: list[str]) -> str:
     ('a/', 'a/')
     """
     folder = source.rstrip("/") + "/"
-    if not _is_pattern(source) and all(path.startswith(folder) for path in paths):
+    if all(path.startswith(folder) for path in paths):
         return folder
     fixed = re.split(r"[*?[]", source)[0] if _is_pattern(source) else source
     return fixed[: fixed.rfind("/") + 1]

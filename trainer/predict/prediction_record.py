@@ -65,8 +65,10 @@ class PredictionRecord:
         if self.is_new:
             return
         try:
-            there = msgspec.json.decode(files.read_bytes(self.path), type=Contents)
-        except (msgspec.DecodeError, RecursionError):
+            # Not msgspec's own parser: it refuses names that are no UTF-8.
+            parsed = json_files.parse(files.read_bytes(self.path))
+            there = msgspec.convert(parsed, Contents)
+        except ValueError:  # msgspec's are too
             there = Contents({}, {})
         self.contents.images = there.images
         lines = json_files.differences(there.settings, settings)

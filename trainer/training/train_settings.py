@@ -31,6 +31,20 @@ POSITIVE = (
     "log_every_steps",
     "keep_checkpoints",
 )
+NOT_NEGATIVE = (
+    "global_batch",
+    "tiles_per_replica",
+    "validate_every_steps",
+    "checkpoint_every_steps",
+    "weight_decay",
+    "clip_norm",
+    "warmup_steps",
+    "validate_frames",
+    "patience",
+    "checkpoint_every_minutes",
+    "augment.contrast",
+    "augment.brightness",
+)
 SHARES = ("momentum", "ema", "final_learning_rate")
 
 
@@ -42,8 +56,10 @@ def _misfit(name: str, value: Any) -> str:
         fits, rule = 0 < value < math.inf, "must be above 0"
     elif name in SHARES:
         fits, rule = 0 <= value < 1, "must be 0 up to below 1"
-    else:
+    elif name in NOT_NEGATIVE:
         fits, rule = 0 <= value < math.inf, "must not be negative"
+    else:
+        fits, rule = True, ""  # a switch, or a key of the user's own
     return "" if fits else rule
 
 

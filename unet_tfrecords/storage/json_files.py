@@ -111,7 +111,7 @@ def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     for name, value in tree.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and value:
             found |= flat(value, f"{prefix}{name}.")
         else:
             found[prefix + name] = value
@@ -125,6 +125,8 @@ def differences(
 
     >>> differences({"a": {"b": 1}}, {"a": {"b": 2}})
     ['a.b: 1 there, 2 here']
+    >>> differences({}, {"a": {}})
+    ['a: None there, {} here']
     """
     there, here = flat(old, prefix), flat(new, prefix)
     return [

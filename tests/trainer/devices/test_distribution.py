@@ -343,6 +343,9 @@ def test_clusters_of_vertex_kubernetes_and_slurm():
     assert read({"TF_CONFIG": '{"cluster": {}, "task": {}}'}) == (0, 1)
     hosts = '{"cluster": {"worker": %s}, "task": {"index": 0}}'
     wrong = [hosts % text for text in ('["a", "b"]', '["a:1", "b:99999"]', "[1, 2]")]
+    wrong += [
+        hosts % f'["a:1", "{odd}"]' for odd in ("b:1/x", "b:1?q", "b:1#f", "b\\n:1")
+    ]
     for broken in ("{", "[]", '{"cluster": 3, "task": {"index": "x"}}', *wrong):
         with pytest.raises(UserError, match="TF_CONFIG cannot be read"):
             read({"TF_CONFIG": broken})

@@ -216,8 +216,13 @@ def test_outputs_that_would_overwrite_each_other_are_told_of(predict, tmp_path, 
     noise = np.random.default_rng(0).integers(0, 256, (2, 30, 30), np.uint8)
     tifffile.imwrite(tmp_path / "in/a.tif", noise, photometric="minisblack")
     tifffile.imwrite(tmp_path / "in/a-z001.tif", noise[0])
+    # A stack of more pages with the name of another gives none of them.
+    tifffile.imwrite(
+        tmp_path / "in/a.tiff", np.tile(noise, (2, 1, 1)), photometric="minisblack"
+    )
     assert predict(tmp_path / "in") == 2
-    assert "its outputs would overwrite those of" in capfd.readouterr().err
+    said = capfd.readouterr().err
+    assert said.count("its outputs would overwrite those of") == 2
     assert len(list((tmp_path / "out").glob("*_mask.png"))) == 2
 
 

@@ -91,12 +91,20 @@ def test_some_overwritten_by_another_setting_leave_none_of_the_old(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("text", ["5", "[" * 10**5, '{"settings": {}, "images": [1]}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"5",
+        b"[" * 10**5,
+        b'{"settings": {}, "images": [1]}',
+        b'{"images": {"\xff": 1}}',
+    ],
+)
 def test_a_strange_record_is_refused_and_overwritten(
     predict, images, tmp_path, capfd, text
 ):
     assert predict(images / "t001.tif") == 0
-    (tmp_path / "out/predict.json").write_text(text)
+    (tmp_path / "out/predict.json").write_bytes(text)
     assert predict(images / "t001.tif") == 2
     assert "holds outputs made otherwise" in capfd.readouterr().err
     assert predict(images / "t001.tif", "--overwrite") == 0

@@ -189,6 +189,12 @@ def test_two_trainers_in_one_workdir(shards_folder, train_config, tmp_path):
             run(train_config, shards_folder, tmp_path / "run")
 
 
+def test_own_settings_beside_the_known_ones_are_let_be(train_config):
+    train_config.unlock()
+    train_config.train.update({"note": "try 3", "shift": -1.0, "more": None})
+    check_train_config(train_config)
+
+
 def test_bad_train_settings_are_all_named(train_config):
     train_config.train.optimizer = "lion"
     train_config.train.global_batch = -1
