@@ -65,6 +65,8 @@ def _predict(values: flags.FlagValues, _: list[str]) -> None:
         is_png if values.overlays is None else values.overlays,
         values.instances,
         values.table,
+        values.rois,
+        values.geojson,
     )
     made, before = job.predict(
         values.model,
@@ -113,7 +115,15 @@ COMMAND = cli.Command(
             "NAME_overlay.png to look at; by default with --format=png",
             None,
         ),
-        cli_flags.boolean("instances", "NAME_instances.tif too: cells numbered from 1"),
+        cli_flags.boolean(
+            "instances",
+            "NAME_instances.tif too: cells numbered from 1, OME-TIFF with the image's "
+            "pixel size",
+        ),
+        cli_flags.boolean(
+            "rois", "NAME_rois.zip too: outlines for ImageJ's ROI Manager"
+        ),
+        cli_flags.boolean("geojson", "NAME_objects.geojson too: outlines for QuPath"),
         cli_flags.boolean(
             "table",
             "objects.csv, and NAME_objects.csv of each image: a row a cell with area, "

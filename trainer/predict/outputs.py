@@ -6,7 +6,8 @@
 | ctc    | maskNNN.tif of tNNN.tif: uint16 instances, as the challenge takes results |
 | isbi   | NAME.tif: float32 pages, probability of class 1, as ISBI 2012 takes it    |
 
-On request besides: NAME_objects.csv, a row a cell; NAME_instances.tif;
+On request besides: NAME_objects.csv, a row a cell; NAME_instances.tif, OME-TIFF with
+the image's pixel size; NAME_rois.zip for ImageJ; NAME_objects.geojson for QuPath;
 NAME_probabilities.tif (uint16, 65535 is 1, a page a class) or NAME_probabilities.npy
 (float32 [H, W, K]).
 """
@@ -16,21 +17,23 @@ import io
 import itertools
 import re
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tifffile
 
 from trainer.inference.instances import InstanceRules, classes_of, instances_of
-from trainer.predict import object_table
+from trainer.predict import object_table, outlines
 from trainer.predict.inputs import Job
 from unet_tfrecords.command.errors import UserError
-from unet_tfrecords.dataset.images.formats import read_image
+from unet_tfrecords.dataset.images.formats import pixel_size_um, read_image
 from unet_tfrecords.dataset.images.png import encode_png
 from unet_tfrecords.dataset.pictures import overlay
 from unet_tfrecords.storage import files
 
 _CTC_FRAME = re.compile(r"t(\d{3,})$")
+# Of an OME-TIFF in one file: a random one would change its bytes from run to run.
+NO_UUID = "urn:uuid:00000000-0000-0000-0000-000000000000"
 LARGEST_TIFF = 2**32 - 2**25  # bytes; above, offsets need 64 bits (BigTIFF)
 MOST_INSTANCES = 2**16 - 1  # that uint16 can tell apart
 
@@ -44,6 +47,8 @@ class Choice(NamedTuple):
       overlays: whether there are pictures to look at.
       instances: whether instances are written; the challenge's format always does.
       table: whether tables of objects are.
+      rois: whether outlines for ImageJ are.
+      geojson: whether outlines for QuPath are.
       rules: how classes and instances are made of probabilities.
       selected_channels: of the image files, which tables measure; () takes all.
     """
@@ -53,6 +58,8 @@ class Choice(NamedTuple):
     overlays: bool = True
     instances: bool = False
     table: bool = False
+    rois: bool = False
+    geojson: bool = False
     rules: InstanceRules = InstanceRules()
     selected_channels: tuple[int, ...] = ()
 
@@ -85,7 +92,11 @@ def encoders(job: Job, choice: Choice) -> dict[str, Encode]:
     if choice.format == "ctc":
         made[_ctc_name(job)] = _instances
     elif choice.instances:
-        made[f"{job.name}_instances.tif"] = _instances
+        made[f"{job.name}_instances.tif"] = functools.partial(_ome_instances, job)
+    if choice.rois:
+        made[job.name + outlines.ROIS] = functools.partial(_rois, job)
+    if choice.geojson:
+        made[job.name + outlines.GEOJSON] = _geojson
     if choice.table:
         made[job.name + object_table.ENDING] = functools.partial(
             _table, job, choice.selected_channels
@@ -103,8 +114,9 @@ def stack_name(job: Job, choice: Choice) -> str | None:
 def result_of(image: np.ndarray, probabilities: np.ndarray, choice: Choice) -> Result:
     """Adds classes, and instances where they are wanted."""
     classes = classes_of(probabilities, choice.rules.threshold)
-    wanted = choice.instances or choice.table or choice.format == "ctc"
-    instances = instances_of(probabilities, choice.rules) if wanted else None
+    wanted = (choice.instances, choice.table, choice.rois, choice.geojson)
+    is_wanted = any(wanted) or choice.format == "ctc"
+    instances = instances_of(probabilities, choice.rules) if is_wanted else None
     return Result(image, probabilities, classes, instances)
 
 
@@ -132,7 +144,34 @@ def _overlay(result: Result) -> bytes:
     return encode_png(overlay(result.image, result.classes, result.instances))
 
 
+def _rois(job: Job, result: Result) -> bytes:
+    assert result.instances is not None
+    page = job.page.number if job.pages > 1 else None
+    return outlines.imagej_rois(result.instances, page)
+
+
+def _geojson(result: Result) -> bytes:
+    assert result.instances is not None
+    return outlines.geojson(result.instances)
+
+
 def _instances(result: Result) -> bytes:
+    return _tiff(_numbers(result))
+
+
+def _ome_instances(job: Job, result: Result) -> bytes:
+    """OME-TIFF, with the size of a pixel where the image's file has it."""
+    metadata: dict[str, Any] = {"axes": "YX", "UUID": NO_UUID}
+    if size := pixel_size_um(job.page):
+        for axis, value in zip("YX", size, strict=True):
+            metadata |= {
+                f"PhysicalSize{axis}": value,
+                f"PhysicalSize{axis}Unit": "\u00b5m",
+            }
+    return _tiff(_numbers(result), metadata, ome=True)
+
+
+def _numbers(result: Result) -> np.ndarray:
     assert result.instances is not None
     number = int(result.instances.max())
     if number > MOST_INSTANCES:
@@ -140,7 +179,7 @@ def _instances(result: Result) -> bytes:
             f"has {number} instances, where 16 bits hold {MOST_INSTANCES}; "
             "a larger --min_size_px leaves out specks"
         )
-    return _tiff(result.instances.astype(np.uint16))
+    return result.instances.astype(np.uint16)
 
 
 def _table(job: Job, selected: tuple[int, ...], result: Result) -> bytes:
@@ -160,7 +199,9 @@ def _probabilities_npy(result: Result) -> bytes:
     return buffer.getvalue()
 
 
-def _tiff(pages: np.ndarray) -> bytes:
+def _tiff(
+    pages: np.ndarray, metadata: dict[str, Any] | None = None, *, ome: bool = False
+) -> bytes:
     """A lossless TIFF of one page, or of several."""
     buffer = io.BytesIO()
     tifffile.imwrite(
@@ -169,7 +210,8 @@ def _tiff(pages: np.ndarray) -> bytes:
         photometric="minisblack",
         compression="lzw",  # the challenge's own
         predictor=False,
-        metadata=None,
+        metadata=metadata,
+        ome=ome,
     )
     return buffer.getvalue()
 

@@ -1,0 +1,109 @@
+"""Outlines of objects, for ImageJ and QuPath: exactly around their pixels.
+
+Coordinates are those of both programs: pixel 0 reaches from 0 to 1, so that an outline
+has whole numbers and encloses the area that the object has in pixels.
+"""
+
+import io
+import json
+import zipfile
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from unet_tfrecords.dataset.regions import bounding_boxes
+
+if TYPE_CHECKING:
+    import shapely
+
+ROIS, GEOJSON = "_rois.zip", "_objects.geojson"  # after the image's name
+ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # the first that a ZIP can hold, so bytes repeat
+MOVE, LINE, CLOSE = (
+    0,
+    1,
+    4,
+)  # segments of a path, as java.awt.geom.PathIterator has them
+
+
+def outlines(instances: np.ndarray) -> Iterator[tuple[int, "shapely.Geometry"]]:
+    """Yields the number and the outline of each object.
+
+    Args:
+      instances: integer [H, W], 0 is background.
+
+    Yields:
+      A number, and a Polygon or, of an object in pieces, a MultiPolygon. Outer rings
+      run the other way round than holes.
+    """
+    import shapely
+
+    numbers, boxes = bounding_boxes(instances)
+    for number, (top, left, bottom, right) in zip(numbers, boxes, strict=True):
+        inside = instances[top:bottom, left:right] == number
+        edges = np.diff(inside.astype(np.int8), axis=1, prepend=0, append=0)
+        rows, starts = np.nonzero(edges > 0)
+        _, ends = np.nonzero(edges < 0)  # in reading order, as the starts are
+        runs = shapely.box(left + starts, top + rows, left + ends, top + rows + 1)
+        merged = shapely.simplify(shapely.union_all(runs), 0)
+        yield int(number), shapely.orient_polygons(shapely.normalize(merged))
+
+
+def geojson(instances: np.ndarray) -> bytes:
+    """Objects as a GeoJSON FeatureCollection of QuPath's detections.
+
+    QuPath's schema: https://qupath.readthedocs.io/en/stable/docs/advanced/exporting_annotations.html
+    """
+    import shapely
+
+    features = [
+        {
+            "type": "Feature",
+            "geometry": json.loads(shapely.to_geojson(outline)),
+            "properties": {"objectType": "detection", "name": str(number)},
+        }
+        for number, outline in outlines(instances)
+    ]
+    content = {"type": "FeatureCollection", "features": features}
+    return json.dumps(content, separators=(",", ":")).encode()
+
+
+def imagej_rois(instances: np.ndarray, page: int | None = None) -> bytes:
+    """Objects as a ZIP of ImageJ's ROIs, for its ROI Manager.
+
+    A polygon each; with holes or in pieces, a composite.
+
+    Args:
+      instances: integer [H, W], 0 is background.
+      page: of a stack, from 0; None of a single image.
+    """
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for number, outline in outlines(instances):
+            entry = zipfile.ZipInfo(f"{number:06d}.roi", ZIP_TIME)
+            archive.writestr(entry, _roi(f"{number}", outline, page))
+    return buffer.getvalue()
+
+
+def _roi(name: str, outline: "shapely.Geometry", page: int | None) -> bytes:
+    import shapely
+    from roifile import ROI_TYPE, ImagejRoi
+
+    polygons = shapely.get_parts(outline).tolist()
+    rings = [ring for p in polygons for ring in (p.exterior, *p.interiors)]
+    points = [np.asarray(ring.coords, np.int32)[:-1] for ring in rings]
+    roi = ImagejRoi.frompoints(np.concatenate(points), name=name, position=page)
+    roi.roitype = ROI_TYPE.POLYGON
+    if len(points) > 1:
+        path = [value for ring in points for value in _path(ring)]
+        roi.roitype = ROI_TYPE.RECT  # as ImageJ marks what has a path
+        roi.multi_coordinates = np.array(path, np.float32)
+        roi.shape_roi_size = len(path)
+        roi.n_coordinates, roi.integer_coordinates = 0, None
+    return roi.tobytes()
+
+
+def _path(ring: np.ndarray) -> Iterator[float]:
+    for index, (x, y) in enumerate(ring.tolist()):
+        yield from (LINE if index else MOVE, x, y)
+    yield CLOSE
