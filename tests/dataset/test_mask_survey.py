@@ -135,7 +135,7 @@ def test_thin_grey_rims_are_split_halfway_and_reported(made, tmp_path):
         (
             resized,
             ["--config.data.labels=instance"],
-            "instances are rims around others",
+            "are rims around others",
         ),
         (binary, ["--config.data.labels=instance"], "one object in up to"),
         (binary, ["--config.data.labels=class"], "255 means unlabelled: use"),

@@ -11,11 +11,12 @@ import numpy as np
 
 from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.dataset.pixel_statistics import STRIP_PIXELS, count_values
+from unet_tfrecords.dataset.regions import bounding_boxes
 
 NEAR = 1 / 8  # of the range: how far from an end a value still counts as that end
 LEAST_NEAR = 0.98  # share of a binary mask's pixels that are near either end
 EDGE_PX = 3  # from the other half: where all other pixels of a binary mask are
-MOST_RIMS = 0.25  # share of a mask's instances that may be rims around others
+MOST_RIMS = 0.25  # share of a mask's regions that may be rims around others
 LEAST_RIMS = 3  # of them, or it may be chance
 
 
@@ -91,16 +92,31 @@ def check_instances(labels: np.ndarray, name: str) -> None:
       name: the mask, for the error.
 
     Raises:
-      UserError: many instances are no more than rims around others.
+      UserError: many regions of one number are no more than rims around others.
     """
-    counts = count_values(labels)
-    number = int((counts[1:] > 0).sum())
-    rims = _rims(labels, counts)
+    pieces = _numbered_pieces(labels)
+    counts = count_values(pieces)
+    number = len(counts) - 1
+    rims = _rims(pieces, counts)
     if rims >= LEAST_RIMS and rims > MOST_RIMS * number:
         raise UserError(
-            f"{name}: {rims} of {number} instances are rims around others, as resizing "
-            "or blurring makes them; resize masks by nearest neighbour"
+            f"{name}: {rims} of {number} regions of one number are rims around others, "
+            "as resizing or blurring makes them; resize masks by nearest neighbour"
         )
+
+
+def _numbered_pieces(labels: np.ndarray) -> np.ndarray:
+    """Numbers connected regions of equal value from 1; 0 stays."""
+    pieces = np.zeros(labels.shape, np.int32)
+    before = 0
+    numbers, boxes = bounding_boxes(labels)
+    for number, (top, left, bottom, right) in zip(numbers, boxes, strict=True):
+        box = np.s_[top:bottom, left:right]
+        own = labels[box] == number
+        count, parts = cv2.connectedComponents(own.view(np.uint8))
+        pieces[box][own] = parts[own] + before
+        before += count - 1
+    return pieces
 
 
 def _rims(labels: np.ndarray, counts: np.ndarray) -> int:
