@@ -119,23 +119,17 @@ def _numbered_pieces(labels: np.ndarray) -> np.ndarray:
     return pieces
 
 
-def _rims(labels: np.ndarray, counts: np.ndarray) -> int:
-    """How many instances have no inside and lie along instances that have one."""
+def _rims(pieces: np.ndarray, counts: np.ndarray) -> int:
+    """How many regions have no inside and lie along others; 0 if none has an inside."""
     inside = np.zeros(len(counts), np.int64)
-    for own, neighbours in _with_neighbours(labels):
-        same = np.logical_and.reduce([other == own for other in neighbours])
-        inside += count_values(np.where(same, own, 0), len(counts))
-    has_inside = inside > 0
-    has_inside[0] = False
-    thin = (counts > 0) & ~has_inside
-    thin[0] = False
-    if not thin.any():
-        return 0
     along = np.zeros(len(counts), np.int64)
-    for own, neighbours in _with_neighbours(labels):
-        beside = np.logical_or.reduce([has_inside[other] for other in neighbours])
-        along += count_values(np.where(beside & thin[own], own, 0), len(counts))
-    return int((thin & (2 * along >= counts)).sum())
+    for own, neighbours in _with_neighbours(pieces):
+        same = np.logical_and.reduce([other == own for other in neighbours])
+        beside = np.logical_or.reduce([(o > 0) & (o != own) for o in neighbours])
+        inside += count_values(np.where(same, own, 0), len(counts))
+        along += count_values(np.where(beside, own, 0), len(counts))
+    is_thin = (inside == 0) & (2 * along >= counts)
+    return int(is_thin[1:].sum()) if inside[1:].any() else 0
 
 
 def _with_neighbours(
