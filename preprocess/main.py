@@ -12,7 +12,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 
 if __name__ == "__main__" and (
     signal.getsignal(signal.SIGINT) is not signal.SIG_IGN  # as in the background
@@ -36,7 +36,6 @@ from unet_tfrecords.dataset.dataset_info import (
     Source,
     read_info,
 )
-from unet_tfrecords.dataset.images.formats import is_image, unread
 from unet_tfrecords.dataset.images.frames import Frame, FrameListing
 from unet_tfrecords.dataset.shards import damaged_files, reopen, shard_files
 from unet_tfrecords.storage import files, json_files, locks
@@ -58,11 +57,9 @@ def preprocess(values: flags.FlagValues, beam_args: list[str]) -> None:
     if not files.is_remote(folder):
         folder = os.path.abspath(folder)
 
-    planned = plan.plan_dataset(folder, config)
+    planned = plan.plan_dataset(folder, config, show=print)
     if planned.labels_reason:
-        print(f"labels={config.data.labels}: {planned.labels_reason}")
-    for line in _left_out(planned.left_out):
-        print(line)
+        print(f"{'labels':>10}  {config.data.labels}: {planned.labels_reason}")
     with locks.exclusive(output):
         if values.overwrite:
             with locks.unread(output):
@@ -79,16 +76,6 @@ def preprocess(values: flags.FlagValues, beam_args: list[str]) -> None:
         expected = _announce(planned.frames, config)
         counters = _make(options, folder, output, config, planned)
         _summarise(output, time.monotonic() - started, counters, expected)
-
-
-def _left_out(paths: Sequence[str]) -> Iterator[str]:
-    """Names what no frame is made from."""
-    images = [path for path in paths if is_image(path) or unread(path)]
-    others = sorted(set(paths) - set(images))
-    if images:
-        yield f"left out: {len(images)} images in no pair, such as {images[0]}"
-    if others:
-        yield f"left out: {len(others)} files that are no images, such as {others[0]}"
 
 
 def _make(options, folder, output, config, planned: FrameListing) -> dict[str, int]:

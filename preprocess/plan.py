@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import ml_collections
@@ -18,7 +18,12 @@ import msgspec
 from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.dataset import splits
 from unet_tfrecords.dataset.images.frames import PAGES, Frame, FrameListing
-from unet_tfrecords.dataset.images.layouts import look_for_frames, settle_labels
+from unet_tfrecords.dataset.images.layouts import (
+    look_at_masks,
+    look_for_frames,
+    settle_labels,
+)
+from unet_tfrecords.dataset.images.overview import overview
 from unet_tfrecords.dataset.images.pages import Page, stamp_of
 from unet_tfrecords.dataset.seeds import identity_seed
 from unet_tfrecords.storage import files
@@ -76,10 +81,19 @@ class PlannedFrame(NamedTuple):
             yield Unit(self.frame, index, shard, self.num_shards)
 
 
-def plan_dataset(folder: str, config: ml_collections.ConfigDict) -> FrameListing:
+def plan_dataset(
+    folder: str,
+    config: ml_collections.ConfigDict,
+    show: Callable[[str], None] = lambda text: None,
+) -> FrameListing:
     """All frames of the data set in a folder, each with its split.
 
     What the config leaves open of the masks is settled by looking at them.
+
+    Args:
+      folder: local or remote.
+      config: the whole config, whose `data.labels` is settled.
+      show: takes a table of what was found.
 
     Raises:
       UserError: no frames, or no splits as the config wants them. Files that belong to
@@ -94,7 +108,9 @@ def plan_dataset(folder: str, config: ml_collections.ConfigDict) -> FrameListing
         )
     except UserError as error:
         raise UserError([*error.problems, *found.problems]) from error
-    reading = settle_labels(config.data, frames)
+    masks = look_at_masks(config.data, frames)
+    show(overview(found, masks))
+    reading = settle_labels(config.data, frames, masks)
     return found._replace(frames=frames, labels_reason=reading)
 
 

@@ -311,7 +311,7 @@ def test_images_that_are_not_read_are_named(made, tmp_path, capfd):
     code, out, lines = made(binary)
     assert code == 2 and len(lines) == 2
     assert all("f09.czi: CZI is not read; convert it to TIFF" in x for x in lines)
-    assert "left out: 1 files that are no images" in out
+    assert "files that are no images: 1" in out
 
 
 @pytest.mark.slow

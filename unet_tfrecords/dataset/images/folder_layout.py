@@ -109,7 +109,9 @@ def find(name: str, folder: str, data: ml_collections.ConfigDict) -> FrameListin
             dataclasses.replace(f, label=None, objects=(f.label,)) if f.label else f
             for f in frames
         ]
-    return FrameListing(frames, problems, left_out=there.left_out)
+    return FrameListing(
+        frames, problems, left_out=there.left_out, arrangement=there.name
+    )
 
 
 def _frame_of(identity: tuple[str, str, str], image: Page, masks: list[Page]) -> Frame:

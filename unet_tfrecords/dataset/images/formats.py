@@ -13,7 +13,7 @@ import numpy as np
 
 from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.dataset.images import raster_file, tiff_file
-from unet_tfrecords.dataset.images.pages import Page, Stored
+from unet_tfrecords.dataset.images.pages import Header, Page, Stored
 from unet_tfrecords.dataset.images.value_map import Mask
 from unet_tfrecords.dataset.pixel_statistics import strips
 from unet_tfrecords.storage import files
@@ -92,6 +92,14 @@ def _unreadable(path: str, error: Exception) -> UserError:
 def count_pages(path: str) -> int:
     """Images of a file: 1 unless it is a TIFF stack."""
     return len(tiff_file.layout_of(path).images) if _is_tiff(path) else 1
+
+
+@_explained
+def header_of(page: Page) -> Header:
+    """What the file says of an image; its pixels may still be damaged."""
+    if _is_tiff(page.path):
+        return tiff_file.header_of(page)
+    return raster_file.header_of(page)
 
 
 @_explained

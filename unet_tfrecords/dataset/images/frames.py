@@ -56,6 +56,7 @@ class FrameListing(NamedTuple):
       problems: files that should belong to a frame and don't, a line each.
       unlabelled: images that nobody labelled, as the layout allows.
       left_out: files that no frame is made from.
+      arrangement: of images and masks in the folder, for people.
       labels_reason: why masks are read as they are.
     """
 
@@ -63,6 +64,7 @@ class FrameListing(NamedTuple):
     problems: list[str]
     unlabelled: int = 0
     left_out: tuple[str, ...] = ()
+    arrangement: str = ""
     labels_reason: str = ""
 
 

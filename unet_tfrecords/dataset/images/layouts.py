@@ -99,8 +99,24 @@ def look_for_frames(data: ml_collections.ConfigDict, folder: str) -> FrameListin
     return found
 
 
-def settle_labels(data: ml_collections.ConfigDict, frames: list[Frame]) -> str:
-    """Settles `data.labels` by looking at the masks; returns the reason, for people.
+def look_at_masks(
+    data: ml_collections.ConfigDict, frames: list[Frame]
+) -> list[mask_survey.MaskFacts]:
+    """What some of the masks hold."""
+    return mask_survey.survey(frames, parse(data.mask_values))
+
+
+def settle_labels(
+    data: ml_collections.ConfigDict,
+    frames: list[Frame],
+    masks: list[mask_survey.MaskFacts],
+) -> str:
+    """Settles `data.labels` by what masks hold; returns the reason, for people.
+
+    Args:
+      data: the config's `data` part, which is changed.
+      frames: of the data set.
+      masks: what some of their masks hold.
 
     Raises:
       UserError: several readings fit, or the masks contradict the config.
@@ -117,10 +133,8 @@ def settle_labels(data: ml_collections.ConfigDict, frames: list[Frame]) -> str:
             )
         data.labels = "instance"
         return "each object has a mask of its own"
-    value_map = parse(data.mask_values)
-    masks = mask_survey.survey(frames, value_map)
     reading = mask_survey.reading_of(masks, data.labels)
-    if not value_map.numbers:
+    if not parse(data.mask_values).numbers:
         mask_survey.check_background(masks, reading.labels)
     data.labels = reading.labels
     return reading.reason

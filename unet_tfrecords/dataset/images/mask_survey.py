@@ -105,6 +105,9 @@ def survey(frames: Sequence[Frame], value_map: ValueMap) -> list[MaskFacts]:
     step = max(1, -(-len(frames) // MOST_MASKS))
     masks = [frame.label for frame in frames[::step] if frame.label]
 
+    if not masks:
+        return []
+
     def look(page: Page) -> MaskFacts | None:
         try:
             mask = read_mask(page, exact=False, as_colours=value_map.of_colours)

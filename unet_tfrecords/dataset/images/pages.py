@@ -52,6 +52,21 @@ def check_unchanged(page: Page) -> None:
         raise UserError(f"{page.path}: has changed since this began; run it again")
 
 
+class Header(NamedTuple):
+    """What a file says of an image before its pixels are read.
+
+    Attributes:
+      height, width: in px, upright.
+      channels: without transparency; of a palette, those of its colours.
+      dtype: of the stored values.
+    """
+
+    height: int
+    width: int
+    channels: int
+    dtype: str
+
+
 class Stored(NamedTuple):
     """Pixels as a file stores them, upright, white above black.
 

@@ -11,6 +11,7 @@ from unet_tfrecords.dataset.images import image_checks
 from unet_tfrecords.dataset.images.pages import (
     ORIENTATION,
     UPRIGHT,
+    Header,
     Page,
     Stored,
     check_unchanged,
@@ -38,6 +39,17 @@ BEGINS = {
 # Of a PNG, where its orientation may stand: EXIF, and text that holds EXIF or XMP.
 MAY_TURN = {b"eXIf", b"tEXt", b"zTXt", b"iTXt"}
 PNG_PALETTE = 3  # colour type
+
+
+def header_of(page: Page) -> Header:
+    """What the beginning of a file says."""
+    opened = Image.open(io.BytesIO(files.read_bytes(page.path)))
+    width, height = opened.size
+    if opened.getexif().get(ORIENTATION, UPRIGHT) >= 5:
+        width, height = height, width
+    channels = 3 if opened.mode == "P" else len(set(opened.getbands()) - {"A"})
+    dtype = "uint16" if opened.mode.startswith("I") else "uint8"
+    return Header(height, width, channels, dtype)
 
 
 def read(page: Page) -> Stored:

@@ -20,6 +20,7 @@ from unet_tfrecords.dataset.images import image_checks
 from unet_tfrecords.dataset.images.pages import (
     ORIENTATION,
     UPRIGHT,
+    Header,
     Page,
     Stored,
     check_unchanged,
@@ -115,6 +116,20 @@ def _by_channels(
     grid = np.array(numbers).reshape(series.shape[: len(axes)])
     grid = np.moveaxis(grid, axes.index("C"), -1)
     return tuple(tuple(each) for each in grid.reshape(-1, grid.shape[-1]).tolist())
+
+
+def header_of(page: Page) -> Header:
+    """What the tags of an image say."""
+    numbers = _numbers(page)
+    with opened(page.path) as tiff:
+        described = tiff.pages[numbers[0]].aspage()
+    tag = described.tags.get(ORIENTATION)
+    size = described.imagelength, described.imagewidth
+    height, width = size[::-1] if tag and tag.value >= 5 else size
+    channels = described.samplesperpixel - len(described.extrasamples)
+    if described.photometric == PALETTE:
+        channels = 3
+    return Header(height, width, max(channels, len(numbers)), str(described.dtype))
 
 
 def size_of(page: Page) -> tuple[int, int]:
