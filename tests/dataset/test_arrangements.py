@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from configs import folder as own_images
+from tests.commands import mistakes
 from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.dataset.images import layouts
 
@@ -53,9 +54,7 @@ def test_images_find_their_masks(tmp_path, image, mask):
 def test_two_arrangements_are_both_named(tmp_path):
     for name in ("images/a.png", "masks/a.png", "a.png", "a_mask.png"):
         save(tmp_path / name, CELLS)
-    with pytest.raises(UserError) as caught:
-        frames_of(tmp_path)
-    [line] = caught.value.problems
+    [line] = mistakes(frames_of, tmp_path)
     assert "images/ and masks/ as well as NAME.* and NAME_mask.*" in line
 
 
