@@ -17,12 +17,11 @@ import numpy as np
 import pytest
 
 from preprocess import draw
-from tests.commands import ROOT, SMALL, TINY, module, run  # noqa: F401  rooms follow
+from tests.commands import TINY, run
 from trainer.devices.startup import starting
 from unet_tfrecords.dataset import dataset_info, tfds_files
 from unet_tfrecords.storage import json_files
 
-TINY_DATA = SMALL
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
 # In the background, and under nohup, these are ignored, by the processes of tests too.
@@ -53,11 +52,6 @@ def pytest_collection_modifyitems(items):
         files[item.path][bool(marks & {"slow", "long"})] += 1
     share = {path: slow / (quick + slow) for path, (quick, slow) in files.items()}
     items.sort(key=lambda item: -share[item.path])  # of equal ones the order stays
-
-
-def train_command(shards_folder, folder, *more) -> list[str]:
-    """The train command on the shards of `shards_folder`, as a process is given it."""
-    return module("train", *TINY, *more, data=shards_folder, workdir=folder)
 
 
 def edit(path: pathlib.Path, change) -> None:
