@@ -81,7 +81,11 @@ def module(name: str, /, *arguments, **flags) -> list[str]:
 
 def process(*command, env=(), **more) -> subprocess.CompletedProcess:
     """Runs a program to its end in the project's folder, with `env` besides ours."""
-    return subprocess.run(**_settings(command, env, {"timeout": 280, **more}))
+    try:
+        return subprocess.run(**_settings(command, env, {"timeout": 280, **more}))
+    except subprocess.CalledProcessError as error:
+        error.add_note(str(error.stderr))
+        raise
 
 
 def started(*command, env=(), **more) -> subprocess.Popen:

@@ -61,9 +61,9 @@ def edit(path: pathlib.Path, change) -> None:
     path.write_text(json.dumps(content))
 
 
-def until(process, condition):
+def until(process, condition, seconds: float = 120):
     """Waits for a process to get somewhere; it must not end before."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + seconds
     while not condition():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
@@ -87,6 +87,12 @@ def cells(tmp_path_factory) -> pathlib.Path:
     folder = tmp_path_factory.mktemp("drawn") / "cells"
     draw.write_cells(str(folder), size=128, num_frames=8, seed=3)
     return folder
+
+
+@pytest.fixture
+def source(cells, tmp_path) -> pathlib.Path:
+    """A copy of the drawn cells, to change."""
+    return pathlib.Path(shutil.copytree(cells, tmp_path / "in"))
 
 
 @pytest.fixture(scope="session")

@@ -153,23 +153,21 @@ def test_evaluate_agrees_with_the_exported_model(made, cells):
 
 
 @pytest.mark.slow
-def test_evaluate_refuses_frames_it_was_trained_on(made, cells, tmp_path, capsys):
+def test_evaluate_refuses_frames_it_was_trained_on(made, source, capsys):
     """Fewer frames move the blocks: a training frame would be scored as a test one."""
-    shutil.copytree(cells, tmp_path / "c")
     for index in (5, 6, 7):
-        (tmp_path / f"c/01/t{index:03d}.tif").unlink()
-        (tmp_path / f"c/01_GT/SEG/man_seg{index:03d}.tif").unlink()
-    assert run("evaluate", workdir=made / "train", input=tmp_path / "c") == 2
+        (source / f"01/t{index:03d}.tif").unlink()
+        (source / f"01_GT/SEG/man_seg{index:03d}.tif").unlink()
+    assert run("evaluate", workdir=made / "train", input=source) == 2
     assert "t004.tif: was trained on" in capsys.readouterr().err
 
 
 @pytest.mark.slow
-def test_skipped_frames_are_skipped_all_the_way(cells, tmp_path):
-    shutil.copytree(cells, tmp_path / "c")
+def test_skipped_frames_are_skipped_all_the_way(source, tmp_path):
     for name in ("t001", "t007"):  # one to train on, one to test
-        (tmp_path / f"c/01/{name}.tif").write_text("hello")
+        (source / f"01/{name}.tif").write_text("hello")
     settings = ("--config=configs/synthetic.py:smoke", *TINY)
-    source, data, workdir = tmp_path / "c", tmp_path / "data", tmp_path / "run"
+    data, workdir = tmp_path / "data", tmp_path / "run"
     skipping = *settings, "--on_bad_frame=skip"
     assert run("preprocess", *skipping, input=source, output=data) == 0
     assert run("train", *settings, data=data, workdir=workdir) == 0

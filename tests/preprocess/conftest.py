@@ -1,8 +1,5 @@
 """What they share."""
 
-import pathlib
-import shutil
-
 import pytest
 
 from tests.commands import ROOT
@@ -12,12 +9,6 @@ from tests.preprocess.commands import preprocess
 @pytest.fixture(autouse=True)
 def in_root(monkeypatch):
     monkeypatch.chdir(ROOT)
-
-
-@pytest.fixture
-def source(cells, tmp_path):
-    """A copy of the drawn cells, to change."""
-    return pathlib.Path(shutil.copytree(cells, tmp_path / "in"))
 
 
 @pytest.fixture(scope="module")

@@ -81,8 +81,8 @@ class Guide:
         """Its first servers, once they answer at these ports of the guide."""
         with contextlib.ExitStack() as stack:
             for port, line in zip(ports, self.servers, strict=False):
-                started = stack.enter_context(server(line))
-                until(started, lambda port=port: answers(self.ports[port]))
+                shell = stack.enter_context(server(line))
+                until(shell, lambda port=port: answers(self.ports[port]))
             yield
 
 

@@ -85,32 +85,32 @@ def test_scratch_files_on_a_full_disk(tmp_path, size):
 
 
 @pytest.mark.slow
-def test_a_file_that_goes_between_plan_and_read(cells, tmp_path, monkeypatch, capfd):
-    shutil.copytree(cells, tmp_path / "cells")
+def test_a_file_that_goes_between_plan_and_read(
+    cells, source, tmp_path, monkeypatch, capfd
+):
     prepare = pipeline.prepare
 
     def then_gone(*arguments):
-        (tmp_path / "cells/01/t003.tif").unlink(missing_ok=True)
+        (source / "01/t003.tif").unlink(missing_ok=True)
         return prepare(*arguments)
 
     monkeypatch.setattr(pipeline, "prepare", then_gone)
-    where = {"input": tmp_path / "cells", "output": tmp_path / "out"}
+    where = {"input": source, "output": tmp_path / "out"}
     assert run("preprocess", *TINY, **where) == 2
     [line] = lines_of(capfd, "preprocess")
     assert line.endswith("t003.tif: no such file")
     assert not (tmp_path / "out").exists()
-    shutil.copy(cells / "01/t003.tif", tmp_path / "cells/01")
+    shutil.copy(cells / "01/t003.tif", source / "01")
     monkeypatch.setattr(pipeline, "prepare", prepare)
     assert run("preprocess", *TINY, **where) == 0
 
 
 @pytest.mark.slow
 def test_an_image_that_is_replaced_under_a_job(
-    cells, shards_folder, tmp_path, monkeypatch, capfd, digests
+    cells, source, shards_folder, tmp_path, monkeypatch, capfd, digests
 ):
     """After it was looked at and its digest taken, before its tiles are made."""
-    source, output = tmp_path / "cells", tmp_path / "out"
-    shutil.copytree(cells, source)
+    output = tmp_path / "out"
     write_shard = shard_transforms.write_shard
     frames = [source / f"01/t00{number}.tif" for number in range(8)]
 

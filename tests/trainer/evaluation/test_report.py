@@ -238,7 +238,7 @@ def test_cross_validation_goes_on_after_a_kill(cells, tmp_path, capsys):
     given = [*TINY, "--folds=3", "--notune"]
     command = module("cross_validate", *given, input=cells, workdir=folder)
     job = started(*command, start_new_session=True)
-    until(job, (folder / "fold-1/train/checkpoints").exists)
+    until(job, (folder / "fold-1/train/checkpoints").exists, seconds=200)
     os.killpg(job.pid, signal.SIGKILL)
     job.communicate()
     first = folder / "fold-0/train/evaluation-test.json"
