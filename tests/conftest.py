@@ -9,6 +9,7 @@ import re
 import shutil
 import signal
 import time
+import warnings
 
 os.environ["TF_ENABLE_ONEDNN_OPTS"] = "1"
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
@@ -216,8 +217,17 @@ def random_cells():
     return discs
 
 
+@pytest.fixture(scope="module")
+def collected():
+    """Drops connections that clients of buckets leave, before another file's tests."""
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
+
+
 @pytest.fixture
-def front():
+def front(collected):
     """An empty bucket of Google's on loopback."""
     from tests.cloud import gcs
 

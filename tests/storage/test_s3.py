@@ -21,7 +21,7 @@ pytestmark = pytest.mark.filterwarnings(
 
 
 @pytest.fixture
-def store():
+def store(collected):
     with loopback.store() as found:
         yield found
 

@@ -73,10 +73,9 @@ def test_what_a_disk_lacks_is_said_of_the_file():
 
 
 @pytest.fixture
-def hosts(tmp_path):
+def hosts(front, tmp_path):
     """The bucket's front, and Google's names led to it."""
-    with gcs.bucket() as front:
-        yield front, google_hosts.lead(front, tmp_path)
+    return front, google_hosts.lead(front, tmp_path)
 
 
 @pytest.mark.slow
