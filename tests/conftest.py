@@ -8,8 +8,8 @@ import pathlib
 import re
 import shutil
 import signal
-import sys
 import time
+import warnings
 
 os.environ["TF_ENABLE_ONEDNN_OPTS"] = "1"
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
@@ -18,17 +18,11 @@ import numpy as np
 import pytest
 
 from preprocess import draw
+from tests.commands import TINY, run
 from trainer.devices.startup import starting
 from unet_tfrecords.dataset import dataset_info, tfds_files
 from unet_tfrecords.storage import json_files
 
-# What makes `config` below of configs/synthetic.py:smoke, for commands.
-TINY_DATA = (
-    "--config.data.tile_size=60",
-    "--config.model.depth=2",
-    "--config.data.augmentations=2",
-)
-ROOT = pathlib.Path(__file__).parent.parent
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
 # In the background, and under nohup, these are ignored, by the processes of tests too.
@@ -61,21 +55,6 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: -share[item.path])  # of equal ones the order stays
 
 
-def train_command(shards_folder, folder, *more) -> list[str]:
-    """The train command on the shards of `shards_folder`, as a process is given it."""
-    return [
-        sys.executable,
-        "-m",
-        "trainer.main",
-        "train",
-        f"--config={ROOT}/configs/synthetic.py:smoke",
-        *TINY_DATA,
-        f"--data={shards_folder}",
-        f"--workdir={folder}",
-        *more,
-    ]
-
-
 def edit(path: pathlib.Path, change) -> None:
     """Changes the JSON in a file."""
     content = json.loads(path.read_text())
@@ -83,9 +62,9 @@ def edit(path: pathlib.Path, change) -> None:
     path.write_text(json.dumps(content))
 
 
-def until(process, condition):
+def until(process, condition, seconds: float = 120):
     """Waits for a process to get somewhere; it must not end before."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + seconds
     while not condition():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
@@ -109,6 +88,12 @@ def cells(tmp_path_factory) -> pathlib.Path:
     folder = tmp_path_factory.mktemp("drawn") / "cells"
     draw.write_cells(str(folder), size=128, num_frames=8, seed=3)
     return folder
+
+
+@pytest.fixture
+def source(cells, tmp_path) -> pathlib.Path:
+    """A copy of the drawn cells, to change."""
+    return pathlib.Path(shutil.copytree(cells, tmp_path / "in"))
 
 
 @pytest.fixture(scope="session")
@@ -135,30 +120,17 @@ def config():
 @pytest.fixture(scope="session")
 def shards_folder(cells, tmp_path_factory) -> str:
     """Shards of drawn cells: 490 training tiles of 60 px in two shards."""
-    from preprocess.main import COMMAND
-    from unet_tfrecords.command.cli import main
-
     folder = tmp_path_factory.mktemp("shards") / "data"
-    config = ROOT / "configs/synthetic.py:smoke"
-    arguments = [f"--config={config}", *TINY_DATA, f"--input={cells}"]
-    assert main(COMMAND, [*arguments, f"--output={folder}"]) == 0
+    assert run("preprocess", *TINY, input=cells, output=folder) == 0
     return str(folder)
 
 
 @pytest.fixture(scope="session")
 def trained(shards_folder, tmp_path_factory) -> pathlib.Path:
     """The work directory of a short training on `shards_folder`, validated."""
-    from trainer.main import COMMANDS
-    from unet_tfrecords.command.cli import main
-
     folder = tmp_path_factory.mktemp("trained") / "run"
-    _, _, _, _, *arguments = train_command(
-        shards_folder,
-        folder,
-        "--config.train.steps=4",
-        "--config.train.validate_every_steps=2",
-    )
-    assert main(COMMANDS["train"], arguments) == 0
+    more = "--config.train.steps=4", "--config.train.validate_every_steps=2"
+    assert run("train", *TINY, *more, data=shards_folder, workdir=folder) == 0
     return folder
 
 
@@ -243,6 +215,39 @@ def random_cells():
         return instances
 
     return discs
+
+
+@pytest.fixture(scope="module")
+def collected():
+    """Drops connections that clients of buckets leave, before another file's tests."""
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
+
+
+@pytest.fixture
+def front(collected):
+    """An empty bucket of Google's on loopback."""
+    from tests.cloud import gcs
+
+    with gcs.bucket() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium, where there is one."""
+    if not CHROMIUM:
+        pytest.skip("no Chromium here (apt install chromium)")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox"]
+        )
+        yield started
+        started.close()
 
 
 @pytest.fixture(scope="session")

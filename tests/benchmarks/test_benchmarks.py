@@ -1,16 +1,15 @@
 """Every benchmark runs, in small; what they write is what the page shows."""
 
-import html.parser
 import json
 import os
 import pathlib
 import signal
 import subprocess
-import sys
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.commands import PYTHON, process, started, typed
+from tests.pages import Page
 from unet_tfrecords.command.errors import UserError
 
 SIDES = {
@@ -27,11 +26,8 @@ SIDES = {
 
 
 def benchmark(folder: pathlib.Path, *more: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "benchmarks/main.py", "--quick", f"--output={folder}"]
-    command += [f"--work={folder}/work", *more]
-    return subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=1400
-    )
+    given = typed("--quick", *more, output=folder, work=folder / "work")
+    return process(PYTHON, "benchmarks/main.py", *given, timeout=1400)
 
 
 @pytest.fixture(scope="module")
@@ -69,22 +65,14 @@ def test_a_benchmark_measures_its_sides(results, name):
 @pytest.mark.long
 @pytest.mark.timeout(1500)  # s; minutes, longer beside other work
 def test_the_page_shows_every_row(results):
-    class Cells(html.parser.HTMLParser):
-        charts = rows = 0
-
-        def handle_starttag(self, tag, attrs):
-            self.charts += tag == "svg"
-            self.rows += tag == "tr"
-
-    page = Cells()
-    page.feed((results / "index.html").read_text())
+    page = Page((results / "index.html").read_text())
     found = [result(results, name) for name in SIDES]
-    assert page.rows == sum(len(each["rows"]) + 1 for each in found)
+    assert page.tags.count("tr") == sum(len(each["rows"]) + 1 for each in found)
     quantities = [
         {(r["quantity"], r.get("group") if r.get("of") else "") for r in each["rows"]}
         for each in found
     ]
-    assert page.charts == sum(map(len, quantities))
+    assert page.tags.count("svg") == sum(map(len, quantities))
 
 
 @pytest.mark.long
@@ -110,18 +98,14 @@ def test_an_unknown_benchmark_is_refused(tmp_path):
 
 @pytest.mark.slow
 def test_ctrl_c_is_one_line(tmp_path):
-    command = [sys.executable, "benchmarks/main.py", f"--output={tmp_path}/out"]
-    process = subprocess.Popen(
-        [*command, "--quick", f"--work={tmp_path}/work"],
-        cwd=ROOT,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,  # as from a terminal: its children hear it too
-    )
-    assert "preprocess.draw" in process.stderr.readline()
-    os.killpg(process.pid, signal.SIGINT)
-    said = process.communicate(timeout=60)[1]
-    assert process.returncode == 130 and "Traceback" not in said
+    given = typed("--quick", output=tmp_path / "out", work=tmp_path / "work")
+    command = PYTHON, "benchmarks/main.py", *given
+    # As from a terminal: its children hear it too.
+    job = started(*command, start_new_session=True)
+    assert "preprocess.draw" in job.stderr.readline()
+    os.killpg(job.pid, signal.SIGINT)
+    said = job.communicate(timeout=60)[1]
+    assert job.returncode == 130 and "Traceback" not in said
     assert said.splitlines()[-1] == "benchmark: interrupted; run it again to go on"
 
 
@@ -129,11 +113,8 @@ def test_ctrl_c_is_one_line(tmp_path):
 @pytest.mark.timeout(1500)  # s; minutes, longer beside other work
 def test_the_first_run_on_gpus_in_small(tmp_path):
     """On two logical processors; what only GPUs have is the script's to find."""
-    command = [sys.executable, "benchmarks/gpu.py", "--quick"]
-    command += [f"--output={tmp_path}/out", f"--work={tmp_path}/work"]
-    done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=1400
-    )
+    given = typed("--quick", output=tmp_path / "out", work=tmp_path / "work")
+    done = process(PYTHON, "benchmarks/gpu.py", *given, timeout=1400)
     assert done.returncode == 0, done.stdout + done.stderr
     found = result(tmp_path / "out", "gpu")
     assert not found["missing"] and found["doctor"][-1] == "all fine"
@@ -148,11 +129,7 @@ def test_the_first_run_on_gpus_in_small(tmp_path):
 
 
 def test_without_a_gpu_the_benchmark_of_gpus_says_so():
-    command = [sys.executable, "benchmarks/gpu.py"]
-    environment = {**os.environ, "PATH": "/nowhere"}
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True
-    )
+    done = process(PYTHON, "benchmarks/gpu.py", env={"PATH": "/nowhere"})
     assert done.returncode == 2 and not done.stdout
     assert done.stderr.startswith("benchmark: no GPU of NVIDIA's here")
 

@@ -140,6 +140,19 @@ class Front:
         kind = {"Content-Type": "application/octet-stream", "Host": host}
         assert self.ask("POST", path, kind, content)[0] == 200
 
+    def upload(self, folder: pathlib.Path, prefix: str) -> None:
+        """Lays a folder's files into the bucket."""
+        for path in filter(pathlib.Path.is_file, folder.rglob("*")):
+            self.put(f"{prefix}/{path.relative_to(folder)}", path.read_bytes())
+
+    def fetch(self, prefix: str, folder: pathlib.Path) -> pathlib.Path:
+        """Copies what begins with a prefix to a folder."""
+        for name in self.names(prefix):
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(self.get(name))
+        return folder
+
     def get(self, name: str) -> bytes:
         """An object's bytes, past all faults."""
         status, _, content = self.ask("GET", f"/{BUCKET}/{name}", {}, b"")

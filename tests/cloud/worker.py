@@ -1,11 +1,10 @@
 """A Dataflow worker: it has nothing but what a job has staged in its bucket."""
 
-import os
 import pathlib
-import subprocess
 
 from tests.cloud import dataflow
 from tests.cloud.gcs import BUCKET
+from tests.commands import process
 from unet_tfrecords.storage import files
 
 
@@ -45,13 +44,6 @@ class Worker:
 
     def says(self, code: str) -> str:
         """What a line of Python prints there, elsewhere than in this checkout."""
-        bare = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-        done = subprocess.run(
-            [self.python, "-c", code],
-            cwd=self.staged,
-            env=bare,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
+        there = {"cwd": self.staged, "env": {"PYTHONPATH": ""}}
+        done = process(self.python, "-c", code, **there)
         return (done.stdout + done.stderr).strip()

@@ -5,13 +5,11 @@ import fcntl
 import os
 import pty
 import struct
-import subprocess
-import sys
 import termios
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.commands import PYTHON, process
 
 CODE = """
 import time
@@ -22,9 +20,7 @@ for _ in bars.bar(range(1500), unit="frame"):
 
 
 def drawn(stderr) -> None:
-    subprocess.run(
-        [sys.executable, "-c", CODE], cwd=ROOT, stderr=stderr, check=True, timeout=60
-    )
+    process(PYTHON, "-c", CODE, stderr=stderr, check=True, timeout=60)
 
 
 @pytest.mark.slow

@@ -4,35 +4,27 @@ import os
 import pathlib
 import signal
 import subprocess
-import sys
-import time
 
 import pytest
 
 from campaigns import kills
-from campaigns.commands import CONFIG, ROOT, Inputs, Preprocess
+from campaigns.commands import Inputs, Preprocess
 from campaigns.kills import Shot
 from preprocess.beam.progress import ENDING
-from preprocess.main import COMMAND
-from trainer.main import COMMANDS
+from tests.commands import PYTHON, TINY, module, process, run, started
+from tests.conftest import until
 from trainer.run import checkpoints
 from unet_tfrecords.command import signals
-from unet_tfrecords.command.cli import main
 from unet_tfrecords.storage import files
 
 KILL, TERM, INT = signal.SIGKILL, signal.SIGTERM, signal.SIGINT
 
 
-def started(code: str, *arguments, **more) -> subprocess.Popen:
-    command = [sys.executable, "-c", code, *map(str, arguments)]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, **more)
-
-
-def stop(process: subprocess.Popen) -> None:
+def stop(writer: subprocess.Popen) -> None:
     """As kill -9."""
-    process.kill()
-    process.wait()
-    process.stdout.close()
+    writer.kill()
+    if not writer.stdout.closed:
+        writer.communicate()
 
 
 def preprocess_trials(cells, folder) -> kills.Trials:
@@ -75,11 +67,11 @@ runpy.run_module(sys.orig_argv[-1], run_name="__main__", alter_sys=True)
 """
 
 
-@pytest.mark.parametrize("module", ["preprocess.main", "trainer.main"])
-def test_ctrl_c_while_it_is_imported_says_nothing(module):
-    process = started(IMPORTING, module, stderr=subprocess.PIPE)
-    assert process.communicate() == (b"", b"")
-    assert process.returncode == -signal.SIGINT
+@pytest.mark.parametrize("name", ["preprocess.main", "trainer.main"])
+def test_ctrl_c_while_it_is_imported_says_nothing(name):
+    done = process(PYTHON, "-c", IMPORTING, name)
+    assert (done.stdout, done.stderr) == ("", "")
+    assert done.returncode == -signal.SIGINT
 
 
 @pytest.mark.parametrize(
@@ -103,10 +95,9 @@ def run(values, rest):
 
 sys.exit(cli.main(cli.Command("wait", "", (), run)))
 """
-    process = started(text, stderr=subprocess.PIPE, text=True)
-    _, error = process.communicate(timeout=60)
-    assert process.returncode == code
-    assert error.split("\n") == ["", f"wait: {said}; run it again to go on", ""]
+    done = process(PYTHON, "-c", text, timeout=60)
+    assert done.returncode == code
+    assert done.stderr.split("\n") == ["", f"wait: {said}; run it again to go on", ""]
     assert os.listdir(tmp_path) == []
 
 
@@ -124,9 +115,9 @@ def run(values, rest):
 
 sys.exit(cli.main(cli.Command("wait", "", (), run)))
 """
-    process = started(text, stderr=subprocess.PIPE)
-    assert process.communicate(timeout=60) == (b"", b"")
-    assert process.returncode == -number
+    done = process(PYTHON, "-c", text, timeout=60)
+    assert (done.stdout, done.stderr) == ("", "")
+    assert done.returncode == -number
 
 
 def test_a_handler_of_ones_own_stays():
@@ -161,7 +152,7 @@ with publish.staging(sys.argv[1]) as stage:
 @pytest.mark.parametrize("code", [WRITING, STAGING])
 def test_what_a_killed_writer_left_goes_and_a_living_ones_stays(code, tmp_path):
     inside = tmp_path / "file" if code == WRITING else tmp_path
-    writers = [started(code, inside) for _ in range(2)]
+    writers = [started(PYTHON, "-c", code, inside) for _ in range(2)]
     try:
         for writer in writers:
             writer.stdout.readline()
@@ -205,58 +196,45 @@ def left_by_a_kill(folder: pathlib.Path, name: str) -> pathlib.Path:
 @pytest.mark.slow
 def test_temporaries_of_counts_go(cells, tmp_path):
     left = left_by_a_kill(tmp_path / "out", f"{files.TEMPORARY}all-tiles{ENDING}")
-    arguments = [*CONFIG, f"--input={cells}", f"--output={tmp_path / 'out'}"]
-    assert main(COMMAND, arguments) == 0
+    assert run("preprocess", *TINY, input=cells, output=tmp_path / "out") == 0
     assert not left.exists() and len(os.listdir(tmp_path / "out")) == 7
 
 
 @pytest.mark.slow
 def test_temporaries_of_a_run_and_a_cache_go(cells, shards_folder, tmp_path):
     """In the work directory by train and by evaluate, in the cache by train."""
-    run, cache = tmp_path / "run", tmp_path / "cache"
+    folder, cache = tmp_path / "run", tmp_path / "cache"
     left = [
-        left_by_a_kill(run, "config.json"),
+        left_by_a_kill(folder, "config.json"),
         left_by_a_kill(cache, f"{'0' * 64}.tfrecord"),
     ]
-    given = [*CONFIG, f"--data={shards_folder}", f"--workdir={run}", f"--cache={cache}"]
-    assert main(COMMANDS["train"], given) == 0
+    where = {"data": shards_folder, "workdir": folder, "cache": cache}
+    assert run("train", *TINY, **where) == 0
     assert not any(path.exists() for path in left)
-    left = [left_by_a_kill(run, "evaluation-test.json")]
-    given = [f"--workdir={run}", f"--input={cells}"]
-    assert main(COMMANDS["evaluate"], given) == 0
+    left = [left_by_a_kill(folder, "evaluation-test.json")]
+    assert run("evaluate", workdir=folder, input=cells) == 0
     assert not left[0].exists()
 
 
 def cross_validation(cells, folder) -> subprocess.Popen:
     """Its process, while its child trains for long."""
-    process = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "trainer.main", "cross_validate", *CONFIG),
-            *(f"--input={cells}", f"--workdir={folder}", "--folds=3", "--notune"),
-            "--config.train.steps=100000",
-        ],
-        cwd=ROOT,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    until = time.monotonic() + 120
-    while not (folder / "fold-0/train/metrics.jsonl").exists():
-        assert process.poll() is None and time.monotonic() < until
-        time.sleep(0.01)
-    return process
+    given = *TINY, "--folds=3", "--notune", "--config.train.steps=100000"
+    command = module("cross_validate", *given, input=cells, workdir=folder)
+    parent = started(*command, start_new_session=True)
+    until(parent, (folder / "fold-0/train/metrics.jsonl").exists)
+    return parent
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("number, code", [(KILL, -KILL), (INT, 130)])
 def test_a_cross_validation_leaves_no_child(number, code, cells, tmp_path):
     """Even where the signal comes to the parent alone; the child saves its step."""
-    process = cross_validation(cells, tmp_path)
-    assert len(kills.session(process.pid)) == 2
-    process.send_signal(number)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == code and "Traceback" not in said
-    assert kills.wait_for_session(process.pid) < 20
+    parent = cross_validation(cells, tmp_path)
+    assert len(kills.session(parent.pid)) == 2
+    parent.send_signal(number)
+    _, said = parent.communicate(timeout=60)
+    assert parent.returncode == code and "Traceback" not in said
+    assert kills.wait_for_session(parent.pid) < 20
     saved = tmp_path / "fold-0/train/checkpoints"
     assert checkpoints.complete_steps(str(saved))
     if number != KILL:

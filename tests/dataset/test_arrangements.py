@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from configs import folder as own_images
+from tests.commands import mistakes
 from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.dataset import splits
 from unet_tfrecords.dataset.images import layouts
@@ -128,9 +129,7 @@ def test_what_is_left_out_is_listed(tmp_path):
 def test_two_arrangements_are_both_named(tmp_path):
     for name in ("images/a.png", "masks/a.png", "a.png", "a_mask.png"):
         save(tmp_path / name, CELLS)
-    with pytest.raises(UserError) as caught:
-        frames_of(tmp_path)
-    [line] = caught.value.problems
+    [line] = mistakes(frames_of, tmp_path)
     assert "images/ and masks/ as well as NAME.* and NAME_mask.*" in line
 
 

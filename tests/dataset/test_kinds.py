@@ -7,16 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from preprocess import main
-from tests.conftest import TINY_DATA
+from tests.commands import lines_of, run
 from tests.dataset import kinds
-from tests.robustness.tiny import CONFIG
-from trainer.main import COMMANDS
-from unet_tfrecords.command.cli import main as run
-from unet_tfrecords.dataset import verify
+from tests.folders import FOLDER
 from unet_tfrecords.dataset.drawn_cells import draw_cells
 
-SETTINGS = (CONFIG, *TINY_DATA, "--config.data.augmentations=1")
+SETTINGS = (*FOLDER, "--config.data.augmentations=1")
 DRAWN = [(i[:44], m[:44]) for i, m in draw_cells(56, 40, 5)]  # lying rectangles
 
 
@@ -54,8 +50,8 @@ def write_others(folder, stems, pixels_of, place):
 
 
 def made(folder, *flags) -> int:
-    given = f"--input={folder}", f"--output={folder}-data", *flags
-    return run(main.COMMAND, [*SETTINGS, *given])
+    given = {"input": folder, "output": f"{folder}-data"}
+    return run("preprocess", *SETTINGS, *flags, **given)
 
 
 def digests(folder):
@@ -110,16 +106,19 @@ def test_preprocess_makes_what_it_makes_of_plain_png(tmp_path, case):
         assert made(tmp_path / side, *flags) == 0
     theirs = digests(tmp_path / "theirs-data")
     assert theirs == digests(tmp_path / "plain-data") and len(theirs) > 2
-    assert run(verify.COMMAND, [f"--data={tmp_path}/theirs-data"]) == 0
+    assert run("verify", data=f"{tmp_path}/theirs-data") == 0
 
 
 @pytest.mark.slow
 def test_predict_makes_what_it_makes_of_plain_png(models, tmp_path):
     stems = list(write_kinds(tmp_path, kinds.GREY, grey, "images"))
     for side in ("theirs", "plain"):
-        given = f"--input={tmp_path}/{side}/images", f"--output={tmp_path}/{side}-out"
+        where = {
+            "input": f"{tmp_path}/{side}/images",
+            "output": f"{tmp_path}/{side}-out",
+        }
         more = "--table", "--instances", "--min_size_px=0"
-        assert run(COMMANDS["predict"], [f"--model={models}", *given, *more]) == 0
+        assert run("predict", *more, model=models, **where) == 0
     for stem in stems:
         for end in ("mask.png", "overlay.png", "instances.tif"):
             ours, plain = (
@@ -156,7 +155,7 @@ def test_preprocess_names_each_image_that_it_refuses(tmp_path, capfd):
                 tmp_path / f"in/{place}/good{number}.png"
             )
     assert made(tmp_path / "in") == 2
-    lines = [x for x in capfd.readouterr().err.splitlines() if "preprocess: " in x]
+    lines = lines_of(capfd, "preprocess")
     for number, kind in enumerate(kinds.REFUSED):
         path = named(kind, tmp_path / "in/images", number)
         own = [line for line in lines if f"{path}.{kind.ending}" in line]
@@ -173,9 +172,9 @@ def test_predict_names_each_image_that_it_refuses(models, tmp_path, capfd):
         path = named(kind, tmp_path / "in", number)
         kind.write(path.with_name(f"{path.name}.{kind.ending}"), DRAWN[number][0])
     Image.fromarray(DRAWN[0][0]).save(tmp_path / "in/good.png")
-    given = f"--input={tmp_path}/in", f"--output={tmp_path}/out"
-    assert run(COMMANDS["predict"], [f"--model={models}", *given]) == 2
-    lines = [x for x in capfd.readouterr().err.splitlines() if "predict: " in x]
+    where = {"input": f"{tmp_path}/in", "output": f"{tmp_path}/out"}
+    assert run("predict", model=models, **where) == 2
+    lines = lines_of(capfd, "predict")
     for number, kind in enumerate(refused):
         path = named(kind, tmp_path / "in", number)
         [line] = [line for line in lines if f"{path}.{kind.ending}" in line]
@@ -194,7 +193,7 @@ def test_preprocess_names_each_mask_that_it_refuses(tmp_path, capfd):
         path = named(kind, tmp_path / "in/images", number)
         Image.fromarray(image).save(f"{path}.png")
     assert made(tmp_path / "in", "--config.data.labels=instance") == 2
-    lines = [x for x in capfd.readouterr().err.splitlines() if "preprocess: " in x]
+    lines = lines_of(capfd, "preprocess")
     for number, kind in enumerate(kinds.REFUSED_MASKS):
         path = named(kind, tmp_path / "in/masks", number)
         own = [line for line in lines if f"{path}.{kind.ending}" in line]

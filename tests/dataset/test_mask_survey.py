@@ -5,17 +5,14 @@ import json
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
 
-from preprocess import main
-from tests.conftest import TINY_DATA
-from tests.robustness.tiny import CONFIG
-from unet_tfrecords.command.cli import main as run
-from unet_tfrecords.dataset import shards, verify
+from tests.commands import run
+from tests.folders import FOLDER, lay
+from unet_tfrecords.dataset import shards
 from unet_tfrecords.dataset.dataset_info import read_info
 from unet_tfrecords.dataset.drawn_cells import draw_cells
 
-SMALL = (CONFIG, *TINY_DATA, "--config.data.augmentations=1")
+SMALL = (*FOLDER, "--config.data.augmentations=1")
 DRAWN = list(draw_cells(192, 6, 5))
 
 
@@ -24,15 +21,11 @@ def made(tmp_path, capfd):
     """Runs preprocess on drawn cells, masks made by a function; its code and words."""
 
     def make(mask_of, *flags, ending="png"):
-        for number, (image, instances) in enumerate(DRAWN):
-            for kind, pixels in (("images", image), ("masks", mask_of(instances))):
-                path = tmp_path / "in" / kind / f"f{number}.png"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                if kind == "masks":
-                    path = path.with_suffix(f".{ending}")
-                Image.fromarray(pixels).save(path)
-        where = f"--input={tmp_path}/in", f"--output={tmp_path}/data"
-        code = run(main.COMMAND, [*SMALL, *where, *flags])
+        images = {f"f{n}": (image, None) for n, (image, _) in enumerate(DRAWN)}
+        masks = {f"f{n}": (None, mask_of(cells)) for n, (_, cells) in enumerate(DRAWN)}
+        lay(lay(tmp_path / "in", images, "png"), masks, ending)
+        where = {"input": tmp_path / "in", "output": tmp_path / "data"}
+        code = run("preprocess", *SMALL, *flags, **where)
         said = capfd.readouterr()
         return code, said.out, [x for x in said.err.splitlines() if "preprocess: " in x]
 
@@ -74,10 +67,6 @@ def tiles_of(folder):
         for shard in split.shards
         for tile in shards.read_tiles(str(folder / shard.name), info.geometry)
     }
-
-
-def verify_quietly(tmp_path) -> int:
-    return run(verify.COMMAND, [f"--data={tmp_path}/data"])
 
 
 def foreground(tmp_path) -> list[int]:
@@ -226,7 +215,7 @@ def test_values_and_colours_mean_what_the_config_says(
 ):
     """The shards are those of the same masks saved as class numbers."""
     assert made(mask_of, *flags)[0] == 0
-    assert verify_quietly(tmp_path) == 0
+    assert run("verify", data=tmp_path / "data") == 0
     found = tiles_of(tmp_path / "data")
     more = [flag for flag in flags if "classes" in flag]
     plain = "--overwrite", "--config.data.labels=class", *more
@@ -284,16 +273,12 @@ def test_mistakes_in_mask_values_are_all_named(made):
 
 @pytest.mark.slow
 def test_frames_are_sorted_by_their_numbers(tmp_path, capfd):
+    frames = {}
     for number in range(1, 13):
         image, instances = DRAWN[number % 6]
-        for kind, pixels in (
-            ("images", image + np.uint8(number)),
-            ("masks", binary(instances)),
-        ):
-            (tmp_path / "in" / kind).mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels).save(tmp_path / "in" / kind / f"img ({number}).png")
-    where = f"--input={tmp_path}/in", f"--output={tmp_path}/data"
-    assert run(main.COMMAND, [*SMALL, *where]) == 0
+        frames[f"img ({number})"] = image + np.uint8(number), binary(instances)
+    where = {"input": lay(tmp_path / "in", frames, "png"), "output": tmp_path / "data"}
+    assert run("preprocess", *SMALL, **where) == 0
     splits = {}
     for source in read_info(f"{tmp_path}/data").sources:
         number = int(source.frame.rpartition("(")[2].rstrip(")"))
@@ -341,7 +326,7 @@ def test_the_challenges_names_are_found_in_any_case(cells, tmp_path):
 def test_verify_finds_a_numbered_background_and_tells_notes(made, tmp_path, capfd):
     """As in data sets of before masks were surveyed."""
     assert made(blurred)[0] == 0
-    assert run(verify.COMMAND, [f"--data={tmp_path}/data"]) == 0
+    assert run("verify", data=tmp_path / "data") == 0
     assert "grey rims of binary masks" in capfd.readouterr().out
     flags = "--config.data.mask_values=1=1", "--config.data.labels=instance"
     assert made(watershed, *flags, "--overwrite")[0] == 0
@@ -351,5 +336,5 @@ def test_verify_finds_a_numbered_background_and_tells_notes(made, tmp_path, capf
     del info["own_digest"]
     path.write_text(json.dumps(info))
     capfd.readouterr()
-    assert run(verify.COMMAND, [f"--data={tmp_path}/data"]) == 2
+    assert run("verify", data=tmp_path / "data") == 2
     assert "of all labelled pixels are foreground" in capfd.readouterr().err

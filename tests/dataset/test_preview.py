@@ -1,6 +1,5 @@
 """The preview shows what is in the data set, and escapes what came from outside."""
 
-import html.parser
 import json
 import re
 import shutil
@@ -8,51 +7,26 @@ import shutil
 import numpy as np
 import pytest
 
-from preprocess import main
-from unet_tfrecords.command.cli import main as run_command
+from tests.commands import TINY, lines_of, run
+from tests.pages import Page
 from unet_tfrecords.dataset import dataset_info, preview
 from unet_tfrecords.dataset.images.png import decode_png
 from unet_tfrecords.dataset.pictures import COLOURS
 from unet_tfrecords.dataset.records import UNLABELLED, Tile
 from unet_tfrecords.storage import json_files
 
-ARGUMENTS = (
-    "--config=configs/synthetic.py:smoke",
-    "--config.data.tile_size=60",
-    "--config.model.depth=2",
-    "--config.data.augmentations=4",
-)
-
 
 @pytest.fixture(scope="module")
 def data(cells, tmp_path_factory):
     output = tmp_path_factory.mktemp("made") / "data"
-    given = [*ARGUMENTS, f"--input={cells}", f"--output={output}"]
-    assert run_command(main.COMMAND, given) == 0
+    more = "--config.data.augmentations=4"
+    assert run("preprocess", *TINY, more, input=cells, output=output) == 0
     return output
-
-
-def run(data, output, *more) -> int:
-    given = [f"--data={data}", f"--output={output}", *more]
-    return run_command(preview.COMMAND, given)
-
-
-class Page(html.parser.HTMLParser):
-    """Which tags a page has, and where they point."""
-
-    def __init__(self, text: str):
-        super().__init__()
-        self.tags, self.targets = [], []
-        self.feed(text)
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append(tag)
-        self.targets += [v for k, v in attributes if k in ("src", "href")]
 
 
 @pytest.mark.slow
 def test_preview_writes_sheets_and_one_page(data, tmp_path, capsys):
-    assert run(data, tmp_path / "p", "--tiles=3") == 0
+    assert run("preview", data=data, output=tmp_path / "p", tiles=3) == 0
     assert capsys.readouterr().out.strip() == str(tmp_path / "p/index.html")
     names = {path.stem for path in (tmp_path / "p").glob("*.png")}
     sheets = {"tiles-train", "tiles-validation", "tiles-test"}
@@ -62,7 +36,8 @@ def test_preview_writes_sheets_and_one_page(data, tmp_path, capsys):
         assert min(picture.shape[:2]) > 300 and picture[..., :3].std() > 5
     page = Page((tmp_path / "p/index.html").read_text())
     assert page.tags.count("img") == len(names)
-    assert all(target.startswith("data:image/png") for target in page.targets)
+    targets = [v for _, k, v in page.attributes if k in ("src", "href")]
+    assert all(target.startswith("data:image/png") for target in targets)
     text = (tmp_path / "p/index.html").read_text()
     info = json.loads((data / dataset_info.INFO_NAME).read_text())
     train = info["splits"]["train"]
@@ -103,7 +78,7 @@ def test_text_from_outside_is_escaped(data, tmp_path):
     info["skipped"] = [{"frame": evil, "reasons": [evil], "files": []}]
     info["config"]["data"]["name"] = evil
     path.write_text(json.dumps(json_files.sealed(info)))
-    assert run(tmp_path / "d", tmp_path / "p") == 0
+    assert run("preview", data=tmp_path / "d", output=tmp_path / "p") == 0
     text = (tmp_path / "p/index.html").read_text()
     assert "script" not in Page(text).tags and "&lt;script&gt;" in text
 
@@ -118,6 +93,6 @@ def test_damaged_data_sets_are_one_line(data, tmp_path, capfd, broken):
         shard.unlink()
     else:
         (tmp_path / "d" / dataset_info.INFO_NAME).unlink()
-    assert run(tmp_path / "d", tmp_path / "p") == 2
-    lines = [s for s in capfd.readouterr().err.splitlines() if "preview: " in s]
-    assert len(lines) == 1 and str(tmp_path / "d") in lines[0]
+    assert run("preview", data=tmp_path / "d", output=tmp_path / "p") == 2
+    [line] = lines_of(capfd, "preview")
+    assert str(tmp_path / "d") in line

@@ -9,7 +9,7 @@ import tifffile
 from PIL import Image, ImageOps
 
 from campaigns import bombs
-from unet_tfrecords.command.errors import UserError
+from tests.commands import mistakes
 from unet_tfrecords.dataset.images import tiff_file
 from unet_tfrecords.dataset.images.formats import count_pages, read_image, read_labels
 from unet_tfrecords.dataset.images.pages import Page
@@ -30,9 +30,7 @@ def labels(path, notes=None):
 
 
 def problem(read, path, *more) -> str:
-    with pytest.raises(UserError) as caught:
-        read(path, *more)
-    [line] = caught.value.problems
+    [line] = mistakes(read, path, *more)
     assert str(path) in line
     return line
 

@@ -48,11 +48,10 @@ def remove_gold(folder, frame: int, identity: int):
     return mask
 
 
-def test_unlabelled_cell_and_its_surroundings_are_unlabelled(cells, tmp_path):
-    shutil.copytree(cells, tmp_path / "c")
+def test_unlabelled_cell_and_its_surroundings_are_unlabelled(source, cells):
     identity = int(tifffile.imread(cells / "01_GT/SEG/man_seg003.tif").max())
-    mask = remove_gold(tmp_path / "c", 3, identity)
-    data, frames = frames_of(dic_hela, tmp_path / "c", labels="gold")
+    mask = remove_gold(source, 3, identity)
+    data, frames = frames_of(dic_hela, source, labels="gold")
     truth = truth_of(data, frames[3])
     assert (truth.classes[mask] == UNLABELLED).all()
     labelled = truth.instances > 0
@@ -68,27 +67,25 @@ def test_frame_without_any_gold_cell_is_wholly_unlabelled():
     assert not ctc_layout.unlabelled_surroundings(empty, empty).any()
 
 
-def test_silver_fills_what_gold_lacks(cells, tmp_path):
-    shutil.copytree(cells, tmp_path / "c")
-    shutil.copytree(cells / "01_GT/SEG", tmp_path / "c/01_ST/SEG")
+def test_silver_fills_what_gold_lacks(source, cells):
+    shutil.copytree(cells / "01_GT/SEG", source / "01_ST/SEG")
     whole = tifffile.imread(cells / "01_GT/SEG/man_seg003.tif")
-    mask = remove_gold(tmp_path / "c", 3, int(whole.max()))
-    (tmp_path / "c/01_GT/SEG/man_seg004.tif").unlink()
-    data, frames = frames_of(dic_hela, tmp_path / "c", labels="both")
+    mask = remove_gold(source, 3, int(whole.max()))
+    (source / "01_GT/SEG/man_seg004.tif").unlink()
+    data, frames = frames_of(dic_hela, source, labels="both")
     truth = truth_of(data, frames[3])
     np.testing.assert_array_equal(truth.classes, whole > 0)
     assert len(np.unique(truth.instances[mask])) == 1
     assert frames[4].label is None and frames[4].silver is not None
-    assert len(frames_of(dic_hela, tmp_path / "c", labels="gold")[1]) == 7
-    assert len(frames_of(dic_hela, tmp_path / "c", labels="silver")[1]) == 8
+    assert len(frames_of(dic_hela, source, labels="gold")[1]) == 7
+    assert len(frames_of(dic_hela, source, labels="silver")[1]) == 8
 
 
-def test_a_stack_among_flat_images_is_refused(cells, tmp_path):
-    shutil.copytree(cells, tmp_path / "c")
-    path = tmp_path / "c/01/t001.tif"
+def test_a_stack_among_flat_images_is_refused(source):
+    path = source / "01/t001.tif"
     stack = np.stack([tifffile.imread(path)] * 3)
     tifffile.imwrite(path, stack, photometric="minisblack")
-    data, frames = frames_of(dic_hela, tmp_path / "c", labels="gold")
+    data, frames = frames_of(dic_hela, source, labels="gold")
     line = problems(layouts.check_frame, frames[1], data, channels=1, classes=2)
     assert "t001.tif: 3 pages" in line
 
@@ -159,10 +156,9 @@ def test_empty_and_missing_folders(tmp_path, module):
     assert "no such folder" in problems(frames_of, module, tmp_path / "gone")
 
 
-def test_ctc_label_without_image(cells, tmp_path):
-    shutil.copytree(cells, tmp_path / "c")
-    (tmp_path / "c/01/t005.tif").unlink()
-    line = problems(frames_of, dic_hela, tmp_path / "c", labels="gold")
+def test_ctc_label_without_image(source):
+    (source / "01/t005.tif").unlink()
+    line = problems(frames_of, dic_hela, source, labels="gold")
     assert "man_seg005.tif: label without image" in line
 
 
@@ -206,11 +202,10 @@ def test_slices_that_belong_to_no_image_are_named(tmp_path):
     assert "man_seg_000_099.tif" in line and "5 slices" in line
 
 
-def test_truth_of_a_slice_of_a_flat_image_is_named(cells, tmp_path):
-    shutil.copytree(cells, tmp_path / "c")
-    gold = tmp_path / "c/01_GT/SEG"
+def test_truth_of_a_slice_of_a_flat_image_is_named(source):
+    gold = source / "01_GT/SEG"
     (gold / "man_seg002.tif").rename(gold / "man_seg_002_000.tif")
-    line = problems(frames_of, dic_hela, tmp_path / "c", labels="gold")
+    line = problems(frames_of, dic_hela, source, labels="gold")
     assert "man_seg_002_000.tif: truth of a slice" in line
 
 
@@ -225,8 +220,7 @@ def test_a_broken_stack_does_not_condemn_the_others(tmp_path):
     assert "t000.tif" in found.problems[0]
 
 
-def test_same_names_are_named(cells, tmp_path):
-    shutil.copytree(cells, tmp_path / "c")
-    shutil.copy(tmp_path / "c/01/t001.tif", tmp_path / "c/01/t001.tiff")
-    line = problems(frames_of, dic_hela, tmp_path / "c", labels="gold")
+def test_same_names_are_named(source):
+    shutil.copy(source / "01/t001.tif", source / "01/t001.tiff")
+    line = problems(frames_of, dic_hela, source, labels="gold")
     assert "t001.tiff" in line and "same name" in line

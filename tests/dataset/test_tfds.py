@@ -7,9 +7,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from preprocess import main
-from tests.conftest import ROOT, TINY_DATA
-from unet_tfrecords.command.cli import main as run
+from tests.commands import ROOT, SMALL, TINY, run
+from tests.folders import lay
 from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.dataset import tfds_files, verify
 from unet_tfrecords.dataset.dataset_info import read_info
@@ -19,8 +18,6 @@ tfds = pytest.importorskip("tensorflow_datasets")
 
 # It asks protobuf in the old way.
 pytestmark = pytest.mark.filterwarnings("ignore:label:DeprecationWarning")
-
-CONFIG = f"--config={ROOT}/configs/synthetic.py:smoke"
 
 
 def opened(folder):
@@ -57,8 +54,8 @@ def check_every_tile(folder):
 @pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["png", "raw"])
 def test_every_tile_of_drawn_cells(cells, tmp_path, encoding):
-    more = f"--config.data.image_encoding={encoding}", f"--input={cells}"
-    assert run(main.COMMAND, [CONFIG, *TINY_DATA, *more, f"--output={tmp_path}/d"]) == 0
+    more = f"--config.data.image_encoding={encoding}"
+    assert run("preprocess", *TINY, more, input=cells, output=tmp_path / "d") == 0
     check_every_tile(tmp_path / "d")
 
 
@@ -69,20 +66,15 @@ def test_a_folder_can_be_moved(shards_folder, tmp_path):
 
 @pytest.mark.slow
 def test_every_tile_of_sixteen_bits_in_colour(tmp_path):
-    import tifffile
-
-    for name in ("images", "masks"):
-        (tmp_path / "in" / name).mkdir(parents=True)
     rng = np.random.default_rng(0)
+    frames = {}
     for number in range(6):
         image = rng.integers(0, 60_000, (90, 70, 3)).astype(np.uint16)
-        tifffile.imwrite(tmp_path / f"in/images/{number}.tif", image, photometric="rgb")
-        mask = (rng.random((90, 70)) > 0.5).astype(np.uint8)
-        tifffile.imwrite(tmp_path / f"in/masks/{number}.tif", mask)
+        frames[number] = image, (rng.random((90, 70)) > 0.5).astype(np.uint8)
     config = f"--config={ROOT}/configs/folder.py:cpu"
     more = "--config.model.channels=3", "--config.data.num_shards=2"
-    where = f"--input={tmp_path}/in", f"--output={tmp_path}/d"
-    assert run(main.COMMAND, [config, *TINY_DATA, *more, *where]) == 0
+    where = {"input": lay(tmp_path / "in", frames), "output": tmp_path / "d"}
+    assert run("preprocess", config, *SMALL, *more, **where) == 0
     assert opened(tmp_path / "d").info.features["image"].dtype == np.uint16
     check_every_tile(tmp_path / "d")
 
@@ -90,9 +82,9 @@ def test_every_tile_of_sixteen_bits_in_colour(tmp_path):
 @pytest.mark.slow
 def test_every_tile_of_real_cells(real_data, tmp_path):
     config = f"--config={ROOT}/configs/dic_hela.py:smoke"
-    where = f"--input={real_data}/DIC-C2DH-HeLa", f"--output={tmp_path}/d"
+    where = {"input": real_data / "DIC-C2DH-HeLa", "output": tmp_path / "d"}
     small = "--config.data.augmentations=1", "--config.data.sequences=('01',)"
-    assert run(main.COMMAND, [config, *small, *where]) == 0
+    assert run("preprocess", config, *small, **where) == 0
     check_every_tile(tmp_path / "d")
 
 

@@ -1,45 +1,26 @@
 """The checker finds whatever is planted, and nothing else."""
 
 import json
+import pathlib
 import shutil
 
 import numpy as np
 import pytest
 
-from preprocess.main import COMMAND
-from tests.conftest import ROOT
-from unet_tfrecords.command.cli import main
-from unet_tfrecords.command.errors import UserError
+from tests.commands import mistakes, run
+from tests.folders import flip
 from unet_tfrecords.dataset import dataset_info, records, shards
-from unet_tfrecords.dataset.verify import COMMAND as VERIFY
 from unet_tfrecords.dataset.verify import verify
 from unet_tfrecords.storage import json_files
 
 
-@pytest.fixture(scope="module")
-def made(cells, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("verify") / "data"
-    arguments = [
-        f"--config={ROOT}/configs/synthetic.py:smoke",
-        "--config.data.tile_size=60",
-        "--config.model.depth=2",
-        "--config.data.augmentations=2",
-        f"--input={cells}",
-        f"--output={folder}",
-    ]
-    assert main(COMMAND, arguments) == 0
-    return folder
-
-
 @pytest.fixture
-def data(made, tmp_path):
-    return shutil.copytree(made, tmp_path / "data")
+def data(shards_folder, tmp_path):
+    return pathlib.Path(shutil.copytree(shards_folder, tmp_path / "data"))
 
 
 def found(folder) -> list[str]:
-    with pytest.raises(UserError) as caught:
-        verify(str(folder))
-    return caught.value.problems
+    return mistakes(verify, str(folder))
 
 
 def edit_info(folder, change):
@@ -72,8 +53,8 @@ def rewrite(folder, name, change):
 
 
 @pytest.mark.slow
-def test_a_good_data_set_passes(made, capsys):
-    assert main(VERIFY, [f"--data={made}"]) == 0
+def test_a_good_data_set_passes(shards_folder, capsys):
+    assert run("verify", data=shards_folder) == 0
     assert f"{(5 * 2 + 1 + 2) * 49} tiles" in capsys.readouterr().out
 
 
@@ -81,9 +62,7 @@ TEST_SHARD = "test-00000-of-00002.tfrecord"
 
 
 def flip_byte(folder):
-    content = bytearray((folder / TEST_SHARD).read_bytes())
-    content[len(content) // 2] ^= 1
-    (folder / TEST_SHARD).write_bytes(content)
+    flip(folder / TEST_SHARD)
 
 
 def alter(**changes):
@@ -154,7 +133,7 @@ def test_everything_is_listed_at_once(data, capsys):
     flip_byte(data)
     (data / "train-00000-of-00002.tfrecord").unlink()
     edit_info(data, move_frame)
-    assert main(VERIFY, [f"--data={data}"]) == 2
+    assert run("verify", data=data) == 2
     lines = capsys.readouterr().err
     for words in ("sha256 is not", "00000-of-00002.tfrecord: missing", "in train and"):
         assert words in lines

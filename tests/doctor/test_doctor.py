@@ -1,11 +1,9 @@
 """doctor: what ails a machine is found, whichever part is missing."""
 
 import importlib.metadata
-import json
 import os
 import signal
 import socket
-import subprocess
 import sys
 
 import pytest
@@ -13,7 +11,8 @@ import pytest
 from doctor import devices, examine, host, packages, places
 from doctor.finding import Finding
 from tests.cloud import gcs, google_hosts
-from tests.conftest import ROOT
+from tests.commands import PYTHON, ROOT, module, process, started
+from tests.folders import write_program
 from unet_tfrecords.command import memory
 from unet_tfrecords.storage import beam_filesystems
 
@@ -32,27 +31,18 @@ def test_a_sound_machine_is_fine(cells, tmp_path, capsys):
 
 
 def test_ctrl_c_is_one_line():
-    process = subprocess.Popen(
-        [sys.executable, "-u", "-m", "doctor.main"],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout.readline()  # it is at work
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 130 and "doctor: interrupted" in said
+    doctor = started(*module("doctor"), env={"PYTHONUNBUFFERED": "1"})
+    assert doctor.stdout.readline()  # it is at work
+    doctor.send_signal(signal.SIGINT)
+    _, said = doctor.communicate(timeout=60)
+    assert doctor.returncode == 130 and "doctor: interrupted" in said
     assert "Traceback" not in said
 
 
 def test_nothing_installed_is_one_line_and_a_cure():
     """A Python without any package, as before ./launch.sh setup."""
     command = [sys._base_executable, "-S", "-m", "doctor.main"]
-    environment = {**os.environ, "PYTHONPATH": "", "PATH": "/usr/bin:/bin"}
-    ended = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60
-    )
+    ended = process(*command, env={"PYTHONPATH": "", "PATH": "/usr/bin:/bin"})
     assert ended.returncode == examine.WRONG and not ended.stderr
     wrong = [s for s in ended.stdout.splitlines() if s.startswith("WRONG")]
     assert [line[7:].split(":")[0] for line in wrong] == ["packages"]
@@ -143,9 +133,8 @@ SEEN = {
 
 
 def report(monkeypatch, tmp_path, smi: str, seen: dict, code: int = 0) -> list[Finding]:
-    script = tmp_path / "nvidia-smi"
-    script.write_text(f"#!/bin/sh\nprintf '%s' '{smi}'\nexit {code}\n")
-    script.chmod(0o755)
+    text = f"#!/bin/sh\nprintf '%s' '{smi}'\nexit {code}\n"
+    write_program(tmp_path / "nvidia-smi", text)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setattr(devices, "run_probe", lambda paths, limit: (seen, ""))
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "9.28.1")
@@ -253,8 +242,7 @@ def test_gpus_are_asked_to_sum_by_collectives():
 
     In a process of its own, since TensorFlow numbers sums once a process.
     """
-    command = [sys.executable, "-c", SUMMED]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = process(PYTHON, "-c", SUMMED)
     assert done.stdout == "2\n", done.stderr
 
 
@@ -325,25 +313,16 @@ def test_a_silent_store_is_told(monkeypatch, tmp_path, silent):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(bool(google_hosts.missing()), reason=google_hosts.missing())
-def test_buckets(tmp_path):
+def test_buckets(front, tmp_path):
     """In a process of its own, where Google's names lead here."""
-    with gcs.bucket() as front:
-        hosts = google_hosts.GoogleHosts(tmp_path, front.address)
-        front.serve_tls(google_hosts.ADDRESS, hosts.certificate)
-        path = f"/upload/storage/v1/b/{gcs.BUCKET}/o?uploadType=media&name=raw/a"
-        host_header = {"Host": front.address.removeprefix("http://")}
-        assert front.ask("POST", path, host_header, b"pixels")[0] == 200
-        bucket = f"gs://{gcs.BUCKET}"
-        command = [sys.executable, "-m", "doctor.main", f"--input={bucket}/raw"]
-        good = hosts.run(*command, f"--output={bucket}/out", cwd=ROOT)
-        assert good.returncode == 0, good.stdout + good.stderr
-        assert f"TensorFlow at {bucket}/raw: reached" in good.stdout
-        assert f"input {bucket}/raw: can be read" in good.stdout
-        left = front.ask("GET", f"/storage/v1/b/{gcs.BUCKET}/o?prefix=out", {}, b"")[2]
-        assert not json.loads(left).get("items")
-        code = (
-            "from doctor import places; print(*places.look('', 'gs://not-there/out'))"
-        )
-        bad = hosts.run(sys.executable, "-c", code, cwd=ROOT)
-        assert "no bucket" in bad.stdout, bad.stdout + bad.stderr
+    hosts = google_hosts.lead(front, tmp_path)
+    front.put("raw/a", b"pixels")
+    bucket = f"gs://{gcs.BUCKET}"
+    good = hosts.run(*module("doctor", input=f"{bucket}/raw", output=f"{bucket}/out"))
+    assert good.returncode == 0, good.stdout + good.stderr
+    assert f"TensorFlow at {bucket}/raw: reached" in good.stdout
+    assert f"input {bucket}/raw: can be read" in good.stdout
+    assert not front.names("out")
+    code = "from doctor import places; print(*places.look('', 'gs://not-there/out'))"
+    bad = hosts.run(PYTHON, "-c", code)
+    assert "no bucket" in bad.stdout, bad.stdout + bad.stderr

@@ -1,10 +1,9 @@
 """The whole road as a user goes it: images in, masks out, by the commands alone."""
 
 import json
+import pathlib
 import re
 import shutil
-import subprocess
-import sys
 
 import cv2
 import numpy as np
@@ -13,10 +12,9 @@ import tensorflow as tf
 import tifffile
 
 from preprocess import draw
-from preprocess.main import COMMAND as PREPROCESS
-from tests.conftest import ROOT
+from tests.commands import PYTHON, ROOT, process, refused, run
+from tests.folders import lay
 from trainer.main import COMMANDS
-from unet_tfrecords.command import cli
 from unet_tfrecords.dataset import dataset_info
 from unet_tfrecords.dataset.drawn_cells import draw_cells
 
@@ -34,24 +32,16 @@ def in_root(monkeypatch):
     monkeypatch.chdir(ROOT)
 
 
-def command(name, *arguments) -> int:
-    chosen = PREPROCESS if name == "preprocess" else COMMANDS[name]
-    return cli.main(chosen, [str(argument) for argument in arguments])
-
-
 def go_the_road(config, source, out, images, *overrides):
     """All commands in turn; returns the scores."""
     settings = (f"--config={config}", *overrides)
-    data, workdir = f"{out}/data", f"--workdir={out}/train"
-    export, predictions = f"{out}/export", f"--output={out}/predictions"
-    made = command("preprocess", *settings, f"--input={source}", f"--output={data}")
-    assert made == 0
-    assert command("train", *settings, f"--data={data}", workdir) == 0
-    assert command("evaluate", workdir, f"--input={source}") == 0
-    assert command("export", workdir, f"--output={export}") == 0
-    assert (out / "export/1/saved_model.pb").exists()
-    model = f"--model={export}"
-    assert command("predict", model, f"--input={images}", predictions) == 0
+    workdir, model, predictions = out / "train", out / "export", out / "predictions"
+    assert run("preprocess", *settings, input=source, output=out / "data") == 0
+    assert run("train", *settings, data=out / "data", workdir=workdir) == 0
+    assert run("evaluate", workdir=workdir, input=source) == 0
+    assert run("export", workdir=workdir, output=model) == 0
+    assert (model / "1/saved_model.pb").exists()
+    assert run("predict", model=model, input=images, output=predictions) == 0
     return json.loads((out / "train/evaluation-test.json").read_text())
 
 
@@ -76,13 +66,11 @@ def test_drawn_em(tmp_path):
 
 @pytest.mark.slow
 def test_own_folder_of_rgb_instances(tmp_path):
-    frames = draw_cells(48, 4, 1)
-    for index, (image, instances) in enumerate(frames):
-        for kind, pixels in (("images", image), ("masks", instances)):
-            path = tmp_path / f"raw/{kind}/plate {index}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            tint = [image, 255 - image, image // 2]
-            cv2.imwrite(str(path), np.dstack(tint) if kind == "images" else pixels)
+    frames = {
+        f"plate {index}": (np.dstack([image // 2, 255 - image, image]), instances)
+        for index, (image, instances) in enumerate(draw_cells(48, 4, 1))
+    }
+    lay(tmp_path / "raw", frames, "png")
     rgb = ("--config.model.channels=3", "--config.data.labels=instance", *TINY)
     config, images = "configs/folder.py:smoke", tmp_path / "raw/images"
     scores = go_the_road(config, tmp_path / "raw", tmp_path, images, *rgb)
@@ -95,16 +83,11 @@ def test_own_folder_of_rgb_instances(tmp_path):
 def test_a_selected_channel_gives_what_its_image_alone_gives(tmp_path):
     """Blue cells saved as RGB, as of DAPI: shards, scores, masks and tables."""
     noise = np.random.default_rng(2)
-    for index, (image, instances) in enumerate(draw_cells(48, 4, 1)):
-        others = noise.integers(0, 256, (2, 48, 48), np.uint8)
-        for source, picture in (
-            ("blue", np.dstack([image, *others])),  # OpenCV's order is BGR
-            ("grey", image),
-        ):
-            for kind, pixels in (("images", picture), ("masks", instances)):
-                path = tmp_path / source / "raw" / kind / f"{index}.png"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                cv2.imwrite(str(path), pixels)
+    grey = {str(i): pair for i, pair in enumerate(draw_cells(48, 4, 1))}
+    others = noise.integers(0, 256, (2, 48, 48), np.uint8)
+    blue = {name: (np.dstack([*others, x]), mask) for name, (x, mask) in grey.items()}
+    lay(tmp_path / "grey/raw", grey, "png")
+    lay(tmp_path / "blue/raw", blue, "png")
     scores = []
     for source, chosen in (("blue", ["--config.data.channels=(2,)"]), ("grey", [])):
         out = tmp_path / source
@@ -113,8 +96,8 @@ def test_a_selected_channel_gives_what_its_image_alone_gives(tmp_path):
         scores += [
             go_the_road("configs/folder.py:smoke", out / "raw", out, images, *settings)
         ]
-        tables = f"--model={out}/export", f"--input={images}", f"--output={out}/t"
-        assert command("predict", *tables, "--table", "--min_size_px=0") == 0
+        where = {"model": out / "export", "input": images, "output": out / "t"}
+        assert run("predict", "--table", "--min_size_px=0", **where) == 0
     assert scores[0]["frames"].keys() == scores[1]["frames"].keys()
     blue, grey = tmp_path / "blue", tmp_path / "grey"
     compared = [*grey.glob("data/*.tfrecord"), *grey.glob("predictions/*_mask.png")]
@@ -155,33 +138,32 @@ def test_real_images(real_data, tmp_path, name, folder, images, shape, count):
 
 
 @pytest.fixture(scope="module")
-def run(cells, tmp_path_factory):
+def made(cells, tmp_path_factory):
     """A finished run on drawn cells, exported twice."""
     out = tmp_path_factory.mktemp("run")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(ROOT)
         go_the_road("configs/synthetic.py:smoke", cells, out, cells / "01", *TINY)
-        command("export", f"--workdir={out}/train", f"--output={out}/export")
+        assert run("export", workdir=out / "train", output=out / "export") == 0
     return out
 
 
 @pytest.mark.slow
-def test_drawn_cells(run, capsys):
+def test_drawn_cells(made):
     names = [f"t{i:03d}" for i in range(8)]
-    assert_pictures(run / "predictions", names, (128, 128))
-    versions = sorted(path.name for path in (run / "export").iterdir())
+    assert_pictures(made / "predictions", names, (128, 128))
+    versions = sorted(path.name for path in (made / "export").iterdir())
     assert versions == ["1", "2"]
-    extra = run / "export/2/assets.extra"
+    extra = made / "export/2/assets.extra"
     assert json.loads((extra / "config.json").read_text())["model"]["depth"] == 3
     assert (extra / "model_card.md").exists()
 
 
 @pytest.mark.slow
-def test_evaluate_prints_what_the_json_holds(run, cells, capsys):
-    source = f"--input={cells}"
-    assert command("evaluate", f"--workdir={run}/train", source) == 0
+def test_evaluate_prints_what_the_json_holds(made, cells, capsys):
+    assert run("evaluate", workdir=made / "train", input=cells) == 0
     table = capsys.readouterr().out
-    scores = json.loads((run / "train/evaluation-test.json").read_text())["scores"]
+    scores = json.loads((made / "train/evaluation-test.json").read_text())["scores"]
     for name in ("mean_iou", "pixel_error"):
         assert f"{scores[name]:.4f}" in table
     for name, value in scores.items():
@@ -189,10 +171,10 @@ def test_evaluate_prints_what_the_json_holds(run, cells, capsys):
 
 
 @pytest.mark.slow
-def test_evaluate_agrees_with_the_exported_model(run, cells):
+def test_evaluate_agrees_with_the_exported_model(made, cells):
     """The same frames through the SavedModel, counted here by hand."""
-    model = tf.saved_model.load(str(run / "export/1")).signatures["serving_default"]
-    result = json.loads((run / "train/evaluation-test.json").read_text())
+    model = tf.saved_model.load(str(made / "export/1")).signatures["serving_default"]
+    result = json.loads((made / "train/evaluation-test.json").read_text())
     right = total = 0
     for name in ("t006", "t007"):
         image = tifffile.imread(cells / f"01/{name}.tif").astype(np.float32)
@@ -204,83 +186,77 @@ def test_evaluate_agrees_with_the_exported_model(run, cells):
 
 
 @pytest.mark.slow
-def test_evaluate_refuses_frames_it_was_trained_on(run, cells, tmp_path, capsys):
+def test_evaluate_refuses_frames_it_was_trained_on(made, source, capsys):
     """Fewer frames move the blocks: a training frame would be scored as a test one."""
-    shutil.copytree(cells, tmp_path / "c")
     for index in (5, 6, 7):
-        (tmp_path / f"c/01/t{index:03d}.tif").unlink()
-        (tmp_path / f"c/01_GT/SEG/man_seg{index:03d}.tif").unlink()
-    arguments = f"--workdir={run}/train", f"--input={tmp_path / 'c'}"
-    assert command("evaluate", *arguments) == 2
+        (source / f"01/t{index:03d}.tif").unlink()
+        (source / f"01_GT/SEG/man_seg{index:03d}.tif").unlink()
+    assert run("evaluate", workdir=made / "train", input=source) == 2
     assert "t004.tif: was trained on" in capsys.readouterr().err
 
 
 @pytest.mark.slow
-def test_skipped_frames_are_skipped_all_the_way(cells, tmp_path):
-    shutil.copytree(cells, tmp_path / "c")
+def test_skipped_frames_are_skipped_all_the_way(source, tmp_path):
     for name in ("t001", "t007"):  # one to train on, one to test
-        (tmp_path / f"c/01/{name}.tif").write_text("hello")
+        (source / f"01/{name}.tif").write_text("hello")
     settings = ("--config=configs/synthetic.py:smoke", *TINY)
-    source, data = f"--input={tmp_path / 'c'}", tmp_path / "data"
-    skip = "--on_bad_frame=skip"
-    assert command("preprocess", *settings, source, f"--output={data}", skip) == 0
-    workdir = f"--workdir={tmp_path / 'run'}"
-    assert command("train", *settings, f"--data={data}", workdir) == 0
-    assert command("evaluate", workdir, source) == 0
+    data, workdir = tmp_path / "data", tmp_path / "run"
+    skipping = *settings, "--on_bad_frame=skip"
+    assert run("preprocess", *skipping, input=source, output=data) == 0
+    assert run("train", *settings, data=data, workdir=workdir) == 0
+    assert run("evaluate", workdir=workdir, input=source) == 0
     result = json.loads((tmp_path / "run/evaluation-test.json").read_text())
     assert list(result["frames"]) == ["drawn-cells/01/t006"]
 
 
 @pytest.mark.slow
-def test_predict_goes_on_after_a_broken_file(run, cells, tmp_path, capfd):
+def test_predict_goes_on_after_a_broken_file(made, cells, tmp_path, capfd):
     shutil.copytree(cells / "01", tmp_path / "in")
     (tmp_path / "in/t003.tif").write_text("hello")
-    folders = f"--input={tmp_path / 'in'}", f"--output={tmp_path / 'out'}"
-    assert command("predict", f"--model={run}/export", *folders) == 2
+    folders = {"input": tmp_path / "in", "output": tmp_path / "out"}
+    assert run("predict", model=made / "export", **folders) == 2
     lines = capfd.readouterr().err.splitlines()
     assert [line for line in lines if "t003.tif: cannot be read" in line]
     assert len(list((tmp_path / "out").glob("*_mask.png"))) == 7
 
 
 @pytest.mark.slow
-def test_predict_takes_a_file_with_a_pattern_in_its_name(run, cells, tmp_path):
+def test_predict_takes_a_file_with_a_pattern_in_its_name(made, cells, tmp_path):
     shutil.copy(cells / "01/t000.tif", tmp_path / "x[1].tif")
-    folders = f"--input={tmp_path / 'x[1].tif'}", f"--output={tmp_path / 'out'}"
-    assert command("predict", f"--model={run}/export", *folders) == 0
+    folders = {"input": tmp_path / "x[1].tif", "output": tmp_path / "out"}
+    assert run("predict", model=made / "export", **folders) == 0
     assert (tmp_path / "out/x[1]_mask.png").exists()
 
 
 @pytest.mark.slow
-def test_predict_wants_images(run, tmp_path, capfd):
+def test_predict_wants_images(made, tmp_path, capfd):
     (tmp_path / "in").mkdir()
-    given = [f"--model={run}/export", f"--input={tmp_path}/in"]
-    assert command("predict", *given, f"--output={tmp_path}/o") == 2
+    folders = {"input": tmp_path / "in", "output": tmp_path / "o"}
+    assert run("predict", model=made / "export", **folders) == 2
     assert "no images there that can be read" in capfd.readouterr().err
     assert not (tmp_path / "o").exists()
 
 
 @pytest.mark.slow
-def test_predict_does_not_write_among_its_images(run, cells, tmp_path, capfd):
-    shutil.copytree(cells / "01", tmp_path / "in")
-    folders = f"--input={tmp_path / 'in'}", f"--output={tmp_path / 'in'}"
-    assert command("predict", f"--model={run}/export", *folders) == 2
+def test_predict_does_not_write_among_its_images(made, cells, tmp_path, capfd):
+    folder = pathlib.Path(shutil.copytree(cells / "01", tmp_path / "in"))
+    assert run("predict", model=made / "export", input=folder, output=folder) == 2
     assert "holds the images" in capfd.readouterr().err
-    assert not list((tmp_path / "in").glob("*.png"))
+    assert not list(folder.glob("*.png"))
 
 
 def test_predict_refuses_a_broken_model(cells, tmp_path, capfd):
     (tmp_path / "saved_model.pb").write_text("hello")
-    folders = f"--input={cells / '01'}", f"--output={tmp_path / 'out'}"
-    assert command("predict", f"--model={tmp_path}", *folders) == 2
+    folders = {"input": cells / "01", "output": tmp_path / "out"}
+    assert run("predict", model=tmp_path, **folders) == 2
     assert "not a SavedModel of export's" in capfd.readouterr().err
 
 
 def test_drawings_do_not_mix(tmp_path, capsys):
-    def drawn(*more):
-        return cli.main(draw.COMMAND, [f"--output={tmp_path}", "--size=48", *more])
-
-    assert drawn("--frames=3") == 0 and drawn("--frames=3") == 0
-    assert drawn("--frames=2") == 2
+    where = {"output": tmp_path, "size": 48}
+    for _ in range(2):
+        assert run("draw", **where, frames=3) == 0
+    assert run("draw", **where, frames=2) == 2
     assert "holds something else" in capsys.readouterr().err
 
 
@@ -306,15 +282,13 @@ def test_mistakes_are_one_line_and_leave_nothing(
 ):
     folders = {"E": tmp_path, "R": trained, "C": cells}
     name, *rest = re.sub(r"(?<==)[ERC]\b", lambda m: str(folders[m[0]]), typed).split()
-    assert command(name, *rest) == 2
-    [line] = capfd.readouterr().err.splitlines()
-    assert line.startswith(f"{name}: ") and message in line
+    assert message in refused(capfd, name, *rest)
     assert not (tmp_path / "o").exists()
 
 
 def test_help_of_every_command(capsys):
     for name in COMMANDS:
-        assert command(name, "--help") == 0
+        assert run(name, "--help") == 0
         assert f"./launch.sh {name}" in capsys.readouterr().out
 
 
@@ -326,13 +300,11 @@ def test_help_does_not_load_tensorflow():
         "cli.main(COMMANDS['train'], ['--help'])\n"
         "assert not {'tensorflow', 'keras'} & set(sys.modules)"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+    process(PYTHON, "-c", code, check=True)
 
 
 def launch(*arguments):
-    return subprocess.run(
-        ["./launch.sh", *arguments], cwd=ROOT, capture_output=True, text=True
-    )
+    return process("./launch.sh", *arguments)
 
 
 def test_launcher_lists_every_mode_with_an_example():

@@ -2,23 +2,19 @@
 
 import tifffile
 
-from preprocess.main import COMMAND
-from unet_tfrecords.command.cli import main
+from tests import commands
+from tests.commands import run
 from unet_tfrecords.dataset import shards
 
 DRAWN = "--config=configs/synthetic.py:smoke"
 
 
-SMALL = (
-    "--config.data.tile_size=60",
-    "--config.model.depth=2",
-    "--config.data.augmentations=3",
-)
+SMALL = (*commands.SMALL, "--config.data.augmentations=3")
 
 
 def preprocess(source, output, *more, config="synthetic.py:smoke") -> int:
-    arguments = [f"--config=configs/{config}", *SMALL, f"--input={source}"]
-    return main(COMMAND, [*arguments, f"--output={output}", *more])
+    given = f"--config=configs/{config}", *SMALL, *more
+    return run("preprocess", *given, input=source, output=output)
 
 
 def read_tiles(folder, info, split):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.commands import ROOT
 from tests.preprocess.commands import preprocess
 
 

@@ -4,33 +4,26 @@ import shutil
 
 import numpy as np
 import pytest
-import tifffile
 
+from tests.commands import lines_of
+from tests.folders import lay, noise
 from tests.preprocess.commands import changed, preprocess, read_tiles
 from unet_tfrecords.dataset import dataset_info
-from unet_tfrecords.dataset.images.png import encode_png
 from unet_tfrecords.dataset.verify import verify
 
 
 @pytest.mark.slow
-def test_copies_in_two_splits_are_refused(cells, tmp_path, capfd):
-    shutil.copytree(cells, tmp_path / "in")
-    shutil.copy(cells / "01/t000.tif", tmp_path / "in/01/t007.tif")
-    assert preprocess(tmp_path / "in", tmp_path / "out") == 2
+def test_copies_in_two_splits_are_refused(source, tmp_path, capfd):
+    shutil.copy(source / "01/t000.tif", source / "01/t007.tif")
+    assert preprocess(source, tmp_path / "out") == 2
     error = capfd.readouterr().err
     assert "t007.tif (test) is a copy of" in error and "t000.tif (train)" in error
 
 
 def test_frames_without_any_foreground_are_refused(tmp_path, capfd):
-    for kind in ("images", "masks"):
-        (tmp_path / "in" / kind).mkdir(parents=True)
-        for index in range(4):
-            pixels = np.random.default_rng(index).integers(0, 9, (30, 30))
-            pixels *= kind == "images"
-            path = tmp_path / f"in/{kind}/{index}.tif"
-            tifffile.imwrite(path, pixels.astype(np.uint8))
-    folders = tmp_path / "in", tmp_path / "out"
-    assert preprocess(*folders, config="folder.py:smoke") == 2
+    nothing = np.zeros((30, 30), np.uint8)
+    source = lay(tmp_path / "in", {i: (noise(30, 30, i), nothing) for i in range(4)})
+    assert preprocess(source, tmp_path / "out", config="folder.py:smoke") == 2
     assert "hold no two classes (only: 0)" in capfd.readouterr().err
 
 
@@ -73,25 +66,13 @@ BROKEN = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", BROKEN)
-def test_broken_input_is_one_line_and_leaves_nothing(cells, tmp_path, capfd, name):
-    shutil.copytree(cells, tmp_path / "in")
+def test_broken_input_is_one_line_and_leaves_nothing(source, tmp_path, capfd, name):
     path, break_it, words = BROKEN[name]
-    break_it(tmp_path / "in" / path)
-    assert preprocess(tmp_path / "in", tmp_path / "out") == 2
-    shown = capfd.readouterr().err.splitlines()
-    error = [line for line in shown if line.startswith("preprocess: ")]
-    assert len(error) == 1 and path in error[0] and words in error[0]
-    left = list((tmp_path / "out").iterdir()) if (tmp_path / "out").exists() else []
-    assert not left
-
-
-def write_folder(folder, frames):
-    """Images and masks in the layout of people's own: name to (image, mask)."""
-    for kind, index in (("images", 0), ("masks", 1)):
-        (folder / kind).mkdir(parents=True)
-        for name, pair in frames.items():
-            if pair[index] is not None:
-                (folder / kind / name).write_bytes(encode_png(pair[index]))
+    break_it(source / path)
+    assert preprocess(source, tmp_path / "out") == 2
+    [error] = lines_of(capfd, "preprocess")
+    assert path in error and words in error
+    assert not list((tmp_path / "out").glob("*"))
 
 
 @pytest.mark.slow
@@ -99,18 +80,18 @@ def test_every_kind_of_bad_frame_is_listed_at_once(tmp_path, capfd):
     rng = np.random.default_rng(0)
     image = rng.integers(0, 255, (40, 40)).astype(np.uint8)
     mask = (np.arange(1600).reshape(40, 40) % 40 > 20).astype(np.uint8)
-    frames = {f"good{i}.png": (image + np.uint8(i), mask) for i in range(8)}
+    frames = {f"good{i}": (image + np.uint8(i), mask) for i in range(8)}
     frames |= {
-        "alone.png": (image, None),
-        "lost.png": (None, mask),
-        "constant.png": (image * 0, mask),
-        "shape.png": (image, mask[:30]),
-        "class.png": (image, mask * 7),
-        "rgb.png": (np.dstack([image, image, 255 - image]), mask),
-        "cut.png": (image, mask),
+        "alone": (image, None),
+        "lost": (None, mask),
+        "constant": (image * 0, mask),
+        "shape": (image, mask[:30]),
+        "class": (image, mask * 7),
+        "rgb": (np.dstack([image, image, 255 - image]), mask),
+        "cut": (image, mask),
     }
-    write_folder(tmp_path / "in", frames)
-    cut(tmp_path / "in/images/cut.png")
+    source = lay(tmp_path / "in", frames, "png")
+    cut(source / "images/cut.png")
     expected = {
         "images/alone.png": "image without mask",
         "masks/lost.png": "mask without image",
@@ -121,18 +102,13 @@ def test_every_kind_of_bad_frame_is_listed_at_once(tmp_path, capfd):
         "images/cut.png": "cannot be read",
     }
     named = dict(config="folder.py:smoke")
-    folders = tmp_path / "in", tmp_path / "out"
-    assert preprocess(*folders, "--config.data.labels=class", **named) == 2
-    lines = [
-        line
-        for line in capfd.readouterr().err.splitlines()
-        if line.startswith("preprocess: ")
-    ]
+    given = source, tmp_path / "out", "--config.data.labels=class"
+    assert preprocess(*given, **named) == 2
+    lines = lines_of(capfd, "preprocess")
     assert len(lines) == len(expected)
     for path, words in expected.items():
         assert [line for line in lines if path in line and words in line], path
-    more = "--config.data.labels=class", "--on_bad_frame=skip"
-    assert preprocess(*folders, *more, **named) == 0
+    assert preprocess(*given, "--on_bad_frame=skip", **named) == 0
     info = dataset_info.read_info(str(tmp_path / "out"))
     reasons = [reason for left in info.skipped for reason in left.reasons]
     assert len(reasons) == len(expected)
@@ -142,21 +118,19 @@ def test_every_kind_of_bad_frame_is_listed_at_once(tmp_path, capfd):
 
 
 @pytest.mark.slow
-def test_images_without_labels_are_counted(cells, tmp_path, capsys):
-    shutil.copytree(cells, tmp_path / "in")
+def test_images_without_labels_are_counted(source, tmp_path, capsys):
     for number in (2, 5):
-        (tmp_path / f"in/01_GT/SEG/man_seg{number:03d}.tif").unlink()
-    assert preprocess(tmp_path / "in", tmp_path / "out") == 0
+        (source / f"01_GT/SEG/man_seg{number:03d}.tif").unlink()
+    assert preprocess(source, tmp_path / "out") == 0
     assert "2 images without labels left out" in capsys.readouterr().out
     assert dataset_info.read_info(str(tmp_path / "out")).unlabelled_images == 2
 
 
 @pytest.mark.slow
-def test_bad_frames_are_skipped_when_asked_and_recorded(cells, tmp_path, capfd):
-    shutil.copytree(cells, tmp_path / "in")
-    (tmp_path / "in/01/t001.tif").write_text("hello")
-    (tmp_path / "in/01/t006.tif").unlink()
-    folders = tmp_path / "in", tmp_path / "out"
+def test_bad_frames_are_skipped_when_asked_and_recorded(source, tmp_path, capfd):
+    (source / "01/t001.tif").write_text("hello")
+    (source / "01/t006.tif").unlink()
+    folders = source, tmp_path / "out"
     assert preprocess(*folders) == 2
     assert preprocess(*folders, "--on_bad_frame=skip") == 0
     info = dataset_info.read_info(str(tmp_path / "out"))
@@ -176,11 +150,10 @@ def test_bad_frames_are_skipped_when_asked_and_recorded(cells, tmp_path, capfd):
     assert "complete already" in capfd.readouterr().out
 
 
-def test_all_broken_frames_are_listed_at_once(cells, tmp_path, capfd):
-    shutil.copytree(cells, tmp_path / "in")
+def test_all_broken_frames_are_listed_at_once(source, tmp_path, capfd):
     for name in ("t001", "t004", "t006"):
-        (tmp_path / f"in/01/{name}.tif").write_text("hello")
-    assert preprocess(tmp_path / "in", tmp_path / "out") == 2
+        (source / f"01/{name}.tif").write_text("hello")
+    assert preprocess(source, tmp_path / "out") == 2
     error = capfd.readouterr().err
     assert all(
         f"{name}.tif: cannot be read" in error for name in ("t001", "t004", "t006")
@@ -190,9 +163,8 @@ def test_all_broken_frames_are_listed_at_once(cells, tmp_path, capfd):
 
 def test_too_few_frames_and_stray_files_are_told_together(tmp_path, capfd):
     image = np.arange(1600).reshape(40, 40).astype(np.uint8)
-    frames = {f"{i}.png": (image + np.uint8(i), None) for i in range(3)}
-    write_folder(tmp_path / "in", frames | {"4.png": (image, image // 200)})
-    folders = tmp_path / "in", tmp_path / "out"
-    assert preprocess(*folders, config="folder.py:smoke") == 2
+    frames = {str(i): (image + np.uint8(i), None) for i in range(3)}
+    source = lay(tmp_path / "in", frames | {"4": (image, image // 200)}, "png")
+    assert preprocess(source, tmp_path / "out", config="folder.py:smoke") == 2
     error = capfd.readouterr().err
     assert "none to train on" in error and error.count("image without mask") == 3

@@ -1,7 +1,6 @@
 """Shards: the same bytes, and what they hold."""
 
 import hashlib
-import shutil
 
 import apache_beam as beam
 import numpy as np
@@ -15,6 +14,7 @@ from preprocess import plan
 from preprocess.beam import pipeline as job
 from preprocess.beam.runners import LOCAL_RUNNER
 from preprocess.render import load, tiles_of_unit
+from tests.folders import lay
 from tests.preprocess.commands import changed, preprocess, read_tiles
 from unet_tfrecords.dataset import dataset_info, records, tiling
 
@@ -109,15 +109,10 @@ def test_augmented_tiles_agree_with_each_other(cells, config):
 
 
 def test_frame_smaller_than_a_tile(tmp_path):
-    for kind in ("images", "masks"):
-        (tmp_path / "in" / kind).mkdir(parents=True)
-        for index in range(4):
-            pixels = np.random.default_rng(index).integers(0, 2, (11, 7)) * 200
-            tifffile.imwrite(
-                tmp_path / f"in/{kind}/{index}.tif", pixels.astype(np.uint8)
-            )
-    folders = tmp_path / "in", tmp_path / "out"
-    assert preprocess(*folders, config="folder.py:smoke") == 0
+    rng = np.random.default_rng(0)
+    pixels = [rng.integers(0, 2, (11, 7), np.uint8) * np.uint8(200) for _ in range(4)]
+    source = lay(tmp_path / "in", {i: (each, each) for i, each in enumerate(pixels)})
+    assert preprocess(source, tmp_path / "out", config="folder.py:smoke") == 0
     info = dataset_info.read_info(str(tmp_path / "out"))
     [tile] = read_tiles(tmp_path / "out", info, "test")
     assert (tile.label[:11, :7] <= 1).all()
@@ -197,20 +192,19 @@ def test_normalisation_by_the_whole_data_set(cells, made, tmp_path):
 
 
 @pytest.mark.slow
-def test_float_images_are_normalised_one_by_one_only(cells, tmp_path, capfd):
-    shutil.copytree(cells, tmp_path / "in")
-    changed(tmp_path / "in/01/t001.tif", lambda image: image / np.float32(7))
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (lambda image: image / np.float32(7), "t001.tif: not unsigned 8 or 16 bit"),
+        (lambda image: image.astype(np.uint16) * 200, "has 8 bits"),
+    ],
+    ids=["floats", "two depths"],
+)
+def test_images_that_cannot_be_pooled_are_normalised_one_by_one_only(
+    source, tmp_path, capfd, change, said
+):
+    changed(source / "01/t001.tif", change)
     more = "--config.data.normalization=dataset"
-    assert preprocess(tmp_path / "in", tmp_path / "out", more) == 2
-    assert "t001.tif: not unsigned 8 or 16 bit" in capfd.readouterr().err
-    assert preprocess(tmp_path / "in", tmp_path / "out") == 0
-
-
-@pytest.mark.slow
-def test_mixed_depths_cannot_be_pooled(cells, tmp_path, capfd):
-    shutil.copytree(cells, tmp_path / "in")
-    changed(tmp_path / "in/01/t001.tif", lambda image: image.astype(np.uint16) * 200)
-    more = "--config.data.normalization=dataset"
-    assert preprocess(tmp_path / "in", tmp_path / "out", more) == 2
-    assert "has 8 bits" in capfd.readouterr().err
-    assert preprocess(tmp_path / "in", tmp_path / "out") == 0
+    assert preprocess(source, tmp_path / "out", more) == 2
+    assert said in capfd.readouterr().err
+    assert preprocess(source, tmp_path / "out") == 0

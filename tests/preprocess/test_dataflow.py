@@ -15,18 +15,12 @@ from preprocess import main, plan
 from preprocess.beam import preflight, runners
 from tests.cloud import dataflow, gcs
 from tests.cloud.worker import Worker
-from tests.conftest import ROOT, until
-from unet_tfrecords.command.cli import main as run_command
+from tests.commands import ROOT, TINY, mistakes, process, run, started
+from tests.conftest import until
 from unet_tfrecords.command.errors import UserError
 
 BUCKET = f"gs://{gcs.BUCKET}"
-CONFIG = (
-    f"--config={ROOT}/configs/synthetic.py:smoke",
-    "--config.data.tile_size=60",
-    "--config.model.depth=2",
-    "--config.data.augmentations=2",
-    "--config.data.num_shards=3",
-)
+CONFIG = (*TINY, "--config.data.num_shards=3")
 PLACES = (f"--input={BUCKET}/raw", f"--output={BUCKET}/data")
 ON_DATAFLOW = (
     "--runner=DataflowRunner",
@@ -43,19 +37,23 @@ WORKERS = (
 
 
 @pytest.fixture
-def front(cells):
+def front(front, cells):
     """A bucket with the drawn cells in it."""
-    with gcs.bucket() as found:
-        for path in cells.rglob("*.tif"):
-            found.put(f"raw/{path.relative_to(cells)}", path.read_bytes())
-        yield found
+    front.upload(cells, "raw")
+    return front
 
 
 @pytest.fixture
 def environment(front, tmp_path):
     """For a process that meets this bucket as Google's."""
-    bucket = {"STORAGE_EMULATOR_HOST": front.address}
-    return {**os.environ, **dataflow.login(tmp_path), **bucket}
+    return {**dataflow.login(tmp_path), "STORAGE_EMULATOR_HOST": front.address}
+
+
+@pytest.fixture
+def in_environment(environment, monkeypatch):
+    """This process meets it too."""
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
 
 
 def command(service, *more: str) -> list[str]:
@@ -64,27 +62,17 @@ def command(service, *more: str) -> list[str]:
     return ["./launch.sh", "preprocess", *given]
 
 
-def run(service, environment, *more: str):
-    return subprocess.run(
-        command(service, *more),
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
+def send(service, environment, *more: str):
+    return process(*command(service, *more), env=environment, timeout=240)
 
 
 @pytest.mark.long
-def test_workers_run_what_was_staged(
-    cells, front, environment, digests, monkeypatch, tmp_path
-):
+@pytest.mark.usefixtures("in_environment")  # for the workers
+def test_workers_run_what_was_staged(cells, front, environment, digests, tmp_path):
     """From the command to the data set, by workers made of the staged files alone."""
-    for name in (*dataflow.login(tmp_path), "STORAGE_EMULATOR_HOST"):
-        monkeypatch.setenv(name, environment[name])  # for the workers
     worker = Worker(front, tmp_path)
     with dataflow.service(worker) as service:
-        done = run(service, environment, *WORKERS)
+        done = send(service, environment, *WORKERS)
     assert done.returncode == 0, done.stderr + service.complaint
     # The request.
     [job] = service.jobs
@@ -118,14 +106,9 @@ def test_workers_run_what_was_staged(
     assert f"jobs/{dataflow.REGION}/{dataflow.JOB_ID}" in done.stdout
     assert "637 tiles, 637 of them made" in done.stdout
     assert "INFO" not in done.stderr and "sdk_pipeline_options" not in done.stderr
-    made = tmp_path / "made"
-    for name in front.names("data/"):
-        path = made / name.removeprefix("data/")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(front.get(name))
-    here = [*CONFIG, f"--input={cells}", f"--output={tmp_path / 'here'}"]
-    assert run_command(main.COMMAND, here) == 0
-    assert digests(made) == digests(tmp_path / "here")
+    made = front.fetch("data/", tmp_path / "made")
+    assert run("preprocess", *CONFIG, input=cells, output=tmp_path / "here") == 0
+    assert digests(made / "data") == digests(tmp_path / "here")
 
 
 @pytest.mark.slow
@@ -137,7 +120,7 @@ def test_a_failed_job_has_one_line(front, environment):
             raise RuntimeError(complaint)
 
         with dataflow.service(fails) as service:
-            done = run(service, environment, *more)
+            done = send(service, environment, *more)
         assert done.returncode == 2, done.stderr
         assert "Traceback" not in done.stderr.replace(complaint, "")
         assert front.names("data/") == []
@@ -161,7 +144,7 @@ def test_a_failed_job_has_one_line(front, environment):
 def test_a_refused_job_has_one_line(front, environment):
     with dataflow.service(lambda job: {}) as service:
         service.refusal = 403, "Dataflow API has not been used in project my-project"
-        done = run(service, environment)
+        done = send(service, environment)
     assert done.returncode == 2 and not service.jobs
     line = done.stderr.splitlines()[-1]
     assert line.startswith("preprocess: --runner=DataflowRunner: 403 POST ")
@@ -179,25 +162,18 @@ def test_ctrl_c_says_how_to_end_the_job(front, environment):
         return {}
 
     with dataflow.service(lasts) as service:
-        process = subprocess.Popen(
-            command(service),
-            cwd=ROOT,
-            env={**environment, "PYTHONFAULTHANDLER": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        until(process, lambda: service.asked)
+        job = started(*command(service), env={**environment, "PYTHONFAULTHANDLER": "1"})
+        until(job, lambda: service.asked)
         for _ in range(3):  # Python forgets one that comes while it collects garbage
-            process.send_signal(signal.SIGINT)
+            job.send_signal(signal.SIGINT)
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(25)
+                job.wait(25)
                 break
         else:
-            process.send_signal(signal.SIGABRT)  # Python then says where it hangs
+            job.send_signal(signal.SIGABRT)  # Python then says where it hangs
         over.set()
-        out, err = process.communicate(timeout=25)
-    assert process.returncode == 130, err
+        out, err = job.communicate(timeout=25)
+    assert job.returncode == 130, err
     cancel = f"gcloud dataflow jobs cancel {dataflow.JOB_ID} "
     assert f"{cancel}--project=my-project --region=europe-west4" in out
     assert "Traceback" not in err
@@ -212,9 +188,9 @@ def test_ctrl_c_says_how_to_end_the_job(front, environment):
 
 
 def test_all_that_lacks_is_listed():
-    with pytest.raises(UserError) as caught:
-        runners.parse_options(["--runner=DataflowRunner", "--template_location=gs://b"])
-    assert [line.split(":")[0] for line in caught.value.problems] == [
+    given = ["--runner=DataflowRunner", "--template_location=gs://b"]
+    lines = mistakes(runners.parse_options, given)
+    assert [line.split(":")[0] for line in lines] == [
         "--runner=DataflowRunner wants --project",
         "--runner=DataflowRunner wants --region",
         "--runner=DataflowRunner wants --temp_location",
@@ -231,12 +207,10 @@ def test_beams_short_names(name):
     assert given["runner"] == "DataflowRunner" and given["setup_file"]
 
 
-def test_what_beam_refuses_is_a_line_each(front, environment, monkeypatch, capsys):
-    for name in ("GOOGLE_APPLICATION_CREDENTIALS", "STORAGE_EMULATOR_HOST"):
-        monkeypatch.setenv(name, environment[name])
+@pytest.mark.usefixtures("in_environment")
+def test_what_beam_refuses_is_a_line_each(front, capsys):
     wrong = ("--project=1234", "--num_workers=9", "--max_num_workers=7")
-    given = [*CONFIG, *PLACES, *ON_DATAFLOW, *wrong]
-    assert run_command(main.COMMAND, given) == 2
+    assert run("preprocess", *CONFIG, *PLACES, *ON_DATAFLOW, *wrong) == 2
     start = "preprocess: --runner=DataflowRunner: "
     first, second = capsys.readouterr().err.splitlines()[-2:]
     assert first.startswith(f"{start}Invalid Project ID (1234). Please make sure")
@@ -247,19 +221,16 @@ def test_what_beam_refuses_is_a_line_each(front, environment, monkeypatch, capsy
 def test_local_folders_are_refused_by_name():
     options = runners.parse_options([*ON_DATAFLOW])
     preflight.check_places(options, "gs://b/in", "gs://b/out")
-    with pytest.raises(UserError) as caught:
-        preflight.check_places(options, "in", "gs://b/out", "/out", "s3://b/out")
+    places = "in", "gs://b/out", "/out", "s3://b/out"
     told = "Dataflow's workers can't reach it; give gs://..."
-    assert caught.value.problems == [
-        f"{path}: {told}" for path in ("in", "/out", "s3://b/out")
-    ]
+    lines = [f"{path}: {told}" for path in ("in", "/out", "s3://b/out")]
+    assert mistakes(preflight.check_places, options, *places) == lines
 
 
-def test_buckets_to_stage_to_are_asked_for(front, environment, monkeypatch, capsys):
-    for name in ("GOOGLE_APPLICATION_CREDENTIALS", "STORAGE_EMULATOR_HOST"):
-        monkeypatch.setenv(name, environment[name])
+@pytest.mark.usefixtures("in_environment")
+def test_buckets_to_stage_to_are_asked_for(front, capsys):
     wrong = [*ON_DATAFLOW[:-1], "--temp_location=gs://nobucket/tmp"]
-    assert run_command(main.COMMAND, [*CONFIG, *PLACES, *wrong]) == 2
+    assert run("preprocess", *CONFIG, *PLACES, *wrong) == 2
     assert "no bucket gs://nobucket" in capsys.readouterr().err
     assert front.names("data/") == []
 

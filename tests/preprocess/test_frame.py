@@ -8,12 +8,9 @@ import cv2
 import numpy as np
 import pytest
 
-from preprocess import main
-from tests.conftest import ROOT, TINY_DATA
+from tests.commands import TINY, run
 from trainer.export import artefact_layout
-from trainer.main import COMMANDS
 from trainer.predict import outputs, runtimes
-from unet_tfrecords.command.cli import main as command
 from unet_tfrecords.dataset import dataset_info
 from unet_tfrecords.dataset.images import formats
 from unet_tfrecords.dataset.pictures import overlay
@@ -45,9 +42,8 @@ def test_preprocess_reads_warps_and_encodes_no_more_than_it_must(
     decoded = calls(formats, "decode", lambda page: pathlib.Path(page.path).name)
     digested = calls(files, "sha256_of", lambda path: pathlib.Path(path).name)
     warped, encoded = calls(cv2, "remap"), calls(cv2, "imencode")
-    given = [f"--config={ROOT}/configs/synthetic.py:smoke", *TINY_DATA]
-    given += [f"--input={cells}", f"--output={tmp_path}/out"]
-    assert command(main.COMMAND, [*given, "--direct_running_mode=in_memory"]) == 0
+    where = {"input": cells, "output": tmp_path / "out"}
+    assert run("preprocess", *TINY, "--direct_running_mode=in_memory", **where) == 0
     info = dataset_info.read_info(f"{tmp_path}/out")
     splits = {source.frame: source.split for source in info.sources}
     assert len(splits) == 8
@@ -63,12 +59,9 @@ def test_preprocess_reads_warps_and_encodes_no_more_than_it_must(
     assert encoded["all"] == tiles * 2  # label and weight; the image is raw
 
 
-@pytest.fixture(scope="module")
-def version(trained, tmp_path_factory) -> str:
-    output = tmp_path_factory.mktemp("frame") / "model"
-    given = [f"--workdir={trained}", f"--output={output}", "--onnx"]
-    assert command(COMMANDS["export"], given) == 0
-    return f"{output}/1"
+@pytest.fixture
+def version(models) -> str:
+    return str(models / "2")
 
 
 def test_predict_reads_each_image_once_and_writes_two_files(
@@ -76,8 +69,8 @@ def test_predict_reads_each_image_once_and_writes_two_files(
 ):
     decoded = calls(formats, "decode", lambda page: page.path)
     encoded, segmented = calls(cv2, "imencode"), calls(outputs, "result_of")
-    given = [f"--model={version}", f"--input={cells}/01", f"--output={tmp_path}/out"]
-    assert command(COMMANDS["predict"], given) == 0
+    where = {"input": cells / "01", "output": tmp_path / "out"}
+    assert run("predict", model=version, **where) == 0
     assert len(decoded) == 8 and set(decoded.values()) == {1}
     assert segmented["all"] == 8 and encoded["all"] == 16  # masks and overlays
 

@@ -1,24 +1,15 @@
 """Memory stays within its bounds: measured, by the benchmark that a user can run."""
 
 import re
-import subprocess
-import sys
 
 import pytest
 
 from preprocess import draw
-from tests.conftest import ROOT
+from tests.commands import PYTHON, process
 
 
 def benchmark(*arguments) -> str:
-    return subprocess.run(
-        [sys.executable, "benchmarks/memory.py", *arguments],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-        text=True,
-        timeout=280,
-    ).stdout
+    return process(PYTHON, "benchmarks/memory.py", *arguments, check=True).stdout
 
 
 @pytest.mark.long

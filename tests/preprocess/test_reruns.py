@@ -1,14 +1,12 @@
 """A job that was stopped, or is typed again."""
 
 import shutil
-import subprocess
-import sys
 
 import pytest
-import tifffile
 
-from tests.conftest import ROOT
-from tests.preprocess.commands import DRAWN, SMALL, preprocess
+from tests.commands import PYTHON, process, started, typed
+from tests.folders import flip
+from tests.preprocess.commands import DRAWN, SMALL, changed, preprocess
 from unet_tfrecords.dataset import dataset_info, tfds_files
 from unet_tfrecords.dataset.verify import verify
 
@@ -30,16 +28,15 @@ def test_another_config_into_the_same_folder_is_refused(cells, made, capsys, dig
 
 @pytest.mark.slow
 def test_changed_sources_are_refused_and_overwrite_starts_afresh(
-    cells, tmp_path, capsys
+    source, tmp_path, capsys
 ):
-    shutil.copytree(cells, tmp_path / "in")
-    assert preprocess(tmp_path / "in", tmp_path / "out") == 0
-    image = tifffile.imread(tmp_path / "in/01/t002.tif")
-    tifffile.imwrite(tmp_path / "in/01/t002.tif", 255 - image)
-    assert preprocess(tmp_path / "in", tmp_path / "out") == 2
+    output = tmp_path / "out"
+    assert preprocess(source, output) == 0
+    changed(source / "01/t002.tif", lambda image: 255 - image)
+    assert preprocess(source, output) == 2
     assert "01/t002.tif: changed since" in capsys.readouterr().err
-    assert preprocess(tmp_path / "in", tmp_path / "out", "--overwrite") == 0
-    assert preprocess(tmp_path / "in", tmp_path / "out") == 0
+    assert preprocess(source, output, "--overwrite") == 0
+    assert preprocess(source, output) == 0
 
 
 @pytest.mark.slow
@@ -50,20 +47,10 @@ def test_unfinished_job_keeps_whole_shards_and_remakes_damaged_ones(
     first = digests(made)
     # Sidecars are made by a real run that stops before the end.
     stopped = tmp_path / "stopped"
-    code = (
-        "import os, preprocess.beam.pipeline as job\n"
-        "job.write_info = lambda *a, **k: os._exit(9)\n"
-        "import sys; from preprocess.main import run; run()"
-    )
-    arguments = [DRAWN, *SMALL, f"--input={cells}", f"--output={stopped}"]
-    ended = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT)
-    assert ended.returncode == 9
+    stop_before_the_end(cells, stopped)
     assert not (stopped / dataset_info.INFO_NAME).exists()
     (stopped / ".unfinished-0123abcd-train-00000-of-00002.tfrecord").write_text("half")
-    damaged = stopped / "train-00001-of-00002.tfrecord"
-    content = bytearray(damaged.read_bytes())
-    content[1000] ^= 1
-    damaged.write_bytes(content)
+    flip(stopped / "train-00001-of-00002.tfrecord", 1000)
     kept = stopped / "train-00000-of-00002.tfrecord"
     before = kept.stat().st_mtime_ns
     assert preprocess(cells, stopped) == 0
@@ -99,16 +86,14 @@ def test_two_jobs_at_once_are_refused(cells, made, tmp_path, capfd, digests):
         "    print('locked', flush=True)\n"
         "    time.sleep(60)"
     )
-    command = [sys.executable, "-c", code, str(output)]
-    first = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE)
+    first = started(PYTHON, "-c", code, output)
     try:
-        assert first.stdout.readline() == b"locked\n"
+        assert first.stdout.readline() == "locked\n"
         assert preprocess(cells, output, "--overwrite") == 2
         assert "another job is writing there" in capfd.readouterr().err
     finally:
         first.kill()
-        first.wait()
-        first.stdout.close()
+        first.communicate()
     assert preprocess(cells, output) == 0  # a killed job locks nothing
     assert digests(output) == digests(made)
 
@@ -131,17 +116,15 @@ def stop_before_the_end(source, output, *more):
         "job.write_info = lambda *a, **k: os._exit(9)\n"
         "import sys; from preprocess.main import run; run()"
     )
-    given = [DRAWN, *SMALL, f"--input={source}", f"--output={output}", *more]
-    ended = subprocess.run([sys.executable, "-c", code, *given], cwd=ROOT)
-    assert ended.returncode == 9
+    given = typed(DRAWN, *SMALL, *more, input=source, output=output)
+    assert process(PYTHON, "-c", code, *given).returncode == 9
 
 
 @pytest.mark.slow
 def test_bad_input_in_between_does_not_open_the_folder_to_another_config(
-    cells, tmp_path, capfd
+    source, tmp_path, capfd
 ):
-    source, output = tmp_path / "in", tmp_path / "out"
-    shutil.copytree(cells, source)
+    output = tmp_path / "out"
     stop_before_the_end(source, output)
     whole = (source / "01/t001.tif").read_bytes()
     (source / "01/t001.tif").write_text("broken")
@@ -155,9 +138,8 @@ def test_bad_input_in_between_does_not_open_the_folder_to_another_config(
 
 
 @pytest.mark.slow
-def test_no_shard_of_an_older_plan_is_left(cells, tmp_path):
-    source, output = tmp_path / "in", tmp_path / "out"
-    shutil.copytree(cells, source)
+def test_no_shard_of_an_older_plan_is_left(source, tmp_path):
+    output = tmp_path / "out"
     stop_before_the_end(source, output, "--config.data.num_shards=16")
     for name in ("01/t000.tif", "01_GT/SEG/man_seg000.tif"):
         (source / name).unlink()

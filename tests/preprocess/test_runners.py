@@ -8,7 +8,6 @@ import shlex
 import signal
 import socket
 import subprocess
-import sys
 import time
 
 import pytest
@@ -16,24 +15,18 @@ import pytest
 from preprocess import main
 from preprocess.beam import preflight, runners
 from tests.cloud import dataflow, gcs
-from tests.conftest import ROOT, until
+from tests.commands import PYTHON, ROOT, TINY, mistakes, module, process, run, started
+from tests.conftest import until
+from tests.ports import free_port
 from unet_tfrecords.command import cli
-from unet_tfrecords.command.cli import main as run_command
 from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.dataset import dataset_info
 
-ARGUMENTS = (
-    f"--config={ROOT}/configs/synthetic.py:smoke",
-    "--config.data.tile_size=60",
-    "--config.model.depth=2",
-    "--config.data.augmentations=5",
-    "--config.data.num_shards=6",
-)
+ARGUMENTS = (*TINY, "--config.data.augmentations=5", "--config.data.num_shards=6")
 
 
 def preprocess(source, output, *options) -> int:
-    given = [*ARGUMENTS, f"--input={source}", f"--output={output}", *options]
-    return run_command(main.COMMAND, given)
+    return run("preprocess", *ARGUMENTS, *options, input=source, output=output)
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +67,7 @@ class Guide:
         replaced = {
             **self.ports,
             "/tmp/": f"{output.parent}/",  # before names that may lie there
-            ".venv-cpu/bin": str(pathlib.Path(sys.executable).parent),
+            ".venv-cpu/bin": str(pathlib.Path(PYTHON).parent),
             "$PWD/": "",
             shown: shlex.join([*ARGUMENTS, *more]) + f" {where}",
         }
@@ -88,14 +81,9 @@ class Guide:
         """Its first servers, once they answer at these ports of the guide."""
         with contextlib.ExitStack() as stack:
             for port, line in zip(ports, self.servers, strict=False):
-                started = stack.enter_context(server(line))
-                until(started, lambda port=port: answers(self.ports[port]))
+                shell = stack.enter_context(server(line))
+                until(shell, lambda port=port: answers(self.ports[port]))
             yield
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return taken.getsockname()[1]
 
 
 def answers(port: str) -> bool:
@@ -108,32 +96,19 @@ def answers(port: str) -> bool:
 @contextlib.contextmanager
 def server(line: str):
     """What a terminal of its own would run, for the time of a test."""
-    process = subprocess.Popen(
-        line,
-        shell=True,
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    shell = started("sh", "-c", line, start_new_session=True, **silent)
     try:
-        yield process
+        yield shell
     finally:
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+            os.killpg(shell.pid, signal.SIGKILL)
+        shell.wait()
 
 
-def run(line: str, **environment: str):
+def types(line: str, **environment: str):
     """A command to its end, in a process: clients' threads outlive their jobs."""
-    return subprocess.run(
-        shlex.split(line),
-        cwd=ROOT,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    return process(*shlex.split(line), env=environment, timeout=120)
 
 
 def told(done) -> str:
@@ -156,9 +131,7 @@ def test_dask_scheduler_and_two_workers(cells, in_memory, digests, tmp_path):
     assert len(workers) == 2
     with contextlib.ExitStack() as stack:
         stack.enter_context(guide.serving("8786"))
-        early = subprocess.Popen(
-            shlex.split(job), cwd=ROOT, stdout=subprocess.PIPE, text=True
-        )
+        early = started(*shlex.split(job), stderr=None)
         stack.callback(early.communicate)
         stack.callback(early.kill)
         early.stdout.readline()  # what will be made
@@ -171,7 +144,7 @@ def test_dask_scheduler_and_two_workers(cells, in_memory, digests, tmp_path):
         assert early.returncode == 0
         assert digests(tmp_path / "data") == in_memory
         (tmp_path / "bad/train-00000-of-00006.tfrecord").mkdir(parents=True)
-        line = told(run(job.replace("/data ", "/bad ")))
+        line = told(types(job.replace("/data ", "/bad ")))
     assert line.endswith("-00006.tfrecord: Is a directory")
 
 
@@ -182,35 +155,34 @@ def test_portable_job_service(cells, in_memory, digests, tmp_path):
     loopback, external = guide.jobs
     with guide.serving("8099", "50000"):
         # Beam's client would drop the job after this time.
-        done = run(f"{loopback} --job_server_timeout=1")
+        done = types(f"{loopback} --job_server_timeout=1")
         assert done.returncode == 0, done.stderr
         assert digests(tmp_path / "data") == in_memory
-        done = run(external.replace("/data ", "/data2 "))
+        done = types(external.replace("/data ", "/data2 "))
         assert done.returncode == 0, done.stderr
         assert digests(tmp_path / "data2") == in_memory
         (tmp_path / "bad/train-00000-of-00006.tfrecord").mkdir(parents=True)
-        line = told(run(loopback.replace("/data ", "/bad ")))
+        line = told(types(loopback.replace("/data ", "/bad ")))
         assert line.endswith("-00006.tfrecord: Is a directory")
         nobody = f"localhost:{free_port()}"
         pool = f"localhost:{guide.ports['50000']}"
         missing = external.replace("/data ", "/new ").replace(pool, nobody)
-        line = told(run(missing))
+        line = told(types(missing))
         assert f"(--environment_config={nobody}), does not answer; start it" in line
         assert not (tmp_path / "new").exists()
-        if subprocess.run("docker info", shell=True, capture_output=True).returncode:
+        if process("sh", "-c", "docker info").returncode:
             check_docker(guide, cells, dataflow.login(tmp_path))
 
 
 def check_docker(guide, cells, login) -> None:
     """Workers in containers, where none can be started."""
     with gcs.bucket() as front:
-        for path in cells.rglob("*.tif"):
-            front.put(f"raw/{path.relative_to(cells)}", path.read_bytes())
+        front.upload(cells, "raw")
         where = f"--input=gs://{gcs.BUCKET}/raw --output=gs://{gcs.BUCKET}/data"
         service = f"--job_endpoint=localhost:{guide.ports['8099']}"
         job = f"./launch.sh preprocess {shlex.join(ARGUMENTS)} {where} {service}"
         environment = {**login, "STORAGE_EMULATOR_HOST": front.address}
-        line = told(run(f"{job} --runner=PortableRunner", **environment))
+        line = told(types(f"{job} --runner=PortableRunner", **environment))
         assert "--runner=PortableRunner: no container could be started there" in line
         assert front.names("data") == []
 
@@ -225,11 +197,11 @@ def test_a_job_server_that_does_not_start(cells, tmp_path):
     java.chmod(0o755)
     job += f" --job_server_java_launcher={java} --runner"
     address = f"http://127.0.0.1:{free_port()}/flink.jar"
-    line = told(run(f"{job}=FlinkRunner --flink_job_server_jar={address}"))
+    line = told(types(f"{job}=FlinkRunner --flink_job_server_jar={address}"))
     assert f"Beam's job server can't be fetched ({address}); fetch it else" in line
     jar = tmp_path / "spark.jar"
     jar.touch()
-    done = run(f"{job}=SparkRunner --spark_job_server_jar={jar}")
+    done = types(f"{job}=SparkRunner --spark_job_server_jar={jar}")
     assert done.returncode == 2 and "this is no Java" in done.stderr
     ended = "--runner=SparkRunner: Beam's job server ended at its start"
     assert ended in done.stderr.splitlines()[-1]
@@ -255,9 +227,7 @@ def test_options_of_the_other_commands_exist(section, cells, tmp_path):
 
 
 def refused(*given: str) -> list[str]:
-    with pytest.raises(UserError) as caught:
-        runners.parse_options(list(given))
-    return caught.value.problems
+    return mistakes(runners.parse_options, list(given))
 
 
 @pytest.mark.slow
@@ -290,9 +260,7 @@ def test_who_does_not_answer_is_named(monkeypatch):
 def test_options_without_effect_are_refused_with_what_may_be_meant(given, option):
     """Beam would take labels=instance for Dataflow's labels, and masks stay binary."""
     own = ["overwrite", "input", "config.data.labels", "config.data.layout"]
-    with pytest.raises(UserError) as caught:
-        runners.parse_options(given, own)
-    line = caught.value.problems[0]
+    line = mistakes(runners.parse_options, given, own)[0]
     name = given[-1 if len(given) > 1 and "=" in given[-1] else 0].split("=")[0]
     assert name.rstrip("s") in line
     assert (f"(--{option} is meant?)" in line) == bool(option)
@@ -300,7 +268,7 @@ def test_options_without_effect_are_refused_with_what_may_be_meant(given, option
 
 def java() -> str:
     """Any program in Java's place: nothing is started here."""
-    return f"--job_server_java_launcher={sys.executable}"
+    return f"--job_server_java_launcher={PYTHON}"
 
 
 def test_what_a_job_server_needs_is_named(tmp_path):
@@ -341,9 +309,8 @@ def test_what_workers_of_a_job_service_are_given():
 
 def killed_while_writing(command: list[str], output: pathlib.Path) -> None:
     """Starts the job and kills it, with all its processes, in the midst of a shard."""
-    job = subprocess.Popen(
-        command, cwd=ROOT, stderr=subprocess.DEVNULL, start_new_session=True
-    )
+    silent = {"stdout": None, "stderr": subprocess.DEVNULL}
+    job = started(*command, start_new_session=True, **silent)
     try:
         for _ in range(6000):
             halves = list(output.glob(".unfinished-*.tfrecord"))
@@ -368,16 +335,15 @@ def _size(path: pathlib.Path) -> int:
 def test_killed_in_the_midst_of_a_shard(cells, digests, tmp_path, capsys, mode):
     """kill -9, then the same command: whole shards stay, the bytes are the same."""
     output = tmp_path / "data"
-    given = [f"--input={cells}", "--config.data.augmentations=60"]
-    options = [f"--direct_running_mode={mode}", "--direct_num_workers=2"]
-    command = [sys.executable, "-m", "preprocess.main", *ARGUMENTS, *given, *options]
-    killed_while_writing([*command, f"--output={output}"], output)
+    more = "--config.data.augmentations=60"
+    options = [more, f"--direct_running_mode={mode}", "--direct_num_workers=2"]
+    where = {"input": cells, "output": output}
+    killed_while_writing(module("preprocess", *ARGUMENTS, *options, **where), output)
     assert not (output / dataset_info.INFO_NAME).exists()
     noted = [path.name for path in output.glob(".unfinished-train-*.tfrecord.json")]
     names = [name.removeprefix(".unfinished-").removesuffix(".json") for name in noted]
     kept = {name: (output / name).stat().st_mtime_ns for name in names}
     assert kept and len(kept) < 9
-    more = "--config.data.augmentations=60"
     capsys.readouterr()
     assert preprocess(cells, output, more) == 0
     assert f"{len(kept)} shards of an earlier run kept" in capsys.readouterr().out

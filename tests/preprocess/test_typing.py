@@ -1,14 +1,9 @@
 """Flags, configs and paths as they are typed."""
 
-import subprocess
-import sys
-
 import pytest
 
-from preprocess.main import COMMAND
-from tests.conftest import ROOT
+from tests.commands import PYTHON, SMOKE, lines_of, process, refused, run, typed
 from tests.preprocess.commands import DRAWN, SMALL, preprocess
-from unet_tfrecords.command.cli import main
 from unet_tfrecords.dataset import dataset_info
 
 
@@ -39,8 +34,8 @@ from unet_tfrecords.dataset import dataset_info
 )
 def test_mistyped_commands_are_one_line(cells, tmp_path, capfd, more, words):
     assert preprocess(cells, tmp_path / "out", *more) == 2
-    lines = capfd.readouterr().err.splitlines()
-    assert words in lines[-1] and len(lines) == 1
+    [line] = capfd.readouterr().err.splitlines()
+    assert words in line
     assert not (tmp_path / "out").exists()
 
 
@@ -49,19 +44,15 @@ def test_mistyped_commands_are_one_line(cells, tmp_path, capfd, more, words):
     [("nope.py", "configs/nope.py"), ("synthetic.py:gpu", "no variant 'gpu'")],
 )
 def test_unknown_configs_are_one_line(cells, tmp_path, capfd, config, words):
-    given = f"--config=configs/{config}", f"--input={cells}", f"--output={tmp_path}/o"
-    assert main(COMMAND, given) == 2  # the file alone, without overrides
-    [line] = capfd.readouterr().err.splitlines()
-    assert words in line
+    given = {"config": f"configs/{config}", "input": cells, "output": tmp_path / "o"}
+    assert words in refused(capfd, "preprocess", **given)  # without overrides
 
 
 @pytest.mark.parametrize("text", ["def get_config(:", "import nope", "1 / 0"])
 def test_broken_configs_are_one_line(cells, tmp_path, capfd, text):
     (tmp_path / "c.py").write_text(text)
-    given = f"--config={tmp_path}/c.py", f"--input={cells}", f"--output={tmp_path}/o"
-    assert main(COMMAND, given) == 2
-    [line] = capfd.readouterr().err.splitlines()
-    assert line.startswith("preprocess: ") and len(line) > 30
+    given = {"config": tmp_path / "c.py", "input": cells, "output": tmp_path / "o"}
+    assert len(refused(capfd, "preprocess", **given)) > 30
 
 
 @pytest.mark.slow
@@ -75,14 +66,14 @@ def test_output_in_a_files_place_is_one_line(cells, tmp_path, capfd):
     (tmp_path / "file").write_text("")
     for output in (tmp_path / "file", tmp_path / "file/below"):
         assert preprocess(cells, output) == 2
-        [line] = [s for s in capfd.readouterr().err.splitlines() if "preprocess: " in s]
+        [line] = lines_of(capfd, "preprocess")
         assert str(tmp_path / "file") in line
 
 
 def test_missing_flags_and_help(capsys):
-    assert main(COMMAND, ["--input=x"]) == 2
+    assert run("preprocess", "--input=x") == 2
     assert "--output, --config must be given" in capsys.readouterr().err
-    assert main(COMMAND, ["--help"]) == 0
+    assert run("preprocess", "--help") == 0
     text = capsys.readouterr().out
     assert "--input (required)" in text and "Beam option" in text
 
@@ -98,15 +89,14 @@ def test_preprocess_never_loads_tensorflow(cells, tmp_path):
         "assert not loaded, loaded\n"
         "sys.exit(code)"
     )
-    arguments = [DRAWN, *SMALL, f"--input={cells}", f"--output={tmp_path / 'out'}"]
-    subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, check=True)
+    given = typed(DRAWN, *SMALL, input=cells, output=tmp_path / "out")
+    process(PYTHON, "-c", code, *given, check=True)
     assert (tmp_path / "out" / dataset_info.INFO_NAME).exists()
 
 
 @pytest.mark.slow
 def test_paths_may_be_relative(cells, tmp_path, monkeypatch, made, digests):
     monkeypatch.chdir(cells.parent)
-    config = f"--config={ROOT}/configs/synthetic.py:smoke"
-    arguments = [config, *SMALL, "--input=cells/", f"--output={tmp_path / 'out'}"]
-    assert main(COMMAND, arguments) == 0
+    where = {"input": "cells/", "output": tmp_path / "out"}
+    assert run("preprocess", SMOKE, *SMALL, **where) == 0
     assert digests(tmp_path / "out") == digests(made)

@@ -2,15 +2,14 @@
 
 import json
 import shlex
-import subprocess
 
 import kubernetes_validate
 import pytest
 import yaml
 
-from tests.conftest import ROOT
+from tests.commands import ROOT, command, process
+from tests.folders import write_program
 from trainer.devices import strategy
-from trainer.main import COMMANDS
 from trainer.training.batch_size import settle, tiles_that_fit
 from trainer.training.train_settings import check_batch, check_train_config
 from unet_tfrecords.command import cli
@@ -53,7 +52,7 @@ def known_flags(arguments: list[str]) -> None:
     from absl import flags
 
     values = flags.FlagValues()
-    for flag in COMMANDS["train"].flags:
+    for flag in command("train").flags:
         flag(values)
     for argument in arguments:
         name = argument.removeprefix("--").split("=")[0]
@@ -62,7 +61,7 @@ def known_flags(arguments: list[str]) -> None:
 
 def assert_trains(arguments: list[str], *, replicas: int) -> None:
     """That the trainer accepts the flags and the config on so many GPUs."""
-    values, rest = cli.parse(COMMANDS["train"], arguments)
+    values, rest = cli.parse(command("train"), arguments)
     assert values is not None and not rest
     config = cli.config_of(values)
     check_train_config(config)
@@ -105,20 +104,10 @@ def test_kubernetes_script_makes_a_cluster(tmp_path):
     """Its own bash, with a `python` that says what it was given."""
     _, job = documents()
     [script] = job["spec"]["template"]["spec"]["containers"][0]["args"]
-    fake = tmp_path / "python"
-    fake.write_text('#!/bin/sh\necho "$TF_CONFIG"\nprintf "%s\\n" "$@"\n')
-    fake.chmod(0o755)
-    done = subprocess.run(
-        ["bash", "-c", script],
-        env={
-            "PATH": f"{tmp_path}:/usr/bin:/bin",
-            "WORKERS": "3",
-            "JOB_COMPLETION_INDEX": "2",
-        },
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    fake = '#!/bin/sh\necho "$TF_CONFIG"\nprintf "%s\\n" "$@"\n'
+    write_program(tmp_path / "python", fake)
+    pod = [f"PATH={tmp_path}:/usr/bin:/bin", "WORKERS=3", "JOB_COMPLETION_INDEX=2"]
+    done = process("env", "-i", *pod, "bash", "-c", script, check=True)
     config, *arguments = done.stdout.splitlines()
     environment = {"TF_CONFIG": config}
     assert strategy.read_cluster(environment) == (2, 3)

@@ -1,15 +1,14 @@
 """launch.sh: what it must not do to what it has not made."""
 
 import concurrent.futures
-import os
 import pathlib
 import shutil
-import subprocess
 import sys
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.commands import ROOT, process
+from tests.folders import write_program
 
 
 def launch(
@@ -18,21 +17,12 @@ def launch(
     root: pathlib.Path = ROOT,
     **environment: str,
 ):
-    return subprocess.run(
-        [str(root / "launch.sh"), *command],
-        cwd=cwd,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    return process(root / "launch.sh", *command, cwd=cwd, env=environment, timeout=60)
 
 
 @pytest.mark.parametrize("python", ["", "/nowhere/python"])
 def test_a_folder_that_is_no_environment_is_left_alone(tmp_path, python):
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "bin/python").write_text("#!/bin/sh\necho 3.1\n")
-    (tmp_path / "bin/python").chmod(0o755)
+    write_program(tmp_path / "bin/python", "#!/bin/sh\necho 3.1\n")
     (tmp_path / "mine.txt").write_text("mine")
     more = {"PYTHON": python} if python else {}
     done = launch("setup", UNET_VENV=str(tmp_path), **more)
@@ -97,12 +87,6 @@ def checkout(tmp_path) -> pathlib.Path:
         (folder / f"requirements/{flavour}.lock").write_text(flavour)
     write_program(tmp_path / "python3.11", PYTHON)
     return folder
-
-
-def write_program(path: pathlib.Path, text: str) -> None:
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(text)
-    path.chmod(0o755)
 
 
 def set_up(checkout: pathlib.Path, *, gpus: bool = False, **more: str):

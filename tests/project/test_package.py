@@ -1,19 +1,17 @@
 """The wheel and the sdist, built, looked into, installed and run from elsewhere."""
 
-import os
 import pathlib
 import re
-import subprocess
-import sys
 import tarfile
 import zipfile
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.commands import PYTHON, process
+from tests.folders import copy_project
 
 pytestmark = pytest.mark.slow
-PIP = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+PIP = [PYTHON, "-m", "pip", "--quiet", "--disable-pip-version-check"]
 ROOMS = ("configs", "doctor", "preprocess", "trainer", "unet_tfrecords")
 # Without: its dependencies are those of this environment.
 ALONE = ("--no-deps", "--no-build-isolation", "--no-index")
@@ -22,21 +20,13 @@ ALONE = ("--no-deps", "--no-build-isolation", "--no-index")
 @pytest.fixture(scope="module")
 def source(tmp_path_factory) -> pathlib.Path:
     """What is committed or would be, and nothing of this folder's builds."""
-    folder = tmp_path_factory.mktemp("source")
-    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    names = subprocess.run(listed, cwd=ROOT, capture_output=True, check=True).stdout
-    for name in filter(None, names.decode().split("\0")):
-        if (ROOT / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_bytes((ROOT / name).read_bytes())
-    return folder
+    return copy_project(tmp_path_factory.mktemp("source"))
 
 
 @pytest.fixture(scope="module")
 def wheel(source, tmp_path_factory) -> pathlib.Path:
     folder = tmp_path_factory.mktemp("wheel")
-    command = [*PIP, "wheel", *ALONE, "--wheel-dir", folder, source]
-    subprocess.run(command, check=True)
+    process(*PIP, "wheel", *ALONE, "--wheel-dir", folder, source, check=True)
     [made] = folder.glob("*.whl")
     return made
 
@@ -55,27 +45,18 @@ def test_a_wheel_holds_the_packages_and_no_tests(wheel, source):
 def test_installed_every_command_says_what_it_takes(wheel, tmp_path):
     target, elsewhere = tmp_path / "site", tmp_path / "elsewhere"
     elsewhere.mkdir()
-    subprocess.run([*PIP, "install", *ALONE, "--target", target, wheel], check=True)
-    found = os.environ | {"PYTHONPATH": str(target)}
+    process(*PIP, "install", *ALONE, "--target", target, wheel, check=True)
+    there = {"cwd": elsewhere, "env": {"PYTHONPATH": str(target)}}
     scripts = sorted((target / "bin").glob("unet-*"))
     assert len(scripts) == 12
     for script in scripts:
-        command = [sys.executable, script, "--help"]
-        done = subprocess.run(
-            command, cwd=elsewhere, env=found, capture_output=True, text=True
-        )
+        done = process(PYTHON, script, "--help", **there)
         assert done.returncode == 0 and not done.stderr, done.stderr
         name = script.name.removeprefix("unet-").replace("-", "_")
         assert re.match(rf"usage: (\./launch\.sh )?{name}\b", done.stdout), done.stdout
     # configs/ are found where they are installed: there are none here.
     given = "--config=configs/synthetic.py:smoke", "--input=gone", "--output=out"
-    done = subprocess.run(
-        [sys.executable, target / "bin/unet-preprocess", *given],
-        cwd=elsewhere,
-        env=found,
-        capture_output=True,
-        text=True,
-    )
+    done = process(PYTHON, target / "bin/unet-preprocess", *given, **there)
     [line] = done.stderr.splitlines()
     assert done.returncode == 2 and "elsewhere/gone: " in line, done.stderr
 
@@ -84,14 +65,13 @@ def test_an_sdist_builds_the_same_wheel(source, wheel, tmp_path):
     code = (
         f"from setuptools import build_meta; build_meta.build_sdist({str(tmp_path)!r})"
     )
-    quiet = {"cwd": source, "check": True, "capture_output": True}
-    subprocess.run([sys.executable, "-c", code], **quiet)
+    process(PYTHON, "-c", code, cwd=source, check=True)
     [sdist] = tmp_path.glob("*.tar.gz")
     names = {name.partition("/")[2] for name in tarfile.open(sdist).getnames()}
     assert {"README.md", "LICENSE", "setup.py", "trainer/py.typed"} <= names
-    command = [*PIP, "wheel", *ALONE, "--wheel-dir", tmp_path / "again", sdist]
-    subprocess.run(command, check=True)
-    [again] = (tmp_path / "again").glob("*.whl")
+    folder = tmp_path / "again"
+    process(*PIP, "wheel", *ALONE, "--wheel-dir", folder, sdist, check=True)
+    [again] = folder.glob("*.whl")
     first, second = zipfile.ZipFile(wheel), zipfile.ZipFile(again)
     assert sorted(first.namelist()) == sorted(second.namelist())
     for name in first.namelist():

@@ -8,7 +8,6 @@ Serving are stand-ins on loopback, and `docker` notes what it was asked.
 import os
 import pathlib
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,7 +21,8 @@ from preprocess import draw
 from tests.cloud import dataflow, gcs
 from tests.cloud.serving import serving
 from tests.cloud.worker import Worker
-from tests.conftest import ROOT
+from tests.commands import PYTHON, ROOT, process, run, typed
+from tests.folders import copy_project, write_program
 from unet_tfrecords.dataset.drawn_cells import draw_cells
 from unet_tfrecords.dataset.images import formats
 from unet_tfrecords.dataset.images.pages import Page
@@ -78,13 +78,9 @@ class Reader(NamedTuple):
         """Runs a line of the page; what it prints."""
         for name, what in names.items():
             command = re.sub(rf"\b{re.escape(name)}\b", what, command)
+        settings = {"cwd": self.clone, "env": self.environment, "timeout": 200}
         done = subprocess.run(
-            ["bash", "-c", command],
-            cwd=self.clone,
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            timeout=200,
+            ["bash", "-c", command], capture_output=True, text=True, **settings
         )
         assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
         return done.stdout
@@ -103,18 +99,8 @@ def clone(tmp_path_factory) -> pathlib.Path:
     if not (environment / ".complete").exists():
         pytest.skip("not in an environment that launch.sh has made")
     # Or the clone's launch.sh would bring it up to date, and leave it to the clone.
-    subprocess.run(
-        [ROOT / "launch.sh", "setup"],
-        env={**os.environ, "UNET_VENV": sys.prefix},
-        check=True,
-    )
-    folder = tmp_path_factory.mktemp("clone") / "unet"
-    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    done = subprocess.run(listed, cwd=ROOT, capture_output=True, check=True)
-    for name in done.stdout.decode().split("\0")[:-1]:
-        if (ROOT / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, folder / name)
+    process("./launch.sh", "setup", env={"UNET_VENV": sys.prefix}, check=True)
+    folder = copy_project(tmp_path_factory.mktemp("clone") / "unet")
     flavour = (environment / ".complete").read_text().split()[0]
     (folder / f".venv-{flavour}").symlink_to(environment)
     return folder
@@ -133,11 +119,9 @@ def reader(clone) -> Reader:
 def programs(reader, tmp_path) -> Iterator[pathlib.Path]:
     """A folder of programs that this machine lacks; each notes what it was given."""
     folder = tmp_path / "bin"
-    folder.mkdir()
     for name in ("docker", "xdg-open"):
         script = f'#!/bin/sh\necho "MODEL=$MODEL" "$@" >> {folder}/{name}.said\n'
-        (folder / name).write_text(script)
-        (folder / name).chmod(0o755)
+        write_program(folder / name, script)
     reader.environment["PATH"] = f"{folder}:{reader.environment['PATH']}"
     yield folder
 
@@ -205,25 +189,21 @@ def test_gpus(reader, video):
 
 
 @pytest.mark.long
-def test_dataflow_and_buckets(reader, video, tmp_path):
+def test_dataflow_and_buckets(reader, video, front, monkeypatch, tmp_path):
     """With a service that takes the job and a worker made of what was staged."""
     [command] = SECTIONS["Dataflow and buckets"]
+    front.upload(video, "raw")
+    google = {**dataflow.login(tmp_path), "STORAGE_EMULATOR_HOST": front.address}
+    reader.environment.update(google)
+    for name, value in google.items():
+        monkeypatch.setenv(name, value)  # for the workers
     names = {"BUCKET": gcs.BUCKET, "PROJECT": dataflow.PROJECT}
-    with gcs.bucket() as front:
-        for path in video.rglob("*.tif"):
-            front.put(f"raw/{path.relative_to(video)}", path.read_bytes())
-        bucket = {"STORAGE_EMULATOR_HOST": front.address}
-        google = {**dataflow.login(tmp_path), **bucket}
-        reader.environment.update(google)
-        with pytest.MonkeyPatch.context() as workers:
-            for name, value in google.items():
-                workers.setenv(name, value)
-            with dataflow.service(Worker(front, tmp_path)) as service:
-                endpoint = f"--dataflow_endpoint={service.endpoint}"
-                names |= {"REGION": dataflow.REGION}
-                told = reader.launches(command, endpoint, **names)
-        assert re.search(r"\d+ tiles", told) and len(service.jobs) == 1
-        assert "data/dataset_info.json" in front.names("data/")
+    names["REGION"] = dataflow.REGION
+    with dataflow.service(Worker(front, tmp_path)) as service:
+        endpoint = f"--dataflow_endpoint={service.endpoint}"
+        told = reader.launches(command, endpoint, **names)
+    assert re.search(r"\d+ tiles", told) and len(service.jobs) == 1
+    assert "data/dataset_info.json" in front.names("data/")
 
 
 @pytest.mark.slow
@@ -260,9 +240,7 @@ def test_what_the_page_points_at_is_there():
     assert len(pointed) > 15
     assert not [name for name in pointed if not (ROOT / name).exists()]
     launched = set(re.findall(r"\./launch\.sh ([a-z_]+)", README))
-    usage = subprocess.run(
-        [ROOT / "launch.sh", "help"], capture_output=True, text=True, check=True
-    ).stdout
+    usage = process("./launch.sh", "help", check=True).stdout
     known = set(re.findall(r"^  ([a-z_]+)  ", usage, re.M))
     assert launched <= known and len(README.splitlines()) < 150
 
@@ -276,18 +254,14 @@ def test_a_command_that_no_test_knows_is_refused(tmp_path):
 @pytest.mark.slow
 def test_the_picture_is_drawn_by_its_command(shards_folder, cells, trained, tmp_path):
     """From a run's folder, as the demo leaves it; what is committed is small."""
-    from trainer.main import COMMANDS as OURS
-    from unet_tfrecords.command.cli import main
-
-    given = [f"--workdir={trained}", f"--output={tmp_path}/export"]
-    assert main(OURS["export"], given) == 0
-    given = [f"--model={tmp_path}/export", f"--input={cells}/01"]
-    assert main(OURS["predict"], [*given, f"--output={tmp_path}/predictions"]) == 0
+    model = tmp_path / "export"
+    assert run("export", workdir=trained, output=model) == 0
+    where = {"input": cells / "01", "output": tmp_path / "predictions"}
+    assert run("predict", model=model, **where) == 0
     (tmp_path / "data").symlink_to(shards_folder)
     (tmp_path / "raw").symlink_to(cells)
-    script = ROOT / "docs/pictures/overview.py"
-    command = [sys.executable, script, f"--run={tmp_path}"]
-    subprocess.run([*command, f"--output={tmp_path}/p.png"], check=True, timeout=60)
+    given = typed(run=tmp_path, output=tmp_path / "p.png")
+    process(PYTHON, "docs/pictures/overview.py", *given, check=True, timeout=60)
     ours = ROOT / "docs/pictures/overview.png"
     with Image.open(tmp_path / "p.png") as drawn, Image.open(ours) as kept:
         assert drawn.size == kept.size and ours.stat().st_size < 200_000

@@ -15,22 +15,15 @@ import pytest
 import tifffile
 
 from campaigns import bombs, samples
-from campaigns.mutations import (
-    BAD,
-    Material,
-    Reader,
-    damage_files,
-    table,
-)
+from campaigns.mutations import BAD, Material, Reader, damage_files, table
 from campaigns.mutators import flip
 from campaigns.readers import READ, REFUSED
 from preprocess import main, plan
+from tests.commands import lines_of, mistakes, run
 from trainer.export import artefact_layout
 from trainer.inference.instances import InstanceRules
 from trainer.input.shard_files import damage, find_shards
-from trainer.main import COMMANDS
 from trainer.run import checkpoints, workdir
-from unet_tfrecords.command.cli import main as command
 from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.dataset import dataset_info, records, shards
 from unet_tfrecords.dataset.images import formats
@@ -266,9 +259,7 @@ def test_strange_json_beside_shards_is_a_line(data, tmp_path, what, name, config
     if name == "job":
         (data / dataset_info.INFO_NAME).unlink()
     paths[name].write_bytes(text)
-    with pytest.raises(UserError) as caught:
-        reads[name]()
-    assert str(data) in caught.value.problems[0]
+    assert str(data) in mistakes(reads[name])[0]
 
 
 def test_a_changed_note_of_a_shard_is_not_believed(data):
@@ -328,11 +319,6 @@ def test_changed_settings_of_a_run_are_noticed(trained, tmp_path):
     workdir.read_config(str(run))
 
 
-def predicted(model, source, output) -> int:
-    given = f"--model={model}", f"--input={source}", f"--output={output}"
-    return command(COMMANDS["predict"], list(given))
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "version, name", [(2, "saved_model.pb"), (1, "variables.data")]
@@ -341,8 +327,9 @@ def test_a_bit_of_a_model_is_noticed(models, cells, tmp_path, capfd, version, na
     model = pathlib.Path(shutil.copytree(models / str(version), tmp_path / "model"))
     path = next(p for p in model.rglob("*") if p.name.startswith(name))
     flip(path, 4 * path.stat().st_size + 3)
-    assert predicted(model, cells / "01", tmp_path / "out") == 2
-    [line] = [s for s in capfd.readouterr().err.splitlines() if "predict: " in s]
+    where = {"input": cells / "01", "output": tmp_path / "out"}
+    assert run("predict", model=model, **where) == 2
+    [line] = lines_of(capfd, "predict")
     assert f"{path}: not as it was written" in line
 
 
@@ -350,7 +337,8 @@ def test_a_bit_of_a_model_is_noticed(models, cells, tmp_path, capfd, version, na
 def test_a_list_of_digests_that_is_cut_is_no_pardon(models, cells, tmp_path, capfd):
     model = pathlib.Path(shutil.copytree(models / "2", tmp_path / "model"))
     (model / "assets.extra/SHA256SUMS").write_bytes(b"")
-    assert predicted(model, cells / "01", tmp_path / "out") == 2
+    where = {"input": cells / "01", "output": tmp_path / "out"}
+    assert run("predict", model=model, **where) == 2
     assert "damaged, it has no line of" in capfd.readouterr().err
 
 
@@ -370,8 +358,9 @@ def test_damaged_images_among_good_ones(models, cells, tmp_path, capfd):
     }
     for name, content in bad.items():
         (source / name).write_bytes(content)
-    assert predicted(models / "2", source, tmp_path / "out") == 2
-    lines = [s for s in capfd.readouterr().err.splitlines() if "predict: " in s]
+    where = {"input": source, "output": tmp_path / "out"}
+    assert run("predict", model=models / "2", **where) == 2
+    lines = lines_of(capfd, "predict")
     for name in bad:
         assert [line for line in lines if str(source / name) in line], (name, lines)
     assert len(lines) == len(bad)

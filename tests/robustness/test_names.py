@@ -2,25 +2,20 @@
 
 import errno
 import os
-import subprocess
-import sys
 
 import pytest
-import tifffile
 
-from preprocess import draw, main
-from tests.conftest import ROOT, TINY_DATA
-from trainer.main import COMMANDS
-from unet_tfrecords.command.cli import main as run
+from tests import commands
+from tests.commands import lines_of, module, process, refused, run
+from tests.folders import FOLDER, lay
 from unet_tfrecords.command.errors import UserError
-from unet_tfrecords.dataset import dataset_info, preview, verify
+from unet_tfrecords.dataset import dataset_info
 from unet_tfrecords.dataset.drawn_cells import draw_cells
 from unet_tfrecords.dataset.images import formats, pages
 from unet_tfrecords.storage import files
 
 CONFIG = [
-    f"--config={ROOT}/configs/folder.py:smoke",
-    *TINY_DATA,
+    *FOLDER,
     "--config.data.labels=instance",
     "--config.train.steps=2",
     "--config.train.validate_every_steps=2",
@@ -47,12 +42,7 @@ UNPRINTABLE = ["n\nl", "t\tb", "\udcff"]  # the last one is a byte that is no UT
 def put(folder, names):
     """Drawn images and masks of some names."""
     drawn = draw_cells(96, len(names), 3)
-    for name, (image, instances) in zip(names, drawn, strict=True):
-        for kind, pixels in (("images", image), ("masks", instances)):
-            (folder / kind).mkdir(parents=True, exist_ok=True)
-            path = os.path.join(folder, kind, f"{name}.tif")
-            with open(path, "wb") as file:  # without a temporary name
-                tifffile.imwrite(file, pixels)
+    return lay(folder, dict(zip(names, drawn, strict=True)))
 
 
 @pytest.mark.slow
@@ -61,25 +51,21 @@ def test_odd_names_go_all_the_way(tmp_path, capfd):
     source, data, to = here / f"in{ODD}", here / f"data{ODD}", here / f"run{ODD}"
     model, out, pictures = here / f"m{ODD}", here / f"out{ODD}", here / f"pre{ODD}"
     put(source, NAMES)
-    assert run(main.COMMAND, [*CONFIG, f"--input={source}", f"--output={data}"]) == 0
+    assert run("preprocess", *CONFIG, input=source, output=data) == 0
     info = dataset_info.read_info(str(data))
     found = {source.frame.split("/", 2)[2] for source in info.sources}
     assert found == set(NAMES)
-    assert run(verify.COMMAND, [f"--data={data}"]) == 0
-    assert run(preview.COMMAND, [f"--data={data}", f"--output={pictures}"]) == 0
+    assert run("verify", data=data) == 0
+    assert run("preview", data=data, output=pictures) == 0
     page = (pictures / "index.html").read_text()
     assert "<b>&#;$HOME" not in page
-    trained = [*CONFIG, f"--data={data}", f"--workdir={to}"]
-    assert run(COMMANDS["train"], trained) == 0
-    scored = [f"--workdir={to}", f"--input={source}"]
-    assert run(COMMANDS["evaluate"], scored) == 0
+    assert run("train", *CONFIG, data=data, workdir=to) == 0
+    assert run("evaluate", workdir=to, input=source) == 0
     assert "<b>&#;$HOME" not in (to / "report.html").read_text()
-    exported = [scored[0], f"--output={model}", "--weights=variables"]
-    assert run(COMMANDS["export"], exported) == 0
+    assert run("export", workdir=to, output=model, weights="variables") == 0
     capfd.readouterr()
-    given = [f"--model={model}", f"--input={source}/images", f"--output={out}"]
-    assert run(COMMANDS["predict"], given) == 2
-    [line] = [x for x in capfd.readouterr().err.splitlines() if x.startswith("predict")]
+    assert run("predict", model=model, input=source / "images", output=out) == 2
+    [line] = lines_of(capfd, "predict")
     assert "nnn_overlay.png would have a name of more than 255 bytes" in line
     masks = {path.name.removesuffix("_mask.png") for path in out.glob("*_mask.png")}
     assert masks == set(NAMES) - {"n" * 251}
@@ -88,41 +74,40 @@ def test_odd_names_go_all_the_way(tmp_path, capfd):
     here = tmp_path / PATTERN
     put(here, ["a", "b", "c", "d", "e"])
     data = here / PATTERN
-    assert run(main.COMMAND, [*CONFIG, f"--input={here}", f"--output={data}"]) == 0
-    assert run(verify.COMMAND, [f"--data={data}"]) == 0
+    assert run("preprocess", *CONFIG, input=here, output=data) == 0
+    assert run("verify", data=data) == 0
     capfd.readouterr()
-    assert run(COMMANDS["train"], [*CONFIG, f"--data={data}", f"--workdir={here}"]) == 2
+    assert run("train", *CONFIG, data=data, workdir=here) == 2
     assert "--workdir=" in (said := capfd.readouterr().err) and "no weights" in said
-    assert run(COMMANDS["export"], [scored[0], f"--output={here}/model"]) == 2
+    assert run("export", workdir=to, output=here / "model") == 2
     assert "no weights below" in capfd.readouterr().err
     os.rename(model, here / "model")
-    given = [f"--model={here}/model", f"--input={here}/images", f"--output={here}/out"]
-    assert run(COMMANDS["predict"], given) == 2
+    outs = {"input": here / "images", "output": here / "out"}
+    assert run("predict", model=here / "model", **outs) == 2
     assert "no weights below" in capfd.readouterr().err
     os.rename(here / "model", model)
 
     # Names that are no text: images are segmented, and told of in one line each.
     put(here / "bad", ["a", *UNPRINTABLE])
     (here / "bad/images/br\nok.tif").write_bytes(b"no image")
-    given = [f"--model={model}", f"--input={here}/bad/images", f"--output={here}/out"]
-    assert run(COMMANDS["predict"], given) == 2
+    outs["input"] = here / "bad/images"
+    assert run("predict", model=model, **outs) == 2
     lines = capfd.readouterr().err.splitlines()
     assert [x for x in lines if "br\\nok.tif: cannot be read as an image" in x]
     made = {name for name in os.listdir(here / "out") if "_mask" in name}
     assert made == {f"{name}_mask.png" for name in ("a", *UNPRINTABLE)}
-    assert run(COMMANDS["predict"], given) == 2  # again: finished images are known
+    assert run("predict", model=model, **outs) == 2  # again: finished images are known
     assert "made otherwise" not in capfd.readouterr().err
 
 
 @pytest.mark.slow
 def test_frames_whose_names_are_no_text(tmp_path, capfd):
     put(tmp_path / "in", ["a", "b", "c", "d", "e", *UNPRINTABLE])
-    given = [*CONFIG, f"--input={tmp_path}/in", f"--output={tmp_path}/out"]
-    assert run(main.COMMAND, given) == 2
-    said = capfd.readouterr().err
-    lines = [x for x in said.splitlines() if x.startswith("preprocess: ")]
+    where = {"input": tmp_path / "in", "output": tmp_path / "out"}
+    assert run("preprocess", *CONFIG, **where) == 2
+    lines = lines_of(capfd, "preprocess")
     assert len(lines) == 3 and all("not printable text; rename" in x for x in lines)
-    assert run(main.COMMAND, [*given, "--on_bad_frame=skip"]) == 0
+    assert run("preprocess", *CONFIG, **where, on_bad_frame="skip") == 0
     info = dataset_info.read_info(f"{tmp_path}/out")
     assert len(info.skipped) == 3 and len(info.sources) == 5
 
@@ -131,25 +116,24 @@ def test_frames_whose_names_are_no_text(tmp_path, capfd):
 @pytest.mark.parametrize(
     "command, flag",
     [
-        (main.COMMAND, "output"),
-        (verify.COMMAND, "data"),
-        (draw.COMMAND, "output"),
-        (COMMANDS["train"], "workdir"),
-        (COMMANDS["export"], "publish"),
-        (COMMANDS["predict"], "model"),
-        (COMMANDS["compare"], ""),
+        ("preprocess", "output"),
+        ("verify", "data"),
+        ("draw", "output"),
+        ("train", "workdir"),
+        ("export", "publish"),
+        ("predict", "model"),
+        ("compare", ""),
     ],
 )
 def test_folders_whose_names_are_no_text_are_one_line(
     command, flag, name, tmp_path, capfd
 ):
-    given = [f"--{needed}={tmp_path}" for needed in command.required if needed != flag]
-    given += CONFIG if command.takes_config else []
+    known = commands.command(command)
+    given = [f"--{needed}={tmp_path}" for needed in known.required if needed != flag]
+    given += CONFIG if known.takes_config else []
     given.append(f"--{flag}={tmp_path}/{name}" if flag else f"{tmp_path}/{name}")
-    assert run(command, given) == 2
-    [line] = capfd.readouterr().err.splitlines()
-    assert line.startswith(f"{command.name}: ") and "take another name" in line
-    assert line.isprintable()
+    line = refused(capfd, command, *given)
+    assert "take another name" in line and line.isprintable()
     assert os.listdir(tmp_path) == []
 
 
@@ -157,15 +141,9 @@ def test_a_name_is_told_where_nothing_but_ascii_can_be_written(tmp_path):
     """The C locale, a log, a name of letters that it has not."""
     folder = os.path.join(tmp_path, "é\udcff")
     os.mkdir(folder)
-    command = [
-        sys.executable,
-        "-m",
-        "unet_tfrecords.dataset.verify",
-        f"--data={folder}",
-    ]
-    environment = {**os.environ, "LC_ALL": "C", "PYTHONIOENCODING": "ascii:strict"}
-    done = subprocess.run(command, capture_output=True, cwd=ROOT, env=environment)
-    assert done.returncode == 2 and b"Traceback" not in done.stderr
+    ascii_only = {"LC_ALL": "C", "PYTHONIOENCODING": "ascii:strict"}
+    done = process(*module("verify", data=folder), env=ascii_only)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 

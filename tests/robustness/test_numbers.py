@@ -13,21 +13,17 @@ import pytest
 import tensorflow as tf
 import tifffile
 
-from preprocess import main
-from tests.conftest import TINY_DATA
-from tests.robustness.tiny import (
-    CONFIG,
+from tests.commands import lines_of, run
+from tests.folders import (
+    FOLDER,
     bars,
+    go_the_road,
     lay,
-    lines_of,
     metrics_of,
     noise,
     plain,
     split,
 )
-from trainer.main import COMMANDS
-from unet_tfrecords.command.cli import main as run
-from unet_tfrecords.dataset import preview, verify
 from unet_tfrecords.dataset.dataset_info import read_info
 from unet_tfrecords.dataset.images.formats import read_image
 from unet_tfrecords.dataset.images.pages import Page
@@ -69,22 +65,12 @@ def worked(tmp_path_factory) -> pathlib.Path:
     )
     raw = lay(top / "raw", frames | validation | test)
     settings = [
-        CONFIG,
-        *TINY_DATA,
+        *FOLDER,
         "--config.data.labels=instance",
         *split(validation, test),
         "--config.train.class_weights=balanced",
     ]
-    data, workdir, there = top / "data", top / "run", f"--input={raw}"
-    for command, given in (
-        (main.COMMAND, [*settings, there, f"--output={data}"]),
-        (verify.COMMAND, [f"--data={data}"]),
-        (preview.COMMAND, [f"--data={data}", f"--output={top}/preview"]),
-        (COMMANDS["train"], [*settings, f"--data={data}", f"--workdir={workdir}"]),
-        (COMMANDS["evaluate"], [f"--workdir={workdir}", there]),
-        (COMMANDS["export"], [f"--workdir={workdir}", f"--output={top}/model"]),
-    ):
-        assert run(command, given) == 0
+    go_the_road(raw, top, *settings, workdir=top / "run")
     return top
 
 
@@ -154,9 +140,9 @@ def test_predict_segments_every_finite_image(worked, tmp_path, capfd, ending):
     for name, image in (GIVEN | REFUSED).items():
         (tmp_path / "in").mkdir(exist_ok=True)
         tifffile.imwrite(tmp_path / f"in/{name}.tif", image)
-    given = [f"--model={worked}/model", f"--input={tmp_path}/in", "--probabilities=npy"]
-    given += [f"--output={tmp_path}/out", *([ending] if ending else [])]
-    assert run(COMMANDS["predict"], given) == 2
+    more = ["--probabilities=npy", *([ending] if ending else [])]
+    where = {"input": tmp_path / "in", "output": tmp_path / "out"}
+    assert run("predict", *more, model=worked / "model", **where) == 2
     lines = [x for x in lines_of(capfd, "predict") if "not written" not in x]
     assert len(lines) == len(REFUSED)
     for name in REFUSED:
@@ -203,14 +189,14 @@ def test_frames_of_no_use_are_listed_all_at_once(tmp_path, capfd):
         for name, (image, _) in UNUSABLE.items()
     }
     raw = lay(tmp_path / "raw", {"a": plain(), "b": plain(seed=2), **frames})
-    given = [CONFIG, *TINY_DATA, f"--input={raw}", f"--output={tmp_path}/data"]
-    given += [*split(["b"], []), "--config.data.labels=instance"]
-    assert run(main.COMMAND, given) == 2
+    given = [*FOLDER, *split(["b"], []), "--config.data.labels=instance"]
+    where = {"input": raw, "output": tmp_path / "data"}
+    assert run("preprocess", *given, **where) == 2
     lines = lines_of(capfd, "preprocess")
     assert len(lines) == len(UNUSABLE)
     for name, (_, said) in UNUSABLE.items():
         assert any(f"{name}.tif: " in line and said in line for line in lines)
-    assert run(main.COMMAND, [*given, "--on_bad_frame=skip"]) == 0
+    assert run("preprocess", *given, **where, on_bad_frame="skip") == 0
     skipped = read_info(str(tmp_path / "data")).skipped
     assert {entry.frame.split("/")[-1] for entry in skipped} == set(UNUSABLE)
 
@@ -238,10 +224,9 @@ def test_a_channel_of_one_value_normalises_to_zero(tmp_path):
     image = np.moveaxis(image, 0, -1)
     frames = {n: (image + np.uint8(i), bars(40, 40)) for i, n in enumerate("abc")}
     raw = lay(tmp_path / "raw", frames)
-    given = [CONFIG, *TINY_DATA, "--config.model.channels=3", *split(["b"], ["c"])]
+    given = [*FOLDER, "--config.model.channels=3", *split(["b"], ["c"])]
     given += ["--config.data.labels=instance"]
-    given += [f"--input={raw}", f"--output={tmp_path}/data"]
-    assert run(main.COMMAND, given) == 0
+    assert run("preprocess", *given, input=raw, output=tmp_path / "data") == 0
     info = read_info(str(tmp_path / "data"))
     shard = info.splits["validation"].shards[0].name
     tile = next(iter(read_tiles(f"{tmp_path}/data/{shard}", info.geometry)))
@@ -269,22 +254,17 @@ def sparse(tmp_path_factory) -> pathlib.Path:
         },
     )
     settings = [
-        CONFIG,
-        *TINY_DATA,
+        *FOLDER,
         "--config.data.labels=class",
         "--config.model.classes=4",
         *split(["v"], ["t", "u"]),
         "--config.train.class_weights=balanced",
         "--config.train.loss=cross_entropy+dice",
     ]
-    there = f"--input={raw}"
-    for command, given in (
-        (main.COMMAND, [*settings, there, f"--output={top}/data"]),
-        (COMMANDS["train"], [*settings, f"--data={top}/data", f"--workdir={top}/run"]),
-        (COMMANDS["evaluate"], [f"--workdir={top}/run", there]),
-        (COMMANDS["evaluate"], [f"--workdir={top}/run", there, "--split=validation"]),
-    ):
-        assert run(command, given) == 0
+    assert run("preprocess", *settings, input=raw, output=top / "data") == 0
+    assert run("train", *settings, data=top / "data", workdir=top / "run") == 0
+    for name in ("test", "validation"):
+        assert run("evaluate", workdir=top / "run", input=raw, split=name) == 0
     return top
 
 

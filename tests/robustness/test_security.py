@@ -10,45 +10,30 @@ import os
 import pathlib
 import re
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import tensorflow as tf
 import tifffile
 
-from preprocess import main
-from tests.conftest import ROOT, TINY_DATA, edit
+from tests.commands import PYTHON, ROOT, TINY, lines_of, process, run
+from tests.conftest import edit
+from tests.folders import tree
 from trainer.export import artefact_layout
 from trainer.input import shard_files
-from trainer.main import COMMANDS
 from trainer.run import workdir
-from unet_tfrecords.command.cli import main as run_command
 from unet_tfrecords.command.errors import UserError
-from unet_tfrecords.dataset import dataset_info, preview, shards, verify
+from unet_tfrecords.dataset import dataset_info, shards
 from unet_tfrecords.storage import files
 
-CONFIG = f"--config={ROOT}/configs/synthetic.py:smoke"
 OUTSIDE = ("../outside", "/outside", "a/../../outside", "..", "", "\n", "x\0y")
 
 
-def tree(folder: pathlib.Path) -> dict[str, bytes]:
-    """Every file below a folder with its content."""
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
-
-
-def problem(command, arguments, capfd, place: str) -> str:
-    """The one line that a command ends with, about some file."""
-    assert run_command(command, arguments) == 2
-    lines = capfd.readouterr().err.splitlines()
-    [line] = [line for line in lines if line.startswith(f"{command.name}: ")]
-    assert place in line
-    return line
+def assert_refused(capfd, place, name, *arguments, **flags) -> None:
+    """That a command ends with one line, about some file."""
+    assert run(name, *arguments, **flags) == 2
+    [line] = lines_of(capfd, name)
+    assert str(place) in line
 
 
 @pytest.fixture
@@ -89,27 +74,15 @@ def test_a_data_set_names_no_file_outside_its_folder(box, cells, capfd, name):
     # Something to mend, so that preprocess would note what is there.
     next((box / "data").glob("validation-*")).unlink()
     before = tree(box)
-    data = f"--data={box}/data"
-    out = f"--output={box}/out"
+    data, training = box / "data", [*TINY, f"--workdir={box}/w"]
     for command, arguments in (
-        (main.COMMAND, [CONFIG, *TINY_DATA, f"--input={cells}", f"{data}"]),
-        (verify.COMMAND, [data]),
-        (preview.COMMAND, [data, out]),
-        (
-            COMMANDS["train"],
-            [CONFIG, *TINY_DATA, data, f"--workdir={box}/w", "--on_bad_record=skip"],
-        ),
-        (
-            COMMANDS["train"],
-            [CONFIG, *TINY_DATA, data, f"--workdir={box}/w", f"--cache={box}/c/d"],
-        ),
+        ("preprocess", [*TINY, f"--input={cells}", f"--output={data}"]),
+        ("verify", [f"--data={data}"]),
+        ("preview", [f"--data={data}", f"--output={box}/out"]),
+        ("train", [*training, f"--data={data}", "--on_bad_record=skip"]),
+        ("train", [*training, f"--data={data}", f"--cache={box}/c/d"]),
     ):
-        arguments = [a.replace("--data=", "--output=") for a in arguments]
-        if command is not main.COMMAND:
-            arguments = [
-                a if a == out else a.replace("--output=", "--data=") for a in arguments
-            ]
-        problem(command, arguments, capfd, str(info))
+        assert_refused(capfd, info, command, *arguments)
         assert tree(box) == before
 
 
@@ -120,8 +93,8 @@ def test_overwrite_removes_what_is_named_like_a_shard_and_nothing_else(box, cell
     )
     (box / "data/mine.tfrecord").write_text("mine")
     (box / "data/train-00000-of-00009.tfrecord").symlink_to(box / "outside")
-    given = [CONFIG, *TINY_DATA, f"--input={cells}", f"--output={box}/data"]
-    assert run_command(main.COMMAND, [*given, "--overwrite"]) == 0
+    where = {"input": cells, "output": box / "data"}
+    assert run("preprocess", *TINY, "--overwrite", **where) == 0
     for path in (box / "outside", box / "outside.tfrecord", box / "data/mine.tfrecord"):
         assert path.read_text() == "mine"
     assert not (box / "data/train-00000-of-00009.tfrecord").is_symlink()
@@ -153,8 +126,8 @@ def test_a_lock_that_is_a_link_empties_no_other_file(tmp_path, cells, capfd):
     (tmp_path / "mine").write_text("mine")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / files.LOCK_NAME).symlink_to(tmp_path / "mine")
-    given = [CONFIG, *TINY_DATA, f"--input={cells}", f"--output={tmp_path}/out"]
-    problem(main.COMMAND, given, capfd, files.LOCK_NAME)
+    where = {"input": cells, "output": tmp_path / "out"}
+    assert_refused(capfd, files.LOCK_NAME, "preprocess", *TINY, **where)
     assert (tmp_path / "mine").read_text() == "mine"
 
 
@@ -172,33 +145,33 @@ def test_a_cache_that_another_user_laid_out_is_refused(tmp_path, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["part", "splits", "shard '../outside'"])
 def test_a_run_names_no_file_outside_its_folder(trained, box, cells, capfd, name):
-    run = box / "run"
-    shutil.copytree(trained, run)
-    edit(run / dataset_info.INFO_NAME, CRAFTED[name])
+    folder = box / "run"
+    shutil.copytree(trained, folder)
+    info = folder / dataset_info.INFO_NAME
+    edit(info, CRAFTED[name])
     before = tree(box)
-    given = [f"--workdir={run}", f"--input={cells}"]
-    problem(COMMANDS["evaluate"], given, capfd, str(run / dataset_info.INFO_NAME))
+    assert_refused(capfd, info, "evaluate", workdir=folder, input=cells)
     assert tree(box) == before
 
 
 @pytest.mark.slow
 def test_a_runs_config_is_read_as_data(trained, tmp_path, capfd, cells):
     """config.json says what it likes: nothing of it is evaluated."""
-    run = tmp_path / "run"
-    shutil.copytree(trained, run)
-    (run / "SHA256SUMS").unlink()  # which would notice the change
+    folder = tmp_path / "run"
+    shutil.copytree(trained, folder)
+    (folder / "SHA256SUMS").unlink()  # which would notice the change
     code = f"__import__('pathlib').Path({str(tmp_path / 'ran')!r}).touch()"
     edit(
-        run / "config.json",
+        folder / "config.json",
         lambda c: c["data"].update(name=code, mask_suffix=f"{{{{{code}}}}}"),
     )
-    config = workdir.read_config(str(run))
+    config = workdir.read_config(str(folder))
     assert config.data.name == code
-    given = [f"--workdir={run}", f"--input={cells}"]
-    assert run_command(COMMANDS["evaluate"], given) == 0
+    where = {"workdir": folder, "input": cells}
+    assert run("evaluate", **where) == 0
     assert not (tmp_path / "ran").exists()
-    (run / "config.json").write_text("import os; os.system('true')")
-    problem(COMMANDS["evaluate"], given, capfd, "config.json: broken")
+    (folder / "config.json").write_text("import os; os.system('true')")
+    assert_refused(capfd, "config.json: broken", "evaluate", **where)
 
 
 def test_versions_of_a_model_are_plain_numbers(tmp_path):
@@ -279,14 +252,8 @@ yaml.load("")
 jinja2.Environment()
 tarfile.open("x").extractall("y")
 """
-    ruff = [sys.executable, "-m", "ruff", "check", "--output-format=concise"]
-    done = subprocess.run(
-        [*ruff, "--stdin-filename=preprocess/new.py", "-"],
-        input=bad,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
+    ruff = [PYTHON, "-m", "ruff", "check", "--output-format=concise"]
+    done = process(*ruff, "--stdin-filename=preprocess/new.py", "-", input=bad)
     for rule in ("S301", "S602", "S605", "S307", "S102", "S506", "S701", "S202"):
         assert rule in done.stdout
 
@@ -312,6 +279,6 @@ def test_a_saved_model_is_a_program(tmp_path):
     (model / artefact_layout.EXTRA / artefact_layout.ABOUT).write_text(text)
     (tmp_path / "in").mkdir()
     tifffile.imwrite(tmp_path / "in/a.tif", np.arange(64, dtype=np.uint8).reshape(8, 8))
-    given = [f"--model={tmp_path}/model", f"--input={tmp_path}/in"]
-    assert run_command(COMMANDS["predict"], [*given, f"--output={tmp_path}/out"]) == 0
+    where = {"input": tmp_path / "in", "output": tmp_path / "out"}
+    assert run("predict", model=tmp_path / "model", **where) == 0
     assert written.read_text() == "mine"

@@ -1,7 +1,6 @@
 """Hostile names of files and texts of others in pages and paths."""
 
 import csv
-import html.parser
 import json
 import pathlib
 import re
@@ -9,15 +8,14 @@ import shutil
 
 import numpy as np
 import pytest
-import tifffile
 
-from preprocess import main
-from tests.conftest import CHROMIUM, ROOT, TINY_DATA, edit
+from tests.commands import run
+from tests.conftest import edit
+from tests.folders import FOLDER, go_the_road, lay
+from tests.pages import Page
 from trainer.evaluation.report import charts, page
-from trainer.main import COMMANDS
-from unet_tfrecords.command.cli import main as run_command
 from unet_tfrecords.command.errors import UserError
-from unet_tfrecords.dataset import dataset_info, preview, verify
+from unet_tfrecords.dataset import dataset_info
 
 HOSTILE = (
     "<script>alert(1)</script>",
@@ -40,44 +38,26 @@ def hostile(tmp_path_factory) -> pathlib.Path:
     raw = top / "=HYPERLINK(1)<script>"
     rng = np.random.default_rng(1)
     names = [*map(file_name, HOSTILE), "a..%2f..%2fescape", "-rf ~", "a;touch b"]
-    for kind in ("images", "masks"):
-        (raw / kind).mkdir(parents=True)
+    frames = {}
     for name in names:
         mask = np.zeros((40, 40), np.uint8)
         mask[8:20, 8:20], mask[22:36, 22:36] = 1, 2
         image = rng.integers(0, 60, (40, 40)) + 90 * (mask > 0)
-        tifffile.imwrite(raw / f"images/{name}.tif", image.astype(np.uint8))
-        tifffile.imwrite(raw / f"masks/{name}.tif", mask)
+        frames[name] = image.astype(np.uint8), mask
+    lay(raw, frames)
     settings = [
-        f"--config={ROOT}/configs/folder.py:smoke",
-        *TINY_DATA,
+        *FOLDER,
         "--config.data.labels=instance",
         "--config.data.split.test=0.5",
         f"--config.model.class_names={('background', ' '.join(HOSTILE))!r}",
     ]
-    data, run, there = top / "data", top / "run<b>", f"--input={raw}"
-    for command, given in (
-        (main.COMMAND, [*settings, there, f"--output={data}"]),
-        (verify.COMMAND, [f"--data={data}"]),
-        (preview.COMMAND, [f"--data={data}", f"--output={top}/preview"]),
-        (COMMANDS["train"], [*settings, f"--data={data}", f"--workdir={run}"]),
-        (COMMANDS["evaluate"], [f"--workdir={run}", there]),
-        (COMMANDS["export"], [f"--workdir={run}", f"--output={top}/model"]),
-        (
-            COMMANDS["predict"],
-            [
-                f"--model={top}/model",
-                f"--input={raw}/images",
-                f"--output={top}/predicted",
-                "--instances",
-                "--probabilities=npy",
-            ],
-        ),
-    ):
-        assert run_command(command, given) == 0
-    shutil.copytree(run, top / "other<i>")
-    runs = [str(run), str(top / "other<i>"), f"--output={top}/compare.html"]
-    assert run_command(COMMANDS["compare"], runs) == 0
+    workdir = top / "run<b>"
+    go_the_road(raw, top, *settings, workdir=workdir)
+    more = {"input": raw / "images", "output": top / "predicted"}
+    wanted = "--instances", "--probabilities=npy"
+    assert run("predict", *wanted, model=top / "model", **more) == 0
+    shutil.copytree(workdir, top / "other<i>")
+    assert run("compare", workdir, top / "other<i>", output=top / "compare.html") == 0
     return top
 
 
@@ -92,28 +72,9 @@ OURS = {
 }
 
 
-class Page(html.parser.HTMLParser):
-    """Everything by which a page could do something."""
-
-    def __init__(self, text: str):
-        super().__init__()
-        self.tags: set[str] = set()
-        self.attributes: list[tuple[str, str, str | None]] = []
-        self.text = ""
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.add(tag)
-        self.attributes += [(tag, *attribute) for attribute in attributes]
-
-    def handle_data(self, data):
-        self.text += data
-
-
 def assert_harmless(text: str) -> Page:
     found = Page(text)
-    assert found.tags <= OURS
+    assert set(found.tags) <= OURS
     for tag, name, value in found.attributes:
         assert not name.startswith("on") and "alert" not in name
         if name in ("src", "href", "xlink:href"):
@@ -136,22 +97,14 @@ def test_no_name_becomes_an_element_of_a_page(hostile, name):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not CHROMIUM, reason="no Chromium here (apt install chromium)")
-def test_no_name_runs_in_a_browser(hostile):
-    from playwright.sync_api import sync_playwright
-
+def test_no_name_runs_in_a_browser(hostile, browser):
     happened: list[str] = []
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox"]
-        )
-        for name in PAGES:
-            opened = started.new_page()
-            opened.on("dialog", lambda dialog: happened.append(dialog.message))
-            opened.on("request", lambda request: happened.append(request.url))
-            opened.goto((hostile / name).as_uri())
-            opened.wait_for_timeout(200)
-        started.close()
+    for name in PAGES:
+        opened = browser.new_page()
+        opened.on("dialog", lambda dialog: happened.append(dialog.message))
+        opened.on("request", lambda request: happened.append(request.url))
+        opened.goto((hostile / name).as_uri())
+        opened.wait_for_timeout(200)
     assert len(happened) >= len(PAGES)  # the pages themselves
     own = tuple((hostile / name).name for name in PAGES)
     assert all(url.startswith("data:") or url.endswith(own) for url in happened)

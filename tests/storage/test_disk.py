@@ -4,8 +4,6 @@ import json
 import os
 import pathlib
 import shutil
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -13,32 +11,21 @@ import pytest
 import tensorflow as tf
 
 from campaigns import disk
-from preprocess import main
 from preprocess.beam import pipeline, shard_transforms
-from tests.conftest import ROOT, TINY_DATA
+from tests.commands import PYTHON, TINY, lines_of, process, run
 from trainer.devices import tensorflow_stores
 from trainer.evaluation import tune
 from trainer.export import publish
 from trainer.scores.frame import Segmented
-from unet_tfrecords.command.cli import main as run
 from unet_tfrecords.command.errors import of_disk
 from unet_tfrecords.storage import files
-
-CONFIG = [f"--config={ROOT}/configs/synthetic.py:smoke", *TINY_DATA]
 
 
 def campaign(*arguments) -> list[disk.Outcome]:
     """Cases of the campaign, in a process that has disks of its own."""
     if why_not := disk.why_not():
         pytest.skip(f"no disks of our own: {why_not}")
-    command = [
-        sys.executable,
-        "-m",
-        "campaigns.disk",
-        "--json",
-        *arguments,
-    ]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = process(PYTHON, "-m", "campaigns.disk", "--json", *arguments)
     assert done.returncode == 0, done.stderr
     return [disk.Outcome(*json.loads(line)) for line in done.stdout.splitlines()]
 
@@ -98,33 +85,32 @@ def test_scratch_files_on_a_full_disk(tmp_path, size):
 
 
 @pytest.mark.slow
-def test_a_file_that_goes_between_plan_and_read(cells, tmp_path, monkeypatch, capfd):
-    shutil.copytree(cells, tmp_path / "cells")
+def test_a_file_that_goes_between_plan_and_read(
+    cells, source, tmp_path, monkeypatch, capfd
+):
     prepare = pipeline.prepare
 
     def then_gone(*arguments):
-        (tmp_path / "cells/01/t003.tif").unlink(missing_ok=True)
+        (source / "01/t003.tif").unlink(missing_ok=True)
         return prepare(*arguments)
 
     monkeypatch.setattr(pipeline, "prepare", then_gone)
-    given = [*CONFIG, f"--input={tmp_path}/cells", f"--output={tmp_path}/out"]
-    assert run(main.COMMAND, given) == 2
-    lines = capfd.readouterr().err.replace("\r", "\n").splitlines()
-    [line] = [x for x in lines if x.startswith("preprocess: ")]
+    where = {"input": source, "output": tmp_path / "out"}
+    assert run("preprocess", *TINY, **where) == 2
+    [line] = lines_of(capfd, "preprocess")
     assert line.endswith("t003.tif: no such file")
     assert not (tmp_path / "out").exists()
-    shutil.copy(cells / "01/t003.tif", tmp_path / "cells/01")
+    shutil.copy(cells / "01/t003.tif", source / "01")
     monkeypatch.setattr(pipeline, "prepare", prepare)
-    assert run(main.COMMAND, given) == 0
+    assert run("preprocess", *TINY, **where) == 0
 
 
 @pytest.mark.slow
 def test_an_image_that_is_replaced_under_a_job(
-    cells, shards_folder, tmp_path, monkeypatch, capfd, digests
+    cells, source, shards_folder, tmp_path, monkeypatch, capfd, digests
 ):
     """After it was looked at and its digest taken, before its tiles are made."""
-    source, output = tmp_path / "cells", tmp_path / "out"
-    shutil.copytree(cells, source)
+    output = tmp_path / "out"
     write_shard = shard_transforms.write_shard
     frames = [source / f"01/t00{number}.tif" for number in range(8)]
 
@@ -134,16 +120,15 @@ def test_an_image_that_is_replaced_under_a_job(
         return write_shard(path, records)
 
     monkeypatch.setattr(shard_transforms, "write_shard", then_another)
-    given = [*CONFIG, f"--input={source}", f"--output={output}"]
-    assert run(main.COMMAND, given) == 2
-    lines = capfd.readouterr().err.replace("\r", "\n").splitlines()
-    [line] = [x for x in lines if x.startswith("preprocess: ")]
+    where = {"input": source, "output": output}
+    assert run("preprocess", *TINY, **where) == 2
+    [line] = lines_of(capfd, "preprocess")
     assert line.endswith(".tif: has changed since this began; run it again")
     assert not (output / "dataset_info.json").exists()
     monkeypatch.setattr(shard_transforms, "write_shard", write_shard)
     for frame in frames:
         shutil.copyfile(cells / "01" / frame.name, frame)
-    assert run(main.COMMAND, given) == 0
+    assert run("preprocess", *TINY, **where) == 0
     made, quiet = digests(output), digests(pathlib.Path(shards_folder))
     assert {n: d for n, d in made.items() if n.startswith("train")} == {
         n: d for n, d in quiet.items() if n.startswith("train")
@@ -165,14 +150,14 @@ def test_a_folder_that_goes_under_a_job(
         return written
 
     monkeypatch.setattr(shard_transforms, "write_shard", then_gone)
-    given = [*CONFIG, f"--input={cells}", f"--output={output}"]
-    code = run(main.COMMAND, given)
-    lines = capfd.readouterr().err.replace("\r", "\n").splitlines()
+    where = {"input": cells, "output": output}
+    code = run("preprocess", *TINY, **where)
+    lines = capfd.readouterr().err.splitlines()
     said = [x for x in lines if x.startswith("preprocess: ")]
     assert (code, len(said)) == (2, 1) and "Traceback" not in "".join(lines)
     assert str(output) in said[0]
     assert not (output / "dataset_info.json").exists()
-    assert run(main.COMMAND, given) == 0
+    assert run("preprocess", *TINY, **where) == 0
     assert digests(output) == digests(pathlib.Path(shards_folder))
 
 

@@ -3,41 +3,30 @@
 import os
 import re
 import signal
-import subprocess
-import sys
 from functools import partial
 from urllib.parse import quote
 
+import numpy as np
 import pytest
+import tifffile
 
 from tests.cloud import gcs, google_hosts
 from tests.cloud.gcs import Fault
-from tests.conftest import ROOT
+from tests.commands import PYTHON, TINY, module, process
 from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.dataset import verify
+from unet_tfrecords.dataset.images.formats import count_pages, read_image
+from unet_tfrecords.dataset.images.pages import Page
 from unet_tfrecords.storage import files, local_copies, object_store
 
 quote = partial(quote, safe="")
 BUCKET = f"gs://{gcs.BUCKET}"
-CONFIG = (
-    f"--config={ROOT}/configs/synthetic.py:smoke",
-    "--config.data.tile_size=60",
-    "--config.model.depth=2",
-    "--config.data.augmentations=2",
-    "--config.data.num_shards=2",
-)
-PYTHON = sys.executable
+CONFIG = (*TINY, "--config.data.num_shards=2")
 # Beam makes a client for each call, and leaves its connections to the collector.
 pytestmark = pytest.mark.filterwarnings(
     "ignore:unclosed <socket:ResourceWarning",
     "ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning",
 )
-
-
-@pytest.fixture
-def front():
-    with gcs.bucket() as found:
-        yield found
 
 
 @pytest.fixture
@@ -145,11 +134,6 @@ def test_other_schemes_have_a_line_each():
 
 
 def test_a_stack_is_fetched_once_for_all_its_pages(here, tmp_path, monkeypatch):
-    import numpy as np
-    import tifffile
-
-    from unet_tfrecords.dataset.images.formats import count_pages, read_image
-    from unet_tfrecords.dataset.images.pages import Page
 
     stack = np.random.default_rng(1).integers(0, 255, (12, 64, 64), np.uint8)
     tifffile.imwrite(tmp_path / "stack.tif", stack)
@@ -169,11 +153,6 @@ def test_a_stack_is_fetched_once_for_all_its_pages(here, tmp_path, monkeypatch):
 
 
 def test_many_stacks_in_turn_are_fetched_once_each(here, tmp_path):
-    import numpy as np
-    import tifffile
-
-    from unet_tfrecords.dataset.images.formats import read_image
-    from unet_tfrecords.dataset.images.pages import Page
 
     stacks = np.random.default_rng(2).integers(0, 255, (6, 3, 32, 32), np.uint8)
     for index, stack in enumerate(stacks):
@@ -214,14 +193,8 @@ def test_a_stopped_command_leaves_no_copies(here, tmp_path, number, code):
     here.faults.append((re.compile("slow.*alt=media"), [Fault(pause_s=0.5)]))
     (tmp_path / "tmp").mkdir()
     arguments = [f"{BUCKET}/a.bin", f"{BUCKET}/slow.bin", str(int(number))]
-    done = subprocess.run(
-        [PYTHON, "-c", STOPPED, *arguments],
-        cwd=ROOT,
-        env=os.environ | {"TMPDIR": str(tmp_path / "tmp")},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    own = {"TMPDIR": str(tmp_path / "tmp")}
+    done = process(PYTHON, "-c", STOPPED, *arguments, env=own, timeout=60)
     assert done.returncode == code and "Traceback" not in done.stderr, done.stderr
     assert os.listdir(tmp_path / "tmp") == []
 
@@ -251,20 +224,14 @@ def test_what_may_pass_has_an_exit_code_of_its_own():
 @pytest.mark.timeout(900)  # s; a dozen starts of TensorFlow
 def test_from_images_to_predictions(front, tmp_path, series, digests):
     """With faults on the way; the same data and losses as on a disk."""
-    if why := google_hosts.missing():
-        pytest.skip(f"TensorFlow's gs:// client can't be led to loopback: {why}")
-    hosts = google_hosts.GoogleHosts(tmp_path, front.address)
-    front.serve_tls(google_hosts.ADDRESS, hosts.certificate)
+    hosts = google_hosts.lead(front, tmp_path)
     raw = tmp_path / "raw"
-    draw = [PYTHON, "-m", "preprocess.draw", "--kind=cells", f"--output={raw}"]
-    subprocess.run([*draw, "--frames=8", "--size=96"], check=True, cwd=ROOT)
-    for path in raw.rglob("*.tif"):
-        front.put(f"raw/{path.relative_to(raw)}", path.read_bytes())
+    process(*module("draw", output=raw, frames=8, size=96)).check_returncode()
+    front.upload(raw, "raw")
 
-    def run(*command):
-        done = hosts.run(PYTHON, "-m", *command, cwd=ROOT)
+    def run(name, *arguments, **flags):
+        done = hosts.run(*module(name, *arguments, **flags), timeout=240)
         assert done.returncode == 0, done.stderr
-        return done.stdout
 
     steps = ("--config.train.steps=6", "--config.train.checkpoint_every_steps=3")
     local, far = str(tmp_path), BUCKET
@@ -274,28 +241,22 @@ def test_from_images_to_predictions(front, tmp_path, series, digests):
     front.put(others, b"another job's")
     for place in (local, far):
         data, work = f"{place}/data", f"{place}/run"
-        where = (f"--input={place}/raw", f"--output={data}")
-        run("preprocess.main", *CONFIG, *where)
+        run("preprocess", *CONFIG, input=f"{place}/raw", output=data)
         if place == far:
             front.harm("GET /models/data", Fault(503), Fault(reset_after=1000))
-        where = (f"--data={data}", f"--workdir={work}")
-        run("trainer.main", "train", *CONFIG, *steps, *where)
+        run("train", *CONFIG, *steps, data=data, workdir=work)
     assert not front.untouched
     assert front.names("data/.") == [others]
     front.ask("DELETE", f"/storage/v1/b/{gcs.BUCKET}/o/{quote(others)}", {}, b"")
-    fetched = tmp_path / "fetched"
-    for name in front.names("data/") + front.names("run/metrics"):
-        target = fetched / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        path = f"/{gcs.BUCKET}/{name}"
-        target.write_bytes(front.ask("GET", path, {}, b"")[2])
+    fetched = front.fetch("data/", tmp_path / "fetched")
+    front.fetch("run/metrics", fetched)
     assert digests(fetched / "data") == digests(tmp_path / "data")
     assert verify.verify(str(fetched / "data"))
     assert series(fetched / "run") == series(tmp_path / "run")
-    run("trainer.main", "evaluate", f"--workdir={far}/run", f"--input={far}/raw")
-    run("trainer.main", "export", f"--workdir={far}/run", f"--output={far}/export")
-    where = (f"--input={far}/raw/01", f"--output={far}/predictions")
-    run("trainer.main", "predict", f"--model={far}/export", *where)
+    run("evaluate", workdir=f"{far}/run", input=f"{far}/raw")
+    run("export", workdir=f"{far}/run", output=f"{far}/export")
+    where = {"input": f"{far}/raw/01", "output": f"{far}/predictions"}
+    run("predict", model=f"{far}/export", **where)
     assert "export/1/saved_model.pb" in front.names()
     assert len([n for n in front.names("predictions/") if n.endswith(".png")]) == 16
     assert not [name for name in front.names() if files.TEMPORARY in name]

@@ -2,21 +2,17 @@
 
 import os
 import pathlib
-import subprocess
 
 import moto.settings
 import pytest
 
 from tests.cloud import environment
 from tests.cloud import s3 as loopback
-from tests.conftest import ROOT, TINY_DATA
-from trainer.main import COMMANDS
-from unet_tfrecords.command.cli import main
+from tests.commands import ROOT, TINY, module, process, refused, run
 from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.storage import beam_filesystems, files
 
 BUCKET = f"s3://{loopback.BUCKET}"
-CONFIG = (f"--config={ROOT}/configs/synthetic.py:smoke", *TINY_DATA)
 STEPS = ("--config.train.steps=2", "--config.train.validate_every_steps=1000")
 pytestmark = pytest.mark.filterwarnings(
     "ignore:unclosed <socket:ResourceWarning",
@@ -25,7 +21,7 @@ pytestmark = pytest.mark.filterwarnings(
 
 
 @pytest.fixture
-def store():
+def store(collected):
     with loopback.store() as found:
         yield found
 
@@ -131,13 +127,11 @@ def test_without_a_client_training_says_what_to_do(
     here, shards_folder, tmp_path, capsys
 ):
     here.upload(pathlib.Path(shards_folder), "data")
-    near, far = f"--workdir={tmp_path}/run", f"--workdir={BUCKET}/run"
-    for where, words in (
-        ([f"--data={BUCKET}/data", near], "give --cache=DIR"),
-        ([f"--data={shards_folder}", far], "keep --workdir on a disk of this machine"),
+    for data, folder, words in (
+        (f"{BUCKET}/data", tmp_path / "run", "give --cache=DIR"),
+        (shards_folder, f"{BUCKET}/run", "keep --workdir on a disk of this machine"),
     ):
-        assert main(COMMANDS["train"], [*CONFIG, *where]) == 2
-        [line] = capsys.readouterr().err.splitlines()
+        line = refused(capsys, "train", *TINY, data=data, workdir=folder)
         assert "can't reach s3://" in line
         assert words in line and "UNET_FLAVOUR=io ./launch.sh" in line
 
@@ -147,8 +141,8 @@ def test_copies_of_shards_need_no_client(here, shards_folder, tmp_path):
     data = pathlib.Path(shards_folder)
     here.upload(data, "data")
     cache = tmp_path / "cache"
-    where = (f"--data={BUCKET}/data", f"--workdir={tmp_path}/run")
-    assert main(COMMANDS["train"], [*CONFIG, *STEPS, *where, f"--cache={cache}"]) == 0
+    where = {"data": f"{BUCKET}/data", "workdir": tmp_path / "run", "cache": cache}
+    assert run("train", *TINY, *STEPS, **where) == 0
     copies = {path.read_bytes() for path in cache.iterdir()}
     assert {path.read_bytes() for path in data.glob("train*.tfrecord")} <= copies
 
@@ -156,15 +150,14 @@ def test_copies_of_shards_need_no_client(here, shards_folder, tmp_path):
 @pytest.mark.slow
 def test_a_run_and_a_model_in_a_bucket_need_no_client(here, trained, cells, tmp_path):
     here.upload(pathlib.Path(trained), "run")
-    run, model = f"{BUCKET}/run", f"{BUCKET}/export"
-    assert main(COMMANDS["evaluate"], [f"--workdir={run}", f"--input={cells}"]) == 0
+    workdir, model = f"{BUCKET}/run", f"{BUCKET}/export"
+    assert run("evaluate", workdir=workdir, input=cells) == 0
     assert "run/evaluation-test.json" in here.names()
-    given = [f"--workdir={run}", f"--output={tmp_path}/export"]
-    assert main(COMMANDS["export"], given) == 0
+    assert run("export", workdir=workdir, output=tmp_path / "export") == 0
     here.upload(tmp_path / "export", "export")
-    given = [f"--model={model}", f"--input={cells}/01", f"--output={tmp_path}/seen"]
-    assert main(COMMANDS["predict"], given) == 0
-    assert len(list((tmp_path / "seen").glob("*_mask.png"))) == 8
+    seen = tmp_path / "seen"
+    assert run("predict", model=model, input=cells / "01", output=seen) == 0
+    assert len(list(seen.glob("*_mask.png"))) == 8
 
 
 # --- TensorFlow 2.17 with tensorflow-io ----------------------------------------------
@@ -176,33 +169,26 @@ def test_the_road_with_tensorflow_io(
     store, cells, shards_folder, tmp_path, series, digests
 ):
     """Images and shards in the bucket; the same data, the same losses, exit codes."""
-    python = str(environment.io_python())
+    python = environment.io_python()
     store.upload(cells, "raw")
 
-    def run(*command, code=0):
-        done = subprocess.run(
-            [python, "-m", *command],
-            env={**os.environ, **store.environment, "PYTHONPATH": str(ROOT)},
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=240,
-        )
+    def run(name, *arguments, code=0, **flags):
+        _, *command = module(name, *arguments, **flags)
+        own = {**store.environment, "PYTHONPATH": str(ROOT)}
+        done = process(python, *command, env=own, timeout=240)
         assert done.returncode == code, done.stderr
         return done.stderr
 
-    where = (f"--input={BUCKET}/raw", f"--output={BUCKET}/data")
-    run("preprocess.main", *CONFIG, *where)
+    run("preprocess", *TINY, input=f"{BUCKET}/raw", output=f"{BUCKET}/data")
     made = digests(store.fetch("data", tmp_path))
     there = digests(pathlib.Path(shards_folder))
     info = "dataset_info.json"  # has the versions in it
     assert made.pop(info) and there.pop(info)
     assert made == there
     for name, data in (("near", shards_folder), ("far", f"{BUCKET}/data")):
-        where = (f"--data={data}", f"--workdir={tmp_path}/{name}")
-        run("trainer.main", "train", *CONFIG, *STEPS, *where)
+        run("train", *TINY, *STEPS, data=data, workdir=tmp_path / name)
     assert series(tmp_path / "far") == series(tmp_path / "near")
     hot = ("--config.train.learning_rate=1e38", "--config.train.schedule=constant")
-    where = (f"--data={BUCKET}/data", f"--workdir={tmp_path}/hot")
-    told = run("trainer.main", "train", *CONFIG, *STEPS, *hot, *where, code=2)
+    where = {"data": f"{BUCKET}/data", "workdir": tmp_path / "hot"}
+    told = run("train", *TINY, *STEPS, *hot, code=2, **where)
     assert "train: the loss is" in told

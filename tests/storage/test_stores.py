@@ -1,7 +1,6 @@
 """What TensorFlow's own clients of object stores say becomes one line."""
 
 import pathlib
-import sys
 
 import pytest
 import tensorflow as tf
@@ -9,7 +8,7 @@ from absl import flags
 
 from tests.cloud import gcs, google_hosts
 from tests.cloud.gcs import Fault
-from tests.conftest import ROOT, train_command
+from tests.commands import PYTHON, TINY, module
 from trainer.devices import tensorflow_stores
 
 BUCKET = f"gs://{gcs.BUCKET}"
@@ -74,14 +73,9 @@ def test_what_a_disk_lacks_is_said_of_the_file():
 
 
 @pytest.fixture
-def hosts(tmp_path):
+def hosts(front, tmp_path):
     """The bucket's front, and Google's names led to it."""
-    if why := google_hosts.missing():
-        pytest.skip(f"TensorFlow's gs:// client can't be led to loopback: {why}")
-    with gcs.bucket() as front:
-        found = google_hosts.GoogleHosts(tmp_path, front.address)
-        front.serve_tls(google_hosts.ADDRESS, found.certificate)
-        yield front, found
+    return front, google_hosts.lead(front, tmp_path)
 
 
 @pytest.mark.slow
@@ -90,9 +84,7 @@ def test_each_answer_has_its_line(hosts):
     for name, (fault, _) in READING.items():
         front.harm(f"GET /models/{name}", *[fault] * MANY)
     front.harm("POST /upload", *[Fault(403, "forbidden")] * MANY)
-    done = google.run(
-        sys.executable, "-c", SCRIPT, BUCKET, *READING, more=SOON, cwd=ROOT
-    )
+    done = google.run(PYTHON, "-c", SCRIPT, BUCKET, *READING, more=SOON)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     for name, (_, words) in READING.items():
@@ -106,13 +98,11 @@ def test_each_answer_has_its_line(hosts):
 @pytest.mark.slow
 def test_training_that_loses_its_bucket_says_so(hosts, shards_folder, tmp_path):
     front, google = hosts
-    for path in filter(pathlib.Path.is_file, pathlib.Path(shards_folder).iterdir()):
-        front.put(f"data/{path.name}", path.read_bytes())
+    front.upload(pathlib.Path(shards_folder), "data")
     front.harm("GET /models/data.*train", *[Fault(403, "forbidden")] * MANY)
-    command = train_command(f"{BUCKET}/data", tmp_path / "run")
-    done = google.run(*command, more=SOON, cwd=ROOT)
+    where = {"data": f"{BUCKET}/data", "workdir": tmp_path / "run"}
+    done = google.run(*module("train", *TINY, **where), more=SOON)
     assert done.returncode == 2, done.stderr
-    told = [line for line in done.stderr.splitlines() if line.startswith("train: ")]
-    assert len(told) == 1 and f"{BUCKET}/data/train-" in told[0]
-    assert "access to gs://models denied" in told[0]
+    [told] = [line for line in done.stderr.splitlines() if line.startswith("train: ")]
+    assert f"{BUCKET}/data/train-" in told and "access to gs://models denied" in told
     assert "Traceback" not in done.stderr

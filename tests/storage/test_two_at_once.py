@@ -6,37 +6,20 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 
 import pytest
 import tensorflow as tf
 
-from preprocess import main
-from tests.conftest import ROOT, TINY_DATA, train_command, until
+from tests.commands import TINY, lines_of, module, run, started
+from tests.conftest import until
 from trainer.evaluation.evaluate_run import read_measured
-from trainer.main import COMMANDS
 from trainer.network.unet import build_model
 from trainer.run import checkpoints, workdir
 from trainer.run.restore import restore_network
-from unet_tfrecords.command.cli import main as run
 from unet_tfrecords.command.errors import UserError
-from unet_tfrecords.dataset import dataset_info, verify
+from unet_tfrecords.dataset import dataset_info
 from unet_tfrecords.storage import files, locks
-
-CONFIG = (f"--config={ROOT}/configs/synthetic.py:smoke", *TINY_DATA)
-
-
-def start(module, *arguments):
-    """A command as a process of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-m", module, *map(str, arguments)],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
 
 
 def test_a_lock_says_who_holds_it(tmp_path):
@@ -97,20 +80,20 @@ def test_a_pipe_in_a_files_place_is_no_wait(tmp_path):
 def test_what_is_read_is_not_made_anew(cells, shards_folder, tmp_path, capfd, digests):
     data = tmp_path / "data"
     shutil.copytree(shards_folder, data)
-    given = [*CONFIG, f"--input={cells}", f"--output={data}"]
+    given = [*TINY, f"--input={cells}", f"--output={data}"]
     before = digests(data)
     with locks.reading(str(data)), locks.reading(str(data)):
-        assert run(main.COMMAND, given) == 0  # which changes nothing there
-        assert run(main.COMMAND, [*given, "--overwrite"]) == 2
+        assert run("preprocess", *given) == 0  # which changes nothing there
+        assert run("preprocess", *given, "--overwrite") == 2
         assert "is being read, by a training perhaps" in capfd.readouterr().err
         assert digests(data) == before
         (data / "train-00000-of-00002.tfrecord").write_bytes(b"damaged")
-        assert run(main.COMMAND, given) == 2
+        assert run("preprocess", *given) == 2
         assert (data / "dataset_info.json").exists()
     with locks.unread(str(data)):
-        assert run(verify.COMMAND, [f"--data={data}"]) == 2
+        assert run("verify", data=data) == 2
         assert "is being made again" in capfd.readouterr().err
-    assert run(main.COMMAND, given) == 0
+    assert run("preprocess", *given) == 0
     assert digests(data) == before
 
 
@@ -129,22 +112,19 @@ def test_a_second_training_and_readers_beside_a_training(
     shutil.copytree(shards_folder, data)
     more = "--config.train.steps=4", "--config.train.validate_every_steps=2"
     every_step = "--config.train.checkpoint_every_steps=1"
-    command = train_command(data, run_folder, *more, every_step)
-    first = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    given = [*TINY, *more, every_step, f"--data={data}", f"--workdir={run_folder}"]
+    first = started(*module("train", *given))
     try:
         until(
             first, lambda: checkpoints.complete_steps(str(run_folder / "checkpoints"))
         )
         os.kill(first.pid, signal.SIGSTOP)  # however long the others take
-        second = command[4:]
-        assert run(COMMANDS["train"], second) == 2
-        [line] = [x for x in capfd.readouterr().err.splitlines() if "train: " in x]
+        assert run("train", *given) == 2
+        [line] = lines_of(capfd, "train")
         assert f"another job is writing there (process {first.pid} on " in line
-        again = [*CONFIG, f"--input={cells}", f"--output={data}", "--overwrite"]
-        assert run(main.COMMAND, again) == 2
+        assert run("preprocess", *TINY, "--overwrite", input=cells, output=data) == 2
         assert "is being read" in capfd.readouterr().err
-        scored = [f"--workdir={run_folder}", f"--input={cells}"]
-        assert run(COMMANDS["evaluate"], scored) == 0
+        assert run("evaluate", workdir=run_folder, input=cells) == 0
         assert "damaged" not in capfd.readouterr().err
         os.kill(first.pid, signal.SIGCONT)
         _, said = first.communicate(timeout=200)
@@ -162,10 +142,8 @@ def test_a_checkpoint_that_goes_while_it_is_chosen(
 ):
     """A training that goes on saves at the worst moment, with one checkpoint kept."""
     shutil.copytree(trained, tmp_path / "run")
-    folder, config = (
-        str(tmp_path / "run/checkpoints"),
-        workdir.read_config(str(trained)),
-    )
+    folder = str(tmp_path / "run/checkpoints")
+    config = workdir.read_config(str(trained))
     saved = tf.train.Checkpoint(averaged=build_model(config.model, seed=1))
     goes_on, steps = getattr(checkpoints, moment), iter((9, 10, 11))
 
@@ -205,7 +183,7 @@ def test_two_evaluations_leave_the_files_of_one(trained, cells, tmp_path, monkey
     monkeypatch.setattr(evaluate_run.files, "write_bytes", meeting)
     given = f"--workdir={folder}", f"--input={cells}"
     plain, turned = (
-        threading.Thread(target=run, args=(COMMANDS["evaluate"], [*given, *more]))
+        threading.Thread(target=run, args=("evaluate", *given, *more))
         for more in ([], ["--tta"])
     )
     plain.start(), turned.start()

@@ -2,20 +2,23 @@
 
 import contextlib
 import json
-import os
 import pathlib
 import signal
 import socket
-import subprocess
 import threading
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.conftest import ROOT, train_command, until
+from tests.commands import TINY, module, process, started
+from tests.conftest import until
+from tests.ports import cluster_of, free_port
+from tests.trainer.training.runs import ONE
 from trainer.devices import gpus, rendezvous, strategy
+from trainer.network.unet import build_model
 from trainer.run import checkpoints
+from trainer.run.restore import restore_network
 from trainer.training.session import train
 from unet_tfrecords.command.errors import UserError
 
@@ -56,9 +59,8 @@ def test_two_replicas_give_one_devices_losses(
     config.train.update(EVERYTHING)
     config.model.dropout = 0.5
     config.train.augment.flip = True
-    one = tf.distribute.OneDeviceStrategy("/cpu:0")
     found = {}
-    for name, devices in (("one", one), ("two", mirrored())):
+    for name, devices in (("one", ONE), ("two", mirrored())):
         train(config, shards_folder, str(tmp_path / name), devices)
         found[name] = metrics(tmp_path / name)
     assert_same(found["one"], found["two"], 1e-5)
@@ -83,8 +85,9 @@ def test_two_replicas_give_one_devices_losses_with_adam(
     flags += ["--config.model.standardized_kernels=False", "--config.model.dropout=0.5"]
     flags += ["--config.train.augment.flip=True", "--config.seed=2"]
     for devices in ("1", "2"):
-        command = train_command(shards_folder, tmp_path / devices, *flags)
-        subprocess.run([*command, f"--devices={devices}"], check=True, timeout=200)
+        where = {"data": shards_folder, "workdir": tmp_path / devices}
+        command = module("train", *TINY, *flags, **where, devices=devices)
+        process(*command, check=True, timeout=200)
     assert_same(metrics(tmp_path / "1"), metrics(tmp_path / "2"), 1e-6)
 
 
@@ -93,8 +96,7 @@ def test_compiled_replicas_too(shards_folder, train_config, tmp_path, metrics):
     losses = {}
     train_config.train.update({"steps": 6, "xla": "on"})
     train_config.model.dropout = 0.5
-    one = tf.distribute.OneDeviceStrategy("/cpu:0")
-    for name, devices in (("one", one), ("two", mirrored())):
+    for name, devices in (("one", ONE), ("two", mirrored())):
         train(train_config, shards_folder, str(tmp_path / name), devices)
         losses[name] = [line["loss"] for line in metrics(tmp_path / name)]
     np.testing.assert_allclose(losses["two"], losses["one"], rtol=1e-5)
@@ -122,63 +124,43 @@ def test_overflow_on_one_replica_leaves_all_weights(
 
     monkeypatch.setattr(step.TrainingSteps, "gradients_of", overflowing)
     train(config, shards_folder, str(tmp_path), mirrored())
-    from trainer.network.unet import build_model
-    from trainer.run.restore import restore_network
-
     start = build_model(config.model, seed=config.seed).get_weights()
     end = restore_network(str(tmp_path), config)[0].get_weights()
     for before, after in zip(start, end, strict=True):
         np.testing.assert_array_equal(before, after)
 
 
-def free_port() -> int:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return server.getsockname()[1]
-
-
 def start_workers(number, shards_folder, folder, *more):
     """The command in so many processes of a cluster on loopback."""
-    hosts = [f"127.0.0.1:{free_port()}" for _ in range(number)]
-    processes = []
-    for index in range(number):
-        cluster = {
-            "cluster": {"worker": hosts},
-            "task": {"type": "worker", "index": index},
-        }
-        processes.append(
-            subprocess.Popen(
-                command(shards_folder, folder, *more),
-                cwd=ROOT,
-                env={**os.environ, "TF_CONFIG": json.dumps(cluster)},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-        )
-    return processes
+    command = training(shards_folder, folder, *more)
+    return [started(*command, env=worker) for worker in cluster_of(number)]
 
 
-def command(shards_folder, folder, *more):
-    return train_command(
-        shards_folder,
-        folder,
+def training(shards_folder, folder, *more):
+    settings = (
         "--config.train.global_batch=6",
         "--config.train.steps=20",
         "--config.train.checkpoint_every_steps=8",
         "--config.train.validate_every_steps=10",
         "--config.train.clip_norm=1.0",
         "--config.model.dropout=0.3",
-        *more,
     )
+    where = {"data": shards_folder, "workdir": folder}
+    return module("train", *TINY, *settings, *more, **where)
+
+
+def communicated(workers, codes) -> list[tuple[str, str]]:
+    """What all of them said on stdout and stderr, once they have ended with these."""
+    said = [worker.communicate(timeout=200) for worker in workers]
+    assert [worker.returncode for worker in workers] == codes, said
+    return said
 
 
 @pytest.fixture(scope="module")
 def one(shards_folder, tmp_path_factory) -> pathlib.Path:
     """The work directory of one process on one device."""
     folder = tmp_path_factory.mktemp("one") / "run"
-    quiet = dict(cwd=ROOT, capture_output=True, text=True)
-    done = subprocess.run(command(shards_folder, folder), **quiet)
+    done = process(*training(shards_folder, folder))
     assert done.returncode == 0, done.stderr
     assert "1 CPU replica," in done.stdout
     assert "6 tiles a step, 6 on each replica" in done.stdout
@@ -193,9 +175,7 @@ def test_two_processes_and_split_device_give_one_devices_losses(
 
     The workers stop at a SIGTERM to the one that is not the chief, and go on.
     """
-    quiet = dict(cwd=ROOT, capture_output=True, text=True)
-    split = command(shards_folder, tmp_path / "split", "--devices=2")
-    done = subprocess.run(split, **quiet)
+    done = process(*training(shards_folder, tmp_path / "split", "--devices=2"))
     assert done.returncode == 0, done.stderr
     assert "2 CPU replicas," in done.stdout
     assert "6 tiles a step, 3 on each replica" in done.stdout
@@ -203,13 +183,11 @@ def test_two_processes_and_split_device_give_one_devices_losses(
     lines = tmp_path / "workers/metrics.jsonl"
     until(workers[0], lambda: lines.exists() and len(lines.read_bytes()) > 300)
     workers[1].send_signal(signal.SIGTERM)
-    said = [worker.communicate(timeout=200) for worker in workers]
-    assert [w.returncode for w in workers] == [0, 0], said
+    said = communicated(workers, [0, 0])
     assert "another's signal: saved after step" in said[0][0]
     assert "SIGTERM signal: saved after step" in said[1][0]
     workers = start_workers(2, shards_folder, tmp_path / "workers")
-    said = [worker.communicate(timeout=200) for worker in workers]
-    assert [w.returncode for w in workers] == [0, 0], said
+    said = communicated(workers, [0, 0])
     assert "worker 0 of 2 (the chief)" in said[0][0]
     assert "going on after step" in said[0][0]
     for stdout, _ in said:
@@ -245,14 +223,12 @@ def test_one_of_three_killed_and_all_started_again(
     saved = str(tmp_path / "three/checkpoints")
     until(workers[0], lambda: checkpoints.complete_steps(saved))
     workers[1].kill()
-    said = [worker.communicate(timeout=200) for worker in workers]
-    assert [w.returncode for w in workers] == [75, -signal.SIGKILL, 75], said
+    said = communicated(workers, [75, -signal.SIGKILL, 75])
     for index in (0, 2):
         last = said[index][1].splitlines()[-1]
         assert f"worker {index} of 3: another worker has ended" in last
     workers = start_workers(3, shards_folder, tmp_path / "three", *more)
-    said = [worker.communicate(timeout=200) for worker in workers]
-    assert [w.returncode for w in workers] == [0, 0, 0], said
+    said = communicated(workers, [0, 0, 0])
     assert "going on after step" in said[0][0]
     alone, three = metrics(one), metrics(tmp_path / "three")
     assert [line["step"] for line in three] == [line["step"] for line in alone]

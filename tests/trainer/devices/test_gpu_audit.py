@@ -9,14 +9,12 @@ host sum by "ring" here, being processors; for GPUs TensorFlow itself chooses NC
 
 import json
 import os
-import socket
-import subprocess
-import sys
 
 import pytest
 
 from tests.cloud.environment import cuda_wheel
-from tests.conftest import ROOT
+from tests.commands import PYTHON, ROOT, started
+from tests.ports import cluster_of
 
 # Ops for each replica and step. Compiled, they are the input, two functions and sums.
 COMPILED_OPS = 25
@@ -65,19 +63,9 @@ DECODING = {
 def audits(cases, environment=()):
     """A process that audits some cases."""
     path = os.pathsep.join([str(cuda_wheel()), str(ROOT)])
-    return subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "tests.trainer.devices.gpu.audit",
-            *map(json.dumps, cases),
-        ],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": path, **dict(environment)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    command = [PYTHON, "-m", "tests.trainer.devices.gpu.audit"]
+    own = {"PYTHONPATH": path, **dict(environment)}
+    return started(*command, *map(json.dumps, cases), env=own)
 
 
 def reports(process, cases) -> list[dict]:
@@ -135,23 +123,7 @@ def test_a_step_stays_on_the_gpu(found, case):
 @pytest.mark.long
 def test_two_workers_sum_by_nccl():
     """Gradients with the loss, and the stops that workers were asked for; no more."""
-    hosts = []
-    for _ in range(2):
-        with socket.socket() as server:
-            server.bind(("127.0.0.1", 0))
-            hosts.append(f"127.0.0.1:{server.getsockname()[1]}")
-    cluster = {"worker": hosts}
-    processes = [
-        audits(
-            [WORKERS],
-            {
-                "TF_CONFIG": json.dumps(
-                    {"cluster": cluster, "task": {"type": "worker", "index": index}}
-                )
-            },
-        )
-        for index in range(2)
-    ]
+    processes = [audits([WORKERS], worker) for worker in cluster_of(2)]
     for process in processes:
         [report] = reports(process, [WORKERS])
         assert not report["missing"] and not report["crossings"]

@@ -1,11 +1,8 @@
 """TensorFlow's start loads nothing that is not called, and hides nothing for longer."""
 
-import subprocess
-import sys
-
 import pytest
 
-from tests.conftest import ROOT
+from tests.commands import PYTHON, process
 
 CODE = """
 import gc, sys
@@ -24,6 +21,5 @@ import matplotlib.pyplot, pandas, sklearn  # tests have them all
 
 @pytest.mark.slow
 def test_what_keras_loads_for_itself_is_left_out_and_can_be_had_later():
-    command = [sys.executable, "-c", CODE]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = process(PYTHON, "-c", CODE)
     assert done.returncode == 0 and not done.stderr, done.stderr

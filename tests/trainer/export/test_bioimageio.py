@@ -1,17 +1,14 @@
 """The package for bioimage.io, judged by its own library."""
 
-import os
-import subprocess
 import sys
 import zipfile
 
 import numpy as np
 import pytest
 
+from tests.commands import PYTHON, process, refused, run
 from trainer.export import artefact_layout, bioimageio
-from trainer.main import COMMANDS
 from trainer.predict import runtimes
-from unet_tfrecords.command.cli import main
 from unet_tfrecords.dataset import tiling
 from unet_tfrecords.dataset.images import formats, pages
 
@@ -33,8 +30,7 @@ def test_blocks_are_legal_and_their_grids_agree(depth):
 @pytest.fixture(scope="module")
 def exported(trained, tmp_path_factory):
     folder = tmp_path_factory.mktemp("bioimageio") / "model"
-    given = f"--workdir={trained}", f"--output={folder}", "--bioimageio"
-    assert main(COMMANDS["export"], given) == 0
+    assert run("export", "--bioimageio", workdir=trained, output=folder) == 0
     return folder / "1"
 
 
@@ -70,10 +66,8 @@ def test_its_library_accepts_and_runs_it(exported, cells, tmp_path):
     frame = formats.read_image(pages.Page(str(cells / "01/t003.tif"), 0), 1)
     image, made = tmp_path / "image.npy", tmp_path / "made.npy"
     np.save(image, frame[None].astype(np.float32))
-    code = [sys.executable, "-c", AS_ITS_USERS_DO, package, image, made]
-    alone = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}  # has pandas
-    alone["BIOIMAGEIO_CACHE_PATH"] = str(tmp_path / "cache")
-    done = subprocess.run(code, env=alone, capture_output=True, text=True)
+    alone = {"PYTHONPATH": "", "BIOIMAGEIO_CACHE_PATH": str(tmp_path / "cache")}
+    done = process(PYTHON, "-c", AS_ITS_USERS_DO, package, image, made, env=alone)
     assert done.returncode == 0, done.stderr
     [own] = runtimes.load(str(exported), runtime="tensorflow")
     # It adds 1e-6 to the deviation, of some 30 here.
@@ -82,8 +76,7 @@ def test_its_library_accepts_and_runs_it(exported, cells, tmp_path):
 
 def test_without_its_library_one_line(trained, tmp_path, monkeypatch, capfd):
     monkeypatch.setitem(sys.modules, "bioimageio.spec", None)
-    given = f"--workdir={trained}", f"--output={tmp_path}/m", "--bioimageio"
-    assert main(COMMANDS["export"], given) == 2
-    [line] = capfd.readouterr().err.splitlines()
+    where = {"workdir": trained, "output": tmp_path / "m"}
+    line = refused(capfd, "export", "--bioimageio", **where)
     assert line.startswith("export: --bioimageio needs bioimageio.spec")
     assert not (tmp_path / "m").exists()

@@ -12,11 +12,10 @@ from PIL import Image, ImageOps
 from tensorflow_serving.apis import prediction_log_pb2
 
 from configs import base
+from tests.commands import refused, run
 from trainer.export import artefact_layout, tile_memory
 from trainer.export.signatures import decode_image
-from trainer.main import COMMANDS
 from trainer.predict import runtimes
-from unet_tfrecords.command.cli import main
 from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.dataset import dataset_info, shards
 from unet_tfrecords.dataset.data_settings import check_data_config
@@ -26,16 +25,12 @@ from unet_tfrecords.dataset.images.png import encode_png
 from unet_tfrecords.dataset.records import read_records
 
 
-def export(*arguments) -> int:
-    return main(COMMANDS["export"], [str(argument) for argument in arguments])
-
-
 @pytest.fixture(scope="module")
 def version(trained, tmp_path_factory):
     """A version of a trained model, with ONNX, two tiles at once, small tiles."""
     output = tmp_path_factory.mktemp("exported") / "model"
-    given = f"--workdir={trained}", f"--output={output}"
-    assert export(*given, "--onnx", "--tile=76", "--tiles_per_step=2") == 0
+    given = "--onnx", "--tile=76", "--tiles_per_step=2"
+    assert run("export", *given, workdir=trained, output=output) == 0
     return output / "1"
 
 
@@ -257,8 +252,7 @@ def test_onnx_equals_tensorflow(version, image):
 
 @pytest.mark.slow
 def test_tta_at_export_is_every_whole_images_default(trained, version, tmp_path, image):
-    given = f"--workdir={trained}", f"--output={tmp_path}/m", "--tta"
-    assert export(*given) == 0
+    assert run("export", "--tta", workdir=trained, output=tmp_path / "m") == 0
     averaged = tf.saved_model.load(f"{tmp_path}/m/1").signatures["serving_default"]
     asked = tf.saved_model.load(str(version)).signatures["image_tta"]
     batch = tf.constant(image[None], tf.float32)
@@ -271,8 +265,8 @@ def test_tta_at_export_is_every_whole_images_default(trained, version, tmp_path,
 
 @pytest.mark.slow
 def test_weights_as_variables_give_the_same(trained, model, tmp_path, image):
-    given = f"--workdir={trained}", f"--output={tmp_path}/m", "--weights=variables"
-    assert export(*given) == 0
+    where = {"workdir": trained, "output": tmp_path / "m"}
+    assert run("export", "--weights=variables", **where) == 0
     data = next((tmp_path / "m/1/variables").glob("variables.data*"))
     assert data.stat().st_size > 20_000
     other = tf.saved_model.load(f"{tmp_path}/m/1")
@@ -289,8 +283,8 @@ def test_weights_as_variables_give_the_same(trained, model, tmp_path, image):
 def test_precision_changes_numbers_a_little_and_no_dtype(
     trained, model, tmp_path, image
 ):
-    given = f"--workdir={trained}", f"--output={tmp_path}/m"
-    assert export(*given, "--precision=mixed_bfloat16") == 0
+    where = {"workdir": trained, "output": tmp_path / "m"}
+    assert run("export", "--precision=mixed_bfloat16", **where) == 0
     half = tf.saved_model.load(f"{tmp_path}/m/1").signatures["serving_default"]
     batch = tf.constant(image[None], tf.float32)
     found = half(image=batch)["probabilities"]
@@ -335,8 +329,7 @@ def test_a_gpu_needs_memory_of_its_own_kind():
 def test_weights_are_constants_for_a_processor_alone(
     trained, tmp_path, flags, constant
 ):
-    given = f"--workdir={trained}", f"--output={tmp_path}/m"
-    assert export(*given, *flags) == 0
+    assert run("export", *flags, workdir=trained, output=tmp_path / "m") == 0
     assert (tmp_path / "m/1/variables/variables.index").exists()
     variables = tf.train.list_variables(f"{tmp_path}/m/1/variables/variables")
     weights = [name for name, shape in variables if shape]
@@ -360,10 +353,8 @@ MISTAKES = [
 def test_mistakes_are_one_line_and_leave_nothing(
     trained, tmp_path, capfd, more, message
 ):
-    given = f"--workdir={trained}", f"--output={tmp_path}/m"
-    assert export(*given, *more) == 2
-    [line] = capfd.readouterr().err.splitlines()
-    assert line.startswith("export: ") and message in line
+    where = {"workdir": trained, "output": tmp_path / "m"}
+    assert message in refused(capfd, "export", *more, **where)
     assert not (tmp_path / "m").exists()
 
 

@@ -10,18 +10,17 @@ import pytest
 from google.cloud import storage
 
 from tests.cloud import gcs
+from tests.commands import refused, run
+from tests.folders import tree
 from trainer.export import publish
-from trainer.main import COMMANDS
-from unet_tfrecords.command.cli import main
 from unet_tfrecords.command.errors import UserError
 
 
 @pytest.fixture
-def front(monkeypatch):
-    with gcs.bucket() as found:
-        monkeypatch.setenv("STORAGE_EMULATOR_HOST", found.address)
-        monkeypatch.setenv("GOOGLE_CLOUD_PROJECT", "test")
-        yield found
+def front(front, monkeypatch):
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", front.address)
+    monkeypatch.setenv("GOOGLE_CLOUD_PROJECT", "test")
+    return front
 
 
 def make_model(folder, mark=b"model", parts=3) -> None:
@@ -107,21 +106,11 @@ def test_what_lies_in_the_bucket_is_what_was_built(front):
     destination = f"gs://{gcs.BUCKET}"
     with publish.staging(destination) as stage:
         make_model(stage)
-        built = {
-            os.path.relpath(os.path.join(place, name), stage): pathlib.Path(
-                place, name
-            ).read_bytes()
-            for place, _, names in os.walk(stage)
-            for name in names
-        }
+        built = tree(pathlib.Path(stage))
         publish.publish(stage, destination)
     assert not os.path.exists(stage)
-    bucket = storage.Client().bucket(gcs.BUCKET)
-    found = {
-        name.removeprefix("1/"): bucket.blob(name).download_as_bytes()
-        for name in names_in_bucket("1/")
-    }
-    assert found == built
+    names = names_in_bucket("1/")
+    assert {name.removeprefix("1/"): front.get(name) for name in names} == built
 
 
 def test_two_publishers_at_once_get_two_versions(front):
@@ -153,10 +142,9 @@ def test_two_publishers_at_once_get_two_versions(front):
         f"{destination}/2",
     ]
     assert any(r.status == 412 for r in front.seen)  # the front did refuse one
-    bucket = storage.Client().bucket(gcs.BUCKET)
     for mark, version in results:
         name = version.removeprefix(f"gs://{gcs.BUCKET}/") + "/saved_model.pb"
-        assert bucket.blob(name).download_as_bytes() == mark
+        assert front.get(name) == mark
 
 
 def test_damage_on_the_way_is_noticed_and_nothing_stays(front):
@@ -192,55 +180,44 @@ def test_what_arrived_otherwise_is_noticed_and_nothing_stays(front):
 
 
 def test_a_bucket_that_is_not_there_is_one_line(front, trained, capfd):
-    given = f"--workdir={trained}", "--publish=gs://no-such-bucket/unet"
-    assert main(COMMANDS["export"], list(given)) == 2
+    assert run("export", workdir=trained, publish="gs://no-such-bucket/unet") == 2
     line = capfd.readouterr().err.splitlines()[-1]
     assert line.startswith("export: gs://no-such-bucket/unet: not published")
 
 
 @pytest.mark.slow
 def test_export_publishes_to_a_bucket_and_keeps_a_copy(front, trained, tmp_path, capfd):
-    given = f"--workdir={trained}", f"--output={tmp_path}/m"
-    publishing = f"--publish=gs://{gcs.BUCKET}/unet"
-    assert main(COMMANDS["export"], [*given, publishing]) == 0
+    where = {"output": tmp_path / "m", "publish": f"gs://{gcs.BUCKET}/unet"}
+    assert run("export", workdir=trained, **where) == 0
     printed = capfd.readouterr().out.splitlines()
     assert printed == [
         f"{tmp_path}/m/1/saved_model.pb",
         f"gs://{gcs.BUCKET}/unet/1/saved_model.pb",
     ]
     names = {name.removeprefix("unet/1/") for name in names_in_bucket("unet/1/")}
-    local = {
-        str(path.relative_to(tmp_path / "m/1"))
-        for path in (tmp_path / "m/1").rglob("*")
-        if path.is_file()
-    }
-    assert names == local
-    bucket = storage.Client().bucket(gcs.BUCKET)
-    about = bucket.blob("unet/1/assets.extra/model.json").download_as_bytes()
+    assert names == tree(tmp_path / "m/1").keys()
+    about = front.get("unet/1/assets.extra/model.json")
     assert json.loads(about)["depth"] == 2
 
 
 @pytest.mark.parametrize("name", ["gs://MODELS_/x"])
 def test_what_is_no_bucket_is_one_line(name, trained, capfd):
-    assert main(COMMANDS["export"], [f"--workdir={trained}", f"--publish={name}"]) == 2
-    [line] = capfd.readouterr().err.splitlines()
+    line = refused(capfd, "export", workdir=trained, publish=name)
     assert line.startswith(f"export: {name}: gs://BUCKET/PREFIX is needed")
 
 
 @pytest.mark.parametrize("name", ["gs://", "gs:///unet", "gs:/models/x"])
 def test_what_is_nearly_a_bucket_is_no_folder_of_this_machine(name, capfd):
-    assert main(COMMANDS["export"], ["--workdir=run", f"--publish={name}"]) == 2
-    [line] = capfd.readouterr().err.splitlines()
+    line = refused(capfd, "export", workdir="run", publish=name)
     assert line == f"export: --publish={name}: write gs://BUCKET/FOLDER"
 
 
 def test_a_failed_publisher_removes_nothing_of_others(front):
-    bucket = storage.Client().bucket(gcs.BUCKET)
     claim = publish.claim
 
     def claim_then_another_writes(*arguments):
         number = claim(*arguments)
-        bucket.blob("unet/1/saved_model.pb").upload_from_string(b"another's")
+        front.put("unet/1/saved_model.pb", b"another's")
         return number
 
     with pytest.MonkeyPatch.context() as patch:
@@ -261,11 +238,10 @@ def test_stages_of_killed_exports_go_after_a_day(tmp_path):
 
 
 def test_other_stores_are_refused(trained, capfd):
-    given = f"--workdir={trained}", "--publish=s3://bucket/unet"
-    assert main(COMMANDS["export"], list(given)) == 2
+    assert run("export", workdir=trained, publish="s3://bucket/unet") == 2
     assert "gs:// or a folder" in capfd.readouterr().err
 
 
 def test_a_destination_must_be_given(trained, capfd):
-    assert main(COMMANDS["export"], [f"--workdir={trained}"]) == 2
+    assert run("export", workdir=trained) == 2
     assert "--output or --publish" in capfd.readouterr().err

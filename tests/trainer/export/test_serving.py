@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 import urllib.request
 
 import numpy as np
@@ -11,19 +10,14 @@ import tensorflow as tf
 from PIL import Image
 
 from tests.cloud.serving import serving
-from tests.conftest import ROOT
-from trainer.main import COMMANDS
-from unet_tfrecords.command.cli import main
+from tests.commands import PYTHON, ROOT, process, run
 
 CLIENT = ROOT / "deploy/serving/client.py"
 
 
 @pytest.fixture(scope="module")
-def version(trained, tmp_path_factory):
-    output = tmp_path_factory.mktemp("served") / "model"
-    given = [f"--workdir={trained}", f"--output={output}"]
-    assert main(COMMANDS["export"], given) == 0
-    return output / "1"
+def version(models):
+    return models / "2"
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +35,7 @@ def picture(tmp_path):
 
 
 def client(*arguments) -> subprocess.CompletedProcess:
-    command = [sys.executable, CLIENT, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+    return process(PYTHON, CLIENT, *arguments, timeout=120)
 
 
 @pytest.mark.slow
@@ -54,8 +47,7 @@ def test_the_client_shows_what_predict_shows(servers, version, picture, tmp_path
     done = client(f"--image={picture}", where, f"--output={shown}", f"--mask={mask}")
     assert done.returncode == 0, done.stderr
     assert "60 x 90 px, class 0: " in done.stdout
-    given = [f"--model={version}", f"--input={picture}", f"--output={tmp_path}/p"]
-    assert main(COMMANDS["predict"], given) == 0
+    assert run("predict", model=version, input=picture, output=tmp_path / "p") == 0
     expected = np.asarray(Image.open(tmp_path / "p/image_mask.png"))
     np.testing.assert_array_equal(np.asarray(Image.open(mask)), expected)
     assert np.asarray(Image.open(shown)).shape == (60, 90, 3)

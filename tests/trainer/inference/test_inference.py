@@ -1,15 +1,12 @@
 """Stitched equals one-shot, on any size; the SavedModel gives the trainer's numbers."""
 
-import subprocess
-import sys
-
 import cv2
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from configs import base
-from tests.conftest import ROOT
+from tests.commands import PYTHON, process
 from trainer.export.artefact import save
 from trainer.export.signatures import SignatureSet
 from trainer.inference import numpy_segmenter
@@ -187,9 +184,8 @@ def test_saved_model_reloads_without_any_of_our_code(tmp_path, depth, precision)
     save(model, str(tmp_path / "model"))
     images = {f"image{i}": random_image(*size) for i, size in enumerate(SIZES[1:5])}
     np.savez(tmp_path / "images.npz", **images)
-    arguments = [tmp_path / "model", tmp_path / "images.npz", tmp_path]
-    command = [sys.executable, "-c", OUTSIDER, *map(str, arguments)]
-    subprocess.run(command, cwd=tmp_path, check=True)
+    given = [tmp_path / "model", tmp_path / "images.npz", tmp_path]
+    process(PYTHON, "-c", OUTSIDER, *given, cwd=tmp_path, check=True)
     for name, image in images.items():
         ours = model.functions["serving_default"](tf.constant(image))
         with np.load(tmp_path / f"{name}.npz") as theirs:
@@ -354,8 +350,7 @@ def test_memory_stays_within_its_budget():
     """Beside it, 36 bytes a pixel for the image and its probabilities, as docs say."""
     found = {}
     for budget in (150, 1000):
-        command = [sys.executable, "-c", PEAK, str(budget)]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+        done = process(PYTHON, "-c", PEAK, budget)
         found[budget] = float(done.stdout.splitlines()[-1])
         assert found[budget] < budget + 36 * 2048**2 / 10**6
     assert found[1000] > found[150] + 150  # and a larger budget is made use of

@@ -7,15 +7,15 @@ import struct
 import pytest
 import tensorflow as tf
 
+from tests.commands import mistakes
+from tests.folders import flip
+from tests.trainer.training.runs import ONE, run
 from trainer.input import shard_files
 from trainer.input.shard_files import Access, bring_near, find_shards
-from trainer.training.loop import TrainOptions
-from trainer.training.session import train
 from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.dataset.dataset_info import read_info
 from unet_tfrecords.dataset.records import frame_record, read_records, scan_records
 
-ONE = tf.distribute.OneDeviceStrategy("/cpu:0")
 SECOND = "train-00001-of-00002.tfrecord"
 
 
@@ -31,12 +31,6 @@ def offsets(path: pathlib.Path) -> list[int]:
         found.append(at)
         at += 16 + struct.unpack("<Q", content[at : at + 8])[0]
     return found
-
-
-def flip(path: pathlib.Path, at: int) -> None:
-    content = bytearray(path.read_bytes())
-    content[at] ^= 1
-    path.write_bytes(content)
 
 
 def with_bad_record(path: pathlib.Path, number: int) -> None:
@@ -73,9 +67,7 @@ def test_damage_stops_with_shard_and_offset(data, train_config, tmp_path, kind):
     train_config.train.steps = 500  # the record comes somewhere in the first epoch
     train_config.train.update({"log_every_steps": 100, "checkpoint_every_steps": 500})
     train_config.train.validate_every_steps = 500
-    with pytest.raises(UserError) as caught:
-        train(train_config, str(data), str(tmp_path / "run"), ONE)
-    [line] = caught.value.problems
+    [line] = mistakes(run, train_config, str(data), tmp_path / "run")
     assert line.startswith(f"{data / SECOND}: ") and said.format(place) in line
     assert "--on_bad_record=skip" in line
 
@@ -102,8 +94,7 @@ def test_skipping_leaves_out_counts_and_reports(data, tmp_path, capfd, kind):
 def test_training_skips_what_is_damaged(data, train_config, tmp_path, capfd):
     DAMAGES["body"][0](data / SECOND)
     train_config.train.steps = 5
-    options = TrainOptions(on_bad_record="skip")
-    train(train_config, str(data), str(tmp_path / "run"), ONE, options)
+    run(train_config, str(data), tmp_path / "run", on_bad_record="skip")
     assert f"skipped: {data / SECOND}: " in capfd.readouterr().err
 
 
@@ -112,7 +103,7 @@ def test_a_shard_cut_between_records_is_noticed(data, train_config, tmp_path):
     path = data / SECOND
     path.write_bytes(path.read_bytes()[: offsets(path)[100]])
     with pytest.raises(UserError, match="100 records, not 245, at its end"):
-        train(train_config, str(data), str(tmp_path / "run"), ONE)
+        run(train_config, str(data), tmp_path / "run")
 
 
 @pytest.mark.slow
@@ -120,9 +111,7 @@ def test_damage_of_a_validation_shard_is_named_too(data, train_config, tmp_path)
     [path] = data.glob("validation-*")
     place = offsets(path)[3]
     flip(path, place + 40)
-    with pytest.raises(UserError) as caught:
-        train(train_config, str(data), str(tmp_path / "run"), ONE)
-    [line] = caught.value.problems
+    [line] = mistakes(run, train_config, str(data), tmp_path / "run")
     assert line.startswith(f"{path}: corrupted record at byte {place}; ")
 
 
@@ -134,41 +123,36 @@ def test_a_dry_run_names_damage(data, train_config):
     for path in data.glob("train-*"):
         for place in offsets(path):
             flip(path, place + 40)
-    with pytest.raises(UserError) as caught:
-        dry_run(Trainer(train_config, str(data), ONE, Access()))
-    assert len(caught.value.problems) == 490
+    trainer = Trainer(train_config, str(data), ONE, Access())
+    assert len(mistakes(dry_run, trainer)) == 490
 
 
 def test_skipping_everything_is_refused(data, train_config, tmp_path, capfd):
     flip(data / SECOND, 3)
     train_config.train.global_batch = 2  # a lane for each of the two shards
-    options = TrainOptions(on_bad_record="skip")
     with pytest.raises(UserError, match="no whole record is left in a lane"):
-        train(train_config, str(data), str(tmp_path / "run"), ONE, options)
+        run(train_config, str(data), tmp_path / "run", on_bad_record="skip")
 
 
 @pytest.mark.long
 def test_other_damage_than_before_is_said(data, train_config, tmp_path, capfd):
-    options, run = TrainOptions(on_bad_record="skip"), str(tmp_path / "run")
+    given = train_config, str(data), tmp_path / "run"
     train_config.train.steps = 4
-    train(train_config, str(data), run, ONE, options)
+    run(*given, on_bad_record="skip")
     flip(data / SECOND, offsets(data / SECOND)[7] + 40)
     capfd.readouterr()
-    more = options._replace(extend_steps=6)
-    train(train_config, str(data), run, ONE, more)
+    run(*given, on_bad_record="skip", extend_steps=6)
     assert "other records are skipped than before" in capfd.readouterr().err
 
 
 def test_missing_shards_are_all_named(data, train_config, tmp_path):
     for path in data.glob("train-*"):
         path.unlink()
-    with pytest.raises(UserError) as caught:
-        train(train_config, str(data), str(tmp_path / "run"), ONE)
-    assert len(caught.value.problems) == 2
-    assert f"{SECOND}: missing" in caught.value.problems[1]
+    _, second = mistakes(run, train_config, str(data), tmp_path / "run")
+    assert f"{SECOND}: missing" in second
     (data / "dataset_info.json").unlink()
     with pytest.raises(UserError, match="dataset_info.json: missing"):
-        train(train_config, str(data), str(tmp_path / "run"), ONE)
+        run(train_config, str(data), tmp_path / "run")
 
 
 @pytest.mark.long
@@ -179,9 +163,7 @@ def test_cached_shards_give_the_same_losses(
     train_config.train.steps = 8
 
     def losses(name, **options):
-        train(
-            train_config, str(data), str(tmp_path / name), ONE, TrainOptions(**options)
-        )
+        run(train_config, str(data), tmp_path / name, **options)
         return [line["loss"] for line in metrics(tmp_path / name)]
 
     plain = losses("plain")
@@ -234,8 +216,8 @@ def test_a_full_cache_is_refused_with_both_sizes(data, tmp_path, monkeypatch):
 def test_skip_and_cache_together(data, train_config, tmp_path, capfd):
     flip(data / SECOND, offsets(data / SECOND)[7] + 40)
     train_config.train.steps = 4
-    options = TrainOptions(on_bad_record="skip", cache=str(tmp_path / "cache"))
-    train(train_config, str(data), str(tmp_path / "run"), ONE, options)
+    options = {"on_bad_record": "skip", "cache": str(tmp_path / "cache")}
+    run(train_config, str(data), tmp_path / "run", **options)
     assert "1 of 245 records" in capfd.readouterr().err
     # The whole one, and that of the validation split.
     assert len(list((tmp_path / "cache").iterdir())) == 2

@@ -5,15 +5,14 @@ import shutil
 import pytest
 import tensorflow as tf
 
-from trainer.main import COMMANDS
-from unet_tfrecords.command.cli import main
+from tests.commands import run
 
 
 @pytest.fixture(scope="module")
 def model(trained, tmp_path_factory):
     output = tmp_path_factory.mktemp("exported") / "model"
-    given = [f"--workdir={trained}", f"--output={output}", "--onnx", "--tile=108"]
-    assert main(COMMANDS["export"], given) == 0
+    given = "--onnx", "--tile=108"
+    assert run("export", *given, workdir=trained, output=output) == 0
     return output
 
 
@@ -27,11 +26,11 @@ def images(cells, tmp_path):
 
 @pytest.fixture
 def predict(model, tmp_path):
-    def run(source, *more, output="out"):
-        given = f"--model={model}", f"--input={source}", f"--output={tmp_path / output}"
-        return main(COMMANDS["predict"], [*given, *more])
+    def predicted(source, *more, output="out"):
+        where = {"input": source, "output": tmp_path / output}
+        return run("predict", *more, model=model, **where)
 
-    return run
+    return predicted
 
 
 @pytest.fixture
@@ -40,13 +39,13 @@ def whole(model):
     loaded = tf.saved_model.load(str(model / "1"))
     segment = loaded.signatures["serving_default"]
 
-    def run(image):
+    def segmented(image):
         batch = tf.constant(image[None, ..., None], tf.float32)
         result = segment(image=batch)
         return {name: value[0].numpy() for name, value in result.items()}
 
-    run.keep = loaded
-    return run
+    segmented.keep = loaded
+    return segmented
 
 
 NOTES = {"predict.json"}  # in every folder of outputs

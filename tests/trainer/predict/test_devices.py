@@ -1,13 +1,12 @@
 """Images shared by devices, stages side by side."""
 
 import os
-import subprocess
-import sys
 import time
 
 import pytest
 import tensorflow as tf
 
+from tests.commands import module, process
 from trainer.predict.job import threads_for
 from trainer.predict.ordered_map import ordered_map
 
@@ -15,16 +14,14 @@ from trainer.predict.ordered_map import ordered_map
 @pytest.mark.slow
 def test_several_devices_share_the_images(model, images, predict, tmp_path):
     """In a process of its own, where the processor can still be split."""
-    command = [sys.executable, "-m", "trainer.main", "predict", "--devices=2"]
-    given = f"--model={model}", f"--input={images}", f"--output={tmp_path}/two"
-    done = subprocess.run([*command, *given], capture_output=True, text=True)
+    where = {"model": model, "input": images, "output": tmp_path / "two"}
+    done = process(*module("predict", **where, devices=2))
     assert done.returncode == 0, done.stderr
     assert predict(images) == 0
     for index in range(8):
         name = f"t{index:03d}_mask.png"
-        assert (tmp_path / "two" / name).read_bytes() == (
-            tmp_path / "out" / name
-        ).read_bytes()
+        two, one = (tmp_path / folder / name for folder in ("two", "out"))
+        assert two.read_bytes() == one.read_bytes()
 
 
 @pytest.mark.slow

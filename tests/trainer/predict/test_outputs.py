@@ -4,21 +4,17 @@ import errno
 import json
 import os
 import shutil
-import subprocess
-import sys
 
 import cv2
 import numpy as np
 import pytest
 import tensorflow as tf
 import tifffile
-from google.cloud import storage
 
 from tests.cloud import dataflow, gcs
+from tests.commands import PYTHON, lines_of, module, process, run
 from tests.trainer.predict.conftest import NOTES
-from trainer.main import COMMANDS
 from trainer.predict import job as predict_job
-from unet_tfrecords.command.cli import main
 
 
 def read(path):
@@ -118,9 +114,7 @@ def test_a_broken_file_stops_nothing_and_is_told_of(predict, images, tmp_path, c
     (images / "u.png").write_text("hello")
     shutil.copy(images / "t000.tif", images / "t001.tiff")
     assert predict(images) == 2
-    lines = [
-        x for x in capfd.readouterr().err.splitlines() if x.startswith("predict: ")
-    ]
+    lines = lines_of(capfd, "predict")
     assert len(lines) == 3
     for name in ("t003.tif", "u.png", "t001.tiff: its outputs would overwrite"):
         assert [line for line in lines if name in line]
@@ -149,7 +143,7 @@ def test_onnx_needs_no_tensorflow(model, images, tmp_path):
         f"given = ['--model={model}', '--input={images}', '--output={tmp_path}/o']\n"
         "sys.exit(cli.main(COMMANDS['predict'], [*given, '--runtime=onnx']))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = process(PYTHON, "-c", code)
     assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "o").glob("*_mask.png"))) == 8
 
@@ -157,35 +151,26 @@ def test_onnx_needs_no_tensorflow(model, images, tmp_path):
 def test_onnx_that_was_not_exported_is_said(model, images, tmp_path, capfd):
     shutil.copytree(model / "1", tmp_path / "m")
     (tmp_path / "m/assets.extra/tile.onnx").unlink()
-    given = f"--model={tmp_path}/m", f"--input={images}", f"--output={tmp_path}/o"
-    assert main(COMMANDS["predict"], [*given, "--runtime=onnx"]) == 2
+    where = {"model": tmp_path / "m", "input": images, "output": tmp_path / "o"}
+    assert run("predict", "--runtime=onnx", **where) == 2
     assert "tile.onnx: missing; export with --onnx" in capfd.readouterr().err
     assert not (tmp_path / "o").exists()
 
 
 @pytest.mark.slow
-def test_from_one_bucket_prefix_to_another(model, images, predict, tmp_path):
+def test_from_one_bucket_prefix_to_another(front, model, images, predict, tmp_path):
     """In a process of its own: Beam keeps the store's address for good."""
     # Without a login it looks for one for half a minute.
-    environment = {**os.environ, **dataflow.login(tmp_path)}
-    command = [sys.executable, "-m", "trainer.main", "predict", f"--model={model}"]
-    where = f"gs://{gcs.BUCKET}"
-    command += [f"--input={where}/in/", f"--output={where}/out", "--runtime=onnx"]
-    with gcs.bucket() as front, pytest.MonkeyPatch.context() as patch:
-        environment["STORAGE_EMULATOR_HOST"] = front.address
-        patch.setenv("STORAGE_EMULATOR_HOST", front.address)
-        bucket = storage.Client(project="test").bucket(gcs.BUCKET)
-        for path in images.glob("t00[0-2].tif"):
-            bucket.blob(f"in/{path.name}").upload_from_filename(path)
-        done = subprocess.run(command, env=environment, capture_output=True)
-        assert done.returncode == 0, done.stderr.decode()
-        found = {
-            name: bucket.blob(f"out/{name}").download_as_bytes()
-            for name in ("t000_mask.png", "t001_mask.png", "t002_mask.png")
-        }
+    login = {**dataflow.login(tmp_path), "STORAGE_EMULATOR_HOST": front.address}
+    for path in images.glob("t00[0-2].tif"):
+        front.put(f"in/{path.name}", path.read_bytes())
+    bucket = f"gs://{gcs.BUCKET}"
+    where = {"model": model, "input": f"{bucket}/in/", "output": f"{bucket}/out"}
+    done = process(*module("predict", "--runtime=onnx", **where), env=login)
+    assert done.returncode == 0, done.stderr
     assert predict(images, "--runtime=onnx") == 0
-    for name, content in found.items():
-        assert content == (tmp_path / "out" / name).read_bytes()
+    for name in ("t000_mask.png", "t001_mask.png", "t002_mask.png"):
+        assert front.get(f"out/{name}") == (tmp_path / "out" / name).read_bytes()
 
 
 @pytest.mark.parametrize("source", ["in", "in/*/*.tif", "in/"])
@@ -282,8 +267,8 @@ def by_data_set(trained, tmp_path_factory):
     info["normalization"] = {"mean": [90.0], "std": [25.0]}
     (folder / "run/dataset_info.json").write_text(json.dumps(info))
     (folder / "run/SHA256SUMS").unlink()  # the change is meant
-    given = [f"--workdir={folder}/run", f"--output={folder}/model", "--onnx"]
-    assert main(COMMANDS["export"], [*given, "--weights=variables"]) == 0
+    where = {"workdir": folder / "run", "output": folder / "model"}
+    assert run("export", "--onnx", "--weights=variables", **where) == 0
     return folder / "model"
 
 
@@ -292,9 +277,9 @@ def by_data_set(trained, tmp_path_factory):
 def test_normalisation_by_the_data_set_in_both_runtimes(
     by_data_set, model, images, tmp_path, runtime
 ):
-    given = f"--model={by_data_set}", f"--input={images / 't000.tif'}"
-    more = f"--runtime={runtime}", "--probabilities=npy", f"--output={tmp_path}/o"
-    assert main(COMMANDS["predict"], [*given, *more]) == 0
+    more = f"--runtime={runtime}", "--probabilities=npy"
+    where = {"input": images / "t000.tif", "output": tmp_path / "o"}
+    assert run("predict", *more, model=by_data_set, **where) == 0
     found = np.load(tmp_path / "o/t000_probabilities.npy")
     # By hand: the same weights on (image - 90) / 25, through the other model's `tile`.
     image = tifffile.imread(images / "t000.tif").astype(np.float32)
@@ -313,8 +298,8 @@ def test_spread_intensities_have_no_place_in_a_data_sets_scale(
 ):
     image = tifffile.imread(images / "t000.tif")
     tifffile.imwrite(tmp_path / "f.tif", image.astype(np.float32))
-    given = f"--model={by_data_set}", f"--input={tmp_path / 'f.tif'}"
-    assert main(COMMANDS["predict"], [*given, f"--output={tmp_path}/o"]) == 2
+    where = {"input": tmp_path / "f.tif", "output": tmp_path / "o"}
+    assert run("predict", model=by_data_set, **where) == 2
     assert "f.tif: neither 8 nor 16 bit unsigned" in capfd.readouterr().err
     assert predict(tmp_path / "f.tif") == 0  # normalised by its own
 

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from tests.commands import lines_of
 from tests.trainer.predict.conftest import NOTES
 from trainer.predict import job as predict_job
 
@@ -67,10 +68,8 @@ def test_images_of_one_name_in_two_folders_are_not_mixed(
     before = (tmp_path / "out/t001_mask.png").read_bytes()
     capfd.readouterr()
     assert predict(other) == 2
-    lines = [x for x in capfd.readouterr().err.splitlines() if "predict: " in x]
-    assert f"t001.tif: {tmp_path / 'out'} has outputs of that name of {images}" in (
-        "".join(lines)
-    )
+    lines = "".join(lines_of(capfd, "predict"))
+    assert f"t001.tif: {tmp_path / 'out'} has outputs of that name of {images}" in lines
     assert (tmp_path / "out/t001_mask.png").read_bytes() == before
     shutil.rmtree(other)
     images.rename(other)  # moved: the same images
@@ -114,7 +113,7 @@ def test_a_strange_record_is_refused_and_overwritten(
 def test_outputs_of_other_settings_are_not_mixed(predict, images, tmp_path, capfd):
     assert predict(images) == 0
     assert predict(images, "--tta") == 2
-    [line] = [x for x in capfd.readouterr().err.splitlines() if "predict: " in x]
+    [line] = lines_of(capfd, "predict")
     assert "holds outputs made otherwise (tta" in line and "--overwrite" in line
     assert predict(images, "--tta", "--overwrite") == 0
     assert settings_of(tmp_path / "out")["tta"] is True

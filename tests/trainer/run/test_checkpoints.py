@@ -3,6 +3,9 @@
 import pytest
 import tensorflow as tf
 
+from tests.commands import mistakes
+from tests.folders import flip
+from tests.trainer.training.runs import run
 from trainer.run import checkpoints
 from unet_tfrecords.command.errors import UserError
 
@@ -72,14 +75,8 @@ def test_newest_and_best_are_kept(saved):
     assert checkpoints.complete_steps(str(saved)) == [2, 4]
 
 
-def flip_a_bit(path):
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-
-
 DAMAGES = {
-    "values have changed": lambda folder: flip_a_bit(data_of(folder, 4)),
+    "values have changed": lambda folder: flip(data_of(folder, 4)),
     "a file is cut": lambda folder: data_of(folder, 4).write_bytes(
         data_of(folder, 4).read_bytes()[:-1]
     ),
@@ -128,14 +125,12 @@ def test_half_a_checkpoint_is_none(saved):
 def test_none_whole_is_an_error_and_none_is_a_start(saved, tmp_path):
     assert checkpoints.newest_whole(str(tmp_path / "nothing")) is None
     for step in range(1, 5):
-        flip_a_bit(data_of(saved, step))
-    with pytest.raises(UserError) as caught:
-        checkpoints.newest_whole(str(saved))
-    assert len(caught.value.problems) == 5
+        flip(data_of(saved, step))
+    assert len(mistakes(checkpoints.newest_whole, str(saved))) == 5
 
 
 def test_saving_over_a_damaged_one(saved, variable):
-    flip_a_bit(data_of(saved, 4))
+    flip(data_of(saved, 4))
     variable.assign(tf.fill([1000], 9.0))
     checkpoint = tf.train.Checkpoint(variable=variable)
     checkpoints.save(checkpoint, str(saved), 4, {"best_step": 4})
@@ -151,7 +146,7 @@ def test_chosen_by_name(saved):
     for which, words in (("7", "there are 1, 2, 3, 4"), ("last", "best, newest or")):
         with pytest.raises(UserError, match=words):
             checkpoints.chosen(folder, which)
-    flip_a_bit(data_of(saved, 2))
+    flip(data_of(saved, 2))
     with pytest.raises(UserError, match="step-00000002: damaged"):
         checkpoints.chosen(folder, "best")
 
@@ -175,19 +170,17 @@ def test_training_goes_on_from_the_one_before(
     shards_folder, train_config, tmp_path, metrics, capsys
 ):
     """The loss series is that of a run without damage."""
-    from trainer.training.session import train
 
-    def run(folder):
-        device = tf.distribute.OneDeviceStrategy("/cpu:0")
-        train(train_config, shards_folder, str(folder), device)
+    def losses(folder):
+        run(train_config, shards_folder, folder)
         return [(line["step"], line["loss"]) for line in metrics(folder)]
 
     train_config.train.validate_every_steps = 100
-    whole = run(tmp_path / "whole")
-    run(tmp_path / "damaged")
-    flip_a_bit(data_of(tmp_path / "damaged/checkpoints", 20))
+    whole = losses(tmp_path / "whole")
+    losses(tmp_path / "damaged")
+    flip(data_of(tmp_path / "damaged/checkpoints", 20))
     capsys.readouterr()
-    assert run(tmp_path / "damaged") == whole
+    assert losses(tmp_path / "damaged") == whole
     said = capsys.readouterr()
     assert "step-00000020: damaged" in said.err
     assert "going on after step 15" in said.out

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.trainer.training.runs import ONE
 from trainer.run import checkpoints
 from trainer.training import batch_size, loop
 from trainer.training.saver import Saver
@@ -15,7 +16,6 @@ from trainer.training.session import settle, train
 from trainer.training.step import State
 from unet_tfrecords.command.errors import UserError
 
-ONE = tf.distribute.OneDeviceStrategy("/cpu:0")
 TWO = ["/cpu:0", "/cpu:1"]
 
 

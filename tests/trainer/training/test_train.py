@@ -1,15 +1,15 @@
 """The loop: resuming goes on exactly, it learns, it says what is wrong."""
 
+import collections
 import json
-import os
 import signal
-import subprocess
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.conftest import ROOT, train_command, until
+from tests.commands import TINY, module, process, started
+from tests.conftest import until
 from tests.trainer.training.runs import assert_same_weights, run
 from trainer.network.unet import build_model
 from trainer.run import checkpoints, workdir
@@ -146,15 +146,13 @@ def test_it_learns_and_leaves_every_artefact(
     assert step == best and network.count_params() > 1000
 
 
-def pictures_in(logs) -> dict[str, int]:
-    """How many pictures each tag has."""
-    tags: dict[str, int] = {}
+def tags_in(logs) -> dict[str, int]:
+    """How many values each tag has."""
+    tags: collections.Counter[str] = collections.Counter()
     for path in logs.glob("events*"):
         for record in tf.data.TFRecordDataset(str(path)):
             event = tf.compat.v1.Event.FromString(record.numpy())
-            for value in event.summary.value:
-                if "input, truth" in value.tag:
-                    tags[value.tag] = tags.get(value.tag, 0) + 1
+            tags.update(value.tag for value in event.summary.value)
     return tags
 
 
@@ -165,18 +163,13 @@ def test_tensorboard_has_scalars_and_the_same_frame_each_time(
     run(train_config, shards_folder, tmp_path)
     sources = read_info(shards_folder).sources
     frame = next(s.frame for s in sources if s.split == "validation")
+    tags = tags_in(tmp_path / "logs")
+    pictures = {tag: count for tag, count in tags.items() if "input, truth" in tag}
     # Validated at steps 10 and 20.
-    assert pictures_in(tmp_path / "logs") == {
-        f"input, truth, probability, error/{frame}": 2
-    }
-    tags = set()
-    for path in (tmp_path / "logs").glob("events*"):
-        for record in tf.data.TFRecordDataset(str(path)):
-            event = tf.compat.v1.Event.FromString(record.numpy())
-            tags |= {value.tag for value in event.summary.value}
+    assert pictures == {f"input, truth, probability, error/{frame}": 2}
     for name in ("loss", "learning_rate", "gradient_norm", "images_per_s"):
         assert name in tags
-    assert {"val_mean_iou", "val_cross_entropy", "val_iou_1"} <= tags
+    assert {"val_mean_iou", "val_cross_entropy", "val_iou_1"} <= tags.keys()
 
 
 @pytest.mark.slow
@@ -311,16 +304,15 @@ def test_mixed_precision_trains_close_to_float32(
 # --- The command in a process of its own, killed -------------------------------------
 
 
-def command(shards_folder, folder, *more):
-    return train_command(
-        shards_folder,
-        folder,
+def training(shards_folder, folder, *more):
+    settings = (
         "--config.train.steps=60",
         "--config.train.checkpoint_every_steps=7",
         "--config.train.validate_every_steps=30",
         "--config.model.dropout=0.3",
-        *more,
     )
+    where = {"data": shards_folder, "workdir": folder}
+    return module("train", *TINY, *settings, *more, **where)
 
 
 def lines_in(folder) -> int:
@@ -331,24 +323,23 @@ def lines_in(folder) -> int:
 @pytest.mark.long
 def test_kill_9_and_sigterm_change_nothing(shards_folder, tmp_path, series):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    quiet = dict(cwd=ROOT, capture_output=True, text=True)
-    done = subprocess.run(command(shards_folder, whole), **quiet)
+    done = process(*training(shards_folder, whole))
     assert done.returncode == 0, done.stderr
-    process = subprocess.Popen(command(shards_folder, killed), cwd=ROOT)
-    until(process, lambda: lines_in(killed) >= 25)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    process = subprocess.Popen(
-        command(shards_folder, killed), cwd=ROOT, stdout=subprocess.PIPE, text=True
-    )
-    until(process, lambda: lines_in(killed) >= 40)
-    process.send_signal(signal.SIGTERM)
-    said, _ = process.communicate(timeout=60)
-    assert process.returncode == 0
+    command = training(shards_folder, killed)
+    first = started(*command)
+    until(first, lambda: lines_in(killed) >= 25)
+    first.send_signal(signal.SIGKILL)
+    first.communicate()
+    assert first.returncode == -signal.SIGKILL
+    second = started(*command)
+    until(second, lambda: lines_in(killed) >= 40)
+    second.send_signal(signal.SIGTERM)
+    said, _ = second.communicate(timeout=60)
+    assert second.returncode == 0
     assert "SIGTERM signal: saved after step" in said.splitlines()[-1]
     stopped = int(said.split("saved after step ")[1].split(";")[0])
     assert stopped in checkpoints.complete_steps(str(killed / "checkpoints"))
-    done = subprocess.run(command(shards_folder, killed), **quiet)
+    done = process(*command)
     assert done.returncode == 0 and f"going on after step {stopped}" in done.stdout
     assert series(killed) == series(whole)
     assert len(series(whole)) == 60
@@ -359,15 +350,10 @@ def test_kill_9_and_sigterm_change_nothing(shards_folder, tmp_path, series):
 @pytest.mark.slow
 def test_ctrl_c_saves_and_exits_130(shards_folder, tmp_path):
     folder = tmp_path / "run"
-    process = subprocess.Popen(
-        command(shards_folder, folder, "--config.train.steps=100000"),
-        cwd=ROOT,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    until(process, lambda: lines_in(folder) >= 3)
-    os.kill(process.pid, signal.SIGINT)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 130 and "run it again to go on" in said
+    endless = started(*training(shards_folder, folder, "--config.train.steps=100000"))
+    until(endless, lambda: lines_in(folder) >= 3)
+    endless.send_signal(signal.SIGINT)
+    _, said = endless.communicate(timeout=60)
+    assert endless.returncode == 130 and "run it again to go on" in said
     newest = checkpoints.newest_whole(str(folder / "checkpoints"))
     assert newest is not None and newest.step >= lines_in(folder)

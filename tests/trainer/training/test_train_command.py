@@ -3,26 +3,14 @@
 import gzip
 import json
 import re
-import socket
 import subprocess
-import sys
 import time
 import urllib.request
 
 import pytest
 
-from tests.conftest import ROOT, TINY_DATA
-from trainer.main import COMMANDS
-from unet_tfrecords.command import cli
-
-
-def arguments(shards_folder, *more):
-    return [
-        f"--config={ROOT}/configs/synthetic.py:smoke",
-        *TINY_DATA,
-        f"--data={shards_folder}",
-        *more,
-    ]
+from tests.commands import PYTHON, TINY, module, process, refused, run, started, typed
+from tests.ports import free_port
 
 
 @pytest.mark.slow
@@ -30,8 +18,7 @@ def test_dry_run_says_what_it_costs_and_writes_nothing(
     shards_folder, tmp_path, capsys, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
-    given = arguments(shards_folder, "--dry_run")
-    assert cli.main(COMMANDS["train"], given) == 0
+    assert run("train", *TINY, "--dry_run", data=shards_folder) == 0
     rows = dict(re.findall(r"^ *(\S[^:]*?)  (\S.*)$", capsys.readouterr().out, re.M))
     assert rows["parameters"] == "7,482"  # 80 of them gains of standardised kernels
     assert rows["devices"] == "1 CPU replica, float32"
@@ -84,28 +71,16 @@ MISTAKES = [
 def test_mistakes_are_one_line_and_leave_nothing(
     shards_folder, tmp_path, capfd, given, message
 ):
-    workdir = f"--workdir={tmp_path / 'run'}"
-    typed = arguments(shards_folder, workdir, *given)
-    assert cli.main(COMMANDS["train"], typed) == 2
-    [line] = capfd.readouterr().err.splitlines()
-    assert line.startswith("train: ") and message in line
+    where = {"data": shards_folder, "workdir": tmp_path / "run"}
+    assert message in refused(capfd, "train", *TINY, *given, **where)
     assert not (tmp_path / "run").exists()
-
-
-def command(*given):
-    return subprocess.run(
-        [sys.executable, "-m", "trainer.main", "train", *given],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
 
 
 @pytest.mark.slow
 def test_split_devices_and_a_batch_that_does_not_divide(shards_folder, tmp_path):
-    given = arguments(shards_folder, f"--workdir={tmp_path / 'run'}", "--devices=2")
-    done = command(*given, "--config.train.global_batch=1")
+    given = *TINY, "--devices=2", "--config.train.global_batch=1"
+    where = {"data": shards_folder, "workdir": tmp_path / "run"}
+    done = process(*module("train", *given, **where))
     assert done.returncode == 2
     assert done.stderr.splitlines() == [
         "train: config.train.global_batch=1 is not divisible by 2 replicas; "
@@ -116,27 +91,15 @@ def test_split_devices_and_a_batch_that_does_not_divide(shards_folder, tmp_path)
 @pytest.mark.slow
 def test_tensorboard_opens_the_profile(shards_folder, tmp_path):
     folder = tmp_path / "run"
-    done = command(
-        *arguments(shards_folder, f"--workdir={folder}", "--profile_steps=2,4")
-    )
+    given = *TINY, "--profile_steps=2,4"
+    done = process(*module("train", *given, data=shards_folder, workdir=folder))
     assert done.returncode == 0 and "steps 2 to 4 profiled" in done.stderr
     [profile] = (folder / "logs/plugins/profile").iterdir()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     page = f"http://127.0.0.1:{port}/data/plugin/profile"
-    server = subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "tensorboard.main",
-            f"--logdir={folder}",
-            f"--port={port}",
-            "--host=127.0.0.1",
-        ],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    given = typed(logdir=folder, port=port, host="127.0.0.1")
+    silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    server = started(PYTHON, "-m", "tensorboard.main", *given, **silent)
     try:
         assert fetch(f"{page}/runs") == [f"logs/{profile.name}"]
         tools = fetch(f"{page}/run_tools?run=logs%2F{profile.name}")

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.commands import mistakes
 from tests.trainer.training.runs import ONE, run
 from trainer.input.shard_files import Access
 from trainer.run import checkpoints
@@ -24,9 +25,7 @@ def test_another_config_in_the_same_workdir_is_refused(
     run(train_config, shards_folder, tmp_path)
     train_config.train.learning_rate = 1e-4
     train_config.seed = 7
-    with pytest.raises(UserError) as caught:
-        run(train_config, shards_folder, tmp_path)
-    problems = caught.value.problems
+    problems = mistakes(run, train_config, shards_folder, tmp_path)
     assert "config.seed: 1 there, 7 here" in problems[0]
     assert "train.learning_rate: 0.01 there, 0.0001 here" in problems[1]
 
@@ -67,9 +66,7 @@ def test_weights_that_are_not_finite_are_not_saved(
 @pytest.mark.slow
 def test_nan_names_step_rate_norm_and_tiles(shards_folder, train_config, tmp_path):
     train_config.train.learning_rate = 1e38
-    with pytest.raises(UserError) as caught:
-        run(train_config, shards_folder, tmp_path)
-    [line] = caught.value.problems
+    [line] = mistakes(run, train_config, shards_folder, tmp_path)
     for words in (r"the loss is (nan|inf) at step \d+,", r"learning rate 1e\+38"):
         assert tf.strings.regex_full_match(line, f".*{words}.*")
     assert "gradient norm" in line
@@ -121,9 +118,7 @@ def test_gradients_that_stay_infinite_stop_the_run(
 
 def test_mismatch_of_data_and_model_names_both_numbers(shards_folder, train_config):
     train_config.model.depth, train_config.data.tile_size = 3, 92
-    with pytest.raises(UserError) as caught:
-        check_fit(read_info(shards_folder), train_config)
-    lines = caught.value.problems
+    lines = mistakes(check_fit, read_info(shards_folder), train_config)
     assert "config.data.tile_size: 60 there, 92 here" in lines[0]
     assert "config.model.depth: 2 there, 3 here" in lines[1]
 
@@ -134,9 +129,8 @@ def test_config_that_reads_other_truth_or_splits_is_refused(
     train_config.data.split.test = 0.51
     train_config.data.labels = "both"
     train_config.seed = 9  # of initial weights and order: several runs on one data set
-    with pytest.raises(UserError) as caught:
-        check_fit(read_info(shards_folder), train_config)
-    named = [line.split(":")[0] for line in caught.value.problems]
+    lines = mistakes(check_fit, read_info(shards_folder), train_config)
+    named = [line.split(":")[0] for line in lines]
     assert named == ["config.data.labels", "config.data.split.test"]
 
 
@@ -201,9 +195,7 @@ def test_bad_train_settings_are_all_named(train_config):
     train_config.train.precision = "float8"
     train_config.train.ema = 1.0
     train_config.train.augment.contrast = -1.0
-    with pytest.raises(UserError) as caught:
-        check_train_config(train_config)
-    assert len(caught.value.problems) == 5
+    assert len(mistakes(check_train_config, train_config)) == 5
     train_config.train.update({"optimizer": "adamw", "global_batch": 1, "ema": 0.0})
     train_config.train.precision = "auto"
     train_config.train.augment.contrast = 0.0
