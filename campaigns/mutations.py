@@ -182,8 +182,8 @@ def judge(
         return REFUSED, found.told
     if found.later:
         return LATER, ""
-    # No checksums in these, so that pixels may be others; but none may be made up.
-    unchecked = kind == "tiff" or target.endswith(".jpg")
+    # No checksums in these: pixels may be others, but none may be made up.
+    unchecked = kind == "tiff" or (kind == "png" and not target.endswith(".png"))
     if unchecked and how not in ("cut",):
         return LEGAL, ""
     return "wrong", f"read {found.value}, {whole.value} when whole"

@@ -66,8 +66,10 @@ def read_image_file(folder: str, target: str) -> tuple[str, bool]:
     read: list = [pages]
     for number in sorted({*range(min(pages, 6)), pages - 1}):
         page = Page(path, number)
+        read += [formats.header_of(page), formats.pixel_size_um(page)]
         if target.startswith("label"):
-            read.append(formats.read_labels(page))
+            mask = formats.read_mask(page)
+            read += [mask.values, mask.has_colours]
         else:
             formats.pixels_of(page)
             read.append(formats.is_spread(page))

@@ -80,12 +80,29 @@ def write_tiffs(folder: pathlib.Path) -> None:
         "label-deflate": (labels(np.uint16), {"compression": "zlib"}),
         "label-plain": (labels(), {}),
     }
+    table = np.tile(np.arange(256, dtype=np.uint16) * 257, (3, 1))
+    turned = [(274, "H", 1, 6, True)]
+    channels = np.moveaxis(picture(np.uint16, channels=3), 2, 0)
+    written |= {
+        "white-zero": (picture(), {"photometric": "miniswhite"}),
+        "turned": (picture(), {"extratags": turned, "compression": "lzw"}),
+        "palette": (picture(), {"photometric": "palette", "colormap": table}),
+        "label-palette": (labels(), {"photometric": "palette", "colormap": table}),
+        "rgb-imagej": (channels, {"imagej": True, "metadata": {"axes": "CYX"}}),
+        "rgb-ome": (
+            channels,
+            {"ome": True, "photometric": "minisblack", "metadata": {"axes": "CYX"}},
+        ),
+    }
     for name, (image, options) in written.items():
         tifffile.imwrite(folder / f"{name}.tif", image, **options)
+    with tifffile.TiffWriter(folder / "pyramid.tif") as file:
+        file.write(picture(), metadata=None)
+        file.write(picture()[::2, ::2], metadata=None, subfiletype=1)
 
 
 def write_pngs(folder: pathlib.Path) -> None:
-    """Grey of all depths, colours, palettes; and JPEG beside them."""
+    """Grey of all depths, colours, palettes; and the other formats of one image."""
     grey, rgb = picture(), picture(channels=3)
     written = {
         "grey": encode_png(grey),
@@ -108,6 +125,20 @@ def write_pngs(folder: pathlib.Path) -> None:
         (folder / f"{name}.png").write_bytes(content)
     Image.fromarray(grey).save(folder / "grey.jpg", quality=90)
     Image.fromarray(rgb).save(folder / "rgb.jpg", quality=90, progressive=True)
+    turned = Image.Exif()
+    turned[274] = 8
+    for name, image, options in (
+        ("turned.png", grey, {"exif": turned}),
+        ("turned.jpg", grey, {"exif": turned}),
+        ("grey.bmp", grey, {}),
+        ("rgb.bmp", rgb, {}),
+        ("grey.gif", grey, {}),
+        ("label.gif", labels(), {}),
+        ("rgb.webp", rgb, {"lossless": True, "exif": turned}),
+        ("rgb-lossy.webp", rgb, {"quality": 90}),
+        ("label-colours.png", np.dstack([labels() * 40, labels(), labels() * 7]), {}),
+    ):
+        Image.fromarray(image).save(folder / name, **options)
 
 
 def make_data(folder: pathlib.Path) -> None:

@@ -75,16 +75,25 @@ class PageHead(NamedTuple):
 
 HEAD_TAGS = {254: "kind", 255: "old_kind", 256: "width", 257: "height"}
 SHORT = 3  # type of a tag's value
+# Bytes of a value by its type (TIFF 6.0, p. 15; BigTIFF has 16 to 18).
+TYPE_BYTES = {
+    **dict.fromkeys((1, 2, 6, 7), 1),
+    **dict.fromkeys((3, 8), 2),
+    **dict.fromkeys((4, 9, 11, 13), 4),
+    **dict.fromkeys((5, 10, 12, 16, 17, 18), 8),
+}
+PRIVATE = 32768  # tags from here on are a program's own: most say nothing of pixels
+TELLING = (34412, 50838, 50839)  # of them: what LSM and ImageJ say of channels
 
 
 def page_heads(tiff: tifffile.TiffFile) -> list[PageHead]:
     """Follows the chain of a TIFF's pages to its end.
 
-    tifffile leaves out whatever comes after a broken link, and goes round forever in
-    a circle of over a hundred pages.
+    tifffile leaves out whatever comes after a broken link, and tags whose values are
+    cut off; and it goes round forever in a circle of over a hundred pages.
 
     Raises:
-      ValueError: a link leads outside of the file or back.
+      ValueError: a link leads outside of the file or back, or a tag is cut off.
     """
     form, file = tiff.tiff, tiff.filehandle
     file.seek(form.offsetsize if form.version == 43 else 4)
@@ -96,23 +105,29 @@ def page_heads(tiff: tifffile.TiffFile) -> list[PageHead]:
             raise ValueError(f"after page {len(seen)} its index leads {where}")
         file.seek(offset)
         (tags,) = struct.unpack(form.tagnoformat, file.read(form.tagnosize))
-        found = file.read(min(tags, len(HEAD_TAGS)) * form.tagsize)
-        seen[offset] = _head(form, found)
+        seen[offset] = _head(form, file.read(tags * form.tagsize), file.size)
         file.seek(offset + form.tagnosize + tags * form.tagsize)
         (offset,) = struct.unpack(form.offsetformat, file.read(form.offsetsize))
     return list(seen.values())
 
 
-def _head(form, tags: bytes) -> PageHead:
-    """The tags wanted are the first ones: they are sorted by their number."""
+def _head(form, tags: bytes, size: int) -> PageHead:
+    """What a page's tags say; `size` is the file's, in bytes."""
     values = {}
-    order = form.byteorder
+    order, inline = form.byteorder, form.offsetsize
     for start in range(0, len(tags) - form.tagsize + 1, form.tagsize):
         number, kind = struct.unpack_from(f"{order}HH", tags, start)
+        place = start + form.tagsize - inline
         if number in HEAD_TAGS:
-            place = start + form.tagsize - form.offsetsize
             code = f"{order}{'H' if kind == SHORT else 'I'}"
             (values[HEAD_TAGS[number]],) = struct.unpack_from(code, tags, place)
+        counts = f"{order}{'Q' if inline == 8 else 'I'}"
+        (count,) = struct.unpack_from(counts, tags, start + 4)
+        length = count * TYPE_BYTES.get(kind, 0)
+        if length > inline and (number < PRIVATE or number in TELLING):
+            (offset,) = struct.unpack_from(form.offsetformat, tags, place)
+            if offset + length > size:
+                raise ValueError(f"its tag {number} is cut off")
     return PageHead(**values)
 
 
