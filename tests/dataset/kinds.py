@@ -449,9 +449,30 @@ REFUSED_MASKS = [
 ]
 
 
+# Where the image and the mask of NAME are, and what the name of the frame is.
+ARRANGED = [
+    ("images/NAME.png", "masks/NAME.png", "NAME"),
+    ("images/NAME.tif", "labels/NAME.bmp", "NAME"),
+    ("images/NAME.png", "masks/NAME_mask.png", "NAME"),
+    ("NAME.png", "NAME_mask.png", "NAME"),
+    ("NAME.png", "NAME_masks.png", "NAME"),
+    ("NAME.tif", "NAME_cp_masks.png", "NAME"),
+    ("NAME.bmp", "NAME_seg.tif", "NAME"),
+    ("NAME.png", "NAME_label.png", "NAME"),
+    ("imagesTr/NAME_0000.png", "labelsTr/NAME.png", "NAME"),
+    ("around/Images/NAME.png", "around/Masks/NAME.png", "NAME"),
+    ("images/plate/NAME.png", "masks/plate/NAME.png", "plate/NAME"),
+    ("plate/images/NAME.png", "plate/masks/NAME.png", "plate/NAME"),
+    ("plate/NAME.png", "plate/NAME_mask.png", "plate/NAME"),
+]
+BY_OBJECT = ("NAME/images/NAME.png", "NAME/masks/*.png: one mask per object", "NAME")
+
+
 def tables() -> str:
-    """What docs/data.md says of formats."""
-    lines = []
+    """What docs/data.md says of folders and formats."""
+    lines = ["### Folders", "", "| image | mask | name of the frame |", "|---|---|---|"]
+    lines += [f"| `{i}` | `{m}` | `{n}` |" for i, m, n in (*ARRANGED, BY_OBJECT)]
+    lines.append("")
     for title, head, kinds in (
         ("Images", "read as", GREY),
         ("Images of three channels", "read as", RGB),

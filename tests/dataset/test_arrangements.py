@@ -7,9 +7,13 @@ import pytest
 from PIL import Image
 
 from configs import folder as own_images
-from tests.commands import mistakes
+from tests.commands import mistakes, run
+from tests.dataset.kinds import ARRANGED
+from tests.folders import FOLDER
 from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.dataset import splits
+from unet_tfrecords.dataset.dataset_info import read_info
+from unet_tfrecords.dataset.drawn_cells import draw_cells
 from unet_tfrecords.dataset.images import layouts
 
 IMAGE = np.arange(20 * 30, dtype=np.uint8).reshape(20, 30)
@@ -27,54 +31,47 @@ def frames_of(folder, **settings):
     return layouts.find_frames(data, str(folder)), data
 
 
-PAIRED = {
-    "images/{}.png": "masks/{}.png",
-    "images/{}.tif": "labels/{}.bmp",
-    "images/{}.jpg": "masks/{}_mask.png",
-    "{}.png": "{}_cp_masks.png",
-    "{}.bmp": "{}_seg.tif",
-    "imagesTr/{}_0000.png": "labelsTr/{}.png",
-    "data/images/{}.png": "data/masks/{}.png",
-}
-
-
-@pytest.mark.parametrize("image, mask", PAIRED.items())
-def test_images_find_their_masks(tmp_path, image, mask):
-    for name in ("a1", "a2", "a10"):
-        save(tmp_path / image.format(name), IMAGE)
-        save(tmp_path / mask.format(name), CELLS)
-    frames, data = frames_of(tmp_path)
-    assert [frame.name for frame in frames] == ["a1", "a2", "a10"]
-    for frame in frames:
-        assert frame.image.path.endswith(image.format(frame.name))
-        assert frame.label.path.endswith(mask.format(frame.name))
-        _, truth = layouts.check_frame(frame, data, channels=1, classes=2)
-        np.testing.assert_array_equal(truth.instances, CELLS)
-
-
-NESTED = {
-    "images/p1/{}.png": "masks/p1/{}.png",
-    "p1/{}.png": "p1/{}_mask.png",
-    "p1/Images/{}.png": "p1/Labels/{}.tif",
-    "data/p1/images/{}.png": "data/p1/masks/{}.png",
-}
-
-
-@pytest.mark.parametrize("image, mask", NESTED.items())
-def test_subfolders_are_parts_of_the_names(tmp_path, image, mask):
-    """Of the same name in two of them, each image has its own mask."""
-    for plate in ("p1", "p2", "p10"):
-        for name in ("a", "b"):
-            save(tmp_path / image.format(name).replace("p1", plate), IMAGE)
-            save(tmp_path / mask.format(name).replace("p1", plate), CELLS)
+@pytest.mark.parametrize("image, mask, name", ARRANGED)
+def test_images_find_their_masks(tmp_path, image, mask, name):
+    """With their names; of the same name in two subfolders, each has its own mask."""
+    plates = ("p1", "p2", "p10") if "plate" in name else ("plate",)
+    expected = []
+    for plate in plates:
+        for stem in ("a1", "a2", "a10"):
+            here = [
+                text.replace("NAME", stem).replace("plate", plate)
+                for text in (image, mask, name)
+            ]
+            save(tmp_path / here[0], IMAGE)
+            save(tmp_path / here[1], CELLS)
+            expected.append(here)
     save(tmp_path / ".cache/images/x.png", IMAGE)
-    frames, _ = frames_of(tmp_path)
-    expected = [f"{plate}/{name}" for plate in ("p1", "p2", "p10") for name in "ab"]
-    assert [frame.name for frame in frames] == expected
-    for frame in frames:
-        for page in frame.pages:
-            assert frame.name.split("/")[0] in page.path.split("/")
-    assert {frame.sequence for frame in frames} == {"folder"}
+    frames, data = frames_of(tmp_path)
+    assert [[frame.image.path, frame.label.path, frame.name] for frame in frames] == [
+        [f"{tmp_path}/{i}", f"{tmp_path}/{m}", n] for i, m, n in expected
+    ]
+    _, truth = layouts.check_frame(frames[0], data, channels=1, classes=2)
+    np.testing.assert_array_equal(truth.instances, CELLS)
+
+
+@pytest.mark.slow
+def test_every_arrangement_makes_the_same_shards(tmp_path):
+    """By the command; subfolders, which are part of the key, among themselves."""
+    drawn = {f"a{i}": pair for i, pair in enumerate(draw_cells(48, 5, 3))}
+    found = {}
+    for number, (image, mask, name) in enumerate(ARRANGED):
+        for stem, (pixels, instances) in drawn.items():
+            save(tmp_path / f"{number}" / image.replace("NAME", stem), pixels)
+            mask_file = tmp_path / f"{number}" / mask.replace("NAME", stem)
+            save(mask_file, (instances > 0) * np.uint8(255))
+        settings = (*FOLDER, "--config.data.name=same", "--config.data.augmentations=1")
+        where = {"input": tmp_path / f"{number}", "output": tmp_path / f"{number}-data"}
+        assert run("preprocess", *settings, **where) == 0
+        shards = sorted(where["output"].glob("*.tfrecord"))
+        assert len(shards) > 2
+        found.setdefault(name, set()).add(tuple(path.read_bytes() for path in shards))
+    # A single plate is a folder around it all, but below images/ and masks/.
+    assert len(found["NAME"]) == 1 and len(found["plate/NAME"]) == 2
 
 
 def test_a_mask_an_image_in_folders_of_one_is_no_object(tmp_path):
@@ -182,6 +179,29 @@ def test_overlaps_and_empty_masks_are_noted(tmp_path):
     np.testing.assert_array_equal(truth.instances, CELLS)
     assert any("150 px" in note for note in notes)
     assert any(note.startswith("masks without an object") for note in notes)
+
+
+def test_preprocess_puts_single_objects_together(tmp_path, capfd):
+    """The shards are those of a mask with a number for each; notes say what is odd."""
+    drawn = list(draw_cells(128, 5, 3))
+    for index, (pixels, instances) in enumerate(drawn):
+        save(tmp_path / f"single/f{index}/images/f{index}.png", pixels)
+        save(tmp_path / f"whole/images/f{index}.png", pixels)
+        save(tmp_path / f"whole/masks/f{index}.png", instances)
+        place = tmp_path / f"single/f{index}/masks"
+        for number in range(1, instances.max() + 1):
+            save(place / f"{number:02d}.png", (instances == number) * np.uint8(255))
+        save(place / "99.png", (instances == 1) * np.uint8(255))  # once more
+        save(place / "empty.png", np.zeros_like(instances))
+    for name in ("single", "whole"):
+        settings = (*FOLDER, "--config.data.name=same", "--config.data.labels=instance")
+        where = {"input": tmp_path / name, "output": tmp_path / f"{name}-data"}
+        assert run("preprocess", *settings, **where) == 0
+    assert "masks of single objects an image" in capfd.readouterr().out
+    for path in (tmp_path / "whole-data").glob("*.tfrecord"):
+        assert path.read_bytes() == (tmp_path / "single-data" / path.name).read_bytes()
+    notes = str(read_info(f"{tmp_path}/single-data").notes)
+    assert "masks of objects overlap" in notes and "masks without an object" in notes
 
 
 def test_more_than_255_objects_keep_their_numbers(tmp_path):

@@ -138,10 +138,6 @@ def test_predict_makes_what_it_makes_of_plain_png(models, tmp_path):
     assert rows[0] == rows[1] and len(rows[0]) > len(stems)
 
 
-def names_of(lines, folder, stem, ending):
-    return [line for line in lines if f"{folder}/{stem}.{ending}" in line]
-
-
 def test_preprocess_names_each_image_that_it_refuses(tmp_path, capfd):
     for number, kind in enumerate(kinds.REFUSED):
         image, instances = DRAWN[number]
@@ -198,6 +194,28 @@ def test_preprocess_names_each_mask_that_it_refuses(tmp_path, capfd):
         path = named(kind, tmp_path / "in/masks", number)
         own = [line for line in lines if f"{path}.{kind.ending}" in line]
         assert own and kind.becomes in own[0], (kind.name, lines)
+
+
+@pytest.mark.slow
+def test_what_an_owner_should_look_at_is_noted(tmp_path, capfd):
+    """Outliers, hot pixels and halved rims: in dataset_info.json, and by verify."""
+    hot = DRAWN[0][0] / np.float32(200)
+    hot[9, 9] = 1e6
+    dark = DRAWN[1][0].astype(np.uint16)
+    dark[9, 9] = 65535
+    images = [hot, dark, *(image for image, _ in DRAWN[2:6])]
+    for number, image in enumerate(images):
+        mask = tmp_path / f"in/masks/f{number}.png"
+        mask.parent.mkdir(parents=True, exist_ok=True)
+        kinds.blurred(mask, binary(*DRAWN[number]))
+        (tmp_path / "in/images").mkdir(exist_ok=True)
+        kinds.tiff()(tmp_path / f"in/images/f{number}.tif", image)
+    assert made(tmp_path / "in") == 0
+    capfd.readouterr()
+    assert run("verify", data=tmp_path / "in-data") == 0
+    said = capfd.readouterr().out
+    for words in ("outliers of intensity", "a few pixels of 65535", "grey rims"):
+        assert words in said
 
 
 def test_the_page_lists_every_kind():
