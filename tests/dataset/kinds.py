@@ -422,6 +422,13 @@ def resized(path, pixels):
     Image.fromarray(cv2.resize(small, pixels.shape[::-1])).save(path)
 
 
+def two_values(path, pixels):
+    """Stripes of 255."""
+    Image.fromarray(
+        pixels * 0 + np.arange(pixels.shape[1]).astype("u1") // 4 % 2 * 255
+    ).save(path)
+
+
 def holding(number, dtype=np.float32):
     def write(path, pixels):
         values = pixels.astype(dtype)
@@ -439,6 +446,7 @@ REFUSED_MASKS = [
     Kind(
         "lossy compression in TIFF", "tif", tiff(compression="jpeg"), "changes values"
     ),
+    Kind("two values", "png", two_values, "is the only number, in "),
     Kind("resized with interpolation", "png", resized, "are rims around others"),
     Kind(
         "another size than the image",

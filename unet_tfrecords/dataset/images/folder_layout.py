@@ -168,7 +168,7 @@ def truth(frame: Frame, data: ml_collections.ConfigDict, notes: list[str]) -> Tr
     if data.labels == "instance":
         if mask.has_colours:
             labels = _counted(labels)
-        check_instances(labels, name)
+        check_instances(labels, name, value_map.numbers.values())
         classes = (labels > 0).view(np.uint8)
     elif data.labels == "class":
         classes = _class_numbers(labels, name)

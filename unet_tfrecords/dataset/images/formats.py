@@ -1,13 +1,14 @@
 """Image files by their format: how many images each holds, and their pixels.
 
-A reader is a module with `read`, which gives an image as viewers show it; TIFF can hold
-several. A new format is a reader and its endings here.
+A reader (see `Reader`) gives images as viewers show them. A new format is a reader and
+its endings in `READERS`.
 """
 
 import functools
 import math
 import os
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 
@@ -19,8 +20,28 @@ from unet_tfrecords.dataset.pixel_statistics import strips
 from unet_tfrecords.storage import files
 
 MOST_LABELS = 2**24  # whole numbers that float32 holds exactly: see augment.warp_labels
-TIFF = (".tif", ".tiff", ".lsm")
-EXTENSIONS = (*TIFF, *raster_file.FORMATS)
+
+
+class Reader(Protocol):
+    """A module for a format, of a file or of a folder that is an image."""
+
+    def count_pages(self, path: str) -> int:
+        """How many images there are."""
+
+    def header_of(self, page: Page) -> Header:
+        """Size, channels and type of an image, before its pixels are read."""
+
+    def pixel_size_um(self, path: str) -> tuple[float, float] | None:
+        """Height and width of a pixel in micrometres; None where it is not known."""
+
+    def read(self, page: Page) -> Stored:
+        """Reads an image, upright; or says in a UserError what it cannot read."""
+
+
+READERS: dict[str, Reader] = {  # by the ending of a name
+    **dict.fromkeys((".tif", ".tiff", ".lsm"), tiff_file),
+    **dict.fromkeys(raster_file.FORMATS, raster_file),
+}
 # Images all the same, to be named wherever images are looked for.
 UNREAD = {
     **dict.fromkeys((".czi", ".nd2", ".lif", ".oib", ".oif", ".zvi"), "TIFF"),
@@ -38,7 +59,7 @@ ROOM = 32  # times its own range, which is left on either side of the bulk
 
 def is_image(path: str) -> bool:
     """Whether a name ends like an image that can be read here."""
-    return path.lower().endswith(EXTENSIONS)
+    return path.lower().endswith(tuple(READERS))
 
 
 def unread(path: str) -> str:
@@ -53,8 +74,12 @@ def unread(path: str) -> str:
     return f"{path}: {ending[1:].upper()} is not read; convert it to {UNREAD[ending]}"
 
 
+def _reader_of(path: str) -> Reader:
+    return READERS[os.path.splitext(path)[1].lower()]
+
+
 def _is_tiff(path: str) -> bool:
-    return path.lower().endswith(TIFF)
+    return _reader_of(path) is READERS[".tif"]
 
 
 def _explained(read):
@@ -91,15 +116,13 @@ def _unreadable(path: str, error: Exception) -> UserError:
 @_explained
 def count_pages(path: str) -> int:
     """Images of a file: 1 unless it is a TIFF stack."""
-    return len(tiff_file.layout_of(path).images) if _is_tiff(path) else 1
+    return _reader_of(path).count_pages(path)
 
 
 @_explained
 def header_of(page: Page) -> Header:
     """What the file says of an image; its pixels may still be damaged."""
-    if _is_tiff(page.path):
-        return tiff_file.header_of(page)
-    return raster_file.header_of(page)
+    return _reader_of(page.path).header_of(page)
 
 
 @_explained
@@ -107,12 +130,13 @@ def pixels_of(page: Page) -> int:
     """Height times width of a TIFF's image; of any other file, its bytes."""
     if not _is_tiff(page.path):
         return files.size_of(page.path)
-    return math.prod(tiff_file.size_of(page))
+    header = tiff_file.header_of(page)
+    return header.height * header.width
 
 
 def decode(page: Page) -> Stored:
     """Reads the pixels that a file stores."""
-    return tiff_file.read(page) if _is_tiff(page.path) else raster_file.read(page)
+    return _reader_of(page.path).read(page)
 
 
 @_explained
@@ -203,7 +227,7 @@ def _other_channels(page: Page, image: np.ndarray, channels: int) -> str:
 @_explained
 def pixel_size_um(page: Page) -> tuple[float, float] | None:
     """Height and width of a pixel in micrometres; None where the file does not say."""
-    return tiff_file.pixel_size_um(page.path) if _is_tiff(page.path) else None
+    return _reader_of(page.path).pixel_size_um(page.path)
 
 
 @_explained
@@ -211,7 +235,7 @@ def is_spread(page: Page) -> bool:
     """Whether `read_image` spreads the intensities, as it does but for 8 and 16 bit."""
     if not _is_tiff(page.path):
         return False
-    return tiff_file.dtype_of(page) not in (np.uint8, np.uint16)
+    return tiff_file.header_of(page).dtype not in ("uint8", "uint16")
 
 
 def _note_hot_pixels(image: np.ndarray, notes: list[str]) -> None:

@@ -4,7 +4,7 @@ Masks come blurred, resized and compressed: values between the real ones then st
 along edges, and would become classes or cells of their own.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import cv2
 import numpy as np
@@ -15,6 +15,7 @@ from unet_tfrecords.dataset.regions import bounding_boxes
 
 NEAR = 1 / 8  # of the range: how far from an end a value still counts as that end
 LEAST_NEAR = 0.98  # share of a binary mask's pixels that are near either end
+MOST_PIECES = 3  # of an instance that is alone in its mask
 EDGE_PX = 3  # from the other half: where all other pixels of a binary mask are
 MOST_RIMS = 0.25  # share of a mask's regions that may be rims around others
 LEAST_RIMS = 3  # of them, or it may be chance
@@ -84,19 +85,30 @@ def check_colours(values: np.ndarray, labels: str, name: str) -> None:
         )
 
 
-def check_instances(labels: np.ndarray, name: str) -> None:
-    """Refuses instance masks whose edges were blurred or interpolated.
+def check_instances(
+    labels: np.ndarray, name: str, known: Collection[int | None] = ()
+) -> None:
+    """Refuses instance masks of two values, or with blurred or interpolated edges.
 
     Args:
       labels: integer [H, W], a number an instance, 0 is background.
       name: the mask, for the error.
+      known: numbers that the config names, which are objects.
 
     Raises:
-      UserError: many regions of one number are no more than rims around others.
+      UserError: many regions of one number are no more than rims around others, or
+        the only number is in many pieces.
     """
     pieces = _numbered_pieces(labels)
     counts = count_values(pieces)
     number = len(counts) - 1
+    values = np.flatnonzero(count_values(labels)[1:]) + 1
+    if len(values) == 1 and number > MOST_PIECES and values[0] not in known:
+        raise UserError(
+            f"{name}: {values[0]} is the only number, in {number} pieces, where "
+            "labels=instance means an object each; give each object its own, or, if "
+            f"it is a single one, --config.data.mask_values={values[0]}={values[0]}"
+        )
     rims = _rims(pieces, counts)
     if rims >= LEAST_RIMS and rims > MOST_RIMS * number:
         raise UserError(

@@ -41,6 +41,16 @@ MAY_TURN = {b"eXIf", b"tEXt", b"zTXt", b"iTXt"}
 PNG_PALETTE = 3  # colour type
 
 
+def count_pages(path: str) -> int:
+    """One: more are refused as they are read."""
+    return 1
+
+
+def pixel_size_um(path: str) -> tuple[float, float] | None:
+    """None: what these formats say is a screen's or a printer's."""
+    return None
+
+
 def header_of(page: Page) -> Header:
     """What the beginning of a file says."""
     opened = Image.open(io.BytesIO(files.read_bytes(page.path)))

@@ -118,6 +118,11 @@ def _by_channels(
     return tuple(tuple(each) for each in grid.reshape(-1, grid.shape[-1]).tolist())
 
 
+def count_pages(path: str) -> int:
+    """How many images a file holds."""
+    return len(layout_of(path).images)
+
+
 def header_of(page: Page) -> Header:
     """What the tags of an image say."""
     numbers = _numbers(page)
@@ -130,19 +135,6 @@ def header_of(page: Page) -> Header:
     if described.photometric == PALETTE:
         channels = 3
     return Header(height, width, max(channels, len(numbers)), str(described.dtype))
-
-
-def size_of(page: Page) -> tuple[int, int]:
-    """Height and width of an image."""
-    with opened(page.path) as tiff:
-        described = tiff.pages[_numbers(page)[0]].aspage()
-        return described.imagelength, described.imagewidth
-
-
-def dtype_of(page: Page) -> np.dtype | None:
-    """What an image's values are."""
-    with opened(page.path) as tiff:
-        return tiff.pages[_numbers(page)[0]].dtype
 
 
 def pixel_size_um(path: str) -> tuple[float, float] | None:
