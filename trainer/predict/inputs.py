@@ -7,6 +7,7 @@ from typing import NamedTuple
 from unet_tfrecords.command.errors import UserError, warn
 from unet_tfrecords.dataset.images.formats import count_pages, is_image, unread
 from unet_tfrecords.dataset.images.frames import natural_key
+from unet_tfrecords.dataset.images.layouts import truth_files
 from unet_tfrecords.dataset.images.pages import Page
 from unet_tfrecords.storage import files
 
@@ -45,7 +46,7 @@ def find_jobs(source: str, output: str) -> tuple[list[Job], list[str]]:
     """
     there = _outside(output, source, _files_of(source))
     updated = {path: time for path, time in there.items() if is_image(path)}
-    problems = [line for path in there if (line := unread(path))]
+    problems = [line for path in sorted(there) if (line := unread(path))]
     if not updated:
         lines = [f"{source}: no images there that can be read; see --input"]
         raise UserError(problems or lines)
@@ -77,10 +78,12 @@ def _files_of(source: str) -> dict[str, float]:
     """When each file there was last changed, by path; hidden files are left out."""
     if os.path.isfile(source):
         return {source: os.path.getmtime(source)}
-    if os.path.isdir(source):
-        return files.updated_below(source)
-    if files.is_remote(source) and not _is_pattern(source):
-        return files.updated_below(source) or files.updated(source)
+    if os.path.isdir(source) or files.is_remote(source) and not _is_pattern(source):
+        found = files.updated_below(source)
+        if truth := found.keys() & truth_files(source, found):
+            warn(f"{len(truth)} files are masks of images there, and are left out")
+        if found:
+            return {path: found[path] for path in found.keys() - truth}
     found = files.updated(source)
     return {p: t for p, t in found.items() if not files.basename(p).startswith(".")}
 

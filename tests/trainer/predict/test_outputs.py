@@ -196,6 +196,27 @@ def test_subfolders_are_kept(predict, images, tmp_path, source):
     assert (tmp_path / "ctc/wells/mask001.tif").exists()
 
 
+@pytest.mark.parametrize(
+    "image, mask",
+    [
+        ("images/a.png", "masks/a.png"),
+        ("a.png", "a_mask.png"),
+        ("a/images/a.png", "a/masks/b.png"),
+        ("01/t000.tif", "01_GT/SEG/man_seg000.tif"),
+        ("train-volume.tif", "train-labels.tif"),
+    ],
+)
+def test_masks_of_the_images_are_not_segmented(predict, tmp_path, capfd, image, mask):
+    noise = np.random.default_rng(0).integers(0, 256, (30, 30), np.uint8)
+    for name in (image, mask):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(tmp_path / "in" / name), noise)
+    assert predict(tmp_path / "in") == 0
+    [made] = (tmp_path / "out").rglob("*_mask.png")
+    assert str(made.relative_to(tmp_path / "out")) == f"{image[:-4]}_mask.png"
+    assert "1 files are masks of images there" in capfd.readouterr().err
+
+
 def test_outputs_that_would_overwrite_each_other_are_told_of(predict, tmp_path, capfd):
     (tmp_path / "in").mkdir()
     noise = np.random.default_rng(0).integers(0, 256, (2, 30, 30), np.uint8)

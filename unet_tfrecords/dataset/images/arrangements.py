@@ -5,7 +5,7 @@ function and a line in `ARRANGEMENTS`.
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from unet_tfrecords.command.errors import UserError
@@ -28,7 +28,7 @@ class Folder:
       folders: the subfolders by name.
     """
 
-    def __init__(self, path: str, inside: list[str]):
+    def __init__(self, path: str, inside: Iterable[str]):
         """Takes the paths of all files below, relative to the folder."""
         self.path = path
         self.files: list[str] = []
@@ -242,7 +242,7 @@ class Arranged(NamedTuple):
     left_out: tuple[str, ...]
 
 
-def arranged(path: str, suffix: str) -> Arranged:
+def arranged(path: str, suffix: str, inside: Sequence[str] | None = None) -> Arranged:
     """Finds images and masks in whatever arrangement there is.
 
     The outermost folders in which one fits count. Of several, names of images begin
@@ -251,12 +251,12 @@ def arranged(path: str, suffix: str) -> Arranged:
     Args:
       path: local or remote.
       suffix: what masks' names end with, where the config says so.
+      inside: the files below, relative to it; by default they are listed.
 
     Raises:
       UserError: two arrangements fit.
     """
-    inside = files.list_below(path)
-    folder = Folder(path, inside)
+    folder = Folder(path, files.list_below(path) if inside is None else inside)
     found = list(_outermost(folder, suffix, ""))
     names = list(dict.fromkeys(name for name, _ in found))
     if len(names) > 1:

@@ -104,6 +104,12 @@ def _truth_folders(folder: str) -> dict[str, str]:
     return found
 
 
+def truth_files(folder: str, inside: Iterable[str]) -> set[str]:
+    """What is in NN_GT and NN_ST."""
+    truth = re.compile(r"(^|/)\d+_(GT|ST)/", re.IGNORECASE)
+    return {files.join(folder, name) for name in inside if truth.search(name)}
+
+
 def find(name: str, folder: str, data: ml_collections.ConfigDict) -> FrameListing:
     """One frame a labelled image, or a labelled slice of a stack."""
     labels = "both" if data.labels == "auto" else data.labels

@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import ml_collections
 import numpy as np
@@ -147,6 +147,20 @@ def _grouping(pattern: str) -> Callable[[str], str | None]:
         return match[1 if compiled.groups else 0] if match else None
 
     return group_of if pattern else lambda stem: UNGROUPED
+
+
+def truth_files(folder: str, inside: Sequence[str]) -> set[str]:
+    """Masks below a folder that go with an image there."""
+    try:
+        pairs = arranged(folder, "", inside).pairs
+    except UserError:  # two arrangements: which files are masks is not clear
+        return set()
+    return {
+        path
+        for each in pairs
+        for stem in each.images.keys() & each.masks.keys()
+        for path in each.masks[stem]
+    }
 
 
 def truth(frame: Frame, data: ml_collections.ConfigDict, notes: list[str]) -> Truth:

@@ -4,6 +4,8 @@ Labels are 0 on membranes, else cell interior; a page is a slice
 (arXiv 1505.04597, section 4; brainiac2.mit.edu/isbi_challenge).
 """
 
+from collections.abc import Sequence
+
 import ml_collections
 import numpy as np
 
@@ -15,13 +17,14 @@ from unet_tfrecords.dataset.images.pages import Page
 from unet_tfrecords.dataset.regions import connected_instances
 from unet_tfrecords.storage import files
 
-WANTS = "train-volume.tif and train-labels.tif"
+VOLUME, LABELS = "train-volume.tif", "train-labels.tif"
+WANTS = f"{VOLUME} and {LABELS}"
 
 
 def find(name: str, folder: str, data: ml_collections.ConfigDict) -> FrameListing:
     """One frame a slice."""
-    volume = files.join(folder, "train-volume.tif")
-    labels = files.join(folder, "train-labels.tif")
+    volume = files.join(folder, VOLUME)
+    labels = files.join(folder, LABELS)
     if missing := [path for path in (volume, labels) if not files.exists(path)]:
         raise UserError([f"{path}: missing; see {folder}'s layout" for path in missing])
     pages, label_pages = count_pages(volume), count_pages(labels)
@@ -35,6 +38,13 @@ def find(name: str, folder: str, data: ml_collections.ConfigDict) -> FrameListin
         for i in range(pages)
     ]
     return FrameListing(frames, [])
+
+
+def truth_files(folder: str, inside: Sequence[str]) -> set[str]:
+    """Labels beside a volume."""
+    volumes = [name for name in inside if files.basename(name) == VOLUME]
+    labels = {name[: -len(VOLUME)] + LABELS for name in volumes}
+    return {files.join(folder, name) for name in labels & set(inside)}
 
 
 def truth(frame: Frame, data: ml_collections.ConfigDict, notes: list[str]) -> Truth:

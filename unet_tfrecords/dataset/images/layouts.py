@@ -1,11 +1,13 @@
 """Data sets as they lie on disk: one module per layout.
 
 Each has `find`, which frames there are; `truth`, what is known of one; `objects`, what
-of that scores of objects are taken from; and `WANTS`, the files that it looks for. A
-new layout is a new module and a line in `LAYOUTS`.
+of that scores of objects are taken from; `truth_files`, which files are no images to be
+segmented; and `WANTS`, the files that it looks for. A new layout is a new module and a
+line in `LAYOUTS`.
 """
 
 import os
+from collections.abc import Iterable
 from types import ModuleType
 
 import ml_collections
@@ -97,6 +99,14 @@ def look_for_frames(data: ml_collections.ConfigDict, folder: str) -> FrameListin
             f"{LAYOUTS[data.layout].WANTS}"
         )
     return found
+
+
+def truth_files(folder: str, paths: Iterable[str]) -> set[str]:
+    """Those of the files below a folder that are the truth of others, in any layout."""
+    start = len(folder.rstrip("/")) + 1
+    inside = [path[start:] for path in paths]
+    found = (layout.truth_files(folder, inside) for layout in LAYOUTS.values())
+    return set.union(*found)
 
 
 def look_at_masks(
