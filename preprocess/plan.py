@@ -84,7 +84,7 @@ class PlannedFrame(NamedTuple):
 def plan_dataset(
     folder: str,
     config: ml_collections.ConfigDict,
-    show: Callable[[str], None] = lambda text: None,
+    show: Callable[[str], None] | None = None,
 ) -> FrameListing:
     """All frames of the data set in a folder, each with its split.
 
@@ -108,8 +108,11 @@ def plan_dataset(
         )
     except UserError as error:
         raise UserError([*error.problems, *found.problems]) from error
-    masks = look_at_masks(config.data, frames)
-    show(overview(found, masks))
+    masks = []
+    if config.data.layout == "folder" or show:
+        masks = look_at_masks(config.data, frames)
+    if show:
+        show(overview(found, masks))
     reading = settle_labels(config.data, frames, masks)
     return found._replace(frames=frames, labels_reason=reading)
 

@@ -78,7 +78,7 @@ def foreground(tmp_path) -> list[int]:
 def test_two_values_are_foreground_and_background(made, tmp_path):
     code, out, _ = made(binary)
     assert code == 0
-    assert "labels=binary: two values, foreground and background" in out
+    assert "labels  binary: two values, foreground and background" in out
     _, info = foreground(tmp_path)
     assert info["config"]["data"]["labels"] == "binary"
     assert info["labels_reason"].startswith("two values")
@@ -89,7 +89,7 @@ def test_two_values_are_foreground_and_background(made, tmp_path):
 def test_numbers_in_one_piece_each_are_cells(made, tmp_path):
     code, out, _ = made(ids)
     assert (
-        code == 0 and "labels=instance: " in out and "in one piece, a cell each" in out
+        code == 0 and "labels  instance: " in out and "in one piece, a cell each" in out
     )
     assert foreground(tmp_path)[1]["config"]["data"]["labels"] == "instance"
 
@@ -160,7 +160,7 @@ def test_masks_of_0_and_1_among_those_of_0_and_255_are_named(made, tmp_path):
 @pytest.mark.slow
 def test_a_background_with_a_number_is_mapped(made, tmp_path):
     code, out, _ = made(watershed, "--config.data.mask_values=1=0")
-    assert code == 0 and "labels=instance" in out
+    assert code == 0 and "labels  instance: " in out
     pixels, info = foreground(tmp_path)
     seen = sum(sum(s["class_pixels"]) for s in info["splits"].values())
     inside = sum(int((watershed(m) > 1).sum()) for _, m in DRAWN)

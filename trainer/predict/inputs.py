@@ -96,11 +96,10 @@ def _outside(output: str, source: str, found: dict[str, float]) -> dict[str, flo
     """The files but those of the outputs, where these go below the images."""
     if files.is_remote(output) != files.is_remote(source):
         return found
-    place = output if files.is_remote(output) else os.path.realpath(output)
-    inside = place.rstrip("/") + "/"
-    if _is_pattern(source) or not inside.startswith(_resolved(source) + "/"):
+    place = _resolved(output)
+    if _is_pattern(source) or not place.startswith(_resolved(source) + "/"):
         return found
-    return {p: t for p, t in found.items() if not _resolved(p).startswith(inside)}
+    return {p: t for p, t in found.items() if not _resolved(p).startswith(place + "/")}
 
 
 def _resolved(path: str) -> str:

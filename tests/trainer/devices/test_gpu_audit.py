@@ -49,6 +49,9 @@ DECODING = {
     },
     "image_bytes": {
         "Add",
+        "DecodeRaw",
+        "StaticRegexFullMatch",
+        "StaticRegexReplace",
         "Const",
         "DecodeJpeg",
         "DecodePng",

@@ -168,33 +168,38 @@ def truth(frame: Frame, data: ml_collections.ConfigDict, notes: list[str]) -> Tr
     if frame.objects:
         return _from_objects(frame, notes)
     assert frame.label is not None
-    name = str(frame.label)
-    value_map = parse(data.mask_values)
-    mask = read_mask(
-        frame.label,
-        exact=data.labels != "binary",
-        as_colours=value_map.of_colours,
-        notes=notes,
-    )
-    if mask.has_colours and not value_map.of_colours:
-        check_colours(mask.values, data.labels, name)
-    labels, unlabelled = value_map.applied(mask, name)
+    name, known = str(frame.label), parse(data.mask_values).numbers.values()
+    labels, unlabelled, has_colours = _numbers_of(frame.label, data, notes)
     if data.labels == "instance":
-        if mask.has_colours:
+        if has_colours:
             labels = _counted(labels)
-        check_instances(labels, name, value_map.numbers.values())
+        check_instances(labels, name, known)
         classes = (labels > 0).view(np.uint8)
     elif data.labels == "class":
         classes = _class_numbers(labels, name)
-    elif mask.has_colours:
+    elif has_colours:
         classes = (labels > 0).view(np.uint8)
     else:
         classes = foreground_of(labels, name, notes).view(np.uint8)
-    classes[unlabelled] = UNLABELLED
+    if unlabelled is not None:
+        classes[unlabelled] = UNLABELLED
     if data.labels == "instance":
         return Truth(narrowed(labels), classes)
     del labels, unlabelled  # a large frame's memory is needed for what follows
     return Truth(connected_instances(classes), classes)
+
+
+def _numbers_of(
+    page: Page, data: ml_collections.ConfigDict, notes: list[str]
+) -> tuple[np.ndarray, np.ndarray | None, bool]:
+    """A mask's numbers, where it is unlabelled, and whether they are colours."""
+    value_map = parse(data.mask_values)
+    exact = data.labels != "binary"
+    mask = read_mask(page, exact=exact, as_colours=value_map.of_colours, notes=notes)
+    has_colours = mask.has_colours and not value_map.of_colours
+    if has_colours:
+        check_colours(mask.values, data.labels, str(page))
+    return (*value_map.applied(mask, str(page)), has_colours)
 
 
 def _counted(labels: np.ndarray) -> np.ndarray:

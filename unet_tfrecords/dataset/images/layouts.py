@@ -112,8 +112,9 @@ def truth_files(folder: str, paths: Iterable[str]) -> set[str]:
 def look_at_masks(
     data: ml_collections.ConfigDict, frames: list[Frame]
 ) -> list[mask_survey.MaskFacts]:
-    """What some of the masks hold."""
-    return mask_survey.survey(frames, parse(data.mask_values))
+    """What some of the masks hold; a few where the layout says how they are read."""
+    most = mask_survey.MOST_MASKS if data.layout == "folder" else mask_survey.A_FEW
+    return mask_survey.survey(frames, parse(data.mask_values), most)
 
 
 def settle_labels(

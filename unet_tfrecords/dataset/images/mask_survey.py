@@ -26,7 +26,7 @@ from unet_tfrecords.dataset.pixel_statistics import count_values
 from unet_tfrecords.dataset.records import UNLABELLED
 from unet_tfrecords.dataset.regions import bounding_boxes
 
-MOST_MASKS = 400
+MOST_MASKS, A_FEW = 400, 20
 LARGEST_PX = 2**22  # that are looked at in full
 FEW_CLASSES = 4  # numbers above 0, or they are cells rather than classes
 IN_ONE_PIECE = 0.9  # share of numbers that are, if they are cells
@@ -100,10 +100,16 @@ def _pieces(labels: np.ndarray) -> Iterable[int]:
         yield cv2.connectedComponents(box.view(np.uint8))[0] - 1
 
 
-def survey(frames: Sequence[Frame], value_map: ValueMap) -> list[MaskFacts]:
-    """Looks at masks of a data set; those that cannot be read are left to the job."""
-    step = max(1, -(-len(frames) // MOST_MASKS))
-    masks = [frame.label for frame in frames[::step] if frame.label]
+def survey(frames: Sequence[Frame], value_map: ValueMap, most: int) -> list[MaskFacts]:
+    """Looks at masks of a data set; those that cannot be read are left to the job.
+
+    Args:
+      frames: of the data set.
+      value_map: what the config says of values.
+      most: masks that are looked at, evenly spread.
+    """
+    masks = [frame.label for frame in frames if frame.label]
+    masks = masks[:: max(1, -(-len(masks) // most))]
 
     if not masks:
         return []
@@ -119,7 +125,7 @@ def survey(frames: Sequence[Frame], value_map: ValueMap) -> list[MaskFacts]:
 
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         found = bars.bar(
-            pool.map(look, masks), total=len(masks), desc="masks", unit="mask"
+            pool.map(look, masks), total=len(masks), desc="masks", unit="mask", delay=2
         )
         return [facts for facts in found if facts]
 

@@ -15,6 +15,7 @@ from unet_tfrecords.dataset.regions import bounding_boxes
 
 NEAR = 1 / 8  # of the range: how far from an end a value still counts as that end
 LEAST_NEAR = 0.98  # share of a binary mask's pixels that are near either end
+BLOCK_PX = 2048  # edge of the parts in which regions are counted
 MOST_PIECES = 3  # of an instance that is alone in its mask
 EDGE_PX = 3  # from the other half: where all other pixels of a binary mask are
 MOST_RIMS = 0.25  # share of a mask's regions that may be rims around others
@@ -99,17 +100,24 @@ def check_instances(
       UserError: many regions of one number are no more than rims around others, or
         the only number is in many pieces.
     """
-    pieces = _numbered_pieces(labels)
-    counts = count_values(pieces)
-    number = len(counts) - 1
     values = np.flatnonzero(count_values(labels)[1:]) + 1
-    if len(values) == 1 and number > MOST_PIECES and values[0] not in known:
-        raise UserError(
-            f"{name}: {values[0]} is the only number, in {number} pieces, where "
-            "labels=instance means an object each; give each object its own, or, if "
-            f"it is a single one, --config.data.mask_values={values[0]}={values[0]}"
-        )
-    rims = _rims(pieces, counts)
+    if len(values) == 1 and values[0] not in known:
+        number = cv2.connectedComponents((labels > 0).view(np.uint8))[0] - 1
+        if number > MOST_PIECES:
+            raise UserError(
+                f"{name}: {values[0]} is the only number, in {number} pieces, where "
+                "labels=instance means an object each; give each object its own, or, "
+                f"if it is a single one, --config.data.mask_values={values[0]}="
+                f"{values[0]}"
+            )
+    number = rims = 0
+    for top in range(0, labels.shape[0], BLOCK_PX):  # or a large one needs too much
+        for left in range(0, labels.shape[1], BLOCK_PX):
+            block = labels[top : top + BLOCK_PX, left : left + BLOCK_PX]
+            pieces = _numbered_pieces(block)
+            counts = count_values(pieces)
+            number += len(counts) - 1
+            rims += _rims(pieces, counts)
     if rims >= LEAST_RIMS and rims > MOST_RIMS * number:
         raise UserError(
             f"{name}: {rims} of {number} regions of one number are rims around others, "

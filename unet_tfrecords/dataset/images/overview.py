@@ -62,7 +62,11 @@ def _images(frames: Sequence[Frame]) -> Iterator[tuple[str, str]]:
 
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         seen = bars.bar(
-            pool.map(look, chosen), total=len(chosen), desc="images", unit="image"
+            pool.map(look, chosen),
+            total=len(chosen),
+            desc="images",
+            unit="image",
+            delay=2,
         )
         headers = [header for header in seen if header]
     if not headers:

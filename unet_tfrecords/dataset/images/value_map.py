@@ -41,7 +41,7 @@ class ValueMap(NamedTuple):
     numbers: dict[int, int | None] = {}
     of_colours: bool = False
 
-    def applied(self, mask: Mask, name: str) -> tuple[np.ndarray, np.ndarray]:
+    def applied(self, mask: Mask, name: str) -> tuple[np.ndarray, np.ndarray | None]:
         """Replaces values.
 
         Args:
@@ -49,14 +49,15 @@ class ValueMap(NamedTuple):
           name: the file, for the error.
 
         Returns:
-          Integer [H, W], 0 where unlabelled; and bool [H, W], where that is.
+          Integer [H, W], 0 where unlabelled; and bool [H, W], where that is, or None
+          where nothing can be.
 
         Raises:
           UserError: colours that have no number.
         """
         values = mask.values
         if not self.numbers:
-            return values, np.zeros(values.shape, bool)
+            return values, None
         occurring = np.flatnonzero(count_values(values)).tolist()
         if self.of_colours:
             unknown = [value for value in occurring if value not in self.numbers]
@@ -68,7 +69,7 @@ class ValueMap(NamedTuple):
             number = self.numbers[value]
             numbers[value] = number or 0
             is_missing[value] = number is None
-        return numbers[values], is_missing[values]
+        return numbers[values], is_missing[values] if is_missing.any() else None
 
 
 def _unnamed(colours: list[int]) -> str:
