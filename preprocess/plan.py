@@ -113,7 +113,7 @@ def plan_dataset(
         masks = look_at_masks(config.data, frames)
     if show:
         show(overview(found, masks))
-    reading = settle_labels(config.data, frames, masks)
+    reading = settle_labels(config.data, frames, masks, config.model.classes)
     return found._replace(frames=frames, labels_reason=reading)
 
 

@@ -21,7 +21,10 @@ def unknown_options(arguments: list[str]) -> list[str]:
     from apache_beam.options import pipeline_options
 
     parser = _parser(pipeline_options.PipelineOptions.__subclasses__())
-    return parser.parse_known_args(arguments)[1]
+    try:
+        return parser.parse_known_args(arguments)[1]
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"Beam's options: {error}") from error
 
 
 def options_of(class_name: str, arguments: list[str]) -> dict[str, Any]:

@@ -20,12 +20,16 @@ DASK_PARTITIONS = 32  # unless --dask_npartitions says how many
 PORTABLE = preflight.PORTABLE_RUNNERS
 READ_BY = {
     "DirectOptions": ("FnApiRunner",),
+    "SetupOptions": (preflight.DATAFLOW_RUNNER, *PORTABLE),
+    "TestOptions": (),
     "GoogleCloudOptions": (preflight.DATAFLOW_RUNNER,),
     "WorkerOptions": (preflight.DATAFLOW_RUNNER, *PORTABLE),
     "PortableOptions": (preflight.DATAFLOW_RUNNER, *PORTABLE),
     "JobServerOptions": PORTABLE,
     "FlinkRunnerOptions": ("FlinkRunner", "PortableRunner"),
     "SparkRunnerOptions": ("SparkRunner", "PortableRunner"),
+    "DebugOptions": (preflight.DATAFLOW_RUNNER, *PORTABLE),
+    "ProfilingOptions": (preflight.DATAFLOW_RUNNER, *PORTABLE),
 }
 # Those of GoogleCloudOptions that reading gs:// goes by, on any runner.
 OF_BUCKETS = ("project", "no_auth", "impersonate_service_account", "gcp_oauth_scopes")
@@ -55,7 +59,11 @@ def parse_options(beam_args: list[str], own: Sequence[str] = ()):
             f"{' '.join(unknown)}: neither a flag of preprocess nor an option of Beam"
             f"{_meant(unknown[0], own)}; see --help"
         )
-    options = beam_options.PipelineOptions(beam_args)
+    try:
+        options = beam_options.PipelineOptions(beam_args)
+        options.get_all_options()
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"Beam's options: {error}") from error
     standard = options.view_as(beam_options.StandardOptions)
     if (standard.runner or "direct").lower() in ("direct", "directrunner"):
         standard.runner = LOCAL_RUNNER

@@ -159,7 +159,8 @@ def test_masks_of_single_objects_are_put_together(tmp_path):
     save(tmp_path / "one/masks/only.png", np.uint8(CELLS == 1) * 255)
     frames, data = frames_of(tmp_path, labels="auto")
     assert (
-        layouts.settle_labels(data, frames, []) == "each object has a mask of its own"
+        layouts.settle_labels(data, frames, [], 2)
+        == "each object has a mask of its own"
     )
     assert data.labels == "instance"
     notes = []
@@ -227,7 +228,7 @@ def test_another_reading_of_single_objects_is_refused(tmp_path):
     by_object(tmp_path, [CELLS == 1, CELLS == 2])
     frames, data = frames_of(tmp_path, labels="binary")
     with pytest.raises(UserError, match="which is instance"):
-        layouts.settle_labels(data, frames, [])
+        layouts.settle_labels(data, frames, [], 2)
 
 
 def test_the_data_science_bowl_is_read_as_it_is(real_data):
@@ -235,7 +236,7 @@ def test_the_data_science_bowl_is_read_as_it_is(real_data):
         pytest.skip("no DSB2018 there")
     frames, data = frames_of(real_data / "DSB2018", labels="auto")
     assert len(frames) > 50
-    layouts.settle_labels(data, frames, [])
+    layouts.settle_labels(data, frames, [], 2)
     for frame in frames[:5]:
         image, truth = layouts.check_frame(frame, data, channels=3, classes=2)
         assert image.shape[2] == 3

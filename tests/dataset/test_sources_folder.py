@@ -149,13 +149,15 @@ def test_rgb_float_and_planar_images(tmp_path):
     line = problems(read_image, Page(path), 1)
     assert "3 channels" in line and "config.model.channels promises 1" in line
 
-    assert "take some, as --config.data.channels=(0,)" in line
+    assert "or with some of them, as config.data.channels=(0,)" in line
     blue = str(tmp_path / "blue.png")
     cv2.imwrite(blue, colour[..., ::-1] * np.array([1, 0, 0], np.uint8))
-    assert "take --config.data.channels=(2,)" in problems(read_image, Page(blue), 1)
+    assert "preprocess with config.data.channels=(2,)" in problems(
+        read_image, Page(blue), 1
+    )
     chosen = read_image(Page(path), 2, selected=(2, 0))
     np.testing.assert_array_equal(chosen, colour[..., [2, 0]])
-    with pytest.raises(UserError, match="3 channels, 0 to 2, where .* channel 3"):
+    with pytest.raises(UserError, match="3 channels, the last is 2, but .* channel 3"):
         read_image(Page(path), 1, selected=(3,))
 
     grey = str(tmp_path / "grey-as-rgb.png")

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from unet_tfrecords.command.errors import UserError, warn
@@ -10,6 +11,8 @@ from unet_tfrecords.dataset.images.frames import natural_key
 from unet_tfrecords.dataset.images.layouts import truth_files
 from unet_tfrecords.dataset.images.pages import Page
 from unet_tfrecords.storage import files
+
+RECORD = "predict.json"  # in a folder of outputs
 
 
 class Job(NamedTuple):
@@ -44,7 +47,9 @@ def find_jobs(source: str, output: str) -> tuple[list[Job], list[str]]:
     Raises:
       UserError: no images there, or images in `output`.
     """
-    there = _outside(output, source, _files_of(source))
+    found = _files_of(source)
+    _check_output(output, found)
+    there = _outside(output, source, found)
     updated = {path: time for path, time in there.items() if is_image(path)}
     problems = [line for path in sorted(there) if (line := unread(path))]
     if not updated:
@@ -54,9 +59,6 @@ def find_jobs(source: str, output: str) -> tuple[list[Job], list[str]]:
     if others:
         warn(f"{len(others)} files are no images: {others[0]} ...")
     root = _root_of(source, list(there))
-    folders = {os.path.realpath(os.path.dirname(path) or ".") for path in updated}
-    if not files.is_remote(output) and os.path.realpath(output) in folders:
-        raise UserError(f"--output={output}: holds the images; give another folder")
     jobs: list[Job] = []
     owners: dict[str, str] = {}
     for path, changed in sorted(updated.items(), key=lambda e: natural_key(e[0])):
@@ -86,6 +88,22 @@ def _files_of(source: str) -> dict[str, float]:
             return {path: found[path] for path in found.keys() - truth}
     found = files.updated(source)
     return {p: t for p, t in found.items() if not files.basename(p).startswith(".")}
+
+
+def _check_output(output: str, paths: Iterable[str]) -> None:
+    """Refuses to write among images, which would count as outputs of before."""
+    folders = {
+        os.path.realpath(os.path.dirname(path) or ".")
+        for path in paths
+        if is_image(path)
+    }
+    is_own = files.exists(files.join(output, RECORD))
+    if (
+        not files.is_remote(output)
+        and os.path.realpath(output) in folders
+        and not is_own
+    ):
+        raise UserError(f"--output={output}: holds the images; give another folder")
 
 
 def _is_pattern(source: str) -> bool:

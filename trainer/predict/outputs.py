@@ -146,7 +146,8 @@ def _overlay(result: Result) -> bytes:
 
 def _rois(job: Job, result: Result) -> bytes:
     assert result.instances is not None
-    page = job.page.number if job.pages > 1 else None
+    # ImageJ counts each channel of a stack.
+    page = job.page.number * result.image.shape[2] if job.pages > 1 else None
     return outlines.imagej_rois(result.instances, page)
 
 

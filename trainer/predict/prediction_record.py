@@ -12,11 +12,10 @@ from typing import Any
 
 import msgspec
 
-from trainer.predict.inputs import Job
+from trainer.predict.inputs import RECORD, Job
 from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.storage import files, json_files
 
-NAME = "predict.json"
 SHARE = 0.05  # of the time, at most, is spent on writing the record
 
 
@@ -56,7 +55,7 @@ class PredictionRecord:
         Raises:
           UserError: the folder has outputs made otherwise.
         """
-        self.path = files.join(output, NAME)
+        self.path = files.join(output, RECORD)
         self.contents = Contents(settings, {})
         self.made_by = json_files.fingerprint(settings)
         self.written_at, self.cost_s = 0.0, 0.0

@@ -50,7 +50,9 @@ def check_data_config(config: ml_collections.ConfigDict) -> None:
             f"config.model.classes={model.classes}; name all, or give () to number them"
         )
     if data.channels and (
-        len(set(data.channels)) != model.channels or min(data.channels) < 0
+        not all(isinstance(channel, int) for channel in data.channels)
+        or len(set(data.channels)) != model.channels
+        or min(data.channels) < 0
     ):
         problems.append(
             f"config.data.channels={tuple(data.channels)}: take as many different "

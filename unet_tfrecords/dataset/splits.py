@@ -135,6 +135,12 @@ def _by_sequence(frames: Sequence[Frame], split) -> list[Frame]:
 def _last_sequences(frames: Sequence[Frame], split) -> dict[str, tuple[str, ...]]:
     """Whole sequences from the end, until each split has its share of the frames."""
     sizes = collections.Counter(frame.sequence for frame in frames)
+    least = 1 + sum(split[name] > 0 for name in ("test", "validation"))
+    if len(sizes) < least:
+        raise UserError(
+            f"{len(sizes)} sequences or groups ({', '.join(sizes)}) where the splits "
+            f"need {least}; see config.data.group and config.data.split"
+        )
     left = list(sizes)
     names = {}
     for name in ("test", "validation"):

@@ -16,6 +16,7 @@ from unet_tfrecords.dataset.dataset_info import (
     SourcePart,
     read_info,
 )
+from unet_tfrecords.dataset.images import value_map
 from unet_tfrecords.dataset.records import UNLABELLED, Tile
 from unet_tfrecords.dataset.shards import read_tiles, shard_files
 from unet_tfrecords.dataset.splits import SPLITS
@@ -161,15 +162,18 @@ def _wrong_sums(folder: str, info: DatasetInfo) -> Iterator[str]:
 def _numbered_background(info: DatasetInfo) -> Iterator[str]:
     """Foreground that covers nearly all: masks whose background has a number."""
     data = info.config["data"]
-    if data.get("layout") != "folder" or data.get("mask_values"):
+    if data.get("layout") != "folder":
         return
+    if any(value_map.parse(data.get("mask_values", "")).numbers.values()):
+        return  # the config says which number is an object
     known = [split.class_pixels for split in info.splits.values() if split.class_pixels]
     share = 1 - sum(n[0] for n in known) / max(1, sum(map(sum, known)))
     if share > MOST_FOREGROUND and data.get("labels") in ("binary", "instance"):
         yield (
             f"{share:.0%} of all labelled pixels are foreground: if background has a "
             "number in the masks, such as 1, preprocess again with "
-            "config.data.mask_values=1=0; if objects cover that much, with 1=1"
+            "config.data.mask_values=1=0 (1=0,0=1 if they are exchanged); if objects "
+            "cover that much, with 1=1"
         )
 
 

@@ -122,7 +122,7 @@ def updated_below(folder: str) -> dict[str, float]:
             if not _is_hidden(entry.path[len(prefix) :])
         }
     paths = (join(folder, name) for name in list_below(folder))
-    return {path: os.path.getmtime(path) for path in paths}
+    return {path: os.lstat(path).st_mtime for path in paths}
 
 
 def list_below(folder: str) -> list[str]:
@@ -145,7 +145,9 @@ def _walk(folder: str, above: set[str]) -> Iterator[str]:
             continue
         if entry.is_dir():
             yield from _walk(entry.path, above | {real})
-        elif entry.is_file():
+        elif (
+            entry.is_file() or entry.is_symlink()
+        ):  # whoever reads it names a broken one
             yield entry.path
 
 

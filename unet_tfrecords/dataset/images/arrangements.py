@@ -45,10 +45,10 @@ class Folder:
 
     def find(self, name: str) -> "Folder | None":
         """A subfolder, its name in any case."""
-        for known, folder in self.folders.items():
-            if known.lower() == name.lower():
-                return folder
-        return None
+        found = [known for known in self.folders if known.lower() == name.lower()]
+        if len(found) > 1:
+            raise UserError(f"{self.path}: has both {' and '.join(found)}; keep one")
+        return self.folders[found[0]] if found else None
 
     def walk(self, prefix: str = "") -> Iterator[tuple[str, str]]:
         """Yields the path of each file below, and its name relative to the folder."""
@@ -165,12 +165,13 @@ def _by_object(folder: Folder, suffix: str) -> Pairs | None:
     images, masks, problems = {}, {}, list[str]()
     for owner, inside in folder.folders.items():
         where, place = inside.find(IMAGES), inside.find(MASKS[0])
-        if where is None or place is None:
+        if where is None:
             continue
         found = list(_by_stem(dict(where.walk()), problems).values())
         if len(found) > 1:
             return None  # images/ and masks/ in folders around them
-        objects = tuple(_by_stem(dict(place.walk()), problems).values())
+        single = dict(place.walk()) if place else {}
+        objects = tuple(_by_stem(single, problems).values())
         if found:
             images[owner] = found[0]
         if objects:

@@ -1,5 +1,6 @@
 """People's own images and masks, in any of the `arrangements`; stacks by page."""
 
+import collections
 import dataclasses
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -18,8 +19,11 @@ from unet_tfrecords.dataset.images.frames import (
     size_text,
 )
 from unet_tfrecords.dataset.images.mask_values import (
+    check_classes,
     check_colours,
     check_instances,
+    check_object,
+    check_rims,
     foreground_of,
 )
 from unet_tfrecords.dataset.images.pages import Page
@@ -176,8 +180,10 @@ def truth(frame: Frame, data: ml_collections.ConfigDict, notes: list[str]) -> Tr
         check_instances(labels, name, known)
         classes = (labels > 0).view(np.uint8)
     elif data.labels == "class":
+        check_classes(labels, name)
         classes = _class_numbers(labels, name)
     elif has_colours:
+        check_rims(labels, name)
         classes = (labels > 0).view(np.uint8)
     else:
         classes = foreground_of(labels, name, notes).view(np.uint8)
@@ -194,8 +200,13 @@ def _numbers_of(
 ) -> tuple[np.ndarray, np.ndarray | None, bool]:
     """A mask's numbers, where it is unlabelled, and whether they are colours."""
     value_map = parse(data.mask_values)
-    exact = data.labels != "binary"
-    mask = read_mask(page, exact=exact, as_colours=value_map.of_colours, notes=notes)
+    mask = read_mask(
+        page,
+        exact=data.labels != "binary" or bool(value_map.numbers),
+        as_colours=value_map.of_colours,
+        whole_palette=data.labels != "binary",
+        notes=notes,
+    )
     has_colours = mask.has_colours and not value_map.of_colours
     if has_colours:
         check_colours(mask.values, data.labels, str(page))
@@ -215,9 +226,14 @@ def _class_numbers(labels: np.ndarray, name: str) -> np.ndarray:
 
 
 def _from_objects(frame: Frame, notes: list[str]) -> Truth:
-    """Puts masks of single objects together; the first one keeps a shared pixel."""
+    """Puts masks of single objects together; the first one keeps a shared pixel.
+
+    Raises:
+      UserError: a mask of another size; or one that is no single object.
+    """
     instances: np.ndarray | None = None
     overlaps = 0
+    inside_of: collections.Counter[int] = collections.Counter()
     for number, page in enumerate(frame.objects, 1):
         mask = foreground_of(read_labels(page, exact=False), str(page), notes)
         if instances is None:
@@ -229,14 +245,33 @@ def _from_objects(frame: Frame, notes: list[str]) -> Truth:
             )
         if not mask.any():
             notes.append(f"masks without an object: {page}")
-        overlaps += int((mask & (instances > 0)).sum())
+            continue
+        check_object(mask, str(page))
+        shared = instances[mask]
+        overlaps += int((shared > 0).sum())
+        if (shared > 0).all():
+            inside_of[int(shared[0])] += 1
+        around = [
+            n for n in np.unique(shared[shared > 0]) if _is_all_in(n, instances, mask)
+        ]
+        inside_of[number] += len(around)
         instances[mask & (instances == 0)] = number
+    for number, times in inside_of.items():
+        if times > 1:
+            raise UserError(
+                f"{frame.objects[number - 1]}: has {times} of the other objects in it; "
+                "each mask must be a single object"
+            )
     assert instances is not None
     if overlaps:
         notes.append(
             f"masks of objects overlap, the first by name has the pixel: {overlaps} px"
         )
     return Truth(narrowed(instances), (instances > 0).view(np.uint8))
+
+
+def _is_all_in(number: int, instances: np.ndarray, mask: np.ndarray) -> bool:
+    return not ((instances == number) & ~mask).any()
 
 
 def objects(frame: Frame, truth: Truth) -> Objects:

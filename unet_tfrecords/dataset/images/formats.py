@@ -39,7 +39,7 @@ class Reader(Protocol):
 
 
 READERS: dict[str, Reader] = {  # by the ending of a name
-    **dict.fromkeys((".tif", ".tiff", ".lsm"), tiff_file),
+    **dict.fromkeys((".tif", ".tiff", ".lsm", ".btf", ".tf8"), tiff_file),
     **dict.fromkeys(raster_file.FORMATS, raster_file),
 }
 # Images all the same, to be named wherever images are looked for.
@@ -50,10 +50,13 @@ UNREAD = {
     **dict.fromkeys((".npy", ".npz", ".zarr", ".svs", ".ndpi", ".scn"), "TIFF"),
     **dict.fromkeys((".jp2", ".jpx", ".heic", ".avif", ".psd", ".pgm"), "PNG or TIFF"),
     **dict.fromkeys((".ppm", ".pnm", ".tga", ".exr", ".fits"), "PNG or TIFF"),
+    **dict.fromkeys((".mpo", ".jxl", ".dng", ".pbm", ".pcx", ".raw"), "PNG or TIFF"),
+    **dict.fromkeys((".oir", ".qptiff", ".hdf5", ".nii.gz", ".h5ad", ".bif"), "TIFF"),
 }
 ROBUST_SHARE = 0.001  # of the pixels, at either end, that are no part of the bulk
 LEAST_BULK = 0.05  # of the pixels, or there is no telling
 LEAST_LEVELS = 256  # of 65,536 that the bulk of a spread image has
+FEW_LEVELS = 64  # of the middle nine tenths of the pixels, which is noted
 ROOM = 32  # times its own range, which is left on either side of the bulk
 
 
@@ -68,8 +71,9 @@ def unread(path: str) -> str:
     >>> unread("a/f04.czi")
     'a/f04.czi: CZI is not read; convert it to TIFF'
     """
-    ending = os.path.splitext(path)[1].lower()
-    if ending not in UNREAD:
+    name = files.basename(path).lower()
+    ending = next((e for e in UNREAD if name.endswith(e)), "")
+    if not ending or name.endswith("_seg.npy"):  # Cellpose's notes beside an image
         return ""
     return f"{path}: {ending[1:].upper()} is not read; convert it to {UNREAD[ending]}"
 
@@ -188,23 +192,35 @@ def read_image(
         image = np.repeat(image, 3, axis=2)
     if image.shape[2] != channels:
         raise UserError(_other_channels(page, image, channels))
+    if image.dtype.kind == "c":
+        raise UserError(f"{page}: complex numbers; save their magnitude")
     if image.dtype.kind not in "uib" and not np.isfinite(image).all():
         raise UserError(f"{page}: holds NaN or infinite values; repair or remove it")
     notes = [] if notes is None else notes
+    if skipped := _smaller_pages(page):
+        notes.append(
+            f"smaller versions of pages are left out: {skipped} of {page.path}"
+        )
     if not spread:
         return np.ascontiguousarray(image)
     if image.dtype not in (np.uint8, np.uint16):
-        image = _spread(image, notes)
+        # Each channel by itself: one can be a ratio, another a count.
+        spread_channels = [_spread(image[..., c], notes) for c in range(channels)]
+        image = np.stack(spread_channels, axis=2)
     elif image.dtype == np.uint16:
         _note_hot_pixels(image, notes)
     return np.ascontiguousarray(image)
 
 
+def _smaller_pages(page: Page) -> int:
+    return tiff_file.layout_of(page.path).skipped if _is_tiff(page.path) else 0
+
+
 def _selected(page: Page, image: np.ndarray, selected: Sequence[int]) -> np.ndarray:
     if max(selected) >= image.shape[2]:
         raise UserError(
-            f"{page}: {image.shape[2]} channels, 0 to {image.shape[2] - 1}, where "
-            f"config.data.channels={tuple(selected)} selects channel {max(selected)}"
+            f"{page}: {image.shape[2]} channels, the last is {image.shape[2] - 1}, but "
+            f"config.data.channels={tuple(selected)} takes channel {max(selected)}"
         )
     return image[..., list(selected)]
 
@@ -217,10 +233,15 @@ def _other_channels(page: Page, image: np.ndarray, channels: int) -> str:
     used = [c for c in range(image.shape[2]) if image[..., c].any()]
     if len(used) == channels:
         which = tuple(used)
-        return f"{line}the others are empty; take --config.data.channels={which}"
+        return (
+            f"{line}the others are empty: preprocess with config.data.channels={which}"
+        )
     if image.shape[2] > channels:
         which = tuple(range(channels))
-        return f"{line}take some, as --config.data.channels={which}, or convert it"
+        return (
+            f"{line}convert it, or preprocess and train with the other number, or with "
+            f"some of them, as config.data.channels={which}"
+        )
     return f"{line}convert it, or preprocess and train with the other number"
 
 
@@ -268,6 +289,14 @@ def _bulk(image: np.ndarray) -> tuple[bool, tuple[float, float]]:
     return True, (float(ordered[cut]), float(ordered[inner.size - 1 - cut]))
 
 
+def _levels(image: np.ndarray) -> int:
+    """How many of 65,536 levels the middle nine tenths of an image span."""
+    sample = image.reshape(-1)[:: max(1, image.size // 2**20)]
+    start, end = np.percentile(sample.astype(np.float64), [5, 95])
+    span = float(image.max()) - float(image.min())
+    return int((end - start) / span * 65535) if 0 < span < np.inf else 65535
+
+
 def _spread(image: np.ndarray, notes: list[str]) -> np.ndarray:
     """Any finite numbers to uint16, the smallest to 0 and the largest to 65535.
 
@@ -287,6 +316,11 @@ def _spread(image: np.ndarray, notes: list[str]) -> np.ndarray:
         )
         room = ROOM * (end - start)
         low, high = max(low, start - room), min(high, end + room)
+    elif (levels := _levels(image)) < FEW_LEVELS:
+        notes.append(
+            f"most pixels share few of 65,536 grey levels: {levels}, between the 5th "
+            "and the 95th percentile; values far away take the others"
+        )
     scale = 65535 / (high - low) if high > low else 0.0
     spread = np.empty(image.shape, np.uint16)
     for there, here in zip(strips(image), strips(spread), strict=True):
@@ -317,6 +351,7 @@ def read_mask(
     *,
     exact: bool = True,
     as_colours: bool = False,
+    whole_palette: bool = True,
     notes: list[str] | None = None,
 ) -> Mask:
     """Reads a mask: whole numbers as stored, grey values of a grey palette.
@@ -328,6 +363,8 @@ def read_mask(
       page: where it is.
       exact: whether to refuse a file whose compression changes values.
       as_colours: whether greys and the colours of palettes are such numbers too.
+      whole_palette: whether a palette is one of greys only if all of its colours are,
+        which all masks of a data set share, or if those are that occur.
       notes: takes in a line on each thing that its owner should look at.
 
     Returns:
@@ -346,10 +383,12 @@ def read_mask(
     if stored.palette is not None:
         if as_colours:
             image = stored.palette[image]
-        elif _is_grey(stored):
+        elif _is_grey(stored, whole=whole_palette):
             image = stored.palette[image, 0]
-        elif notes is not None:
-            notes.append("indices of a palette of colours are taken for the labels")
+        else:
+            _check_black(page, stored)
+            if notes is not None:
+                notes.append("indices of a palette of colours are taken for the labels")
     if as_colours and stored.spread > 1:
         image = image * np.uint8(stored.spread)
     if image.ndim == 3 and image.shape[2] > 1:
@@ -368,7 +407,7 @@ def read_mask(
         image = np.repeat(image[..., None], 3, axis=2)
     if image.ndim == 3:
         return Mask(_numbers_of_colours(page, image, stored.is_lossy), True)
-    return Mask(_whole_numbers(page, image))
+    return Mask(_whole_numbers(page, image), palette=_palette_kind(stored))
 
 
 def _numbers_of_colours(page: Page, image: np.ndarray, is_lossy: bool) -> np.ndarray:
@@ -393,10 +432,14 @@ def _numbers_of_colours(page: Page, image: np.ndarray, is_lossy: bool) -> np.nda
 
 def _whole_numbers(page: Page, image: np.ndarray) -> np.ndarray:
     if image.dtype.kind == "f":
+        image = image.astype(np.promote_types(image.dtype, np.float32))
         if np.isnan(image).any():
             raise UserError(f"{page}: labels are NaN in places; 0 is background")
         if (image != np.rint(image)).any():
-            raise UserError(f"{page}: labels are not whole numbers ({image.dtype})")
+            raise UserError(
+                f"{page}: labels are not whole numbers ({image.dtype}); probabilities "
+                "must be thresholded first"
+            )
     elif image.dtype.kind not in "uib":
         raise UserError(f"{page}: labels are not whole numbers ({image.dtype})")
     if image.size and image.min() < 0:
@@ -406,13 +449,35 @@ def _whole_numbers(page: Page, image: np.ndarray) -> np.ndarray:
         )
     if image.size and image.max() > MOST_LABELS:
         raise UserError(
-            f"{page}: labels up to {image.max()}; 0 to {MOST_LABELS} can be told apart"
+            f"{page}: labels up to {image.max()}; 0 to {MOST_LABELS} can be told "
+            "apart: number the objects from 1"
         )
     return image.astype(np.uint16 if image.max(initial=0) < 2**16 else np.int32)
 
 
-def _is_grey(stored: Stored) -> bool:
-    """Whether all colours that occur are grey."""
+def _is_grey(stored: Stored, *, whole: bool) -> bool:
+    """Whether all colours of a palette are grey, or all that occur."""
     assert stored.palette is not None
-    used = stored.palette[np.unique(stored.values)]
+    used = stored.palette if whole else stored.palette[np.unique(stored.values)]
     return bool((used == used[:, :1]).all())
+
+
+def _palette_kind(stored: Stored) -> str:
+    if stored.palette is None:
+        return ""
+    if _is_grey(stored, whole=True):
+        return "greys"
+    return "mixed" if _is_grey(stored, whole=False) else "colours"
+
+
+def _check_black(page: Page, stored: Stored) -> None:
+    """Refuses a palette of colours whose black occurs and is not number 0."""
+    assert stored.palette is not None
+    used = np.unique(stored.values)
+    black = used[(stored.palette[used] == 0).all(axis=1)]
+    if len(black) and black[0] > 0:
+        raise UserError(
+            f"{page}: black is number {black[0]} of its palette, and 0 is background; "
+            "give its colours numbers, as --config.data.mask_values='#000000=0, "
+            "#ff0000=1'"
+        )

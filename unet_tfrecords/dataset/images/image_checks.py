@@ -66,11 +66,13 @@ class PageHead(NamedTuple):
         """
         if self.kind & 1 or self.old_kind == 2:
             return True
+        if self.height > -(-height // 2) or self.width > -(-width // 2):
+            return False  # halves are rounded either way
         shrinks = max(self.height / height, self.width / width)
         expected = round(shrinks * height), round(shrinks * width)
-        return shrinks <= 0.5 and max(
-            abs(self.height - expected[0]), abs(self.width - expected[1])
-        ) <= (1 if min(height, width) > 1 else 0)
+        return max(abs(self.height - expected[0]), abs(self.width - expected[1])) <= (
+            1 if min(height, width) > 1 else 0
+        )
 
 
 HEAD_TAGS = {254: "kind", 255: "old_kind", 256: "width", 257: "height"}

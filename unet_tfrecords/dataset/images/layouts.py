@@ -114,13 +114,14 @@ def look_at_masks(
 ) -> list[mask_survey.MaskFacts]:
     """What some of the masks hold; a few where the layout says how they are read."""
     most = mask_survey.MOST_MASKS if data.layout == "folder" else mask_survey.A_FEW
-    return mask_survey.survey(frames, parse(data.mask_values), most)
+    return mask_survey.survey(frames, parse(data.mask_values), most, data.labels)
 
 
 def settle_labels(
     data: ml_collections.ConfigDict,
     frames: list[Frame],
     masks: list[mask_survey.MaskFacts],
+    classes: int,
 ) -> str:
     """Settles `data.labels` by what masks hold; returns the reason, for people.
 
@@ -128,6 +129,7 @@ def settle_labels(
       data: the config's `data` part, which is changed.
       frames: of the data set.
       masks: what some of their masks hold.
+      classes: config.model.classes.
 
     Raises:
       UserError: several readings fit, or the masks contradict the config.
@@ -142,11 +144,23 @@ def settle_labels(
                 f"config.data.labels={data.labels!r}: each object has a mask of its "
                 "own there, which is instance"
             )
+        if data.mask_values:
+            raise UserError(
+                f"config.data.mask_values={data.mask_values!r}: of no use where each "
+                "object has a mask of its own"
+            )
         data.labels = "instance"
+        mask_survey.check_number_of_classes([], data.labels, classes)
         return "each object has a mask of its own"
-    reading = mask_survey.reading_of(masks, data.labels)
-    if not parse(data.mask_values).numbers:
-        mask_survey.check_background(masks, reading.labels)
+    value_map = parse(data.mask_values)
+    known = value_map.numbers.values()
+    if len(frames) <= mask_survey.MOST_MASKS:  # else a value may be in the others
+        mask_survey.check_named(masks, value_map)
+    reading = mask_survey.reading_of(masks, data.labels, known)
+    mask_survey.check_background(masks, reading.labels, known)
+    if reading.labels == "binary":
+        mask_survey.check_reversed(masks)
+    mask_survey.check_number_of_classes(masks, reading.labels, classes)
     data.labels = reading.labels
     return reading.reason
 

@@ -9,7 +9,7 @@ import concurrent.futures
 import math
 import os
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import cv2
@@ -31,6 +31,8 @@ LARGEST_PX = 2**22  # that are looked at in full
 FEW_CLASSES = 4  # numbers above 0, or they are cells rather than classes
 IN_ONE_PIECE = 0.9  # share of numbers that are, if they are cells
 MOST_NAMED = 6  # values in a line
+MOST_FOREGROUND = 0.9  # of a frame of two values, or it is the background
+REVERSED = 0.8  # share that the foreground of a reversed mask covers, at least
 LARGE = 0.5  # share of a frame that a region covers, if it is the background
 
 
@@ -44,6 +46,9 @@ class MaskFacts(NamedTuple):
       share: of the mask that it covers.
       has_rims: whether it is two values with grey rims between them.
       has_colours: whether its values are colours.
+      palette: as `Mask` has it.
+      stored: its numbers before the config's map.
+      name: of the file.
     """
 
     values: tuple[int, ...]
@@ -52,6 +57,9 @@ class MaskFacts(NamedTuple):
     share: float
     has_rims: bool = False
     has_colours: bool = False
+    palette: str = ""
+    stored: tuple[int, ...] = ()
+    name: str = ""
 
     @property
     def objects(self) -> tuple[int, ...]:
@@ -100,29 +108,51 @@ def _pieces(labels: np.ndarray) -> Iterable[int]:
         yield cv2.connectedComponents(box.view(np.uint8))[0] - 1
 
 
-def survey(frames: Sequence[Frame], value_map: ValueMap, most: int) -> list[MaskFacts]:
+def survey(
+    frames: Sequence[Frame], value_map: ValueMap, most: int, labels: str = "auto"
+) -> list[MaskFacts]:
     """Looks at masks of a data set; those that cannot be read are left to the job.
 
     Args:
       frames: of the data set.
       value_map: what the config says of values.
       most: masks that are looked at, evenly spread.
+      labels: config.data.labels.
     """
     masks = [frame.label for frame in frames if frame.label]
     masks = masks[:: max(1, -(-len(masks) // most))]
+    found = _look_at_all(masks, value_map, labels in ("class", "instance"))
+    kinds = {facts.palette for facts in found}
+    if labels == "auto" and {"mixed", "colours"} <= kinds:
+        # Masks without the colours have the same palette, and so the same numbers.
+        found = _look_at_all(masks, value_map, whole_palette=True)
+    return found
 
-    if not masks:
-        return []
 
+def _look_at_all(
+    masks: Sequence[Page], value_map: ValueMap, whole_palette: bool
+) -> list[MaskFacts]:
     def look(page: Page) -> MaskFacts | None:
         try:
-            mask = read_mask(page, exact=False, as_colours=value_map.of_colours)
+            mask = read_mask(
+                page,
+                exact=False,
+                as_colours=value_map.of_colours,
+                whole_palette=whole_palette,
+            )
             labels, _ = value_map.applied(mask, str(page))
         except UserError:
             return None
-        has_colours = mask.has_colours and not value_map.of_colours
-        return look_at(labels, str(page))._replace(has_colours=has_colours)
+        facts = look_at(labels, str(page))
+        return facts._replace(
+            has_colours=mask.has_colours and not value_map.of_colours,
+            palette=mask.palette,
+            stored=tuple(np.flatnonzero(count_values(mask.values)).tolist()),
+            name=str(page),
+        )
 
+    if not masks:
+        return []
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         found = bars.bar(
             pool.map(look, masks), total=len(masks), desc="masks", unit="mask", delay=2
@@ -130,12 +160,15 @@ def survey(frames: Sequence[Frame], value_map: ValueMap, most: int) -> list[Mask
         return [facts for facts in found if facts]
 
 
-def reading_of(masks: Sequence[MaskFacts], labels: str) -> Reading:
+def reading_of(
+    masks: Sequence[MaskFacts], labels: str, known: Collection[int | None] = ()
+) -> Reading:
     """Decides how masks are to be read, or checks what the config says.
 
     Args:
       masks: of the data set.
       labels: config.data.labels: auto, binary, class or instance.
+      known: numbers that config.data.mask_values gives.
 
     Raises:
       UserError: no reading fits, or several do, or not the one that is given.
@@ -168,14 +201,36 @@ def reading_of(masks: Sequence[MaskFacts], labels: str) -> Reading:
             "the masks hold 0 and 255; of labels=class 255 means unlabelled: use "
             "--config.data.labels=binary"
         )
-    if labels == "instance" and list(fits) == ["binary"]:
-        most = max((max(mask.pieces, default=0) for mask in masks), default=0)
-        if most > 1:
-            raise UserError(
-                f"the masks hold {shown}: as instances that is one object in up to "
-                f"{most} pieces; use --config.data.labels=binary"
-            )
+    if labels == "instance":
+        _check_pieces(masks, fits, shown, known)
     return Reading(labels, "as config.data.labels says")
+
+
+def _check_pieces(
+    masks: Sequence[MaskFacts],
+    fits: Mapping[str, str],
+    shown: str,
+    known: Collection[int | None],
+) -> None:
+    """Refuses masks whose numbers are no objects, as most are in pieces."""
+    numbers = {value for mask in masks for value in mask.objects}
+    pieces = [number for mask in masks for number in mask.pieces]
+    whole = sum(number == 1 for number in pieces)
+    if numbers <= set(known) or not pieces or max(pieces) == 1:
+        return
+    if list(fits) == ["binary"]:
+        raise UserError(
+            f"the masks hold {shown}: as instances that is one object in up to "
+            f"{max(pieces)} pieces; use --config.data.labels=binary"
+        )
+    few = len(numbers) <= FEW_CLASSES and "instance" not in fits
+    in_pieces = [m for m in masks if 2 * sum(n == 1 for n in m.pieces) < len(m.pieces)]
+    if few and 2 * len(in_pieces) > len(masks):  # else the job names each mask
+        other = f"; they can be read as {' or '.join(fits)}" if fits else ""
+        raise UserError(
+            f"the masks hold {shown}: as instances, {len(pieces) - whole} of "
+            f"{len(pieces)} objects are in pieces, one in {max(pieces)}{other}"
+        )
 
 
 def _foregrounds(masks: Sequence[MaskFacts]) -> set[int] | None:
@@ -222,25 +277,33 @@ def _instance(masks: Sequence[MaskFacts]) -> str:
 RULES = {"binary": _binary, "class": _class, "instance": _instance}
 
 
-def check_background(masks: Sequence[MaskFacts], labels: str) -> None:
+def check_background(
+    masks: Sequence[MaskFacts], labels: str, known: Collection[int | None] = ()
+) -> None:
     """Refuses masks in which the background has a number of its own.
 
     Args:
       masks: of the data set.
       labels: how they are read.
+      known: numbers that config.data.mask_values gives.
 
     Raises:
-      UserError: one region covers most of most frames.
+      UserError: one region covers most of most frames, or no class mask has a 0.
     """
-    covered = [m for m in masks if m.share > LARGE]
-    all_over = [m for m in masks if m.values and 0 not in m.values]
+    values = {value for mask in masks for value in mask.values}
+    if labels == "class" and values and 0 not in values and not values & set(known):
+        ordered = sorted(values - {UNLABELLED})
+        mapped = ",".join(f"{value}={n}" for n, value in enumerate(ordered[:9]))
+        raise UserError(
+            f"the masks hold {named(values)} and no 0, which is background: if "
+            f"{ordered[0] if ordered else UNLABELLED} is, give "
+            f"--config.data.mask_values={mapped}"
+        )
+    least = MOST_FOREGROUND if labels == "binary" and 0 in values else LARGE
+    covered = [m for m in masks if m.share > least and m.largest not in known]
     if labels == "class" or 2 * len(covered) <= len(masks):
         return
-    numbers = collections.Counter(mask.largest for mask in covered)
-    number, times = numbers.most_common(1)[0]
-    # One value over nearly all of a frame, or of many values one that is always there.
-    if not all_over and labels == "binary":
-        return
+    number, times = collections.Counter(m.largest for m in covered).most_common(1)[0]
     if 2 * times <= len(masks):
         return
     share = statistics.median(m.share for m in covered if m.largest == number)
@@ -249,11 +312,74 @@ def check_background(masks: Sequence[MaskFacts], labels: str) -> None:
             f"colour #{number:06x} covers {share:.0%} of most masks: give every "
             f"colour a number, as --config.data.mask_values='#{number:06x}=0, ...'"
         )
+    zero = ",0=1" if labels == "binary" and 0 in values else ""
     raise UserError(
         f"number {number} covers {share:.0%} of most masks: if it is the background, "
-        f"give --config.data.mask_values={number}=0; if it is an object, "
-        f"--config.data.mask_values={number}={number}"
+        f"give --config.data.mask_values={number}=0{zero}; if it is an object, "
+        f"--config.data.mask_values={number}={1 if number == UNLABELLED else number}"
     )
+
+
+def check_number_of_classes(
+    masks: Sequence[MaskFacts], labels: str, classes: int
+) -> None:
+    """Compares config.model.classes with what masks hold.
+
+    Raises:
+      UserError: there are more, or fewer than masks of two values can ever give.
+    """
+    if labels != "class":
+        if classes != 2:
+            raise UserError(
+                f"config.model.classes={classes}, but labels={labels} gives 2, "
+                "background and objects; use --config.model.classes=2, or "
+                "--config.data.labels=class if the masks' numbers are classes"
+            )
+        return
+    highest = max({v for m in masks for v in m.values} - {UNLABELLED}, default=0)
+    beyond = [m for m in masks if max({*m.values} - {UNLABELLED}, default=0) >= classes]
+    has_colours = any(mask.has_colours for mask in masks)
+    if 2 * len(beyond) > len(masks) and not has_colours:  # else the job names each mask
+        raise UserError(
+            f"the masks hold class {highest}, but config.model.classes={classes} means "
+            f"0 to {classes - 1}; use --config.model.classes={highest + 1}, or "
+            "config.data.mask_values to give the classes other numbers"
+        )
+
+
+def check_reversed(masks: Sequence[MaskFacts]) -> None:
+    """Refuses binary masks of which some have foreground and background exchanged.
+
+    Raises:
+      UserError: in a line each, masks whose foreground is one piece that covers nearly
+        all, where it covers less than half of most others.
+    """
+    covered = [m for m in masks if m.share > REVERSED and m.pieces == (1,)]
+    sparse = [m for m in masks if m.share < LARGE]
+    if covered and len(sparse) > len(covered):
+        raise UserError(
+            [
+                f"{mask.name}: its foreground is one piece over {mask.share:.0%}, and "
+                "most masks have little: exchange its two values"
+                for mask in covered
+            ]
+        )
+
+
+def check_named(masks: Sequence[MaskFacts], value_map: ValueMap) -> None:
+    """Refuses a map of values that no mask has; `masks` must be all there are.
+
+    Raises:
+      UserError: naming them.
+    """
+    stored = {value for mask in masks for value in mask.stored}
+    if masks and (missing := sorted(value_map.numbers.keys() - stored)):
+        shown = [f"#{v:06x}" if value_map.of_colours else str(v) for v in missing]
+        there = "" if value_map.of_colours else f"; they hold {named(stored)}"
+        raise UserError(
+            f"config.data.mask_values names {', '.join(shown)}, which no mask "
+            f"has{there}"
+        )
 
 
 def named(values: Iterable[int]) -> str:

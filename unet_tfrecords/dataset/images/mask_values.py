@@ -16,7 +16,13 @@ from unet_tfrecords.dataset.regions import bounding_boxes
 NEAR = 1 / 8  # of the range: how far from an end a value still counts as that end
 LEAST_NEAR = 0.98  # share of a binary mask's pixels that are near either end
 BLOCK_PX = 2048  # edge of the parts in which regions are counted
+MOST_PIECES_OF_ONE = 8  # of an object that has a mask of its own
+MOST_THIN = 3  # classes that have no pixel surrounded by their own
 MOST_PIECES = 3  # of an instance that is alone in its mask
+LEAST_SPAN = 16  # between the two ends, or there is no room for rims
+LEAST_VALUES = 4  # a single one between the ends is a label
+JPEG_VALUES = 24  # of so many, those next to an end can fill areas
+FLAT = 1 / 64  # of the range: how far from the end
 EDGE_PX = 3  # from the other half: where all other pixels of a binary mask are
 MOST_RIMS = 0.25  # share of a mask's regions that may be rims around others
 LEAST_RIMS = 3  # of them, or it may be chance
@@ -42,12 +48,7 @@ def foreground_of(labels: np.ndarray, name: str, notes: list[str]) -> np.ndarray
     low, high = int(values[0]), int(values[-1])
     middle = (low + high) / 2
     foreground = labels > middle
-    near = NEAR * (high - low)
-    between = (labels > low + near) & (labels < high - near)
-    halves = foreground.view(np.uint8)
-    square = np.ones((2 * EDGE_PX + 1,) * 2, np.uint8)
-    along_edges = cv2.dilate(halves, square) != cv2.erode(halves, square)
-    if between.mean() > 1 - LEAST_NEAR or (between & ~along_edges).any():
+    if not _are_rims(labels, values, foreground):
         raise UserError(
             f"{name}: {len(values)} values from {low} to {high}, where labels=binary "
             "means two; config.data.labels=instance (a number a cell) or class (a "
@@ -57,6 +58,31 @@ def foreground_of(labels: np.ndarray, name: str, notes: list[str]) -> np.ndarray
         "grey rims of binary masks (blurred, resized or once a JPEG) are split halfway"
     )
     return foreground
+
+
+def _are_rims(labels: np.ndarray, values: np.ndarray, foreground: np.ndarray) -> bool:
+    """Whether all values but the two ends come from blurring, resizing or JPEG.
+
+    Those far from both ends are few, along edges. Those near an end can be anywhere, as
+    JPEG has them. But none fills an area, as labels do; of JPEG those next to an end.
+    """
+    low, high = int(values[0]), int(values[-1])
+    span = high - low
+    if span < LEAST_SPAN or len(values) < LEAST_VALUES:
+        return False
+    near = NEAR * span
+    between = (labels > low + near) & (labels < high - near)
+    halves = foreground.view(np.uint8)
+    square = np.ones((2 * EDGE_PX + 1,) * 2, np.uint8)
+    along_edges = cv2.dilate(halves, square) != cv2.erode(halves, square)
+    if between.mean() > 1 - LEAST_NEAR or (between & ~along_edges).any():
+        return False
+    flat = FLAT * span if len(values) >= JPEG_VALUES else 0
+    inside = (labels > low + flat) & (labels < high - flat)
+    for shift in (-1, 1):
+        for axis in (0, 1):
+            inside &= np.roll(labels, shift, axis) == labels
+    return not inside.any()
 
 
 COLOURS = (
@@ -110,6 +136,41 @@ def check_instances(
                 f"if it is a single one, --config.data.mask_values={values[0]}="
                 f"{values[0]}"
             )
+    check_rims(labels, name)
+
+
+def check_object(mask: np.ndarray, name: str) -> None:
+    """Refuses a mask of a single object that is no such thing.
+
+    Args:
+      mask: bool [H, W], the object.
+      name: the file, for the error.
+
+    Raises:
+      UserError: it is in many pieces, or covers the corners of the frame.
+    """
+    pieces = cv2.connectedComponents(mask.view(np.uint8))[0] - 1
+    if pieces > MOST_PIECES_OF_ONE:
+        raise UserError(
+            f"{name}: {pieces} pieces, where each object has a mask of its own; save "
+            "one mask with a number for each object, or one file per object"
+        )
+    if (
+        mask[:: len(mask) - 1 or 1, :: mask.shape[1] - 1 or 1].all()
+        and mask.mean() > 0.5
+    ):
+        raise UserError(
+            f"{name}: the object covers all corners and {mask.mean():.0%} of it; "
+            "if its two values are exchanged, invert it"
+        )
+
+
+def check_rims(labels: np.ndarray, name: str) -> None:
+    """Refuses masks with a number a region whose edges were blurred or interpolated.
+
+    Raises:
+      UserError: many regions of one number are no more than rims around others.
+    """
     number = rims = 0
     for top in range(0, labels.shape[0], BLOCK_PX):  # or a large one needs too much
         for left in range(0, labels.shape[1], BLOCK_PX):
@@ -122,6 +183,29 @@ def check_instances(
         raise UserError(
             f"{name}: {rims} of {number} regions of one number are rims around others, "
             "as resizing or blurring makes them; resize masks by nearest neighbour"
+        )
+
+
+def check_classes(labels: np.ndarray, name: str) -> None:
+    """Refuses class masks whose edges were blurred or interpolated.
+
+    A class of thin lines is a membrane; several that are thin everywhere are rims.
+
+    Raises:
+      UserError: so are MOST_THIN of them or more.
+    """
+    counts = count_values(labels)
+    inside = np.zeros(len(counts), np.int64)
+    for own, neighbours in _with_neighbours(labels):
+        same = np.logical_and.reduce([other == own for other in neighbours])
+        inside += count_values(np.where(same, own, 0), len(counts))
+    thin = np.flatnonzero((counts > 0) & (inside == 0))
+    thin = thin[thin > 0]
+    if len(thin) >= MOST_THIN and inside[1:].any():
+        raise UserError(
+            f"{name}: {len(thin)} classes ({thin[0]} to {thin[-1]}) are thin lines "
+            "everywhere, as resizing or blurring makes them; resize masks by nearest "
+            "neighbour"
         )
 
 

@@ -2,6 +2,7 @@
 
 import io
 import os
+import struct
 
 import numpy as np
 from PIL import Image
@@ -25,6 +26,7 @@ FORMATS = {  # by the ending of their names
     ".png": "PNG",
     ".jpg": "JPEG",
     ".jpeg": "JPEG",
+    ".jfif": "JPEG",
     ".bmp": "BMP",
     ".gif": "GIF",
     ".webp": "WEBP",
@@ -38,7 +40,7 @@ BEGINS = {
 }
 # Of a PNG, where its orientation may stand: EXIF, and text that holds EXIF or XMP.
 MAY_TURN = {b"eXIf", b"tEXt", b"zTXt", b"iTXt"}
-PNG_PALETTE = 3  # colour type
+PNG_PALETTE, PNG_GREY_ALPHA = 3, 4  # colour types
 
 
 def count_pages(path: str) -> int:
@@ -53,13 +55,19 @@ def pixel_size_um(path: str) -> tuple[float, float] | None:
 
 def header_of(page: Page) -> Header:
     """What the beginning of a file says."""
-    opened = Image.open(io.BytesIO(files.read_bytes(page.path)))
+    content = files.read_bytes(page.path)
+    opened = Image.open(io.BytesIO(content))
     width, height = opened.size
-    if opened.getexif().get(ORIENTATION, UPRIGHT) >= 5:
+    # Of a PNG without any, Pillow would decode the whole image to look for it.
+    may_turn = opened.format != "PNG" or image_checks.check_png(content) & MAY_TURN
+    if may_turn and opened.getexif().get(ORIENTATION, UPRIGHT) >= 5:
         width, height = height, width
-    channels = 3 if opened.mode == "P" else len(set(opened.getbands()) - {"A"})
-    dtype = "uint16" if opened.mode.startswith("I") else "uint8"
-    return Header(height, width, channels, dtype)
+    channels = len(set(opened.getbands()) - {"A"})
+    if opened.mode == "P":
+        palette = np.array(opened.getpalette("RGB"), np.uint8).reshape(-1, 3)
+        channels = 1 if (palette == palette[:, :1]).all() else 3
+    is_deep = opened.format == "PNG" and content[24] == 16  # bits
+    return Header(height, width, channels, "uint16" if is_deep else "uint8")
 
 
 def read(page: Page) -> Stored:
@@ -73,6 +81,10 @@ def read(page: Page) -> Stored:
     content = files.read_bytes(page.path)
     check_unchanged(page)
     form = FORMATS[os.path.splitext(page.path)[1].lower()]
+    if not content:
+        raise UserError(
+            f"{page}: is empty and cannot be read; replace it or take it out"
+        )
     if not content.startswith(BEGINS[form]):
         raise ValueError("its bytes are of another format than its name says")
     if form == "PNG":
@@ -85,6 +97,8 @@ def read(page: Page) -> Stored:
 def _read_png(path: str, content: bytes) -> Stored:
     parts = image_checks.check_png(content)  # first, or the size may be anything
     image_checks.check_size(path, *image_checks.png_size(content))
+    if b"acTL" in parts:
+        raise UserError(f"{path}: an animation; save it as a TIFF")
     turn = UPRIGHT
     if parts & MAY_TURN:
         turn = Image.open(io.BytesIO(content)).getexif().get(ORIENTATION, UPRIGHT)
@@ -96,7 +110,9 @@ def _read_png(path: str, content: bytes) -> Stored:
     if bits < 8 and values.ndim == 2:
         spread = 255 // (2**bits - 1)  # as OpenCV has done
         return Stored(upright(values // spread, turn), spread=spread)
-    has_alpha = values.ndim == 3 and values.shape[2] == 4
+    if colour_type == PNG_GREY_ALPHA:
+        values = values[..., [0, 3]]  # OpenCV makes it RGB and alpha
+    has_alpha = values.ndim == 3 and values.shape[2] in (2, 4)
     return Stored(upright(values, turn), has_alpha=has_alpha)
 
 
@@ -122,9 +138,19 @@ def _read_by_pillow(path: str, content: bytes) -> Stored:
         if values.dtype == bool:
             values = values * np.uint8(255)
         has_alpha = opened.mode.endswith("A")
-        is_lossy = content[:4] == b"RIFF" and b"VP8 " in content[12:64]
+        is_lossy = opened.format == "WEBP" and b"VP8 " in _riff_kinds(content)
         stored = Stored(values, has_alpha=has_alpha, is_lossy=is_lossy)
     return stored._replace(values=upright(stored.values, turn))
+
+
+def _riff_kinds(content: bytes) -> set[bytes]:
+    """The kinds of a WebP's parts."""
+    kinds, place = set[bytes](), 12
+    while place + 8 <= len(content):
+        kind, length = struct.unpack_from("<4sI", content, place)
+        kinds.add(kind)
+        place += 8 + length + length % 2
+    return kinds
 
 
 def _with_palette(opened: Image.Image) -> Stored:

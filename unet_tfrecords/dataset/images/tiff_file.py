@@ -5,6 +5,7 @@ TIFF 6.0 has the tags' meanings (pages in brackets).
 
 import contextlib
 import functools
+import html
 import math
 import os
 import re
@@ -33,11 +34,13 @@ SHOWN_AS_STORED = (1, 2)  # grey with black as zero, RGB
 JPEG = (6, 7)  # Compression; its YCbCr is decoded to RGB
 # JPEG, WebP, JPEG 2000, JPEG XR, JPEG XL, LERC: some can be lossless, none says so.
 LOSSY = {*JPEG, 22610, 33003, 33004, 33005, 34712, 34887, 34892, 34934, 50001, 50002}
-ALPHA = (1, 2)  # ExtraSamples (p. 31): associated and unassociated
+_ALPHAS = ((1,), (2,))  # ExtraSamples (p. 31): associated and unassociated, at the end
 UM = {  # micrometres of a unit, as ImageJ and OME write them
     **dict.fromkeys(("um", "\u00b5m", "\u03bcm", "\\u00B5m", "micron", "microns"), 1.0),
-    **{"nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6, "pm": 1e-6},
+    **{"nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6, "pm": 1e-6, "\u00c5": 1e-4},
+    **dict.fromkeys(("in", "inch", "inches"), 25_400.0),
 }
+OME_PIXELS = re.compile(r"<(?:\w+:)?Pixels\b[^>]*>")
 KEPT_LAYOUTS = 256  # of files that are read again and again
 
 
@@ -78,6 +81,9 @@ def _layout(path: str, _size: int, _mtime_ns: int) -> TiffLayout:
         heads = image_checks.page_heads(tiff)
         largest = max((head.height, head.width) for head in heads)
         kept = [i for i, head in enumerate(heads) if not head.is_reduced(*largest)]
+        if not kept:  # all say that they are smaller versions, of nothing that is here
+            sizes = [(head.height, head.width) for head in heads]
+            kept = [i for i, size in enumerate(sizes) if size == largest]
         if len(kept) == 1 and (images := _images_behind(tiff, kept[0])) > 1:
             raise UserError(
                 f"{path}: {images} images behind one header, as of ImageJ over 4 GB; "
@@ -107,15 +113,30 @@ def _by_channels(
     says = tiff.is_ome or tiff.is_shaped or int(imagej.get("channels", 1)) > 1
     if len(kept) == 1 or not says:
         return single
-    series = tiff.series[0]
+    images = [image for each in tiff.series for image in _images_of(each)]
+    if sorted(number for image in images for number in image) == [*kept]:
+        return tuple(images)
+    if any(
+        "C" in each.axes and each.sizes.get("channel", 2) > 1 for each in tiff.series
+    ):
+        raise UserError(
+            f"{tiff.filename}: its channels are pages, some in other files or missing; "
+            "save it as a single whole TIFF"
+        )
+    return single
+
+
+def _images_of(series: tifffile.TiffPageSeries) -> list[tuple[int, ...]]:
+    """The page numbers of each image of a series; none if pages are elsewhere."""
     axes = series.axes[: -2 if series.axes.endswith("YX") else -3]
     numbers = [getattr(page, "index", None) for page in series.pages]
-    numbers = numbers if sorted(n for n in numbers if n is not None) == [*kept] else []
-    if "C" not in axes or not numbers:
-        return single
+    if None in numbers:
+        return []
     grid = np.array(numbers).reshape(series.shape[: len(axes)])
-    grid = np.moveaxis(grid, axes.index("C"), -1)
-    return tuple(tuple(each) for each in grid.reshape(-1, grid.shape[-1]).tolist())
+    if "C" in axes:
+        grid = np.moveaxis(grid, axes.index("C"), -1)
+        return [tuple(each) for each in grid.reshape(-1, grid.shape[-1]).tolist()]
+    return [(number,) for number in grid.reshape(-1).tolist()]
 
 
 def count_pages(path: str) -> int:
@@ -131,7 +152,10 @@ def header_of(page: Page) -> Header:
     tag = described.tags.get(ORIENTATION)
     size = described.imagelength, described.imagewidth
     height, width = size[::-1] if tag and tag.value >= 5 else size
-    channels = described.samplesperpixel - len(described.extrasamples)
+    extra = tuple(described.extrasamples)
+    channels = described.samplesperpixel
+    if extra[-1:] in _ALPHAS or (channels, len(extra)) == (4, 1):
+        channels -= 1
     if described.photometric == PALETTE:
         channels = 3
     return Header(height, width, max(channels, len(numbers)), str(described.dtype))
@@ -144,25 +168,34 @@ def pixel_size_um(path: str) -> tuple[float, float] | None:
     """
     with opened(path) as tiff:
         if tiff.is_ome and tiff.ome_metadata:
-            pixels = re.search(r"<Pixels\b[^>]*>", tiff.ome_metadata)
-            told = dict(re.findall(r'(\w+)="([^"]*)"', pixels[0])) if pixels else {}
-            sizes = [
-                float(told[f"PhysicalSize{axis}"])
-                * UM.get(told.get(f"PhysicalSize{axis}Unit", "um"), math.nan)
-                for axis in "YX"
-                if f"PhysicalSize{axis}" in told
-            ]
+            found = {
+                _ome_pixel_size(tag) for tag in OME_PIXELS.findall(tiff.ome_metadata)
+            }
+            sizes = found.pop() if len(found) == 1 else ()  # of several images, others
         elif tiff.is_imagej:
             unit = UM.get(str((tiff.imagej_metadata or {}).get("unit", "")), math.nan)
             tags = tiff.pages.first.tags
-            found = [tags.get(name) for name in ("YResolution", "XResolution")]
-            per_unit = [tag.value for tag in found if tag and tag.value[0]]
-            sizes = [unit * below / above for above, below in per_unit]
+            both = [tags.get(name) for name in ("YResolution", "XResolution")]
+            per_unit = [tag.value for tag in both if tag and tag.value[0]]
+            sizes = tuple(unit * below / above for above, below in per_unit)
         else:
             return None
+        tag = tiff.pages.first.tags.get(ORIENTATION)
     if len(sizes) != 2 or not all(0 < size < math.inf for size in sizes):
         return None
-    return sizes[0], sizes[1]
+    is_turned = tag is not None and tag.value >= 5
+    return (sizes[1], sizes[0]) if is_turned else (sizes[0], sizes[1])
+
+
+def _ome_pixel_size(tag: str) -> tuple[float, ...]:
+    """PhysicalSizeY and X of a <Pixels> element, in micrometres."""
+    said = {k: html.unescape(v) for k, v in re.findall(r'(\w+)="([^"]*)"', tag)}
+    return tuple(
+        float(said[f"PhysicalSize{axis}"])
+        * UM.get(said.get(f"PhysicalSize{axis}Unit", "um"), math.nan)
+        for axis in "YX"
+        if f"PhysicalSize{axis}" in said
+    )
 
 
 def _numbers(page: Page) -> tuple[int, ...]:
@@ -200,7 +233,9 @@ def _read_page(page: Page, tiff: tifffile.TiffFile, number: int) -> Stored:
     if described.photometric == PALETTE and described.colormap is not None:
         if values.ndim > 2:
             raise ValueError("a palette beside other channels")
-        palette = (described.colormap.T >> 8).astype(np.uint8)
+        table = described.colormap.T
+        # Some writers leave 8 bits where 16 belong; libtiff looks for that too.
+        palette = (table >> 8 if table.max() > 255 else table).astype(np.uint8)
     elif described.photometric == WHITE_IS_ZERO:
         values = _black_as_zero(page, described, values, is_imagej=tiff.is_imagej)
     tag = described.tags.get(ORIENTATION)
@@ -211,7 +246,7 @@ def _read_page(page: Page, tiff: tifffile.TiffFile, number: int) -> Stored:
         palette,
         # RGB with a fourth sample of no stated kind: ImageJ and Pillow show RGB.
         has_alpha=channels > 1
-        and (any(kind in ALPHA for kind in extra) or (channels, len(extra)) == (4, 1)),
+        and (extra[-1:] in _ALPHAS or (channels, len(extra)) == (4, 1)),
         is_lossy=described.compression in LOSSY,
     )
 

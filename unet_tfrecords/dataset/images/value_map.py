@@ -15,7 +15,7 @@ FORM = (
     f"{UNLABELLED_NAME!r}"
 )
 MOST_NAMED = 4  # colours in a line
-_ENTRY = re.compile(rf"(#[0-9a-fA-F]{{6}}|\d{{1,8}})=(\d{{1,3}}|{UNLABELLED_NAME})")
+_ENTRY = re.compile(rf"(#[0-9a-fA-F]{{6}}|\d{{1,8}})=(\d{{1,8}}|{UNLABELLED_NAME})")
 
 
 class Mask(NamedTuple):
@@ -24,10 +24,13 @@ class Mask(NamedTuple):
     Attributes:
       values: integer [H, W]; of colours the number 0xRRGGBB.
       has_colours: whether they are colours.
+      palette: "" without one, or whether its colours are grey: "greys", "colours", or
+        "mixed" where some are colours, and none of those occurs.
     """
 
     values: np.ndarray
     has_colours: bool = False
+    palette: str = ""
 
 
 class ValueMap(NamedTuple):
@@ -106,10 +109,10 @@ def parse(text: str) -> ValueMap:
         if key in numbers:
             problems.append(f"config.data.mask_values: names {value} twice")
         numbers[key] = None if number == UNLABELLED_NAME else int(number)
-        if number.isdigit() and int(number) >= UNLABELLED:
+        if number == str(UNLABELLED):
             problems.append(
-                f"config.data.mask_values: {entry}: numbers end at {UNLABELLED - 1}; "
-                f"write {value}={UNLABELLED_NAME} for pixels that nobody labelled"
+                f"config.data.mask_values: {entry}: {UNLABELLED} means unlabelled; "
+                f"write {value}={UNLABELLED_NAME}, or another number"
             )
     if len(colours) > 1:
         problems.append(
