@@ -354,7 +354,7 @@ def check_reversed(masks: Sequence[MaskFacts]) -> None:
       UserError: in a line each, masks whose foreground is one piece that covers nearly
         all, where it covers less than half of most others.
     """
-    covered = [m for m in masks if m.share > REVERSED and m.pieces == (1,)]
+    covered = [m for m in masks if REVERSED < m.share < 1 and m.pieces == (1,)]
     sparse = [m for m in masks if m.share < LARGE]
     if covered and len(sparse) > len(covered):
         raise UserError(
