@@ -113,6 +113,42 @@ def test_groups_are_found_by_a_pattern_and_not_divided(tmp_path):
             frames_of(tmp_path, group=pattern)
 
 
+def test_a_single_group_leaves_nothing_to_test_on(tmp_path):
+    for number in range(4):
+        save(tmp_path / f"images/pat{number}.png", IMAGE)
+        save(tmp_path / f"masks/pat{number}.png", CELLS)
+    frames, data = frames_of(tmp_path, group="(pat)[0-9]+")
+    with pytest.raises(UserError, match="1 sequences or groups .* need 3"):
+        splits.assign_splits(frames, data.split, grouped=True)
+
+
+def test_files_that_would_vanish_are_named(tmp_path):
+    """Broken links, folders that differ in case alone, images without any mask."""
+    for name in ("a", "b", "c"):
+        save(tmp_path / f"{name}/images/{name}.png", IMAGE)
+        save(tmp_path / f"{name}/masks/1.png", CELLS)
+        save(tmp_path / f"{name}/masks/2.png", CELLS)
+    save(tmp_path / "d/images/d.png", IMAGE)
+    (tmp_path / "c/images/c.png").unlink()
+    (tmp_path / "c/images/c.png").symlink_to(tmp_path / "gone.png")
+    found = layouts.look_for_frames(own_images.get_config().data, str(tmp_path))
+    [link] = [frame for frame in found.frames if frame.name == "c"]
+    with pytest.raises(UserError, match="c/images/c.png: no such file"):
+        layouts.check_frame(link, own_images.get_config().data, channels=1, classes=2)
+    assert any("d/images/d.png: image without mask" in line for line in found.problems)
+    save(tmp_path / "a/Images/a.png", IMAGE)
+    with pytest.raises(UserError, match="has both .*mages and .*mages; keep one"):
+        frames_of(tmp_path)
+
+
+def test_notes_of_cellpose_beside_an_image_are_no_image(tmp_path):
+    for name in ("a.png", "a_cp_masks.png", "b.png", "b_cp_masks.png"):
+        save(tmp_path / name, CELLS)
+    (tmp_path / "a_seg.npy").touch()
+    frames, _ = frames_of(tmp_path)
+    assert [frame.name for frame in frames] == ["a", "b"]
+
+
 def test_what_is_left_out_is_listed(tmp_path):
     for name in ("imagesTr/a_0000.png", "labelsTr/a.png", "imagesTs/b_0000.png"):
         save(tmp_path / name, CELLS)

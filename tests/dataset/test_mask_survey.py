@@ -8,9 +8,17 @@ import pytest
 
 from tests.commands import run
 from tests.folders import FOLDER, lay
+from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.dataset import shards
 from unet_tfrecords.dataset.dataset_info import read_info
 from unet_tfrecords.dataset.drawn_cells import draw_cells
+from unet_tfrecords.dataset.images import mask_survey
+from unet_tfrecords.dataset.images.mask_values import (
+    check_classes,
+    check_object,
+    foreground_of,
+)
+from unet_tfrecords.dataset.images.value_map import parse
 
 SMALL = (*FOLDER, "--config.data.augmentations=1")
 DRAWN = list(draw_cells(192, 6, 5))
@@ -338,3 +346,110 @@ def test_verify_finds_a_numbered_background_and_tells_notes(made, tmp_path, capf
     capfd.readouterr()
     assert run("verify", data=tmp_path / "data") == 2
     assert "of all labelled pixels are foreground" in capfd.readouterr().err
+
+
+# --- Labels that look like rims, and other readings that must not be taken ------------
+
+
+def discs(size=96, number=8):
+    """Instances far apart, 1 to `number`."""
+    rows, columns = np.mgrid[:size, :size]
+    found = np.zeros((size, size), np.int32)
+    for index in range(number):
+        y, x = 14 + 24 * (index // 4), 12 + 24 * (index % 4)
+        found[np.hypot(rows - y, columns - x) < 8] = index + 1
+    return found
+
+
+def ring(mask, value):
+    """The mask with a ring of one pixel around it."""
+    wider = cv2.dilate((mask > 0).astype(np.uint8), np.ones((3, 3), np.uint8))
+    return np.where(mask > 0, mask, wider * value)
+
+
+ONE = (discs() > 0).astype(np.int32)
+LABELS = {
+    "one class and unlabelled rings": ring(ONE, 255),
+    "two classes and unlabelled rings": ring(np.minimum(discs(), 2), 255),
+    "cells and a large number": np.where(discs() == 8, 1000, discs()),
+    "cells and 255": np.where(discs() == 8, 255, discs()),
+    "two tracks far apart": np.where(discs() > 4, 41, 3 * ONE),
+    "a class of boundaries": ring(2 * ONE, 1),
+    "background, unsure, foreground": ring(255 * ONE, 128),
+}
+
+
+@pytest.mark.parametrize("name", LABELS)
+def test_labels_are_not_taken_for_grey_rims(name):
+    with pytest.raises(UserError, match="where labels=binary means two"):
+        foreground_of(LABELS[name], "a.png", [])
+
+
+@pytest.mark.parametrize("quality", [95, 85, 75])
+def test_what_jpeg_leaves_is_halved(quality):
+    _, encoded = cv2.imencode(".jpg", ONE * 255, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    read = cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED)
+    notes = []
+    assert (foreground_of(read, "a.png", notes) == (ONE > 0)).mean() > 0.99
+    assert len(notes) == 1
+
+
+def looked_at(*masks):
+    return [
+        mask_survey.look_at(mask)._replace(name=f"{i}") for i, mask in enumerate(masks)
+    ]
+
+
+@pytest.mark.parametrize(
+    "masks, said",
+    [
+        ([np.uint8(1) + ONE, np.uint8(1) + ONE], "mask_values=1=0,2=1"),
+        ([ONE * 255, ONE * 255, 255 - ONE * 255], "exchange its two values"),
+    ],
+    ids=["no-zero", "one-reversed"],
+)
+def test_a_background_that_is_no_0_is_refused(masks, said):
+    facts = looked_at(*masks)
+    with pytest.raises(UserError, match=said):
+        mask_survey.check_background(facts, "class")
+        mask_survey.check_reversed(facts)
+
+
+def test_what_the_config_says_of_classes_is_compared_with_the_masks():
+    facts = looked_at(np.minimum(discs(), 2), np.minimum(discs(), 2))
+    mask_survey.check_number_of_classes(facts, "class", 3)
+    for labels, classes, said in (
+        ("class", 2, "use --config.model.classes=3"),
+        ("binary", 3, "labels=binary gives 2"),
+        ("instance", 7, "labels=instance gives 2"),
+    ):
+        with pytest.raises(UserError, match=said):
+            mask_survey.check_number_of_classes(facts, labels, classes)
+    with pytest.raises(UserError, match="are in pieces, one in 7; .* read as class"):
+        mask_survey.reading_of(facts, "instance")
+
+
+def test_values_that_no_mask_has_are_named():
+    facts = [f._replace(stored=f.values) for f in looked_at(ONE * 255)]
+    mask_survey.check_named(facts, parse("255=1"))
+    with pytest.raises(UserError, match="names 2, which no mask has; .* 0 and 255"):
+        mask_survey.check_named(facts, parse("255=1,2=0"))
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (lambda mask: np.ones_like(mask), "covers all corners"),
+        (lambda mask: np.indices(mask.shape)[1] % 4 < 2, "24 pieces, where each"),
+    ],
+)
+def test_masks_of_single_objects_that_are_none(change, said):
+    with pytest.raises(UserError, match=said):
+        check_object(change(ONE > 0), "a.png")
+
+
+def test_classes_that_are_thin_everywhere_are_refused():
+    check_classes(ring(2 * ONE, 1), "a.png")
+    blurred = cv2.GaussianBlur((ONE * 200).astype(np.uint8), (0, 0), 1)
+    with pytest.raises(UserError, match="are thin lines everywhere"):
+        check_classes(blurred.astype(np.int32), "a.png")

@@ -10,8 +10,15 @@ from PIL import Image, ImageOps
 
 from campaigns import bombs
 from tests.commands import mistakes
+from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.dataset.images import tiff_file
-from unet_tfrecords.dataset.images.formats import count_pages, read_image, read_labels
+from unet_tfrecords.dataset.images.formats import (
+    count_pages,
+    pixel_size_um,
+    read_image,
+    read_labels,
+    read_mask,
+)
 from unet_tfrecords.dataset.images.pages import Page
 
 RAMP = np.arange(20 * 30, dtype=np.uint16).reshape(20, 30)
@@ -345,3 +352,117 @@ def test_a_truncated_file_of_each_format_is_refused(tmp_path):
         path = tmp_path / f"a.{ending}"
         path.write_bytes(content.getvalue()[: len(content.getvalue()) // 2])
         assert "cannot be read as an image" in problem(image, path)
+
+
+# --- What a file's kind hides --------------------------------------------------------
+
+
+def test_pages_that_all_say_they_are_reduced_are_kept(tmp_path):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, GREY, subfiletype=1)
+    assert count_pages(str(path)) == 1
+    np.testing.assert_array_equal(image(path)[..., 0], GREY)
+
+
+@pytest.mark.parametrize("size", [(121, 121), (101, 77)])
+def test_pyramids_of_odd_sizes_are_one_image_and_noted(tmp_path, size):
+    big, path, notes = np.resize(RAMP, size).astype(np.uint8), tmp_path / "a.tif", []
+    with tifffile.TiffWriter(path) as file:
+        for page in (big, np.resize(GREY, [-(-edge // 2) for edge in size])):
+            file.write(page, metadata=None)
+    assert count_pages(str(path)) == 1
+    np.testing.assert_array_equal(image(path, notes=notes)[..., 0], big)
+    assert notes[0].startswith("smaller versions of pages are left out: 1")
+
+
+def test_ome_series_have_their_own_channels(tmp_path):
+    path = tmp_path / "a.ome.tif"
+    series = np.arange(4 * 20 * 30, dtype=np.uint16).reshape(2, 2, 20, 30)
+    with tifffile.TiffWriter(path, ome=True) as file:
+        for size, planes in zip((0.5, 2.0), series, strict=True):
+            metadata = {"axes": "CYX", "PhysicalSizeX": size, "PhysicalSizeY": size}
+            file.write(planes, photometric="minisblack", metadata=metadata)
+    assert count_pages(str(path)) == 2
+    for number, planes in enumerate(series):
+        found = read_image(Page(str(path), number), 2)
+        np.testing.assert_array_equal(found, np.moveaxis(planes, 0, -1))
+    assert pixel_size_um(Page(str(path))) is None  # which of the two is not known
+
+
+def test_ome_channels_in_other_files_are_refused(tmp_path):
+    whole = tmp_path / "a.ome.tif"
+    planes = np.resize(GREY, (2, 20, 30))
+    tifffile.imwrite(whole, planes, ome=True, metadata={"axes": "CYX"})
+    with tifffile.TiffFile(whole) as tiff:
+        said = tiff.ome_metadata
+    path = tmp_path / "b.ome.tif"  # the first of the two pages
+    tifffile.imwrite(path, planes[:1], description=said, metadata=None)
+    with pytest.raises(UserError, match="in other files or missing"):
+        count_pages(str(path))
+        image(path, 2)
+
+
+def test_a_colour_map_of_8_bits_is_read_as_such(tmp_path):
+    """As libtiff does: some writers leave values up to 255 where 65535 belongs."""
+    path = tmp_path / "a.tif"
+    table = np.tile(np.arange(256, dtype=np.uint16), (3, 1))
+    tifffile.imwrite(path, GREY, photometric="palette", colormap=table)
+    np.testing.assert_array_equal(image(path)[..., 0], GREY)
+
+
+def test_a_palettes_colours_decide_for_masks_without_them_too(tmp_path):
+    """Of [black, white, red], a mask without red has the same numbers as one with."""
+    colours = [[0, 0, 0], [255, 255, 255], [255, 0, 0]]
+    for name, indices in (("a", MASK), ("b", MASK % 2)):
+        save_palette(tmp_path / f"{name}.png", indices.astype(np.uint8), colours)
+        np.testing.assert_array_equal(labels(tmp_path / f"{name}.png"), indices)
+    page = Page(str(tmp_path / "b.png"))
+    greys = read_mask(page, whole_palette=False).values  # as for masks of two values
+    np.testing.assert_array_equal(greys, MASK % 2 * 255)
+
+
+def test_a_palette_whose_black_is_no_0_is_refused(tmp_path):
+    save_palette(tmp_path / "a.png", MASK, [[255, 0, 0], [0, 0, 0], [0, 255, 0]])
+    assert "black is number 1 of its palette" in problem(labels, tmp_path / "a.png")
+    found = read_mask(Page(str(tmp_path / "a.png")), as_colours=True).values
+    np.testing.assert_array_equal(found, np.array([0xFF0000, 0, 0xFF00])[MASK])
+
+
+def test_animations_are_refused(tmp_path):
+    first, second = Image.fromarray(GREY), Image.fromarray(255 - GREY)
+    for ending in ("png", "gif", "webp"):
+        path = tmp_path / f"a.{ending}"
+        first.save(path, save_all=True, append_images=[second])
+        assert "animation" in problem(image, path)
+
+
+def test_lossy_webp_is_known_behind_other_parts(tmp_path):
+    path = tmp_path / "a.webp"
+    Image.fromarray(MASK).save(path, icc_profile=b"p" * 500, quality=90)
+    assert "its compression" in problem(labels, path)
+
+
+def test_grey_and_alpha_have_two_channels(tmp_path):
+    clear = np.full_like(GREY, 255)
+    Image.fromarray(np.dstack([GREY, clear])).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(image(tmp_path / "a.png")[..., 0], GREY)
+    with pytest.raises(UserError, match="2 channels, the last is 1"):
+        read_image(Page(str(tmp_path / "a.png")), 1, selected=(2,))
+
+
+def test_each_channel_of_floats_is_spread_by_itself(tmp_path):
+    ratio = (RAMP % 105).astype(np.float32) / 105
+    pixels = np.dstack([RAMP * np.float32(100), ratio])
+    options = {"photometric": "minisblack", "planarconfig": "contig"}
+    tifffile.imwrite(tmp_path / "a.tif", pixels, **options)
+    found = image(tmp_path / "a.tif", 2)
+    assert len(np.unique(found[..., 1])) == 105 and found[..., 1].max() == 65535
+
+
+def test_few_levels_for_most_pixels_are_noted(tmp_path):
+    pixels = (RAMP % 116).astype(np.float32)
+    pixels.flat[:12] = np.linspace(5e5, 1e6, 12)
+    tifffile.imwrite(tmp_path / "a.tif", pixels)
+    notes = []
+    image(tmp_path / "a.tif", notes=notes)
+    assert any("few of 65,536" in note or "clipped" in note for note in notes)

@@ -196,6 +196,13 @@ def test_subfolders_are_kept(predict, images, tmp_path, source):
     assert (tmp_path / "ctc/wells/mask001.tif").exists()
 
 
+def test_outputs_do_not_go_among_other_images(predict, images, tmp_path, capfd):
+    (images / "more").mkdir()
+    shutil.copy(images / "t000.tif", images / "more")
+    assert predict(images, output="in/more") == 2
+    assert "in/more: holds the images" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize(
     "image, mask",
     [

@@ -224,7 +224,9 @@ def _check_pieces(
             f"{max(pieces)} pieces; use --config.data.labels=binary"
         )
     few = len(numbers) <= FEW_CLASSES and "instance" not in fits
-    in_pieces = [m for m in masks if 2 * sum(n == 1 for n in m.pieces) < len(m.pieces)]
+    in_pieces = [
+        m for m in masks if m.pieces and 2 * m.pieces.count(1) <= len(m.pieces)
+    ]
     if few and 2 * len(in_pieces) > len(masks):  # else the job names each mask
         other = f"; they can be read as {' or '.join(fits)}" if fits else ""
         raise UserError(

@@ -111,7 +111,7 @@ def _by_channels(
     single = tuple((number,) for number in kept)
     imagej = tiff.imagej_metadata or {} if tiff.is_imagej else {}
     says = tiff.is_ome or tiff.is_shaped or int(imagej.get("channels", 1)) > 1
-    if len(kept) == 1 or not says:
+    if not says or len(kept) == 1 and not tiff.is_ome:
         return single
     images = [image for each in tiff.series for image in _images_of(each)]
     if sorted(number for image in images for number in image) == [*kept]:
@@ -129,9 +129,12 @@ def _by_channels(
 def _images_of(series: tifffile.TiffPageSeries) -> list[tuple[int, ...]]:
     """The page numbers of each image of a series; none if pages are elsewhere."""
     axes = series.axes[: -2 if series.axes.endswith("YX") else -3]
-    numbers = [getattr(page, "index", None) for page in series.pages]
-    if None in numbers:
+    found = [getattr(page, "index", None) for page in series.pages]
+    numbers = [number for number in found if number is not None]
+    if len(numbers) < len(found):
         return []
+    if len(numbers) != math.prod(series.shape[: len(axes)]):
+        return [(number,) for number in numbers]  # channels are within a page
     grid = np.array(numbers).reshape(series.shape[: len(axes)])
     if "C" in axes:
         grid = np.moveaxis(grid, axes.index("C"), -1)
