@@ -22,7 +22,8 @@ from unet_tfrecords.dataset.shards import read_tiles, shard_files
 from unet_tfrecords.dataset.splits import SPLITS
 from unet_tfrecords.storage import files, locks
 
-MOST_FOREGROUND = 0.9  # share of labelled pixels; above, it is looked at again
+# Share of labelled pixels; above, it is looked at again. Cells can be dense.
+MOST_FOREGROUND = {"binary": 0.9, "instance": 0.98}
 
 
 def verify(folder: str) -> int:
@@ -168,7 +169,8 @@ def _numbered_background(info: DatasetInfo) -> Iterator[str]:
         return  # the config says which number is an object
     known = [split.class_pixels for split in info.splits.values() if split.class_pixels]
     share = 1 - sum(n[0] for n in known) / max(1, sum(map(sum, known)))
-    if share > MOST_FOREGROUND and data.get("labels") in ("binary", "instance"):
+    most = MOST_FOREGROUND.get(data.get("labels", ""), 1)
+    if share > most:
         yield (
             f"{share:.0%} of all labelled pixels are foreground: if background has a "
             "number in the masks, such as 1, preprocess again with "
