@@ -22,6 +22,8 @@ READ_BY = {
     "DirectOptions": ("FnApiRunner",),
     "SetupOptions": (preflight.DATAFLOW_RUNNER, *PORTABLE),
     "TestOptions": (),
+    "TypeOptions": (),
+    "StreamingOptions": (),
     "GoogleCloudOptions": (preflight.DATAFLOW_RUNNER,),
     "WorkerOptions": (preflight.DATAFLOW_RUNNER, *PORTABLE),
     "PortableOptions": (preflight.DATAFLOW_RUNNER, *PORTABLE),
@@ -47,6 +49,7 @@ def parse_options(beam_args: list[str], own: Sequence[str] = ()):
         does not read, or one missing.
     """
     with heavy_imports.loading("apache_beam"):
+        import apache_beam as beam
         from apache_beam.io.filesystems import FileSystems
         from apache_beam.options import pipeline_options as beam_options
         from apache_beam.runners.runner import create_runner
@@ -84,6 +87,10 @@ def parse_options(beam_args: list[str], own: Sequence[str] = ()):
     if standard.runner == DASK_RUNNER:
         _spread_over_dask(options)
     preflight.check(options)
+    try:  # what options say of the whole pipeline is looked at as it is made
+        beam.Pipeline(options=options)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"Beam's options: {error}") from error
     FileSystems.set_options(options)  # this process reads and writes there too
     return options
 
@@ -105,6 +112,8 @@ def _check_read(runner: str, beam_args: list[str], own: Sequence[str]) -> None:
                     f"--{option}={value}: an option of Beam's that {shown} does not "
                     f"read{_meant(option, own)}; leave it out"
                 )
+    if any(arg.startswith("--streaming") for arg in beam_args):
+        problems.append("--streaming: a data set is made as a batch; leave it out")
     if problems:
         raise UserError(problems)
 
