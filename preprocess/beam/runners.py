@@ -88,7 +88,8 @@ def parse_options(beam_args: list[str], own: Sequence[str] = ()):
         _spread_over_dask(options)
     preflight.check(options)
     try:  # what options say of the whole pipeline is looked at as it is made
-        beam.Pipeline(options=options)
+        if name == "FnApiRunner":  # others ask their services as well
+            beam.Pipeline(options=options)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"Beam's options: {error}") from error
     FileSystems.set_options(options)  # this process reads and writes there too
