@@ -49,10 +49,10 @@ def parse_options(beam_args: list[str], own: Sequence[str] = ()):
         does not read, or one missing.
     """
     with heavy_imports.loading("apache_beam"):
-        import apache_beam as beam
         from apache_beam.io.filesystems import FileSystems
         from apache_beam.options import pipeline_options as beam_options
         from apache_beam.runners.runner import create_runner
+        from apache_beam.transforms.resources import resource_hints_from_options
 
     if any("daskrunner" in argument.lower() for argument in beam_args):
         _load_dask()
@@ -87,11 +87,10 @@ def parse_options(beam_args: list[str], own: Sequence[str] = ()):
     if standard.runner == DASK_RUNNER:
         _spread_over_dask(options)
     preflight.check(options)
-    try:  # what options say of the whole pipeline is looked at as it is made
-        if name == "FnApiRunner":  # others ask their services as well
-            beam.Pipeline(options=options)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(f"Beam's options: {error}") from error
+    try:
+        resource_hints_from_options(options)  # else the pipeline ends in a traceback
+    except ValueError as error:
+        raise UserError(f"--resource_hint: {error}") from error
     FileSystems.set_options(options)  # this process reads and writes there too
     return options
 
