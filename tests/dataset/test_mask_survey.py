@@ -375,7 +375,7 @@ LABELS = {
     "cells and 255": np.where(discs() == 8, 255, discs()),
     "two tracks far apart": np.where(discs() > 4, 41, 3 * ONE),
     "a class of boundaries": ring(2 * ONE, 1),
-    "background, unsure, foreground": ring(255 * ONE, 128),
+    "background, unsure, foreground": np.pad(ring(255 * ONE, 128), 100),
 }
 
 
