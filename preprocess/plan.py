@@ -208,7 +208,7 @@ def _stamped(planned: PlannedFrame) -> PlannedFrame:
 
 
 def _with_stamp(page: Page) -> Page:
-    with contextlib.suppress(OSError):  # whoever reads it says what is wrong
+    with contextlib.suppress(OSError):  # the job reports what is wrong
         return page._replace(stamp=stamp_of(page.path))
     return page
 

@@ -166,7 +166,7 @@ def test_an_image_that_may_not_be_read_says_so(tmp_path, monkeypatch):
     if not os.geteuid():
         os.chmod(tmp_path, 0o711)  # noqa: S103  nobody has to reach it
         for folder in tmp_path.parents[:2]:  # pytest's own are closed
-            os.chmod(folder, 0o711)  # noqa: S103
+            os.chmod(folder, 0o711)  # noqa: S103  as above
         os.seteuid(65534)
     try:
         with pytest.raises(UserError, match="a.tif: Permission denied$"):

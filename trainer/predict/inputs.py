@@ -48,7 +48,7 @@ def find_jobs(source: str, output: str) -> tuple[list[Job], list[str]]:
       UserError: no images there, or images in `output`.
     """
     found = _files_of(source)
-    _check_output(output, found)
+    _check_output(output, source, found)
     there = _outside(output, source, found)
     updated = {path: time for path, time in there.items() if is_image(path)}
     problems = [line for path in sorted(there) if (line := unread(path))]
@@ -90,14 +90,19 @@ def _files_of(source: str) -> dict[str, float]:
     return {p: t for p, t in found.items() if not files.basename(p).startswith(".")}
 
 
-def _check_output(output: str, paths: Iterable[str]) -> None:
-    """Refuses to write among images, which would count as outputs of before."""
+def _check_output(output: str, source: str, paths: Iterable[str]) -> None:
+    """Refuses to write into a folder of images; outputs of an earlier run are none.
+
+    Raises:
+      UserError: images are there, or it is the folder that is read.
+    """
     folders = {
         os.path.realpath(os.path.dirname(path) or ".")
         for path in paths
         if is_image(path)
     }
-    is_own = files.exists(files.join(output, RECORD))
+    has_record = files.exists(files.join(output, RECORD))
+    is_own = has_record and _resolved(output) != _resolved(source)
     if (
         not files.is_remote(output)
         and os.path.realpath(output) in folders

@@ -145,10 +145,8 @@ def _walk(folder: str, above: set[str]) -> Iterator[str]:
             continue
         if entry.is_dir():
             yield from _walk(entry.path, above | {real})
-        elif (
-            entry.is_file() or entry.is_symlink()
-        ):  # whoever reads it names a broken one
-            yield entry.path
+        elif entry.is_file() or entry.is_symlink():
+            yield entry.path  # a broken link too: the error of reading it names it
 
 
 def _is_hidden(path: str) -> bool:

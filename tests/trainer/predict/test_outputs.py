@@ -201,6 +201,10 @@ def test_outputs_do_not_go_among_other_images(predict, images, tmp_path, capfd):
     shutil.copy(images / "t000.tif", images / "more")
     assert predict(images, output="in/more") == 2
     assert "in/more: holds the images" in capfd.readouterr().err
+    # Nor into the folder that is read, with or without a record of an earlier run.
+    assert predict(images / "t000.tif") == 0
+    assert predict(tmp_path / "out") == 2
+    assert "out: holds the images" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(
