@@ -467,6 +467,7 @@ ARRANGED = [
     ("NAME.tif", "NAME_cp_masks.png", "NAME"),
     ("NAME.bmp", "NAME_seg.tif", "NAME"),
     ("NAME.png", "NAME_label.png", "NAME"),
+    ("NAME.png", "NAME-Mask.png", "NAME"),
     ("imagesTr/NAME_0000.png", "labelsTr/NAME.png", "NAME"),
     ("around/Images/NAME.png", "around/Masks/NAME.png", "NAME"),
     ("images/plate/NAME.png", "masks/plate/NAME.png", "plate/NAME"),

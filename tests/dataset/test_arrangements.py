@@ -1,6 +1,7 @@
 """Folders as people arrange them: which image goes with which masks."""
 
 import dataclasses
+import unicodedata
 
 import numpy as np
 import pytest
@@ -176,8 +177,43 @@ def test_both_masks_and_labels_are_refused(tmp_path):
 def test_a_second_channel_in_a_file_of_its_own_is_named(tmp_path):
     for name in ("imagesTr/a_0000.png", "imagesTr/a_0001.png", "labelsTr/a.png"):
         save(tmp_path / name, CELLS)
-    with pytest.raises(UserError, match="a_0001.png: a channel in a file of its own"):
-        frames_of(tmp_path)
+    save(tmp_path / "imagesTr/b.png", CELLS)
+    assert mistakes(frames_of, tmp_path) == [
+        f"{tmp_path}/imagesTr/a_0001.png: a channel in a file of its own is not read; "
+        "save all channels of an image in one TIFF",
+        f"{tmp_path}/imagesTr/b.png: names of images end with _0000",
+    ]
+
+
+def test_an_accent_of_one_or_two_characters_is_the_same(tmp_path):
+    """As when images were unpacked on a Mac and masks were not."""
+    for folder, form in (("images", "NFD"), ("masks", "NFC")):
+        save(tmp_path / folder / unicodedata.normalize(form, "Zür.png"), CELLS)
+    frames, _ = frames_of(tmp_path)
+    assert [frame.name for frame in frames] == [unicodedata.normalize("NFC", "Zür")]
+    save(tmp_path / "images" / unicodedata.normalize("NFC", "Zür.png"), IMAGE)
+    [line] = mistakes(frames_of, tmp_path)
+    assert "has the same name; keep one" in line
+
+
+def test_masks_named_otherwise_than_images_are_explained(tmp_path):
+    for name in ("images/img_1.png", "masks/mask_1.png"):
+        save(tmp_path / name, CELLS)
+    assert mistakes(frames_of, tmp_path)[0] == (
+        f"{tmp_path}/masks: no mask has the name of an image, as mask_1 and img_1; "
+        "name both alike (a suffix of the masks may remain)"
+    )
+
+
+@pytest.mark.parametrize("place", ["masks/", "images/"])
+def test_two_masks_of_an_image_are_refused(tmp_path, place):
+    beside = place == "images/"
+    folder = tmp_path / "there"
+    save(folder / ("a.png" if beside else "images/a.png"), IMAGE)
+    for name in ("a_mask.png", "a-mask.png"):
+        save(folder / (name if beside else f"masks/{name}"), CELLS)
+    said = " ".join(mistakes(frames_of, folder))
+    assert "a_mask.png" in said and "a-mask.png" in said
 
 
 # --- A mask an object ----------------------------------------------------------------

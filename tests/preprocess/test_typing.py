@@ -10,7 +10,11 @@ from unet_tfrecords.dataset import dataset_info
 @pytest.mark.parametrize(
     "more, words",
     [
-        (["--config.data.tile_sise=60"], "tile_sise"),
+        (
+            ["--config.data.tile_sise=60"],
+            "the config has no 'tile_sise'; did you mean 'tile_size'?",
+        ),
+        (["--config.data.xyzzy=60"], "the config has no 'xyzzy'; see --help"),
         (["--config.data.tile_size=61"], "61 px is not legal at depth 2"),
         (["--config.data.tile_size=abc"], "abc"),
         (["--config.data.image_encoding=gif"], "none of png, raw"),

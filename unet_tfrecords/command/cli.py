@@ -176,6 +176,7 @@ def _check_names(values: Mapping[str, Any]) -> None:
 
 _EMPTY = (None, "")
 UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+NO_SETTING = re.compile('Did you mean "(.*)" instead of "(.*)"[?]')  # ml_collections
 # Taken for folders of this machine otherwise.
 MISTYPED = re.compile("(gs|s3|az|azfs|hdfs):(?!//[^/])")
 
@@ -195,6 +196,10 @@ def _required(command: Command) -> tuple[str, ...]:
 
 def _one_line(error: Exception) -> str:
     """The telling line of an error: of a nested traceback, the last."""
+    if meant := NO_SETTING.search(str(error)):
+        return f"the config has no {meant[2]!r}; did you mean {meant[1]!r}?"
+    if (name := str(error).strip("\"'")).isidentifier():  # a KeyError's text
+        return f"the config has no {name!r}"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if not lines:
         return type(error).__name__

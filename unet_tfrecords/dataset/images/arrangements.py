@@ -5,6 +5,8 @@ function and a line in `ARRANGEMENTS`.
 """
 
 import os
+import re
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -14,8 +16,11 @@ from unet_tfrecords.storage import files
 
 IMAGES = "images"
 MASKS = ("masks", "labels")
-# Longer ones first: _cp_masks ends with _masks.
-MASK_SUFFIXES = ("_cp_masks", "_masks", "_mask", "_labels", "_label", "_seg")
+# In any case: img-mask, img_Labels, img.seg. Longer ones first: _cp_masks has _masks.
+MASK_SUFFIXES = tuple(
+    re.compile(f"[-_. ]{name}$", re.IGNORECASE)
+    for name in ("cp[-_]masks", "masks", "mask", "labels", "label", "seg")
+)
 NNUNET_CHANNEL = "_0000"
 
 
@@ -79,6 +84,10 @@ def _by_stem(
 ) -> dict[str, str]:
     """Images whose names end with a suffix, by what is before it.
 
+    An accented letter is one character in some file systems and two in others; here it
+    is one (NFC), so that an image and its mask find each other and seeds don't depend
+    on where the files have been.
+
     Args:
       found: files' names, by their path.
       problems: takes in a line on each that can't be used.
@@ -88,7 +97,7 @@ def _by_stem(
     for path, name in found.items():
         if line := unread(path):
             problems.append(line)
-        stem = os.path.splitext(name)[0]
+        stem = unicodedata.normalize("NFC", os.path.splitext(name)[0])
         if not is_image(path) or not stem.endswith(suffix):
             continue
         stem = stem[: len(stem) - len(suffix)]
@@ -115,8 +124,12 @@ def _in_two_folders(folder: Folder, suffix: str) -> Pairs | None:
     images = _by_stem(dict(where.walk()), problems)
     masks = _by_stem(dict(place.walk()), problems, suffix)
     if not suffix and images and not images.keys() & masks.keys():
-        suffix = _common_suffix(images, masks)
-        masks = {stem.removesuffix(suffix): path for stem, path in masks.items()}
+        masks, suffix = _without_suffix(masks)
+    if images and masks and not images.keys() & masks.keys():
+        problems.append(
+            f"{place.path}: no mask has the name of an image, as {min(masks)} and "
+            f"{min(images)}; name both alike (a suffix of the masks may remain)"
+        )
     return Pairs(
         images,
         _single(masks),
@@ -128,12 +141,14 @@ def _in_two_folders(folder: Folder, suffix: str) -> Pairs | None:
     )
 
 
-def _common_suffix(images: dict[str, str], masks: dict[str, str]) -> str:
-    """The suffix that all masks have beyond their images' names; "" if none does."""
+def _without_suffix(masks: dict[str, str]) -> tuple[dict[str, str], str]:
+    """Masks by their images' names, where all have a suffix beyond these; and one."""
     for suffix in MASK_SUFFIXES:
-        if masks and all(stem.endswith(suffix) for stem in masks):
-            return suffix
-    return ""
+        found = {stem: mark for stem in masks if (mark := suffix.search(stem))}
+        short = {stem[: mark.start()]: masks[stem] for stem, mark in found.items()}
+        if masks and len(short) == len(masks):
+            return short, next(iter(found.values()))[0]
+    return masks, ""
 
 
 def _of_nnunet(folder: Folder, suffix: str) -> Pairs | None:
@@ -143,12 +158,14 @@ def _of_nnunet(folder: Folder, suffix: str) -> Pairs | None:
         return None
     problems: list[str] = []
     images = _by_stem(dict(where.walk()), problems, NNUNET_CHANNEL)
-    problems += [
-        f"{path}: a channel in a file of its own is not read; save all channels of an "
-        "image in one TIFF"
-        for stem, path in _by_stem(dict(where.walk()), []).items()
-        if not stem.endswith(NNUNET_CHANNEL)
-    ]
+    for stem, path in _by_stem(dict(where.walk()), []).items():
+        if re.search("_[0-9]{4}$", stem) is None:
+            problems.append(f"{path}: names of images end with {NNUNET_CHANNEL}")
+        elif not stem.endswith(NNUNET_CHANNEL):
+            problems.append(
+                f"{path}: a channel in a file of its own is not read; save all "
+                "channels of an image in one TIFF"
+            )
     return Pairs(
         images,
         _single(_by_stem(dict(place.walk()), problems, suffix)),
@@ -200,21 +217,23 @@ def _side_by_side(folder: Folder, suffix: str) -> Pairs | None:
     problems: list[str] = []
     there = {files.join(folder.path, name): name for name in folder.files}
     stems = _by_stem(there, problems)
-    for ending in [suffix] if suffix else MASK_SUFFIXES:
-        masks = {
-            stem.removesuffix(ending): path
-            for stem, path in stems.items()
-            if stem.endswith(ending)
-        }
-        if masks:
+    for ending in [re.compile(re.escape(suffix) + "$")] if suffix else MASK_SUFFIXES:
+        marks = {stem: mark for stem in stems if (mark := ending.search(stem))}
+        if marks:
             break
     else:
         return None
+    some = next(iter(marks.values()))[0]
+    masks: dict[str, str] = {}
+    for stem, mark in marks.items():
+        first = masks.setdefault(stem[: mark.start()], stems[stem])
+        if first != stems[stem]:
+            problems.append(f"{stems[stem]}: {first} is of the same image; keep one")
     return Pairs(
-        {s: path for s, path in stems.items() if not s.endswith(ending)},
+        {stem: path for stem, path in stems.items() if stem not in marks},
         _single(masks),
         lambda stem: (
-            files.join(folder.path, f"{stem}{ending}.*"),
+            files.join(folder.path, f"{stem}{some}.*"),
             files.join(folder.path, f"{stem}.*"),
         ),
         tuple(problems),
