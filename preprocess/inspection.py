@@ -44,6 +44,7 @@ class Inspection(NamedTuple):
       problems: why it can't be used; empty where it can.
       digests: sha256 of each of its files.
       notes: what its owner should look at.
+      pixels: sha256 of the image's, whatever file they are in.
     """
 
     frame: Frame
@@ -55,6 +56,7 @@ class Inspection(NamedTuple):
     problems: tuple[str, ...] = ()
     digests: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    pixels: str = ""
 
 
 class DatasetSummary(NamedTuple):
@@ -105,7 +107,14 @@ def inspect(frame: Frame, config: ml_collections.ConfigDict) -> Inspection:
         tuple(np.flatnonzero(counts).tolist()),
         moments(image),
         notes=tuple(notes),
+        pixels=_pixels_of(image),
     )
+
+
+def _pixels_of(image: np.ndarray) -> str:
+    digest = hashlib.sha256(f"{image.shape} {image.dtype}".encode())
+    digest.update(np.ascontiguousarray(image).data)
+    return digest.hexdigest()
 
 
 @dataclasses.dataclass
@@ -230,12 +239,12 @@ def copies_in(sources: Iterable[Inspection]) -> Iterator[str]:
     """Images of one content that lie in two splits under different names, a line each.
 
     Args:
-      sources: whose images' digests begin alike.
+      sources: whose images' pixels have digests that begin alike.
     """
     firsts: dict[str, Frame] = {}
     for source in sorted(sources, key=lambda source: source.frame.key):
         frame = source.frame
-        first = firsts.setdefault(source.digests[0], frame)
+        first = firsts.setdefault(source.pixels, frame)
         if frame.split != first.split:
             yield (
                 f"{frame.image} ({frame.split}) is a copy of {first.image} "
@@ -296,5 +305,6 @@ def _one_class(sums: FrameTotals) -> Iterator[str]:
         there = ", ".join(map(str, sorted(sums.classes))) or "none"
         yield (
             f"the {sums.frames.get('train', 0)} training frames hold no two classes "
-            f"(only: {there}); see config.data.labels, or give frames with both"
+            f"(only: {there}); see config.data.labels and config.data.mask_values, or "
+            "give frames with both"
         )

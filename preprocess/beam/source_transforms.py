@@ -66,7 +66,7 @@ def SumUp(sources, *, config, folder: str, output: str, strays: list[str]):
     """Sources to the one DatasetSummary."""
     copies = (
         sources
-        | "Good" >> beam.Filter(lambda s: s.digests[0] and not s.problems)
+        | "Good" >> beam.Filter(lambda s: s.pixels)
         | "SameContent" >> beam.GroupBy(_content_of)
         | "Copies" >> beam.FlatMap(lambda e: inspection.copies_in(e[1]))
     )
@@ -98,8 +98,8 @@ class AddUp(beam.CombineFn):
         return accumulator
 
 
-def _content_of(source: Inspection) -> tuple[int, int]:
-    return int(source.digests[0][:15], 16), source.frame.image.number
+def _content_of(source: Inspection) -> int:
+    return int(source.pixels[:15], 16)
 
 
 def _concluded(

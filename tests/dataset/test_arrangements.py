@@ -26,6 +26,11 @@ def save(path, pixels):
     Image.fromarray(pixels).save(path)
 
 
+def touch(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+
+
 def frames_of(folder, **settings):
     data = own_images.get_config().data
     data.update({"labels": "instance"} | settings)
@@ -170,7 +175,7 @@ def test_two_arrangements_are_both_named(tmp_path):
 def test_both_masks_and_labels_are_refused(tmp_path):
     for name in ("images/a.png", "masks/a.png", "labels/a.png"):
         save(tmp_path / name, CELLS)
-    with pytest.raises(UserError, match="has both masks and labels"):
+    with pytest.raises(UserError, match="has both labels and masks"):
         frames_of(tmp_path)
 
 
@@ -214,6 +219,49 @@ def test_two_masks_of_an_image_are_refused(tmp_path, place):
         save(folder / (name if beside else f"masks/{name}"), CELLS)
     said = " ".join(mistakes(frames_of, folder))
     assert "a_mask.png" in said and "a-mask.png" in said
+
+
+@pytest.mark.parametrize(
+    "there, names",
+    [
+        # A stray mask changes nothing for the others.
+        (["p/images/a.png", "p/masks/a.png", "q/images/b.png", "q/masks/b.png"], "ab"),
+        (["image/a.png", "mask/a.png"], "a"),
+        (["images/a.ome.tif", "masks/a.png"], "a"),
+        (["images/a.png", "masks/a.png", "labels/a.txt"], "a"),
+        (["images/a.png", "masks/a.png", "p/images/b.png", "p/masks/b.png"], "ab"),
+        (["a.png", "a_mask.png", "p/b.png", "p/b_mask.png"], "ab"),
+    ],
+)
+def test_every_pair_counts(tmp_path, there, names):
+    for name in there:
+        save(tmp_path / name, IMAGE) if name[-3:] != "txt" else touch(tmp_path / name)
+    frames, _ = frames_of(tmp_path)
+    assert [frame.name[-1] for frame in frames] == [*names]
+    assert not any(frame.objects for frame in frames)
+
+
+def test_a_stray_mask_makes_no_single_objects(tmp_path):
+    for name in ("p/images/a.png", "p/masks/a.png", "q/images/b.png", "q/masks/b.png"):
+        save(tmp_path / name, CELLS)
+    save(tmp_path / "q/masks/c.png", CELLS)
+    [line] = mistakes(frames_of, tmp_path)
+    assert "q/masks/c.png: mask without image" in line
+
+
+def test_groups_that_differ_in_case_are_refused(tmp_path):
+    for name in ("P1_a.png", "p1_b.png", "p2_c.png"):
+        save(tmp_path / "images" / name, IMAGE)
+        save(tmp_path / "masks" / name, CELLS)
+    [line] = mistakes(frames_of, tmp_path, group="(?i)p[0-9]")
+    assert "finds both 'P1' and 'p1'" in line
+
+
+def test_images_that_are_folders_are_named(tmp_path):
+    touch(tmp_path / "images/a.zarr/0/c/0/0")
+    touch(tmp_path / "images/a.zarr/0/c/0/1")
+    [line] = mistakes(frames_of, tmp_path)
+    assert line == f"{tmp_path}/images/a.zarr: ZARR is not read; convert it to TIFF"
 
 
 # --- A mask an object ----------------------------------------------------------------
@@ -287,6 +335,24 @@ def test_more_than_255_objects_keep_their_numbers(tmp_path):
     [frame], data = frames_of(tmp_path)
     _, truth = layouts.check_frame(frame, data, channels=1, classes=2)
     assert len(np.unique(truth.instances)) == 301
+
+
+def test_single_objects_in_stacks_are_refused(tmp_path):
+    by_object(tmp_path, [CELLS == 1])
+    pages = [Image.fromarray((CELLS == n) * np.uint8(255)) for n in (1, 2)]
+    pages[0].save(tmp_path / "id/masks/a.tif", save_all=True, append_images=pages[1:])
+    [line] = mistakes(frames_of, tmp_path)
+    assert "a.tif: 2 pages, where each object has a mask of its own" in line
+
+
+def test_single_objects_in_a_colour_are_read(tmp_path):
+    by_object(tmp_path, [])
+    for number in (1, 2):
+        red = np.stack([(CELLS == number) * np.uint8(200), 0 * CELLS, 0 * CELLS], 2)
+        save(tmp_path / f"id/masks/{number}.png", red)
+    frames, data = frames_of(tmp_path)
+    _, truth = layouts.check_frame(frames[0], data, channels=1, classes=2)
+    np.testing.assert_array_equal(truth.instances, CELLS)
 
 
 def test_a_mask_of_another_size_is_refused(tmp_path):

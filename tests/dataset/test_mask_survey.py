@@ -1,11 +1,13 @@
 """Masks as people have them, through the preprocess command: read right or refused."""
 
 import json
+import shutil
 
 import cv2
 import numpy as np
 import pytest
 
+from configs import synthetic
 from tests.commands import run
 from tests.folders import FOLDER, lay
 from unet_tfrecords.command.errors import UserError
@@ -13,8 +15,11 @@ from unet_tfrecords.dataset import shards
 from unet_tfrecords.dataset.dataset_info import read_info
 from unet_tfrecords.dataset.drawn_cells import draw_cells
 from unet_tfrecords.dataset.images import mask_survey
+from unet_tfrecords.dataset.images.layouts import find_frames, look_for_frames
 from unet_tfrecords.dataset.images.mask_values import (
     check_classes,
+    check_colours,
+    check_instances,
     check_object,
     foreground_of,
 )
@@ -64,6 +69,11 @@ def watershed(instances):
 def resized(instances):
     small = cv2.resize(ids(instances), None, fx=0.7, fy=0.7)
     return cv2.resize(small, instances.shape[::-1])
+
+
+def organs(instances):
+    """Classes of which each frame has all, each in one piece."""
+    return np.where(instances <= 6, instances, 0).astype(np.uint8)
 
 
 def tiles_of(folder):
@@ -142,6 +152,7 @@ def test_thin_grey_rims_are_split_halfway_and_reported(made, tmp_path):
             "--config.data.labels=class or instance",
         ),
         (watershed, [], "give --config.data.mask_values=1=0"),
+        (organs, [], "class: 7 numbers in all, a class each; or instance: 36 of 36"),
         (
             lambda m: binary(m) // 255 + np.uint8(1),
             [],
@@ -149,7 +160,7 @@ def test_thin_grey_rims_are_split_halfway_and_reported(made, tmp_path):
         ),
     ],
     ids="blurred ids-as-binary resized 255-as-ids 255-as-class two-ways watershed "
-    "no-zero".split(),
+    "organs no-zero".split(),
 )
 def test_masks_that_contradict_how_they_are_read(made, tmp_path, mask_of, flags, said):
     code, _, lines = made(mask_of, *flags)
@@ -167,7 +178,8 @@ def test_masks_of_0_and_1_among_those_of_0_and_255_are_named(made, tmp_path):
 
 @pytest.mark.slow
 def test_a_background_with_a_number_is_mapped(made, tmp_path):
-    code, out, _ = made(watershed, "--config.data.mask_values=1=0")
+    given = "--config.data.mask_values=1=0", "--config.data.labels=instance"
+    code, out, _ = made(watershed, *given)
     assert code == 0 and "labels  instance: " in out
     pixels, info = foreground(tmp_path)
     seen = sum(sum(s["class_pixels"]) for s in info["splits"].values())
@@ -314,11 +326,6 @@ def test_masks_of_every_format_are_read(made, ending):
 
 
 def test_the_challenges_names_are_found_in_any_case(cells, tmp_path):
-    import shutil
-
-    from configs import synthetic
-    from unet_tfrecords.dataset.images.layouts import find_frames
-
     data = synthetic.get_config("smoke").data
     before = find_frames(data, str(cells))
     shutil.copytree(cells, tmp_path / "c")
@@ -328,6 +335,21 @@ def test_the_challenges_names_are_found_in_any_case(cells, tmp_path):
     (tmp_path / "c/01_GT").rename(tmp_path / "c/01_gt")
     after = find_frames(data, str(tmp_path / "c"))
     assert [f.name for f in after] == [f.name for f in before]
+
+
+def test_other_files_in_the_challenges_folders_are_named(cells, tmp_path):
+    shutil.copytree(cells, tmp_path / "c")
+    for name in ("01/t090.png", "01_GT/SEG/man_seg090.png", "01/t091.czi"):
+        (tmp_path / "c" / name).touch()
+    data = synthetic.get_config("smoke").data
+    found = look_for_frames(data, str(tmp_path / "c"))
+    assert [line.rpartition("c/")[2] for line in found.problems] == [
+        "01/t091.czi: CZI is not read; convert it to TIFF"
+    ]
+    assert [path.rpartition("c/")[2] for path in found.left_out] == [
+        "01/t090.png",
+        "01_GT/SEG/man_seg090.png",
+    ]
 
 
 @pytest.mark.slow
@@ -394,6 +416,17 @@ def test_what_jpeg_leaves_is_halved(quality):
     assert len(notes) == 1
 
 
+def grid():
+    """Lines of 0 around cells 2 to 17, and background 1 on 23 % of the mask."""
+    labels = np.ones((64, 64), np.int32)
+    for number in range(16):
+        row, column = divmod(number, 4)
+        own = labels[16 * row :, 16 * column :]
+        own[1:15, 1:15] = 0
+        own[2:14, 2:14] = number + 2
+    return labels
+
+
 def looked_at(*masks):
     return [
         mask_survey.look_at(mask)._replace(name=f"{i}") for i, mask in enumerate(masks)
@@ -405,13 +438,15 @@ def looked_at(*masks):
     [
         ([np.uint8(1) + ONE, np.uint8(1) + ONE], "mask_values=1=0,2=1"),
         ([ONE * 255, ONE * 255, 255 - ONE * 255], "exchange its two values"),
+        ([grid()] * 2, "1 covers 23% of most masks and touches most others"),
     ],
-    ids=["no-zero", "one-reversed"],
+    ids=["no-zero", "one-reversed", "background-of-a-third"],
 )
 def test_a_background_that_is_no_0_is_refused(masks, said):
     facts = looked_at(*masks)
     with pytest.raises(UserError, match=said):
         mask_survey.check_background(facts, "class")
+        mask_survey.check_background(facts, "instance")
         mask_survey.check_reversed(facts)
 
 
@@ -427,6 +462,41 @@ def test_what_the_config_says_of_classes_is_compared_with_the_masks():
             mask_survey.check_number_of_classes(facts, labels, classes)
     with pytest.raises(UserError, match="are in pieces, one in 7; .* read as class"):
         mask_survey.reading_of(facts, "instance")
+
+
+def test_many_numbers_in_pieces_are_doubted():
+    """Ids that wrap, or colours that recur: which is right nobody can tell."""
+    masks = [np.tile(np.arange(1, 9, dtype=np.int32), 4)[np.newaxis].repeat(4, 0)] * 2
+    reading = mask_survey.reading_of(looked_at(*masks), "instance")
+    assert "though 16 of 16 numbers are in several pieces" in reading.reason
+
+
+@pytest.mark.parametrize(
+    "colours, said",
+    [
+        ([{1: 0xFF0000}, {1: 0x00FF00}], "number 1 of its palette is #00ff00, but num"),
+        ([{1: 0xFF0000}, {2: 0xFF0000}], "but #ff0000 is number 1 in 0"),
+    ],
+)
+def test_palettes_of_two_meanings_are_refused(colours, said):
+    plain = looked_at(ONE, ONE)
+    facts = [f._replace(colours=c) for f, c in zip(plain, colours, strict=True)]
+    mask_survey.check_palettes(facts[:1] * 2)
+    with pytest.raises(UserError, match=said):
+        mask_survey.check_palettes(facts)
+
+
+def test_colours_that_are_nearly_black_are_refused():
+    check_colours(np.array([[0, 0x100000, 0x0000FF]]), "binary", "a.png")
+    with pytest.raises(UserError, match="#010f02, which is nearly black"):
+        check_colours(np.array([[0, 0x010F02]]), "instance", "a.png")
+
+
+def test_255_alone_in_pieces_is_a_foreground():
+    two = np.array([[7, 0, 7]], np.int32)
+    check_instances(two, "a.png")
+    with pytest.raises(UserError, match="255 is the only number, in 2 pieces"):
+        check_instances(two // 7 * 255, "a.png")
 
 
 def test_values_that_no_mask_has_are_named():

@@ -49,6 +49,6 @@ def test_the_table_says_what_there_is(tmp_path):
         "    values  0, 7 and 9, in 3 masks looked at",
         "   objects  1 to 2, median 2, connected regions in a mask; "
         "one value covers up to 20% of a mask",
-        f"  left out  images in no pair: 1, such as {tmp_path}/more/x.png",
-        f"  left out  files that are no images: 1, such as {tmp_path}/notes.txt",
+        f"  left out  images in no pair: 1: {tmp_path}/more/x.png",
+        f"  left out  files that are no images: 1: {tmp_path}/notes.txt",
     ]

@@ -90,8 +90,12 @@ def test_white_as_zero_is_turned_round(tmp_path, dtype, white):
 
 
 def test_white_as_zero_of_one_bit(tmp_path):
+    """As shown; but tifffile has True as black, and people who write with it do not."""
     path = tmp_path / "a.tif"
-    tifffile.imwrite(path, MASK > 0, photometric="miniswhite")
+    tifffile.imwrite(path, MASK > 0)
+    line = problem(labels, path)
+    assert "True as black" in line and "mask.astype('uint8')" in line
+    tifffile.imwrite(path, MASK > 0, photometric="miniswhite", software="scanner")
     with Image.open(path) as opened:
         shown = np.asarray(opened.convert("L")) > 0
     np.testing.assert_array_equal(labels(path) > 0, shown)
@@ -312,6 +316,21 @@ def test_outliers_leave_the_other_levels(tmp_path, outlier, pixels):
     assert note.startswith("outliers of intensity are clipped: from ")
 
 
+@pytest.mark.parametrize("filler", [-9999.0, 1e4])
+def test_a_patch_without_data_leaves_the_others_contrast(tmp_path, filler):
+    plain = (RAMP % 134).astype(np.float32)
+    patch = np.zeros(plain.shape, bool)
+    patch.flat[: plain.size // 6] = True
+    tifffile.imwrite(tmp_path / "a.tif", np.where(patch, np.float32(filler), plain))
+    notes = []
+    found = image(tmp_path / "a.tif", notes=notes)[..., 0]
+    levels = found[~patch]
+    assert int(levels.max()) - int(levels.min()) > 65535 / 3
+    assert len(np.unique(levels)) == 134
+    [note] = notes
+    assert note.startswith("outliers of intensity are clipped: from ")
+
+
 def test_hot_pixels_of_16_bits_are_noted_and_kept(tmp_path):
     dark = (RAMP % 500).astype(np.uint16)
     dark[3, 3] = 65535
@@ -372,7 +391,19 @@ def test_pyramids_of_odd_sizes_are_one_image_and_noted(tmp_path, size):
             file.write(page, metadata=None)
     assert count_pages(str(path)) == 1
     np.testing.assert_array_equal(image(path, notes=notes)[..., 0], big)
-    assert notes[0].startswith("smaller versions of pages are left out: 1")
+    assert notes[0].startswith(
+        "pages that are smaller versions or transparency are left out: 1"
+    )
+
+
+def test_a_page_of_transparency_is_no_image(tmp_path):
+    """As GIMP writes it: NewSubfileType 4, a mask of the same size."""
+    path = tmp_path / "a.tif"
+    with tifffile.TiffWriter(path) as file:
+        file.write(GREY, metadata=None)
+        file.write(GREY > 9, metadata=None, photometric="mask", subfiletype=4)
+    assert count_pages(str(path)) == 1
+    np.testing.assert_array_equal(image(path)[..., 0], GREY)
 
 
 def test_ome_series_have_their_own_channels(tmp_path):

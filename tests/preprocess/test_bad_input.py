@@ -4,6 +4,7 @@ import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.commands import lines_of
 from tests.folders import lay, noise
@@ -18,6 +19,16 @@ def test_copies_in_two_splits_are_refused(source, tmp_path, capfd):
     assert preprocess(source, tmp_path / "out") == 2
     error = capfd.readouterr().err
     assert "t007.tif (test) is a copy of" in error and "t000.tif (train)" in error
+
+
+def test_copies_in_another_format_are_refused(tmp_path, capfd):
+    images = {f"a{i}": (noise(30, 30, i), None) for i in range(6)}
+    masks = {name: (None, np.eye(30, dtype=np.uint8)) for name in images}
+    source = lay(lay(tmp_path / "in", images, "png"), masks, "png")
+    Image.open(source / "images/a0.png").save(source / "images/a9.tif")
+    shutil.copy(source / "masks/a0.png", source / "masks/a9.png")
+    assert preprocess(source, tmp_path / "out", config="folder.py:smoke") == 2
+    assert "a9.tif (test) is a copy of" in capfd.readouterr().err
 
 
 def test_frames_without_any_foreground_are_refused(tmp_path, capfd):

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from unet_tfrecords.command.errors import UserError, warn
+from unet_tfrecords.dataset.images.arrangements import NNUNET_CHANNEL
 from unet_tfrecords.dataset.images.formats import count_pages, is_image, unread
 from unet_tfrecords.dataset.images.frames import natural_key
 from unet_tfrecords.dataset.images.layouts import truth_files
@@ -51,7 +52,8 @@ def find_jobs(source: str, output: str) -> tuple[list[Job], list[str]]:
     _check_output(output, source, found)
     there = _outside(output, source, found)
     updated = {path: time for path, time in there.items() if is_image(path)}
-    problems = [line for path in sorted(there) if (line := unread(path))]
+    unreadable = [line for path in sorted(there) if (line := unread(path))]
+    problems = [*dict.fromkeys(unreadable), *_channels_apart(updated)]
     if not updated:
         lines = [f"{source}: no images there that can be read; see --input"]
         raise UserError(problems or lines)
@@ -76,18 +78,35 @@ def find_jobs(source: str, output: str) -> tuple[list[Job], list[str]]:
     return jobs, problems
 
 
+def _channels_apart(paths: Iterable[str]) -> list[str]:
+    """Files with one channel of an image each (nnU-Net's _0000, _0001), a line each."""
+    stems = {os.path.splitext(path)[0]: path for path in paths}
+    return [
+        f"{stems[stem]}: a channel in a file of its own is not read; save all channels "
+        "of an image in one TIFF"
+        for stem in sorted(stems)
+        if re.search("_[0-9]{3}[1-9]$", stem)
+        and f"{stem[:-5]}{NNUNET_CHANNEL}" in stems
+    ]
+
+
 def _files_of(source: str) -> dict[str, float]:
     """When each file there was last changed, by path; hidden files are left out."""
     if os.path.isfile(source):
         return {source: os.path.getmtime(source)}
     if os.path.isdir(source) or files.is_remote(source) and not _is_pattern(source):
         found = files.updated_below(source)
-        if truth := found.keys() & truth_files(source, found):
-            warn(f"{len(truth)} files are masks of images there, and are left out")
         if found:
-            return {path: found[path] for path in found.keys() - truth}
+            return _without_truth(source, found)
     found = files.updated(source)
-    return {p: t for p, t in found.items() if not files.basename(p).startswith(".")}
+    found = {p: t for p, t in found.items() if not files.basename(p).startswith(".")}
+    return _without_truth(_root_of(source, list(found)).rstrip("/"), found)
+
+
+def _without_truth(folder: str, found: dict[str, float]) -> dict[str, float]:
+    if truth := found.keys() & truth_files(folder, found):
+        warn(f"{len(truth)} files are masks of images there, and are left out")
+    return {path: found[path] for path in found.keys() - truth}
 
 
 def _check_output(output: str, source: str, paths: Iterable[str]) -> None:

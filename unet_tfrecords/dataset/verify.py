@@ -237,7 +237,10 @@ def _wrong_frequencies(
 
 def _verify(values: flags.FlagValues, _: list[str]) -> None:
     tiles = verify(values.data)
-    for note in read_info(values.data).notes:
+    info = read_info(values.data)
+    if info.labels_reason:
+        print(f"labels {info.config['data']['labels']}: {info.labels_reason}")
+    for note in info.notes:
         print(f"{note.text}: {note.files} frames, {note.example} first")
     print(f"{values.data}: {tiles} tiles, all as {values.data}/dataset_info.json says")
 

@@ -215,6 +215,9 @@ def test_outputs_do_not_go_among_other_images(predict, images, tmp_path, capfd):
         ("a/images/a.png", "a/masks/b.png"),
         ("01/t000.tif", "01_GT/SEG/man_seg000.tif"),
         ("train-volume.tif", "train-labels.tif"),
+        ("a/images/a.png", "a/mask/mask_1.png"),
+        ("imagesTs/a_0000.png", "labelsTs/a.png"),
+        ("b/a.png", "b/a-Mask.tif"),
     ],
 )
 def test_masks_of_the_images_are_not_segmented(predict, tmp_path, capfd, image, mask):
@@ -226,6 +229,15 @@ def test_masks_of_the_images_are_not_segmented(predict, tmp_path, capfd, image, 
     [made] = (tmp_path / "out").rglob("*_mask.png")
     assert str(made.relative_to(tmp_path / "out")) == f"{image[:-4]}_mask.png"
     assert "1 files are masks of images there" in capfd.readouterr().err
+
+
+def test_channels_in_files_of_their_own_are_not_segmented(predict, tmp_path, capfd):
+    (tmp_path / "in").mkdir()
+    for channel in range(2):
+        cv2.imwrite(f"{tmp_path}/in/a_000{channel}.png", np.eye(30, dtype=np.uint8))
+    assert predict(tmp_path / "in") == 2
+    said = capfd.readouterr().err
+    assert "a_0001.png: a channel in a file of its own is not read" in said
 
 
 def test_outputs_that_would_overwrite_each_other_are_told_of(predict, tmp_path, capfd):

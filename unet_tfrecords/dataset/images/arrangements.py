@@ -14,8 +14,9 @@ from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.dataset.images.formats import is_image, unread
 from unet_tfrecords.storage import files
 
-IMAGES = "images"
-MASKS = ("masks", "labels")
+IMAGES = ("images", "image")
+MASKS = ("masks", "labels", "mask", "label")
+OF_NNUNET = {"imagests": "labelsts", "imagestr": "labelstr"}
 # In any case: img-mask, img_Labels, img.seg. Longer ones first: _cp_masks has _masks.
 MASK_SUFFIXES = tuple(
     re.compile(f"[-_. ]{name}$", re.IGNORECASE)
@@ -48,12 +49,22 @@ class Folder:
             name: Folder(files.join(path, name), rest) for name, rest in below.items()
         }
 
-    def find(self, name: str) -> "Folder | None":
-        """A subfolder, its name in any case."""
-        found = [known for known in self.folders if known.lower() == name.lower()]
+    def find(self, *names: str) -> "Folder | None":
+        """A subfolder of one of these names, in any case, with images if several are.
+
+        Raises:
+          UserError: several have images.
+        """
+        found = [known for known in self.folders if known.lower() in names]
+        if len(found) > 1:
+            found = [n for n in found if self.folders[n].has_images()] or found[:1]
         if len(found) > 1:
             raise UserError(f"{self.path}: has both {' and '.join(found)}; keep one")
         return self.folders[found[0]] if found else None
+
+    def has_images(self) -> bool:
+        """Whether a file below is an image, of a format that is read or not."""
+        return any(is_image(path) or unread(path) for path, _ in self.walk())
 
     def walk(self, prefix: str = "") -> Iterator[tuple[str, str]]:
         """Yields the path of each file below, and its name relative to the folder."""
@@ -95,9 +106,9 @@ def _by_stem(
     """
     stems: dict[str, str] = {}
     for path, name in found.items():
-        if line := unread(path):
+        if (line := unread(path)) and line not in problems:
             problems.append(line)
-        stem = unicodedata.normalize("NFC", os.path.splitext(name)[0])
+        stem = unicodedata.normalize("NFC", stem_of(name))
         if not is_image(path) or not stem.endswith(suffix):
             continue
         stem = stem[: len(stem) - len(suffix)]
@@ -106,20 +117,26 @@ def _by_stem(
     return stems
 
 
+def stem_of(name: str) -> str:
+    """A name without its ending, which may be two.
+
+    >>> stem_of("p1/a.b.png"), stem_of("a.ome.tif")
+    ('p1/a.b', 'a')
+    """
+    stem = os.path.splitext(name)[0]
+    return stem[:-4] if stem.lower().endswith(".ome") else stem
+
+
 def _single(masks: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
     return {stem: (path,) for stem, path in masks.items()}
 
 
 def _in_two_folders(folder: Folder, suffix: str) -> Pairs | None:
     """images/NAME.* with masks/NAME.* or labels/NAME.*; NAME_mask.* is taken too."""
-    where = folder.find(IMAGES)
+    where = folder.find(*IMAGES)
     if where is None:
         return None
-    known = [there for kind in MASKS if (there := folder.find(kind))]
-    if len(known) > 1:
-        names = " and ".join(files.basename(there.path) for there in known)
-        raise UserError(f"{folder.path}: has both {names}; keep one")
-    place = known[0] if known else Folder(files.join(folder.path, MASKS[0]), [])
+    place = folder.find(*MASKS) or Folder(files.join(folder.path, MASKS[0]), [])
     problems: list[str] = []
     images = _by_stem(dict(where.walk()), problems)
     masks = _by_stem(dict(place.walk()), problems, suffix)
@@ -153,7 +170,7 @@ def _without_suffix(masks: dict[str, str]) -> tuple[dict[str, str], str]:
 
 def _of_nnunet(folder: Folder, suffix: str) -> Pairs | None:
     """imagesTr/NAME_0000.* with labelsTr/NAME.*."""
-    where, place = folder.find("imagesTr"), folder.find("labelsTr")
+    where, place = folder.find("imagestr"), folder.find("labelstr")
     if where is None or place is None:
         return None
     problems: list[str] = []
@@ -181,7 +198,7 @@ def _by_object(folder: Folder, suffix: str) -> Pairs | None:
     """ID/images/ID.* with ID/masks/*, a mask an object (Data Science Bowl 2018)."""
     images, masks, problems = {}, {}, list[str]()
     for owner, inside in folder.folders.items():
-        where, place = inside.find(IMAGES), inside.find(MASKS[0])
+        where, place = inside.find(*IMAGES), inside.find("masks", "mask")
         if where is None:
             continue
         found = list(_by_stem(dict(where.walk()), problems).values())
@@ -193,8 +210,9 @@ def _by_object(folder: Folder, suffix: str) -> Pairs | None:
             images[owner] = found[0]
         if objects:
             masks[owner] = objects
-    if all(_is_pair(images.get(owner), own) for owner, own in masks.items()):
-        return None  # the same with one image in each
+    named_alike = [_is_named_alike(images.get(key), own) for key, own in masks.items()]
+    if 2 * sum(named_alike) >= len(masks):
+        return None  # the same with one image in each; other masks lack theirs
     return Pairs(
         images,
         masks,
@@ -206,10 +224,10 @@ def _by_object(folder: Folder, suffix: str) -> Pairs | None:
     )
 
 
-def _is_pair(image: str | None, masks: tuple[str, ...]) -> bool:
-    """Whether a single mask has the name of the image."""
-    names = [os.path.splitext(files.basename(path))[0] for path in masks]
-    return image is not None and names == [os.path.splitext(files.basename(image))[0]]
+def _is_named_alike(image: str | None, masks: tuple[str, ...]) -> bool:
+    """Whether one of the masks has the name of the image."""
+    names = [stem_of(files.basename(path)) for path in masks]
+    return image is not None and stem_of(files.basename(image)) in names
 
 
 def _side_by_side(folder: Folder, suffix: str) -> Pairs | None:
@@ -265,8 +283,8 @@ class Arranged(NamedTuple):
 def arranged(path: str, suffix: str, inside: Sequence[str] | None = None) -> Arranged:
     """Finds images and masks in whatever arrangement there is.
 
-    The outermost folders in which one fits count. Of several, names of images begin
-    with their folder.
+    Folders inside those in which one fits are looked into as well. Of several, names of
+    images begin with their folder.
 
     Args:
       path: local or remote.
@@ -277,7 +295,7 @@ def arranged(path: str, suffix: str, inside: Sequence[str] | None = None) -> Arr
       UserError: two arrangements fit.
     """
     folder = Folder(path, files.list_below(path) if inside is None else inside)
-    found = list(_outermost(folder, suffix, ""))
+    found = list(_fitting(folder, suffix, ""))
     names = list(dict.fromkeys(name for name, _ in found))
     if len(names) > 1:
         raise UserError(f"{path}: has {' as well as '.join(names)}; give one of them")
@@ -289,19 +307,22 @@ def arranged(path: str, suffix: str, inside: Sequence[str] | None = None) -> Arr
     return Arranged(names[0] if names else "", pairs, tuple(sorted(left)))
 
 
-def _outermost(folder: Folder, suffix: str, prefix: str) -> Iterator[tuple[str, Pairs]]:
+def _fitting(folder: Folder, suffix: str, prefix: str) -> Iterator[tuple[str, Pairs]]:
     """Yields the arrangement's name and the pairs of each folder in which one fits."""
     fitting = []
     for name, find in ARRANGEMENTS.items():
         pairs = find(folder, suffix)
-        if pairs and (pairs.images or pairs.masks):
+        if pairs and (pairs.images or pairs.masks or pairs.problems):
             fitting.append((name, _prefixed(pairs, prefix)))
-    if fitting:
-        yield from fitting
-        return
-    is_one = len(folder.folders) == 1  # around it all
+    yield from fitting
+    used = {path for _, pairs in fitting for path in pairs.images.values()}
+    used |= {p for _, pairs in fitting for group in pairs.masks.values() for p in group}
+    is_one = len(folder.folders) == 1 and not fitting  # around it all
     for name, inside in sorted(folder.folders.items()):
-        yield from _outermost(inside, suffix, prefix if is_one else f"{prefix}{name}/")
+        if not any(path in used for path, _ in inside.walk()):
+            yield from _fitting(
+                inside, suffix, prefix if is_one else f"{prefix}{name}/"
+            )
 
 
 def _prefixed(pairs: Pairs, prefix: str) -> Pairs:
@@ -313,3 +334,43 @@ def _prefixed(pairs: Pairs, prefix: str) -> Pairs:
         masks={prefix + stem: paths for stem, paths in pairs.masks.items()},
         wanted=lambda stem: pairs.wanted(stem.removeprefix(prefix)),
     )
+
+
+def masks_among(names: Sequence[str]) -> set[str]:
+    """Those of the names that look like masks of others; no config says which are.
+
+    Args:
+      names: paths of files, relative to a folder.
+
+    >>> sorted(masks_among(["images/a.png", "Labels/a.png", "b.png", "b-mask.tif"]))
+    ['Labels/a.png', 'b-mask.tif']
+    """
+    lowered = {name: name.lower() for name in names if is_image(name)}
+    folders = {part for name in lowered.values() for part in _folders_of(name)}
+    stems = {stem_of(name) for name in lowered.values()}
+    partner: dict[str, tuple[str, ...]] = {mask: IMAGES for mask in MASKS}
+    partner |= {mask: (image,) for image, mask in OF_NNUNET.items()}
+    found, suffixes = set[str](), set[tuple[str, str]]()
+    marked: dict[str, tuple[str, str]] = {}
+    for name, low in lowered.items():
+        for folder in _folders_of(low):
+            around, _, kind = folder.rpartition("/")
+            beside = {files.join(around, n) for n in partner.get(kind, ())}
+            if beside & folders:
+                found.add(name)
+        stem = stem_of(low)
+        if mark := next(filter(None, (s.search(stem) for s in MASK_SUFFIXES)), None):
+            marked[name] = (low.rpartition("/")[0], mark[0])
+            if stem[: mark.start()] in stems:
+                suffixes.add(marked[name])
+    return found | {name for name, mark in marked.items() if mark in suffixes}
+
+
+def _folders_of(name: str) -> list[str]:
+    """The folders around a file, the outermost first.
+
+    >>> _folders_of("a/b/c.png")
+    ['a', 'a/b']
+    """
+    parts = name.split("/")[:-1]
+    return ["/".join(parts[: i + 1]) for i in range(len(parts))]

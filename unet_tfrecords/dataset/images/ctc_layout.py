@@ -18,7 +18,7 @@ import ml_collections
 import numpy as np
 
 from unet_tfrecords.command.errors import UserError
-from unet_tfrecords.dataset.images.formats import count_pages, read_labels
+from unet_tfrecords.dataset.images.formats import count_pages, read_labels, unread
 from unet_tfrecords.dataset.images.frames import (
     Frame,
     FrameListing,
@@ -55,6 +55,10 @@ class Sequence(NamedTuple):
         """Times with any truth."""
         sliced = {time for time, _ in self.gold_slices}
         return sorted(self.gold.keys() | self.silver.keys() | sliced, key=natural_key)
+
+
+# Of images, gold and silver truth, whole and of slices.
+NAMES = re.compile(r"(t|man_seg|man_seg_\d+_)\d+\.tiff?", re.IGNORECASE)
 
 
 def _numbered(folder: str, prefix: str) -> dict[str, str]:
@@ -123,7 +127,7 @@ def find(name: str, folder: str, data: ml_collections.ConfigDict) -> FrameListin
         raise UserError(
             f"{folder}: no sequence {', '.join(lost)}; there is {', '.join(present)}"
         )
-    frames, problems, unlabelled = [], [], 0
+    frames, problems, unlabelled, left_out = [], [], 0, list[str]()
     truth = _truth_folders(folder)
     for number in wanted or present:
         base = files.join(folder, number)
@@ -131,7 +135,8 @@ def find(name: str, folder: str, data: ml_collections.ConfigDict) -> FrameListin
         frames += found.frames
         problems += found.problems
         unlabelled += found.unlabelled
-    return FrameListing(frames, problems, unlabelled)
+        left_out += found.left_out
+    return FrameListing(frames, problems, unlabelled, tuple(left_out))
 
 
 def _find_in(
@@ -151,8 +156,13 @@ def _find_in(
             f"{base}: {len(there.images)} images but {_no(labels)} labels for them "
             f"in {base}_GT/SEG or {base}_ST/SEG; see config.data.labels"
         )
-    masks = (truth.get(f"{number}_{kind}/seg", "") for kind in ("gt", "st"))
-    problems += _duplicates([base, *filter(None, masks)])
+    masks = [truth.get(f"{number}_{kind}/seg", "") for kind in ("gt", "st")]
+    places = [base, *filter(None, masks)]
+    problems += _duplicates(places)
+    others = [
+        path for path in _files_in(places) if not NAMES.fullmatch(files.basename(path))
+    ]
+    problems += dict.fromkeys(line for path in others if (line := unread(path)))
     times = [time for time in times if time in there.images]
     # Stacks or not is a sequence's matter: the first header that can be read tells.
     pages = (_pages(there.images[time]) for time in times)
@@ -177,7 +187,12 @@ def _find_in(
             )
         except UserError as error:
             problems += error.problems
-    return FrameListing(frames, problems, len(there.images) - len(times))
+    left_out = tuple(path for path in others if not unread(path))
+    return FrameListing(frames, problems, len(there.images) - len(times), left_out)
+
+
+def _files_in(folders: Iterable[str]) -> list[str]:
+    return [path for folder in folders for path in files.list_files(folder)]
 
 
 def _pages(path: str) -> int:

@@ -9,8 +9,12 @@ import ml_collections
 import numpy as np
 
 from unet_tfrecords.command.errors import UserError
-from unet_tfrecords.dataset.images.arrangements import ARRANGEMENTS, arranged
-from unet_tfrecords.dataset.images.formats import count_pages, read_labels, read_mask
+from unet_tfrecords.dataset.images.arrangements import (
+    ARRANGEMENTS,
+    arranged,
+    masks_among,
+)
+from unet_tfrecords.dataset.images.formats import count_pages, read_mask
 from unet_tfrecords.dataset.images.frames import (
     Frame,
     FrameListing,
@@ -30,6 +34,7 @@ from unet_tfrecords.dataset.images.pages import Page
 from unet_tfrecords.dataset.images.value_map import parse
 from unet_tfrecords.dataset.records import UNLABELLED
 from unet_tfrecords.dataset.regions import connected_instances, narrowed
+from unet_tfrecords.storage import files
 
 UNGROUPED = "folder"  # the sequence of all frames, where the config names no groups
 WANTS = ", or ".join(ARRANGEMENTS)
@@ -80,6 +85,8 @@ def find(name: str, folder: str, data: ml_collections.ConfigDict) -> FrameListin
         image, mask = images[stem], masks[stem]
         try:
             pages = count_pages(image)
+            if len(mask) > 1:
+                _check_single(mask)
             if len(mask) == 1 and (mask_pages := count_pages(mask[0])) != pages:
                 problems.append(
                     f"{mask[0]}: {mask_pages} pages, but {image} has {pages}"
@@ -108,6 +115,7 @@ def find(name: str, folder: str, data: ml_collections.ConfigDict) -> FrameListin
             )
             for i, own in enumerate(names)
         ]
+    problems += _alike({frame.sequence for frame in frames})
     if any(frame.objects for frame in frames):  # so are frames of a single object
         frames = [
             dataclasses.replace(f, label=None, objects=(f.label,)) if f.label else f
@@ -116,6 +124,23 @@ def find(name: str, folder: str, data: ml_collections.ConfigDict) -> FrameListin
     return FrameListing(
         frames, problems, left_out=there.left_out, arrangement=there.name
     )
+
+
+def _check_single(masks: Iterable[str]) -> None:
+    """Refuses masks of single objects that are stacks.
+
+    Raises:
+      UserError: a line each.
+    """
+    several = {path: pages for path in masks if (pages := count_pages(path)) > 1}
+    if several:
+        raise UserError(
+            [
+                f"{path}: {pages} pages, where each object has a mask of its own; save "
+                "each page as a file"
+                for path, pages in several.items()
+            ]
+        )
 
 
 def _frame_of(identity: tuple[str, str, str], image: Page, masks: list[Page]) -> Frame:
@@ -153,18 +178,20 @@ def _grouping(pattern: str) -> Callable[[str], str | None]:
     return group_of if pattern else lambda stem: UNGROUPED
 
 
+def _alike(groups: Iterable[str]) -> list[str]:
+    """Groups whose names differ in case alone, a line each: they may be one."""
+    first: dict[str, str] = {}
+    return [
+        f"config.data.group finds both {first[group.lower()]!r} and {group!r}; rename "
+        "the images of one, so that it is clear whether they are one group"
+        for group in sorted(groups)
+        if first.setdefault(group.lower(), group) != group
+    ]
+
+
 def truth_files(folder: str, inside: Sequence[str]) -> set[str]:
-    """Masks below a folder that go with an image there."""
-    try:
-        pairs = arranged(folder, "", inside).pairs
-    except UserError:  # two arrangements: which files are masks is not clear
-        return set()
-    return {
-        path
-        for each in pairs
-        for stem in each.images.keys() & each.masks.keys()
-        for path in each.masks[stem]
-    }
+    """Files below a folder that look like masks of others."""
+    return {files.join(folder, name) for name in masks_among(inside)}
 
 
 def truth(frame: Frame, data: ml_collections.ConfigDict, notes: list[str]) -> Truth:
@@ -235,7 +262,7 @@ def _from_objects(frame: Frame, notes: list[str]) -> Truth:
     overlaps = 0
     inside_of: collections.Counter[int] = collections.Counter()
     for number, page in enumerate(frame.objects, 1):
-        mask = foreground_of(read_labels(page, exact=False), str(page), notes)
+        mask = _object_of(page, notes)
         if instances is None:
             instances = np.zeros(mask.shape, np.int32)
         if mask.shape != instances.shape:
@@ -268,6 +295,15 @@ def _from_objects(frame: Frame, notes: list[str]) -> Truth:
             f"masks of objects overlap, the first by name has the pixel: {overlaps} px"
         )
     return Truth(narrowed(instances), (instances > 0).view(np.uint8))
+
+
+def _object_of(page: Page, notes: list[str]) -> np.ndarray:
+    """The pixels of a single object, bool [H, W]; any colour but black is one."""
+    mask = read_mask(page, exact=False)
+    if not mask.has_colours:
+        return foreground_of(mask.values, str(page), notes)
+    check_colours(mask.values, "instance", str(page))
+    return mask.values > 0
 
 
 def _is_all_in(number: int, instances: np.ndarray, mask: np.ndarray) -> bool:

@@ -7,6 +7,7 @@ its endings in `READERS`.
 import functools
 import math
 import os
+import re
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -52,12 +53,21 @@ UNREAD = {
     **dict.fromkeys((".ppm", ".pnm", ".tga", ".exr", ".fits"), "PNG or TIFF"),
     **dict.fromkeys((".mpo", ".jxl", ".dng", ".pbm", ".pcx", ".raw"), "PNG or TIFF"),
     **dict.fromkeys((".oir", ".qptiff", ".hdf5", ".nii.gz", ".h5ad", ".bif"), "TIFF"),
+    **dict.fromkeys(
+        (".ics", ".sld", ".lei", ".ets", ".xdce", ".n5", ".tif.gz"), "TIFF"
+    ),
+    **dict.fromkeys((".avi", ".mp4", ".mov", ".mkv", ".xcf", ".nef", ".cr2"), "TIFF"),
+    **dict.fromkeys(
+        (".arw", ".orf", ".rw2", ".svg", ".ico", ".tiff.gz"), "PNG or TIFF"
+    ),
 }
+FOLDERS = re.compile(r".*?\.(zarr|n5)(?=/)", re.IGNORECASE)  # images that are folders
 ROBUST_SHARE = 0.001  # of the pixels, at either end, that are no part of the bulk
 LEAST_BULK = 0.05  # of the pixels, or there is no telling
 LEAST_LEVELS = 256  # of 65,536 that the bulk of a spread image has
 FEW_LEVELS = 64  # of the middle nine tenths of the pixels, which is noted
 ROOM = 32  # times its own range, which is left on either side of the bulk
+FAR = 8  # times the bulk's range: from there on a value that recurs is no intensity
 
 
 def is_image(path: str) -> bool:
@@ -70,7 +80,11 @@ def unread(path: str) -> str:
 
     >>> unread("a/f04.czi")
     'a/f04.czi: CZI is not read; convert it to TIFF'
+    >>> unread("a/f05.zarr/0/c/0/0")
+    'a/f05.zarr: ZARR is not read; convert it to TIFF'
     """
+    if around := FOLDERS.match(path):
+        path = around[0]
     name = files.basename(path).lower()
     ending = next((e for e in UNREAD if name.endswith(e)), "")
     if not ending or name.endswith("_seg.npy"):  # Cellpose's notes beside an image
@@ -199,7 +213,8 @@ def read_image(
     notes = [] if notes is None else notes
     if skipped := _smaller_pages(page):
         notes.append(
-            f"smaller versions of pages are left out: {skipped} of {page.path}"
+            "pages that are smaller versions or transparency are left out: "
+            f"{skipped} of {page.path}"
         )
     if not spread:
         return np.ascontiguousarray(image)
@@ -300,7 +315,8 @@ def _levels(image: np.ndarray) -> int:
 def _spread(image: np.ndarray, notes: list[str]) -> np.ndarray:
     """Any finite numbers to uint16, the smallest to 0 and the largest to 65535.
 
-    Outliers so far out that little would be left of the others are clipped.
+    Outliers so far out that little would be left of the others are clipped, and closer
+    to these where one value recurs: it stands for missing data.
     """
     low, high = float(image.min()), float(image.max())
     has_outliers, bulk = _bulk(image)
@@ -309,13 +325,19 @@ def _spread(image: np.ndarray, notes: list[str]) -> np.ndarray:
     shift = -math.frexp(max(abs(low), abs(high)))[1]
     low, high = math.ldexp(low, shift), math.ldexp(high, shift)
     start, end = (math.ldexp(value, shift) for value in bulk)
-    if has_outliers and 0 < end - start < (high - low) * LEAST_LEVELS / 2**16:
+    span = end - start
+    is_filler = [
+        away > FAR * span and np.mean(image == extreme) > ROBUST_SHARE
+        for away, extreme in ((start - low, image.min()), (high - end, image.max()))
+    ]
+    is_narrow = 0 < span < (high - low) * LEAST_LEVELS / 2**16
+    if has_outliers and span > 0 and (is_narrow or any(is_filler)):
         notes.append(
             f"outliers of intensity are clipped: from {image.min():g} to "
             f"{image.max():g}, where the others are between {bulk[0]:g} and {bulk[1]:g}"
         )
-        room = ROOM * (end - start)
-        low, high = max(low, start - room), min(high, end + room)
+        below, above = (span * (1 if filler else ROOM) for filler in is_filler)
+        low, high = max(low, start - below), min(high, end + above)
     elif (levels := _levels(image)) < FEW_LEVELS:
         notes.append(
             f"most pixels share few of 65,536 grey levels: {levels}, between the 5th "
@@ -407,7 +429,11 @@ def read_mask(
         image = np.repeat(image[..., None], 3, axis=2)
     if image.ndim == 3:
         return Mask(_numbers_of_colours(page, image, stored.is_lossy), True)
-    return Mask(_whole_numbers(page, image), palette=_palette_kind(stored))
+    return Mask(
+        _whole_numbers(page, image),
+        palette=_palette_kind(stored),
+        colours=_colours_of(stored),
+    )
 
 
 def _numbers_of_colours(page: Page, image: np.ndarray, is_lossy: bool) -> np.ndarray:
@@ -470,6 +496,17 @@ def _palette_kind(stored: Stored) -> str:
     return "mixed" if _is_grey(stored, whole=False) else "colours"
 
 
+def _colours_of(stored: Stored) -> dict[int, int]:
+    """0xRRGGBB of the indices that occur, of a palette of colours."""
+    if stored.palette is None or _is_grey(stored, whole=True):
+        return {}
+    used = np.unique(stored.values)
+    red, green, blue = stored.palette[used].astype(np.int32).T
+    return dict(
+        zip(used.tolist(), (red << 16 | green << 8 | blue).tolist(), strict=True)
+    )
+
+
 def _check_black(page: Page, stored: Stored) -> None:
     """Refuses a palette of colours whose black occurs and is not number 0."""
     assert stored.palette is not None
@@ -479,5 +516,5 @@ def _check_black(page: Page, stored: Stored) -> None:
         raise UserError(
             f"{page}: black is number {black[0]} of its palette, and 0 is background; "
             "give its colours numbers, as --config.data.mask_values='#000000=0, "
-            "#ff0000=1'"
+            "#ff0000=1', or save it in grey"
         )

@@ -49,7 +49,8 @@ class PageHead(NamedTuple):
 
     Attributes:
       height, width: in px.
-      kind: NewSubfileType (TIFF 6.0, p. 36); 1 is set in smaller versions.
+      kind: NewSubfileType (TIFF 6.0, p. 36); 1 is set in smaller versions, 4 in
+        transparency.
       old_kind: SubfileType (p. 40), which it replaced; 2 is a smaller version.
     """
 
@@ -58,13 +59,13 @@ class PageHead(NamedTuple):
     kind: int = 0
     old_kind: int = 0
 
-    def is_reduced(self, height: int, width: int) -> bool:
-        """Whether a page is a smaller version of one of `height` x `width` px.
+    def is_no_image(self, height: int, width: int) -> bool:
+        """Whether a page is no image of its own, beside one of `height` x `width` px.
 
         It says so, or it is at most half as large with the same proportions: pyramids
         and thumbnails of writers that say nothing.
         """
-        if self.kind & 1 or self.old_kind == 2:
+        if self.kind & (1 | 4) or self.old_kind == 2:
             return True
         if self.height > -(-height // 2) or self.width > -(-width // 2):
             return False  # halves are rounded either way

@@ -160,6 +160,8 @@ def settle_labels(
     mask_survey.check_background(masks, reading.labels, known)
     if reading.labels == "binary":
         mask_survey.check_reversed(masks)
+    if reading.labels == "class":
+        mask_survey.check_palettes(masks)
     mask_survey.check_number_of_classes(masks, reading.labels, classes)
     data.labels = reading.labels
     return reading.reason

@@ -34,6 +34,10 @@ MOST_NAMED = 6  # values in a line
 MOST_FOREGROUND = 0.9  # of a frame of two values, or it is the background
 REVERSED = 0.8  # share that the foreground of a reversed mask covers, at least
 LARGE = 0.5  # share of a frame that a region covers, if it is the background
+LINE_PX = 2  # half the width of a line between cells, at most
+LEAST_OTHERS = 5  # numbers besides the background's, or touching most is chance
+MOST_CLASSES = 32  # numbers that can be classes where all masks have the same
+LEAST_MASKS = 3  # with the same numbers, or it is chance
 
 
 class MaskFacts(NamedTuple):
@@ -49,6 +53,9 @@ class MaskFacts(NamedTuple):
       palette: as `Mask` has it.
       stored: its numbers before the config's map.
       name: of the file.
+      colours: as `Mask` has them.
+      touched: share of its other numbers that the largest touches, where 0 is nothing
+        but lines between them, or is not there; else 0.
     """
 
     values: tuple[int, ...]
@@ -60,6 +67,8 @@ class MaskFacts(NamedTuple):
     palette: str = ""
     stored: tuple[int, ...] = ()
     name: str = ""
+    colours: dict[int, int] = {}
+    touched: float = 0.0
 
     @property
     def objects(self) -> tuple[int, ...]:
@@ -97,7 +106,23 @@ def look_at(labels: np.ndarray, name: str = "") -> MaskFacts:
     largest = int(above[np.argmax(counts[above])]) if len(above) else 0
     pieces = () if has_rims else tuple(_pieces(labels))
     share = float(counts[largest] / counts.sum()) if largest else 0.0
-    return MaskFacts(tuple(values.tolist()), pieces, largest, share, has_rims)
+    touched = 0.0 if has_rims else _touched(labels, largest)
+    return MaskFacts(
+        tuple(values.tolist()), pieces, largest, share, has_rims, touched=touched
+    )
+
+
+def _touched(labels: np.ndarray, number: int) -> float:
+    """The share of other numbers that one touches, where all between them is lines."""
+    others = np.setdiff1d(labels, [0, number])
+    square = np.ones((2 * LINE_PX + 1,) * 2, np.uint8)
+    if (
+        len(others) < LEAST_OTHERS
+        or cv2.erode((labels == 0).view(np.uint8), square).any()
+    ):
+        return 0.0
+    near = cv2.dilate((labels == number).view(np.uint8), square) > 0
+    return len(np.intersect1d(labels[near], others)) / len(others)
 
 
 def _pieces(labels: np.ndarray) -> Iterable[int]:
@@ -149,6 +174,7 @@ def _look_at_all(
             palette=mask.palette,
             stored=tuple(np.flatnonzero(count_values(mask.values)).tolist()),
             name=str(page),
+            colours=mask.colours,
         )
 
     if not masks:
@@ -185,6 +211,8 @@ def reading_of(
         if len(fits) == 1:
             return Reading(*next(iter(fits.items())))
         if fits:
+            if "instance" in fits:
+                check_background(masks, "instance", known)
             ways = "; or ".join(f"{name}: {reason}" for name, reason in fits.items())
             raise UserError(
                 f"the masks hold {shown}, which can be read as {ways}; say which with "
@@ -201,9 +229,10 @@ def reading_of(
             "the masks hold 0 and 255; of labels=class 255 means unlabelled: use "
             "--config.data.labels=binary"
         )
+    doubt = ""
     if labels == "instance":
-        _check_pieces(masks, fits, shown, known)
-    return Reading(labels, "as config.data.labels says")
+        doubt = _check_pieces(masks, fits, shown, known)
+    return Reading(labels, f"as config.data.labels says{doubt}")
 
 
 def _check_pieces(
@@ -211,28 +240,38 @@ def _check_pieces(
     fits: Mapping[str, str],
     shown: str,
     known: Collection[int | None],
-) -> None:
-    """Refuses masks whose numbers are no objects, as most are in pieces."""
+) -> str:
+    """Refuses masks of few numbers that are no objects, as most are in pieces.
+
+    Returns:
+      What is in doubt where there are many numbers: ids that wrap, colours that recur,
+      or cells that others cut into pieces.
+    """
     numbers = {value for mask in masks for value in mask.objects}
     pieces = [number for mask in masks for number in mask.pieces]
     whole = sum(number == 1 for number in pieces)
     if numbers <= set(known) or not pieces or max(pieces) == 1:
-        return
+        return ""
     if list(fits) == ["binary"]:
         raise UserError(
             f"the masks hold {shown}: as instances that is one object in up to "
             f"{max(pieces)} pieces; use --config.data.labels=binary"
         )
-    few = len(numbers) <= FEW_CLASSES and "instance" not in fits
     in_pieces = [
         m for m in masks if m.pieces and 2 * m.pieces.count(1) <= len(m.pieces)
     ]
-    if few and 2 * len(in_pieces) > len(masks):  # else the job names each mask
+    if "instance" in fits or 2 * len(in_pieces) <= len(masks):
+        return ""  # the job names each mask
+    if len(numbers) <= FEW_CLASSES:
         other = f"; they can be read as {' or '.join(fits)}" if fits else ""
         raise UserError(
             f"the masks hold {shown}: as instances, {len(pieces) - whole} of "
             f"{len(pieces)} objects are in pieces, one in {max(pieces)}{other}"
         )
+    return (
+        f", though {len(pieces) - whole} of {len(pieces)} numbers are in several "
+        "pieces, each number taken for one object"
+    )
 
 
 def _foregrounds(masks: Sequence[MaskFacts]) -> set[int] | None:
@@ -261,11 +300,17 @@ def _has_numbers(masks: Sequence[MaskFacts]) -> bool:
 
 def _class(masks: Sequence[MaskFacts]) -> str:
     numbers = {value for mask in masks for value in mask.objects} - {UNLABELLED}
-    if not _has_numbers(masks) or not 1 <= len(numbers) <= FEW_CLASSES:
+    if not _has_numbers(masks) or not 1 <= len(numbers) <= _most_classes(masks):
         return ""
     if max(numbers) > UNLABELLED:
         return ""
     return f"{len(numbers) + 1} numbers in all, a class each"
+
+
+def _most_classes(masks: Sequence[MaskFacts]) -> int:
+    """How many numbers can be classes: cells are hardly as many in each mask."""
+    is_same = len({mask.objects for mask in masks}) == 1 and len(masks) >= LEAST_MASKS
+    return MOST_CLASSES if is_same else FEW_CLASSES
 
 
 def _instance(masks: Sequence[MaskFacts]) -> str:
@@ -301,23 +346,30 @@ def check_background(
             f"{ordered[0] if ordered else UNLABELLED} is, give "
             f"--config.data.mask_values={mapped}"
         )
-    least = MOST_FOREGROUND if labels == "binary" and 0 in values else LARGE
-    covered = [m for m in masks if m.share > least and m.largest not in known]
+    has_colours = any(mask.has_colours for mask in masks)
+    is_binary = labels == "binary" and 0 in values and not has_colours
+    least = MOST_FOREGROUND if is_binary else LARGE
+    covered = [
+        mask
+        for mask in masks
+        if mask.largest not in known and (mask.share > least or mask.touched > LARGE)
+    ]
     if labels == "class" or 2 * len(covered) <= len(masks):
         return
     number, times = collections.Counter(m.largest for m in covered).most_common(1)[0]
     if 2 * times <= len(masks):
         return
     share = statistics.median(m.share for m in covered if m.largest == number)
-    if any(mask.has_colours for mask in masks):
+    if has_colours:
         raise UserError(
             f"colour #{number:06x} covers {share:.0%} of most masks: give every "
             f"colour a number, as --config.data.mask_values='#{number:06x}=0, ...'"
         )
-    zero = ",0=1" if labels == "binary" and 0 in values else ""
+    zero = ",0=1" if is_binary else ""
+    touches = " and touches most others" if share <= least else ""
     raise UserError(
-        f"number {number} covers {share:.0%} of most masks: if it is the background, "
-        f"give --config.data.mask_values={number}=0{zero}; if it is an object, "
+        f"number {number} covers {share:.0%} of most masks{touches}: if it is the "
+        f"background, give --config.data.mask_values={number}=0{zero}; if an object, "
         f"--config.data.mask_values={number}={1 if number == UNLABELLED else number}"
     )
 
@@ -366,6 +418,30 @@ def check_reversed(masks: Sequence[MaskFacts]) -> None:
                 for mask in covered
             ]
         )
+
+
+def check_palettes(masks: Sequence[MaskFacts]) -> None:
+    """Refuses class masks whose palettes give a number or a colour two meanings.
+
+    Raises:
+      UserError: naming both files.
+    """
+    of_number: dict[int, tuple[int, str]] = {}
+    of_colour: dict[int, tuple[int, str]] = {}
+    for mask in masks:
+        for number, colour in mask.colours.items():
+            first, file = of_number.setdefault(number, (colour, mask.name))
+            other, place = of_colour.setdefault(colour, (number, mask.name))
+            if first == colour and other == number:
+                continue
+            says = f"number {number} is #{first:06x} in {file}"
+            if first == colour:
+                says = f"#{colour:06x} is number {other} in {place}"
+            raise UserError(
+                f"{mask.name}: number {number} of its palette is #{colour:06x}, but "
+                f"{says}; give each colour a number, as "
+                f"--config.data.mask_values='#000000=0, #{colour:06x}=1'"
+            )
 
 
 def check_named(masks: Sequence[MaskFacts], value_map: ValueMap) -> None:

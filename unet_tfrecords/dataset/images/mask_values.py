@@ -11,8 +11,10 @@ import numpy as np
 
 from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.dataset.pixel_statistics import STRIP_PIXELS, count_values
+from unet_tfrecords.dataset.records import UNLABELLED
 from unet_tfrecords.dataset.regions import bounding_boxes
 
+NEARLY_BLACK = 16  # levels of a colour's channels, which come from resizing or JPEG
 NEAR = 1 / 8  # of the range: how far from an end a value still counts as that end
 LEAST_NEAR = 0.98  # share of a binary mask's pixels that are near either end
 BLOCK_PX = 2048  # edge of the parts in which regions are counted
@@ -101,7 +103,8 @@ def check_colours(values: np.ndarray, labels: str, name: str) -> None:
       name: the mask, for the error.
 
     Raises:
-      UserError: colours as classes; or without black, which is background.
+      UserError: colours as classes; without black, which is background; or with colours
+        so dark that they may be meant as black.
     """
     if labels == "class":
         raise UserError(f"{name}: holds colours; say what they are: {COLOURS}")
@@ -109,6 +112,15 @@ def check_colours(values: np.ndarray, labels: str, name: str) -> None:
         raise UserError(
             f"{name}: holds colours and no black, which is background; name that "
             "colour, as --config.data.mask_values='#ffffff=0, #ff0000=1'"
+        )
+    is_dark = values > 0
+    for shift in (0, 8, 16):
+        is_dark &= (values >> shift) % 256 < NEARLY_BLACK
+    if is_dark.any():
+        raise UserError(
+            f"{name}: holds #{values[is_dark].max():06x}, which is nearly black, and "
+            "black is background; save the mask without smoothing, or give each colour "
+            "a number with --config.data.mask_values"
         )
 
 
@@ -129,7 +141,7 @@ def check_instances(
     values = np.flatnonzero(count_values(labels)[1:]) + 1
     if len(values) == 1 and values[0] not in known:
         number = cv2.connectedComponents((labels > 0).view(np.uint8))[0] - 1
-        if number > MOST_PIECES:
+        if number > (1 if values[0] == UNLABELLED else MOST_PIECES):
             raise UserError(
                 f"{name}: {values[0]} is the only number, in {number} pieces, where "
                 "labels=instance means an object each; give each object its own, or, "

@@ -16,6 +16,7 @@ from unet_tfrecords.storage import files
 MOST_HEADERS = 400  # of images, evenly spread
 MOST_REMOTE = 20  # of a store, from which a whole file is copied to see its header
 MOST_SHOWN = 4  # kinds of images in a line
+MOST_NAMED = 10  # files in a line
 
 
 def overview(found: FrameListing, masks: Sequence[MaskFacts]) -> str:
@@ -123,4 +124,6 @@ def _left_out(paths: Sequence[str]) -> Iterator[str]:
         ("files that are no images", others),
     ):
         if chosen:
-            yield f"{what}: {len(chosen)}, such as {chosen[0]}"
+            more = ["..."] if len(chosen) > MOST_NAMED else []
+            names = ", ".join([*chosen[:MOST_NAMED], *more])
+            yield f"{what}: {len(chosen)}: {names}"

@@ -50,7 +50,7 @@ class TiffLayout(NamedTuple):
     Attributes:
       images: the page numbers of each image, one page a channel where channels are
         pages of their own.
-      skipped: pages left out: smaller versions of others.
+      skipped: pages left out: smaller versions of others, and their transparency.
     """
 
     images: tuple[tuple[int, ...], ...]
@@ -80,7 +80,7 @@ def _layout(path: str, _size: int, _mtime_ns: int) -> TiffLayout:
     with opened(path) as tiff:
         heads = image_checks.page_heads(tiff)
         largest = max((head.height, head.width) for head in heads)
-        kept = [i for i, head in enumerate(heads) if not head.is_reduced(*largest)]
+        kept = [i for i, head in enumerate(heads) if not head.is_no_image(*largest)]
         if not kept:  # all say that they are smaller versions, of nothing that is here
             sizes = [(head.height, head.width) for head in heads]
             kept = [i for i, size in enumerate(sizes) if size == largest]
@@ -89,7 +89,7 @@ def _layout(path: str, _size: int, _mtime_ns: int) -> TiffLayout:
                 f"{path}: {images} images behind one header, as of ImageJ over 4 GB; "
                 "save it as a TIFF of single pages, or in parts"
             )
-        return TiffLayout(_by_channels(tiff, kept), len(heads) - len(kept))
+        return TiffLayout(_by_channels(path, tiff, kept), len(heads) - len(kept))
 
 
 def _images_behind(tiff: tifffile.TiffFile, number: int) -> int:
@@ -105,7 +105,7 @@ def _images_behind(tiff: tifffile.TiffFile, number: int) -> int:
 
 
 def _by_channels(
-    tiff: tifffile.TiffFile, kept: Sequence[int]
+    path: str, tiff: tifffile.TiffFile, kept: Sequence[int]
 ) -> tuple[tuple[int, ...], ...]:
     """Puts pages together that are channels of one image, by the metadata."""
     single = tuple((number,) for number in kept)
@@ -120,7 +120,7 @@ def _by_channels(
         "C" in each.axes and each.sizes.get("channel", 2) > 1 for each in tiff.series
     ):
         raise UserError(
-            f"{tiff.filename}: its channels are pages, some in other files or missing; "
+            f"{path}: its channels are pages, some in other files or missing; "
             "save it as a single whole TIFF"
         )
     return single
@@ -257,7 +257,11 @@ def _read_page(page: Page, tiff: tifffile.TiffFile, number: int) -> Stored:
 def _black_as_zero(
     page: Page, described: tifffile.TiffPage, values: np.ndarray, *, is_imagej: bool
 ) -> np.ndarray:
-    """Inverts an image whose white is zero."""
+    """Inverts an image whose white is zero.
+
+    Raises:
+      UserError: the program that wrote it may have meant the contrary.
+    """
     if is_imagej:
         raise UserError(
             f"{page}: ImageJ saved it with an inverting LUT, so that 255 may be the "
@@ -265,6 +269,12 @@ def _black_as_zero(
             "where 255 is the object, or Edit > Invert before it where 0 is, and save"
         )
     if values.dtype == bool:
+        if described.software.startswith("tifffile"):
+            raise UserError(
+                f"{page}: tifffile saved it with True as black, so that True may be "
+                "the object or the background; save it again as numbers: "
+                "tifffile.imwrite(path, mask.astype('uint8'))"
+            )
         return ~values
     if values.dtype.kind != "u":
         raise ValueError(f"white as zero in {values.dtype}")

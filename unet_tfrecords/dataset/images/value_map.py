@@ -26,11 +26,13 @@ class Mask(NamedTuple):
       has_colours: whether they are colours.
       palette: "" without one, or whether its colours are grey: "greys", "colours", or
         "mixed" where some are colours, and none of those occurs.
+      colours: 0xRRGGBB by number, of a palette of colours.
     """
 
     values: np.ndarray
     has_colours: bool = False
     palette: str = ""
+    colours: dict[int, int] = {}
 
 
 class ValueMap(NamedTuple):
