@@ -30,6 +30,16 @@ KNOWN = (
         "a job server that runs",
     ),
     (
+        r"Unable to fetch remote prism binary at (\S+):",
+        "Prism can't be fetched ({0}); fetch it elsewhere and give its file with "
+        "--prism_location=FILE (docs/runners.md)",
+    ),
+    (
+        r"NoResourceAvailableException",
+        "no worker of Flink's is left, or none has enough free slots; start one, then "
+        "run this again to go on",
+    ),
+    (
         r"Service failed to start up",
         "Beam's job server ended at its start; its own lines are above",
     ),

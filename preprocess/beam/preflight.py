@@ -16,7 +16,8 @@ from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.storage import object_store
 
 DATAFLOW_RUNNER = "DataflowRunner"
-PORTABLE_RUNNERS = ("PortableRunner", "FlinkRunner", "SparkRunner")
+PRISM_RUNNER = "PrismRunner"
+PORTABLE_RUNNERS = ("PortableRunner", "FlinkRunner", "SparkRunner", PRISM_RUNNER)
 OWN_WORKERS = ("LOOPBACK", "EXTERNAL", "PROCESS")  # who start them installs them too
 OWN_MASTERS = r"\[.*\]|local(\[.*\])?"  # of Flink, Spark: in the job server itself
 # Beam's own, without our package; Google has copies.
@@ -93,6 +94,15 @@ def _check_portable(options) -> None:
         return
     if portable.job_endpoint and re.search(ADDRESS, f"={portable.job_endpoint}"):
         reach(f"--job_endpoint={portable.job_endpoint}", "start the job service")
+        return
+    if runner == PRISM_RUNNER:
+        portable.environment_type = portable.environment_type or "LOOPBACK"
+        prism = options.view_as(beam_options.PrismRunnerOptions)
+        if prism.prism_log_level == "info":  # each step of it
+            prism.prism_log_level = "warn"
+        binary = options.get_all_options()["prism_location"]
+        if binary and "://" not in binary and not os.path.exists(binary):
+            raise UserError(f"--prism_location={binary}: no such file")
         return
     if portable.job_endpoint or runner == "PortableRunner":
         raise UserError(f"--runner={runner} wants --job_endpoint=HOST:PORT")

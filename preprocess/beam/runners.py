@@ -4,6 +4,7 @@ import difflib
 import importlib
 import logging
 import os
+import re
 from collections.abc import Sequence
 
 from preprocess.beam import beam_internals, preflight
@@ -15,6 +16,10 @@ LOCAL_RUNNER = "apache_beam.runners.portability.fn_api_runner.FnApiRunner"
 DASK_RUNNER = "apache_beam.runners.dask.dask_runner.DaskRunner"  # no short name
 DASK_PARTITIONS = 32  # unless --dask_npartitions says how many
 
+
+# As Beam names what it starts, and what these say of no use.
+JOB_SERVERS = ("FlinkJarJobServer", "SparkJarJobServer", "PrismRunner")
+NOTE_OF_JAVA = re.compile("^NOTE: |^SLF4J: |INFO |DEBUG ")
 
 # Option classes of Beam's that only some runners read; others all do.
 PORTABLE = preflight.PORTABLE_RUNNERS
@@ -28,6 +33,7 @@ READ_BY = {
     "WorkerOptions": (preflight.DATAFLOW_RUNNER, *PORTABLE),
     "PortableOptions": (preflight.DATAFLOW_RUNNER, *PORTABLE),
     "JobServerOptions": PORTABLE,
+    "PrismRunnerOptions": ("PrismRunner",),
     "FlinkRunnerOptions": ("FlinkRunner", "PortableRunner"),
     "SparkRunnerOptions": ("SparkRunner", "PortableRunner"),
     "DebugOptions": (preflight.DATAFLOW_RUNNER, *PORTABLE),
@@ -173,7 +179,7 @@ def quieten() -> None:
     beam_internals.stop_printing()
     logging.basicConfig()
     root = logging.getLogger()
-    root.addFilter(_is_no_traceback)
+    root.addFilter(_is_news)
     for handler in root.handlers:
         if type(handler) is logging.StreamHandler:
             handler.setFormatter(logging.Formatter("%(message)s"))
@@ -185,16 +191,29 @@ def quieten() -> None:
         "apache_beam.runners.common": logging.CRITICAL,  # all of it is raised too
         "apache_beam.runners.worker": logging.CRITICAL,
         "apache_beam.utils.subprocess_server": logging.CRITICAL,
-        "FlinkJarJobServer": logging.INFO,  # what Java says
-        "SparkJarJobServer": logging.INFO,
+        **dict.fromkeys(JOB_SERVERS, logging.INFO),  # what Java says
     }
     for name, level in levels.items():
         logging.getLogger(name).setLevel(level)
+    for name in JOB_SERVERS:
+        logging.getLogger(name).addFilter(_is_no_note)
 
 
-def _is_no_traceback(record: logging.LogRecord) -> bool:
-    """Beam logs a failure on a job service, and raises it too."""
-    return record.module != "portable_runner" or record.levelno < logging.ERROR
+def _is_news(record: logging.LogRecord) -> bool:
+    """Beam logs failures on a job service, which it raises, and waiting for one."""
+    is_failure = record.module == "portable_runner" and record.levelno >= logging.ERROR
+    return not is_failure and record.module != "subprocess_server"
+
+
+def _is_no_note(record: logging.LogRecord) -> bool:
+    """Java notes each step, and its metrics on many lines."""
+    return not NOTE_OF_JAVA.search(record.getMessage())
+
+
+def hear_no_more() -> None:
+    """Stops what a job server says once it has the job: the client has all of it."""
+    for name in JOB_SERVERS:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 class JobMayContinue(UserError):
@@ -252,4 +271,5 @@ def counters_of(result) -> dict[str, int]:
         found = result.metrics().query()["counters"]
     except Exception:  # the data is there: how they count it must not matter
         return {}
-    return {c.key.metric.name: c.committed or 0 for c in found}
+    # Spark says only what was attempted.
+    return {c.key.metric.name: c.result or 0 for c in found}
