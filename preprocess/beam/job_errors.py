@@ -35,7 +35,7 @@ KNOWN = (
         "--prism_location=FILE (docs/runners.md)",
     ),
     (
-        r"NoResourceAvailableException",
+        r"NoResourceAvailableException|TimeoutException: Timeout has occurred",
         "no worker of Flink's is left, or none has enough free slots; start one, then "
         "run this again to go on",
     ),

@@ -10,11 +10,11 @@ import pytest
 from tests.commands import TINY, module, process, started
 from tests.engines.clusters import ENGINES, Cluster, asked, kill
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 
 DRAWN = (*TINY, "--config.data.augmentations=5", "--config.data.num_shards=6")
 LONGER = (*TINY, "--config.data.augmentations=90", "--config.data.num_shards=6")
-JOB_S = 200
+JOB_S = 300  # twice what the longest job took beside other tests
 WITH_WORKERS = ("flink", "spark")
 
 

@@ -69,6 +69,8 @@ class Guide:
             "/tmp/": f"{output.parent}/",  # before names that may lie there
             ".venv-cpu/bin": str(pathlib.Path(PYTHON).parent),
             "$PWD/": "",
+            "=JAR ": f"={PYTHON} ",  # any file: nothing is started
+            "$(go env GOPATH)/bin/prism": PYTHON,
             shown: shlex.join([*ARGUMENTS, *more]) + f" {where}",
         }
         for old, new in replaced.items():
@@ -208,7 +210,7 @@ def test_a_job_server_that_does_not_start(cells, tmp_path):
     assert not (tmp_path / "data").exists()
 
 
-@pytest.mark.parametrize("section", ["Local", "Dataflow", "Flink", "Spark"])
+@pytest.mark.parametrize("section", ["Local", "Dataflow", "Flink", "Spark", "Prism"])
 def test_options_of_the_other_commands_exist(section, cells, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as cluster:
         address = f"127.0.0.1:{cluster.getsockname()[1]}"
