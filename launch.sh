@@ -17,7 +17,7 @@ usage: ./launch.sh COMMAND [--flag=value ...]        (COMMAND --help lists its f
               `test all` adds those that repeat a shorter one on a larger scale
               ./launch.sh test
   setup       the environment alone, in .venv-cpu, or .venv-gpu on a machine with a GPU
-              PYTHON=python3.12 ./launch.sh setup
+              PYTHON=python3.13 ./launch.sh setup
   exec        any program of the environment
               ./launch.sh exec tensorboard --logdir runs/u373/train
   doctor      looks at this machine, its packages, GPUs, folders and buckets; names the cures
@@ -66,16 +66,18 @@ say() { printf '[launch] %s\n' "$*" >&2; }
 
 find_python() {
   local candidate
-  local candidates=(python3.11 python3.12 python3 python)
+  local candidates=(python3.11 python3.12 python3.13 python3 python) end=14
+  [[ $UNET_FLAVOUR == io ]] && end=13  # TensorFlow 2.17 has no wheels beyond
   [[ -n "${PYTHON:-}" ]] && candidates=("$PYTHON")
   for candidate in "${candidates[@]}"; do
-    if "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' \
+    if "$candidate" -c \
+      "import sys; sys.exit(not (3, 11) <= sys.version_info < (3, $end))" \
       >/dev/null 2>&1; then
       echo "$candidate"
       return
     fi
   done
-  say "${PYTHON:-what is installed here} is not Python 3.11 or 3.12;" \
+  say "${PYTHON:-what is installed here} is not Python 3.11 to 3.$((end - 1));" \
     "install one, or name it: PYTHON=/path ./launch.sh setup"
   return 1
 }

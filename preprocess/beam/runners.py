@@ -183,7 +183,7 @@ def quieten() -> None:
     for handler in root.handlers:
         if type(handler) is logging.StreamHandler:
             handler.setFormatter(logging.Formatter("%(message)s"))
-    levels = {
+    levels: dict[str | None, int] = {
         None: logging.WARNING,
         "distributed": logging.WARNING,
         "apache_beam.runners.dataflow": logging.INFO,

@@ -118,9 +118,9 @@ def export(folder: str, destinations: list[str], options: ExportOptions) -> list
             write_extras(extra, config, served, content, info)
             if options.onnx:
                 path = os.path.join(extra, artefact_layout.ONNX)
-                onnx.convert(served.functions["tile"], content, path)
+                onnx.write_tile(path, network, segmenter, content)
             if options.bioimageio:
-                bioimageio.package(segmenter, content, extra)
+                bioimageio.package(network, segmenter, content, extra)
             checksums.write(stage, files_below(stage), artefact_layout.SUMS)
             made.append(publish(stage, destination))
     return made

@@ -11,6 +11,7 @@ import re
 import tempfile
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -74,18 +75,22 @@ def library():
     return load_extra("bioimageio.spec", flag="--bioimageio", extra="bioimageio")
 
 
-def package(segmenter: Segmenter, about: dict[str, Any], extra: str) -> None:
+def package(
+    network: keras.Model, segmenter: Segmenter, about: dict[str, Any], extra: str
+) -> None:
     """Writes a package.
 
     Args:
-      segmenter: the model.
+      network: float32 [B, H, W, C] to logits.
+      segmenter: over it.
       about: what model.json holds.
       extra: the local folder for it, with the model card in it.
     """
     bioimageio_spec = library()
     with tempfile.TemporaryDirectory(prefix="unet-bioimageio-") as folder:
         function = block_function(segmenter, about["channels"])
-        onnx.convert(function, about, os.path.join(folder, "weights.onnx"))
+        weights = os.path.join(folder, "weights.onnx")
+        onnx.write_block(weights, network, segmenter, about)
         _write_example(segmenter, function, about, folder)
         card = files.read_bytes(os.path.join(extra, artefact_layout.CARD)).decode()
         readme = f"{card}\n## Validation\n\nThe scores above are of whole frames that "

@@ -94,6 +94,11 @@ class Convolution3x3(keras.layers.Conv2D):
         scale = tf.cast(tf.convert_to_tensor(self.gain), tf.float32)
         return (kernel - mean) * tf.math.rsqrt(variance * nodes + 1e-6) * scale
 
+    def used_kernel(self) -> tf.Tensor:
+        """The kernel [3, 3, C, filters] by which images are convolved, float32."""
+        kernel = tf.cast(tf.convert_to_tensor(self.kernel), tf.float32)
+        return self._standardized(kernel) if self.standardized else kernel
+
     def call(self, image_BHWC):
         kernel, bias = (tf.convert_to_tensor(w) for w in (self.kernel, self.bias))
         if self.standardized:

@@ -4,17 +4,25 @@ import hashlib
 import io
 import itertools
 import json
+import pathlib
+import shutil
 
 import numpy as np
+import onnxruntime
 import pytest
 import tensorflow as tf
 from PIL import Image, ImageOps
 from tensorflow_serving.apis import prediction_log_pb2
 
-from configs import base
-from tests.commands import refused, run
-from trainer.export import artefact_layout, tile_memory
-from trainer.export.signatures import decode_image
+from configs import base, synthetic
+from tests.commands import process, refused, run
+from tests.engines.clusters import FETCHED
+from trainer.export import artefact_layout, onnx, tile_memory
+from trainer.export.signatures import decode_image, tile_function
+from trainer.inference.segmenter import Segmenter
+from trainer.network.dropout import TileSeeds
+from trainer.network.layers import freeze
+from trainer.network.unet import build_model
 from trainer.predict import runtimes
 from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.dataset import dataset_info, shards
@@ -248,6 +256,60 @@ def test_onnx_equals_tensorflow(version, image):
             first = result
     np.testing.assert_allclose(first, result, atol=1e-5)
     assert np.abs(first - by_tf.segment(image)).max() > 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("classes, standardized", [(2, False), (4, True)])
+def test_onnx_is_the_signature_tile(tmp_path, classes, standardized):
+    """By every kind of layer, at two sizes; the classes too, with a threshold."""
+    config = synthetic.get_config("smoke").model
+    with config.unlocked():
+        config.update(depth=2, classes=classes, channels=3, dropout=0.5)
+        config.standardized_kernels = standardized
+    network = build_model(config, tile_seeds=TileSeeds())
+    for weight in network.weights:  # biases are 0 at first
+        weight.assign(weight + 0.05)
+    segmenter = Segmenter(
+        freeze(network), depth=2, classes=classes, tile=76, threshold=0.4
+    )
+    tile = tile_function(segmenter, 3)
+    onnx.write_tile(str(tmp_path / "tile.onnx"), network, segmenter, {"depth": 2})
+    session = onnxruntime.InferenceSession(tmp_path / "tile.onnx")
+    pixels = np.random.default_rng(0)
+    for height, width in ((76, 76), (92, 60)):
+        image = pixels.uniform(0, 255, (2, height, width, 3)).astype(np.float32)
+        image[..., 1] = 120  # of one value: its deviation is 0
+        given = {
+            "tile": image,
+            "mean": np.full((2, 3), 120, np.float32),
+            "std": np.array([[60, 0, 70]] * 2, np.float32),
+        }
+        ours, by_onnx = tile(**given), session.run(None, given)
+        np.testing.assert_allclose(by_onnx[0], ours["probabilities"], atol=1e-5)
+        # Where both classes are as likely, the last digit decides.
+        assert np.mean(by_onnx[1] == ours["classes"]) > 0.999
+        assert len(np.unique(by_onnx[1])) > 1
+
+
+@pytest.mark.slow
+def test_onnx_runs_in_node(version, image, tmp_path):
+    """A second client, which shares no code with Python's."""
+    library = FETCHED / "node/node_modules/onnxruntime-web/dist/ort.node.min.mjs"
+    if not (shutil.which("node") and library.exists()):
+        pytest.skip(f"no Node, or no {library}; .ci/engines fetches it")
+    tile = np.resize(image, (76, 76, image.shape[2])).astype(np.float32)
+    tile.tofile(tmp_path / "tile")
+    client = pathlib.Path(__file__).parent / "onnx_client.mjs"
+    model = version / "assets.extra/tile.onnx"
+    places = library, model, tmp_path / "tile", tmp_path / "out"
+    done = process("node", client, *places, *tile.shape)
+    assert done.returncode == 0, done.stderr
+    theirs = np.fromfile(tmp_path / "out", np.float32)
+    signature = tf.saved_model.load(str(version)).signatures["tile"]
+    mean, std = (tf.fill([1, tile.shape[2]], value) for value in (100.0, 50.0))
+    ours = signature(tile=tf.constant(tile[None]), mean=mean, std=std)
+    ours = ours["probabilities"].numpy()
+    np.testing.assert_allclose(theirs.reshape(ours.shape), ours, atol=1e-5)
 
 
 @pytest.mark.slow
