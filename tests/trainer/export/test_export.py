@@ -4,8 +4,6 @@ import hashlib
 import io
 import itertools
 import json
-import pathlib
-import shutil
 
 import numpy as np
 import onnxruntime
@@ -15,8 +13,7 @@ from PIL import Image, ImageOps
 from tensorflow_serving.apis import prediction_log_pb2
 
 from configs import base, synthetic
-from tests.commands import process, refused, run
-from tests.engines.clusters import FETCHED
+from tests.commands import refused, run
 from trainer.export import artefact_layout, onnx, tile_memory
 from trainer.export.signatures import decode_image, tile_function
 from trainer.inference.segmenter import Segmenter
@@ -289,27 +286,6 @@ def test_onnx_is_the_signature_tile(tmp_path, classes, standardized):
         # Where both classes are as likely, the last digit decides.
         assert np.mean(by_onnx[1] == ours["classes"]) > 0.999
         assert len(np.unique(by_onnx[1])) > 1
-
-
-@pytest.mark.slow
-def test_onnx_runs_in_node(version, image, tmp_path):
-    """A second client, which shares no code with Python's."""
-    library = FETCHED / "node/node_modules/onnxruntime-web/dist/ort.node.min.mjs"
-    if not (shutil.which("node") and library.exists()):
-        pytest.skip(f"no Node, or no {library}; .ci/engines fetches it")
-    tile = np.resize(image, (76, 76, image.shape[2])).astype(np.float32)
-    tile.tofile(tmp_path / "tile")
-    client = pathlib.Path(__file__).parent / "onnx_client.mjs"
-    model = version / "assets.extra/tile.onnx"
-    places = library, model, tmp_path / "tile", tmp_path / "out"
-    done = process("node", client, *places, *tile.shape)
-    assert done.returncode == 0, done.stderr
-    theirs = np.fromfile(tmp_path / "out", np.float32)
-    signature = tf.saved_model.load(str(version)).signatures["tile"]
-    mean, std = (tf.fill([1, tile.shape[2]], value) for value in (100.0, 50.0))
-    ours = signature(tile=tf.constant(tile[None]), mean=mean, std=std)
-    ours = ours["probabilities"].numpy()
-    np.testing.assert_allclose(theirs.reshape(ours.shape), ours, atol=1e-5)
 
 
 @pytest.mark.slow

@@ -1,5 +1,5 @@
 // Runs tile.onnx in Node, as a foreign client would: raw float32 files in and out.
-// node onnx_client.mjs ORT.mjs MODEL TILE OUTPUT HEIGHT WIDTH CHANNELS
+// node onnx.mjs ORT.mjs MODEL TILE OUTPUT HEIGHT WIDTH CHANNELS
 import fs from "node:fs";
 
 const [library, model, tile, output, ...shape] = process.argv.slice(2);
