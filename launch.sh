@@ -253,9 +253,10 @@ run_tests() {
   say "ruff"
   "$python" -m ruff format --check --quiet .
   "$python" -m ruff check --quiet .
+  local alone=
   case ${1:-} in
     quick) shift; set -- -m "not slow and not long" "$@" ;;
-    all) shift ;;
+    all) shift; (($#)) || alone=tests/engines ;;  # each of them takes all cores
     "") set -- -m "not long" ;;
     *) ;;  # what the user names, long or not
   esac
@@ -266,7 +267,9 @@ run_tests() {
   types=$!
   # Whole files to each of three processes: fixtures are shared within a file. Two left
   # cores idle wherever a test waits (docs/decisions.md); more were not tried.
-  "$python" -m pytest -n 3 --dist loadfile --no-loadscope-reorder "$@" || tests=$?
+  "$python" -m pytest -n 3 --dist loadfile --no-loadscope-reorder \
+    ${alone:+--ignore=$alone} "$@" || tests=$?
+  [[ -z $alone ]] || "$python" -m pytest "$alone" || tests=$?
   wait "$types" || tests=1
   cat "$log"
   rm "$log"
