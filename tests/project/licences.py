@@ -45,6 +45,35 @@ EXCEPTIONS = {  # whose metadata name none; read in the licence file they bring 
     "py-ctcmetrics": "BSD-3-Clause",
     "simple-parsing": "MIT",
 }
+# Newest final release of what pyproject.toml names, as PyPI said on 2026-11-29.
+RELEASED = {
+    "absl-py": "2026-10-09",
+    "apache-beam": "2026-10-07",
+    "bioimageio-spec": "2026-10-16",
+    "boto3": "2026-11-20",
+    "google-cloud-storage": "2026-10-15",
+    "google-crc32c": "2026-09-24",
+    "imagecodecs": "2026-10-09",
+    "jinja2": "2025-03-05",
+    "keras": "2026-07-29",
+    "matplotlib": "2026-09-11",
+    "ml-collections": "2025-04-17",
+    "msgspec": "2026-11-28",
+    "numpy": "2026-11-15",
+    "onnx": "2026-10-06",
+    "onnxruntime": "2026-11-13",
+    "opencv-python-headless": "2026-07-02",
+    "pillow": "2026-10-16",
+    "protobuf": "2026-09-17",
+    "roifile": "2026-11-07",
+    "scikit-image": "2025-12-20",
+    "shapely": "2026-10-07",
+    "tensorboard": "2026-06-29",
+    "tensorflow-cpu": "2026-03-06",
+    "tifffile": "2026-11-08",
+    "tqdm": "2026-09-11",
+    "xprof": "2026-10-29",
+}
 HEAD = """# Which licences has what is installed?
 
 Apache-2.0 is our own. `python -m tests.project.licences` writes this page from the
@@ -60,6 +89,9 @@ under permissive licences or MPL-2.0, and that the table is that of
   licence texts too: they lie in the wheels' `*.dist-info`.
 * `requirements/gpu.lock` adds NVIDIA's CUDA libraries (`nvidia-*`), which are not free
   software: NVIDIA's terms allow their use and, within limits, passing them on.
+* The last column has the date of the newest release of each package that
+  `pyproject.toml` names, as PyPI said on 2026-11-29: whether it is still maintained.
+  `tensorflow-io` (extra `io`) is not: its last release is of 2024-07-01.
 * MPL-2.0: changes of those packages' own files have to be published; we make none.
 """
 KINDS = {
@@ -160,8 +192,11 @@ def page() -> str:
     for kind, what in KINDS.items():
         own = [row for row in made if row[3] == kind]
         text += [f"## {len(own)} packages {what}\n"]
-        text += ["| package | version | licence |\n|---|---|---|"]
-        text += [f"| {name} | {version} | {said} |" for name, version, said, _ in own]
+        text += ["| package | version | licence | newest release |\n|---|---|---|---|"]
+        text += [
+            f"| {name} | {version} | {said} | {RELEASED.get(name, '')} |"
+            for name, version, said, _ in own
+        ]
         text += [""]
     elsewhere = sorted(set(locked()) - {row[0] for row in made})
     text += [f"Locked for other systems or Pythons: {', '.join(elsewhere)}."]

@@ -1,9 +1,12 @@
 """Whatever is locked may be used and passed on."""
 
+import importlib.metadata
 import re
 import sys
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from tests.project import licences
 
@@ -20,6 +23,14 @@ def test_workers_bring_no_tensorflow_and_the_trainer_does():
     base, cpu = licences.needed(set()), licences.needed({"cpu"})
     assert {"apache-beam", "numpy", "opencv-python-headless"} <= base
     assert "keras" not in base and {"keras", "jinja2", "boto3"} <= cpu
+
+
+def test_what_the_project_names_is_maintained():
+    """A release within two years of the day when PyPI was asked."""
+    named = map(Requirement, importlib.metadata.requires(licences.PROJECT))
+    base = {canonicalize_name(each.name) for each in named if not each.marker}
+    assert base <= licences.RELEASED.keys()
+    assert min(licences.RELEASED.values()) > "2024-11-29"
 
 
 @pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="the page is 3.11's")
