@@ -3,6 +3,7 @@
 import contextlib
 import pathlib
 import re
+import subprocess
 import time
 
 import pytest
@@ -174,4 +175,20 @@ def test_the_only_worker_is_killed(engine, cells, digests, made_here, tmp_path):
             cluster.add(0)
             _, said = ends(job, cluster)
             assert job.returncode == 0, said + cluster.said()
+    assert digests(output) == made_here(*LONGER)
+
+
+def test_prism_is_killed_with_the_command(cells, digests, made_here, tmp_path):
+    """The command is its worker: the same command goes on from the whole shards."""
+    (tmp_path / "cluster").mkdir()
+    with ENGINES["prism"](tmp_path / "cluster") as cluster:
+        output = tmp_path / "data"
+        typed = command(cluster, cells, output, *LONGER)
+        silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        job = started(*typed, start_new_session=True, **silent)
+        waits_until_it_writes(job, output)
+        kill(job)
+        done = sent(cluster, cells, output, *LONGER)
+        assert done.returncode == 0, done.stderr
+        assert "shards of an earlier run kept" in done.stdout
     assert digests(output) == made_here(*LONGER)
