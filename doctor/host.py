@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from doctor.finding import Finding
 from unet_tfrecords.command.memory import free_memory
 
-PYTHONS = ((3, 11), (3, 13))  # from, and before
+PYTHONS = ((3, 11), (3, 14))  # from, and before
 MEMORY_GB = 3.0  # a training of :cpu and its validation need less
 DISK_GB = 5.0  # the environment takes 3
 OPEN_FILES = 1024  # shards, sockets and libraries of one training stay below
@@ -35,7 +35,7 @@ def python(version: tuple[int, ...]) -> Finding:
     """Whether TensorFlow, Beam and the rest have packages for this Python."""
     says = f"{'.'.join(map(str, version))}, {sys.executable}"
     fits = PYTHONS[0] <= version[:2] < PYTHONS[1]
-    cure = "PYTHON=python3.11 ./launch.sh setup (3.11 or 3.12)"
+    cure = "PYTHON=python3.11 ./launch.sh setup (3.11 to 3.13)"
     return Finding("Python", says, "" if fits else cure)
 
 

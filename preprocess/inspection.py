@@ -245,7 +245,8 @@ def copies_in(sources: Iterable[Inspection]) -> Iterator[str]:
     for source in sorted(sources, key=lambda source: source.frame.key):
         frame = source.frame
         first = firsts.setdefault(source.pixels, frame)
-        if frame.split != first.split:
+        in_one_file = frame.image.path == first.image.path  # a video may stand still
+        if frame.split != first.split and not in_one_file:
             yield (
                 f"{frame.image} ({frame.split}) is a copy of {first.image} "
                 f"({first.split}); remove one of them"

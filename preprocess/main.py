@@ -219,7 +219,7 @@ def _run_pipeline(job, options) -> dict[str, int]:
             build(pipeline, job)
             end.enter_context(progress.bars_of(job.output, job.frames))
             result = pipeline.run()
-            runners.hear_no_more()
+            runners.silence_job_servers()
             runners.wait_for(result)
     except Exception as error:
         local = engine == runners.LOCAL_RUNNER

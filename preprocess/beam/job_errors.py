@@ -36,8 +36,8 @@ KNOWN = (
     ),
     (
         r"NoResourceAvailableException|TimeoutException: Timeout has occurred",
-        "no worker of Flink's is left, or none has enough free slots; start one, then "
-        "run this again to go on",
+        "no worker is left there, or none has enough free slots; start one, then run "
+        "this again to go on",
     ),
     (
         r"Service failed to start up",

@@ -95,17 +95,14 @@ def _check_portable(options) -> None:
     if portable.job_endpoint and re.search(ADDRESS, f"={portable.job_endpoint}"):
         reach(f"--job_endpoint={portable.job_endpoint}", "start the job service")
         return
-    if runner == PRISM_RUNNER:
-        portable.environment_type = portable.environment_type or "LOOPBACK"
-        prism = options.view_as(beam_options.PrismRunnerOptions)
-        if prism.prism_log_level == "info":  # each step of it
-            prism.prism_log_level = "warn"
-        binary = options.get_all_options()["prism_location"]
-        if binary and "://" not in binary and not os.path.exists(binary):
-            raise UserError(f"--prism_location={binary}: no such file")
-        return
     if portable.job_endpoint or runner == "PortableRunner":
         raise UserError(f"--runner={runner} wants --job_endpoint=HOST:PORT")
+    if runner == PRISM_RUNNER:
+        portable.environment_type = portable.environment_type or "LOOPBACK"
+        binary = options.get_all_options()["prism_location"]
+        if binary and "://" not in binary and not shutil.which(binary):
+            raise UserError(f"--prism_location={binary}: no such program")
+        return
     _check_own_job_server(options, runner.removesuffix("Runner").lower())
 
 

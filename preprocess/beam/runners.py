@@ -19,7 +19,8 @@ DASK_PARTITIONS = 32  # unless --dask_npartitions says how many
 
 # As Beam names what it starts, and what these say of no use.
 JOB_SERVERS = ("FlinkJarJobServer", "SparkJarJobServer", "PrismRunner")
-NOTE_OF_JAVA = re.compile("^NOTE: |^SLF4J: |INFO |DEBUG ")
+NOTE_OF_JAVA = re.compile(r"(NOTE|SLF4J): |([\d:/. ]*|\[.*?\] )(INFO|DEBUG) ")
+OF_DEATH = re.compile("FATAL|OutOfMemoryError")
 
 # Option classes of Beam's that only some runners read; others all do.
 PORTABLE = preflight.PORTABLE_RUNNERS
@@ -97,8 +98,14 @@ def parse_options(beam_args: list[str], own: Sequence[str] = ()):
         resource_hints_from_options(options)  # else the pipeline ends in a traceback
     except ValueError as error:
         raise UserError(f"--resource_hint: {error}") from error
+    if name == preflight.PRISM_RUNNER and not _has("--prism_log_level", beam_args):
+        options.view_as(beam_options.PrismRunnerOptions).prism_log_level = "warn"
     FileSystems.set_options(options)  # this process reads and writes there too
     return options
+
+
+def _has(flag: str, arguments: Sequence[str]) -> bool:
+    return any(argument.partition("=")[0] == flag for argument in arguments)
 
 
 def _check_read(runner: str, beam_args: list[str], own: Sequence[str]) -> None:
@@ -179,7 +186,7 @@ def quieten() -> None:
     beam_internals.stop_printing()
     logging.basicConfig()
     root = logging.getLogger()
-    root.addFilter(_is_news)
+    root.addFilter(_is_worth_showing)
     for handler in root.handlers:
         if type(handler) is logging.StreamHandler:
             handler.setFormatter(logging.Formatter("%(message)s"))
@@ -196,10 +203,11 @@ def quieten() -> None:
     for name, level in levels.items():
         logging.getLogger(name).setLevel(level)
     for name in JOB_SERVERS:
+        logging.getLogger(name).removeFilter(_is_of_death)
         logging.getLogger(name).addFilter(_is_no_note)
 
 
-def _is_news(record: logging.LogRecord) -> bool:
+def _is_worth_showing(record: logging.LogRecord) -> bool:
     """Beam logs failures on a job service, which it raises, and waiting for one."""
     is_failure = record.module == "portable_runner" and record.levelno >= logging.ERROR
     return not is_failure and record.module != "subprocess_server"
@@ -207,13 +215,20 @@ def _is_news(record: logging.LogRecord) -> bool:
 
 def _is_no_note(record: logging.LogRecord) -> bool:
     """Java notes each step, and its metrics on many lines."""
-    return not NOTE_OF_JAVA.search(record.getMessage())
+    return not NOTE_OF_JAVA.match(record.getMessage())
 
 
-def hear_no_more() -> None:
-    """Stops what a job server says once it has the job: the client has all of it."""
+def silence_job_servers() -> None:
+    """Of what a job server says once it has the job, only its own end is shown.
+
+    The client has the rest.
+    """
     for name in JOB_SERVERS:
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+        logging.getLogger(name).addFilter(_is_of_death)
+
+
+def _is_of_death(record: logging.LogRecord) -> bool:
+    return bool(OF_DEATH.search(record.getMessage()))
 
 
 class JobMayContinue(UserError):

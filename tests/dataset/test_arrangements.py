@@ -241,6 +241,22 @@ def test_every_pair_counts(tmp_path, there, names):
     assert not any(frame.objects for frame in frames)
 
 
+def test_other_things_beside_a_data_set_are_left_out(tmp_path):
+    there = ["images/a.png", "masks/a.png", "test/images/c.png"]
+    for name in (*there, "previews/a.png", "previews/a_mask.png"):
+        save(tmp_path / name, CELLS)
+    found = layouts.look_for_frames(own_images.get_config().data, str(tmp_path))
+    assert [frame.name for frame in found.frames] == ["a"]
+    assert not found.problems and len(found.left_out) == 3
+
+
+def test_files_inside_a_folder_named_zarr_are_read(tmp_path):
+    for name in ("images/a.png", "masks/a.png"):
+        save(tmp_path / "my.zarr" / name, CELLS)
+    frames, _ = frames_of(tmp_path / "my.zarr")
+    assert len(frames) == 1
+
+
 def test_a_stray_mask_makes_no_single_objects(tmp_path):
     for name in ("p/images/a.png", "p/masks/a.png", "q/images/b.png", "q/masks/b.png"):
         save(tmp_path / name, CELLS)

@@ -464,6 +464,13 @@ def test_what_the_config_says_of_classes_is_compared_with_the_masks():
         mask_survey.reading_of(facts, "instance")
 
 
+def test_a_large_cell_among_others_is_no_background():
+    """Cells without gaps: one touches most others, but not all edges of the frame."""
+    labels = np.kron(np.arange(2, 11).reshape(3, 3), np.ones((9, 9), int))
+    labels[6:21, 6:21] = 1
+    mask_survey.check_background(looked_at(*[labels.astype(np.int32)] * 2), "instance")
+
+
 def test_many_numbers_in_pieces_are_doubted():
     """Ids that wrap, or colours that recur: which is right nobody can tell."""
     masks = [np.tile(np.arange(1, 9, dtype=np.int32), 4)[np.newaxis].repeat(4, 0)] * 2
@@ -482,6 +489,8 @@ def test_palettes_of_two_meanings_are_refused(colours, said):
     plain = looked_at(ONE, ONE)
     facts = [f._replace(colours=c) for f, c in zip(plain, colours, strict=True)]
     mask_survey.check_palettes(facts[:1] * 2)
+    same = [plain[0]._replace(colours={1: 0xFF0000, 2: 0xFF0000})]
+    mask_survey.check_palettes(same * 2)  # two numbers of a colour, in each file
     with pytest.raises(UserError, match=said):
         mask_survey.check_palettes(facts)
 

@@ -53,7 +53,7 @@ def test_nothing_installed_is_one_line_and_a_cure():
     "finding, words",
     [
         (host.python((3, 9, 2)), "python3.11"),
-        (host.python((3, 13, 0)), "python3.11"),
+        (host.python((3, 14, 0)), "python3.11"),
         (host.processor({"sse4_2"}, 4), "no AVX"),
         (host.memory(1e9), "1.0 GB"),
         (host.disk("disk", "/", 1e9), "--output"),
@@ -326,3 +326,9 @@ def test_buckets(front, tmp_path):
     code = "from doctor import places; print(*places.look('', 'gs://not-there/out'))"
     bad = hosts.run(PYTHON, "-c", code)
     assert "no bucket" in bad.stdout, bad.stdout + bad.stderr
+
+
+def test_doctor_takes_the_pythons_that_the_package_takes():
+    requires = importlib.metadata.metadata("unet-tfrecords")["Requires-Python"]
+    (first, last) = (".".join(map(str, version)) for version in host.PYTHONS)
+    assert set(requires.split(",")) == {f">={first}", f"<{last}"}

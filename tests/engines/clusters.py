@@ -152,7 +152,7 @@ def asked(address: str) -> dict:
 
 
 def until(condition: Callable[[], bool], cluster: Cluster, seconds: float) -> None:
-    """Waits; who does not answer yet counts as not there."""
+    """Waits; a server that does not answer yet is not ready."""
     deadline = time.monotonic() + seconds
     while True:
         with contextlib.suppress(OSError, KeyError):

@@ -4,6 +4,7 @@ import shutil
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from tests.commands import lines_of
@@ -19,6 +20,17 @@ def test_copies_in_two_splits_are_refused(source, tmp_path, capfd):
     assert preprocess(source, tmp_path / "out") == 2
     error = capfd.readouterr().err
     assert "t007.tif (test) is a copy of" in error and "t000.tif (train)" in error
+
+
+def test_pages_of_a_stack_may_be_alike(tmp_path):
+    """A video stands still for a moment; no page can be taken out."""
+    pages = np.stack([noise(30, 30, i % 2) for i in range(6)])
+    masks = np.stack([np.eye(30, dtype=np.uint8)] * 6)
+    source = tmp_path / "in"
+    for kind, stack in (("images", pages), ("masks", masks)):
+        (source / kind).mkdir(parents=True)
+        tifffile.imwrite(source / kind / "a.tif", stack, photometric="minisblack")
+    assert preprocess(source, tmp_path / "out", config="folder.py:smoke") == 0
 
 
 def test_copies_in_another_format_are_refused(tmp_path, capfd):

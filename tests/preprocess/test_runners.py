@@ -286,7 +286,7 @@ def test_what_a_job_server_needs_is_named(tmp_path):
         jar = f"--{engine.lower()}_job_server_jar={tmp_path}/a.jar"
         assert refused(f"--runner={engine}Runner", jar) == [f"{jar}: no such file"]
     gone = f"--prism_location={tmp_path}/prism"
-    assert refused("--runner=PrismRunner", gone) == [f"{gone}: no such file"]
+    assert refused("--runner=PrismRunner", gone) == [f"{gone}: no such program"]
     [line] = refused("--runner=FlinkRunner", "--flink_version=1.2")
     assert "argument --flink_version: invalid choice: '1.2'" in line
 

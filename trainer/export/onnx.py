@@ -1,7 +1,7 @@
 """The network as an ONNX file, for machines without TensorFlow or GPU.
 
 Written layer by layer with `onnx`' own helpers (onnx.ai/onnx/operators). The network
-has five kinds of layers, each of which is one or two operators. Inside, images are
+has few kinds of layers, each of which is one or two operators. Inside, images are
 channels-first, as onnxruntime's kernels want them.
 """
 
@@ -100,7 +100,8 @@ def write_block(
 ) -> None:
     """Writes what `bioimageio.block_function` does: blocks mirrored around, normalised.
 
-    Args: as of `write_tile`.
+    Args:
+      path, network, segmenter, about: as `write_tile` takes them.
     """
     graph, pad = Graph(), tiling.pad(segmenter.depth)
     image = graph.add("Transpose", "block", perm=TO_CHANNELS_FIRST)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from unet_tfrecords.command.errors import UserError, warn
-from unet_tfrecords.dataset.images.arrangements import NNUNET_CHANNEL
+from unet_tfrecords.dataset.images.arrangements import OF_NNUNET
 from unet_tfrecords.dataset.images.formats import count_pages, is_image, unread
 from unet_tfrecords.dataset.images.frames import natural_key
 from unet_tfrecords.dataset.images.layouts import truth_files
@@ -14,6 +14,7 @@ from unet_tfrecords.dataset.images.pages import Page
 from unet_tfrecords.storage import files
 
 RECORD = "predict.json"  # in a folder of outputs
+CHANNEL = re.compile(r"_[0-9]{4}\.\w+$")
 
 
 class Job(NamedTuple):
@@ -52,15 +53,17 @@ def find_jobs(source: str, output: str) -> tuple[list[Job], list[str]]:
     _check_output(output, source, found)
     there = _outside(output, source, found)
     updated = {path: time for path, time in there.items() if is_image(path)}
-    unreadable = [line for path in sorted(there) if (line := unread(path))]
-    problems = [*dict.fromkeys(unreadable), *_channels_apart(updated)]
+    root = _root_of(source, list(there))
+    unreadable = [line for p in sorted(there) if (line := unread(p, len(root)))]
+    apart = _channels_apart(updated)
+    updated = {path: time for path, time in updated.items() if path not in apart}
+    problems = [*dict.fromkeys(unreadable), *apart.values()]
     if not updated:
         lines = [f"{source}: no images there that can be read; see --input"]
         raise UserError(problems or lines)
-    others = [path for path in there if not (is_image(path) or unread(path))]
+    others = [p for p in there if not (is_image(p) or unread(p, len(root)))]
     if others:
         warn(f"{len(others)} files are no images: {others[0]} ...")
-    root = _root_of(source, list(there))
     jobs: list[Job] = []
     owners: dict[str, str] = {}
     for path, changed in sorted(updated.items(), key=lambda e: natural_key(e[0])):
@@ -78,16 +81,23 @@ def find_jobs(source: str, output: str) -> tuple[list[Job], list[str]]:
     return jobs, problems
 
 
-def _channels_apart(paths: Iterable[str]) -> list[str]:
-    """Files with one channel of an image each (nnU-Net's _0000, _0001), a line each."""
-    stems = {os.path.splitext(path)[0]: path for path in paths}
-    return [
-        f"{stems[stem]}: a channel in a file of its own is not read; save all channels "
+def _channels_apart(paths: Iterable[str]) -> dict[str, str]:
+    """Channels in files of their own, as nnU-Net has them: a line each, by path.
+
+    Elsewhere names that end with _0000 and _0001 are those of a video.
+    """
+    channels: dict[str, list[str]] = {}
+    for path in sorted(paths):
+        folder = files.basename(os.path.dirname(path)).lower()
+        if folder in OF_NNUNET and (end := CHANNEL.search(path)):
+            channels.setdefault(path[: end.start()], []).append(path)
+    return {
+        path: f"{path}: a channel in a file of its own is not read; save all channels "
         "of an image in one TIFF"
-        for stem in sorted(stems)
-        if re.search("_[0-9]{3}[1-9]$", stem)
-        and f"{stem[:-5]}{NNUNET_CHANNEL}" in stems
-    ]
+        for those in channels.values()
+        if len(those) > 1
+        for path in those
+    }
 
 
 def _files_of(source: str) -> dict[str, float]:
@@ -105,7 +115,10 @@ def _files_of(source: str) -> dict[str, float]:
 
 def _without_truth(folder: str, found: dict[str, float]) -> dict[str, float]:
     if truth := found.keys() & truth_files(folder, found):
-        warn(f"{len(truth)} files are masks of images there, and are left out")
+        warn(
+            f"{len(truth)} files are masks of images there, and are left out: "
+            f"{min(truth)} ..."
+        )
     return {path: found[path] for path in found.keys() - truth}
 
 

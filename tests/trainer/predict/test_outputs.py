@@ -232,12 +232,25 @@ def test_masks_of_the_images_are_not_segmented(predict, tmp_path, capfd, image, 
 
 
 def test_channels_in_files_of_their_own_are_not_segmented(predict, tmp_path, capfd):
-    (tmp_path / "in").mkdir()
-    for channel in range(2):
-        cv2.imwrite(f"{tmp_path}/in/a_000{channel}.png", np.eye(30, dtype=np.uint8))
+    """nnU-Net's; elsewhere such names are those of a video."""
+    for folder in ("imagesTs", "video"):
+        (tmp_path / "in" / folder).mkdir(parents=True)
+        for number in range(2):
+            name = f"{tmp_path}/in/{folder}/a_000{number}.png"
+            cv2.imwrite(name, np.eye(30, dtype=np.uint8))
     assert predict(tmp_path / "in") == 2
     said = capfd.readouterr().err
-    assert "a_0001.png: a channel in a file of its own is not read" in said
+    assert said.count(": a channel in a file of its own is not read") == 2
+    made = sorted((tmp_path / "out").rglob("*_mask.png"))
+    assert [path.parent.name for path in made] == ["video", "video"]
+
+
+def test_a_glob_without_a_folder_leaves_masks_out(predict, tmp_path, monkeypatch):
+    for name in ("a.png", "a_mask.png"):
+        cv2.imwrite(f"{tmp_path}/{name}", np.eye(30, dtype=np.uint8))
+    monkeypatch.chdir(tmp_path)
+    assert predict("*.png") == 0
+    assert len(list((tmp_path / "out").rglob("*_mask.png"))) == 1
 
 
 def test_outputs_that_would_overwrite_each_other_are_told_of(predict, tmp_path, capfd):

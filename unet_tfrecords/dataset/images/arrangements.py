@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from unet_tfrecords.command.errors import UserError
-from unet_tfrecords.dataset.images.formats import is_image, unread
+from unet_tfrecords.dataset.images.formats import around_of, is_image, unread
 from unet_tfrecords.storage import files
 
 IMAGES = ("images", "image")
@@ -64,7 +64,10 @@ class Folder:
 
     def has_images(self) -> bool:
         """Whether a file below is an image, of a format that is read or not."""
-        return any(is_image(path) or unread(path) for path, _ in self.walk())
+        return any(
+            is_image(path) or unread(path, len(path) - len(name))
+            for path, name in self.walk()
+        )
 
     def walk(self, prefix: str = "") -> Iterator[tuple[str, str]]:
         """Yields the path of each file below, and its name relative to the folder."""
@@ -105,9 +108,9 @@ def _by_stem(
       suffix: of the names, before the ending.
     """
     stems: dict[str, str] = {}
+    lines = (unread(path, len(path) - len(name)) for path, name in found.items())
+    problems += dict.fromkeys(filter(None, lines))
     for path, name in found.items():
-        if (line := unread(path)) and line not in problems:
-            problems.append(line)
         stem = unicodedata.normalize("NFC", stem_of(name))
         if not is_image(path) or not stem.endswith(suffix):
             continue
@@ -302,27 +305,39 @@ def arranged(path: str, suffix: str, inside: Sequence[str] | None = None) -> Arr
     pairs = [each for _, each in found]
     used = {path for each in pairs for path in each.images.values()}
     used |= {path for each in pairs for group in each.masks.values() for path in group}
-    named = " ".join(line for each in pairs for line in each.problems)
-    left = (p for p, _ in folder.walk() if p not in used and p not in named)
+    used |= {line.partition(": ")[0] for each in pairs for line in each.problems}
+    left = (
+        path
+        for path, name in folder.walk()
+        if path not in used and around_of(path, len(path) - len(name)) not in used
+    )
     return Arranged(names[0] if names else "", pairs, tuple(sorted(left)))
 
 
-def _fitting(folder: Folder, suffix: str, prefix: str) -> Iterator[tuple[str, Pairs]]:
+def _fitting(
+    folder: Folder, suffix: str, prefix: str, around: str = ""
+) -> Iterator[tuple[str, Pairs]]:
     """Yields the arrangement's name and the pairs of each folder in which one fits."""
     fitting = []
     for name, find in ARRANGEMENTS.items():
         pairs = find(folder, suffix)
         if pairs and (pairs.images or pairs.masks or pairs.problems):
             fitting.append((name, _prefixed(pairs, prefix)))
+    if around:  # other things lie beside a data set, such as its previews
+        fitting = [
+            (name, pairs)
+            for name, pairs in fitting
+            if name == around and pairs.images.keys() & pairs.masks.keys()
+        ]
     yield from fitting
     used = {path for _, pairs in fitting for path in pairs.images.values()}
     used |= {p for _, pairs in fitting for group in pairs.masks.values() for p in group}
     is_one = len(folder.folders) == 1 and not fitting  # around it all
+    around = around or (fitting[0][0] if fitting else "")
     for name, inside in sorted(folder.folders.items()):
         if not any(path in used for path, _ in inside.walk()):
-            yield from _fitting(
-                inside, suffix, prefix if is_one else f"{prefix}{name}/"
-            )
+            own = prefix if is_one else f"{prefix}{name}/"
+            yield from _fitting(inside, suffix, own, around)
 
 
 def _prefixed(pairs: Pairs, prefix: str) -> Pairs:
@@ -345,7 +360,11 @@ def masks_among(names: Sequence[str]) -> set[str]:
     >>> sorted(masks_among(["images/a.png", "Labels/a.png", "b.png", "b-mask.tif"]))
     ['Labels/a.png', 'b-mask.tif']
     """
-    lowered = {name: name.lower() for name in names if is_image(name)}
+    lowered = {
+        name: unicodedata.normalize("NFC", name).lower()
+        for name in names
+        if is_image(name)
+    }
     folders = {part for name in lowered.values() for part in _folders_of(name)}
     stems = {stem_of(name) for name in lowered.values()}
     partner: dict[str, tuple[str, ...]] = {mask: IMAGES for mask in MASKS}

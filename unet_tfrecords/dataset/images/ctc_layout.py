@@ -57,8 +57,8 @@ class Sequence(NamedTuple):
         return sorted(self.gold.keys() | self.silver.keys() | sliced, key=natural_key)
 
 
-# Of images, gold and silver truth, whole and of slices.
-NAMES = re.compile(r"(t|man_seg|man_seg_\d+_)\d+\.tiff?", re.IGNORECASE)
+IMAGE = re.compile(r"t\d+\.tiff?", re.IGNORECASE)
+TRUTH = re.compile(r"man_seg(_\d+_)?\d+\.tiff?", re.IGNORECASE)  # or of a slice
 
 
 def _numbered(folder: str, prefix: str) -> dict[str, str]:
@@ -160,7 +160,10 @@ def _find_in(
     places = [base, *filter(None, masks)]
     problems += _duplicates(places)
     others = [
-        path for path in _files_in(places) if not NAMES.fullmatch(files.basename(path))
+        path
+        for place in places
+        for path in files.list_files(place)
+        if not (IMAGE if place == base else TRUTH).fullmatch(files.basename(path))
     ]
     problems += dict.fromkeys(line for path in others if (line := unread(path)))
     times = [time for time in times if time in there.images]
@@ -189,10 +192,6 @@ def _find_in(
             problems += error.problems
     left_out = tuple(path for path in others if not unread(path))
     return FrameListing(frames, problems, len(there.images) - len(times), left_out)
-
-
-def _files_in(folders: Iterable[str]) -> list[str]:
-    return [path for folder in folders for path in files.list_files(folder)]
 
 
 def _pages(path: str) -> int:

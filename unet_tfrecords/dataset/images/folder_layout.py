@@ -115,7 +115,7 @@ def find(name: str, folder: str, data: ml_collections.ConfigDict) -> FrameListin
             )
             for i, own in enumerate(names)
         ]
-    problems += _alike({frame.sequence for frame in frames})
+    problems += _differing_in_case({frame.sequence for frame in frames})
     if any(frame.objects for frame in frames):  # so are frames of a single object
         frames = [
             dataclasses.replace(f, label=None, objects=(f.label,)) if f.label else f
@@ -178,7 +178,7 @@ def _grouping(pattern: str) -> Callable[[str], str | None]:
     return group_of if pattern else lambda stem: UNGROUPED
 
 
-def _alike(groups: Iterable[str]) -> list[str]:
+def _differing_in_case(groups: Iterable[str]) -> list[str]:
     """Groups whose names differ in case alone, a line each: they may be one."""
     first: dict[str, str] = {}
     return [
@@ -302,7 +302,12 @@ def _object_of(page: Page, notes: list[str]) -> np.ndarray:
     mask = read_mask(page, exact=False)
     if not mask.has_colours:
         return foreground_of(mask.values, str(page), notes)
-    check_colours(mask.values, "instance", str(page))
+    try:
+        check_colours(mask.values, "instance", str(page))
+    except UserError:
+        raise UserError(
+            f"{page}: a mask of a single object is one colour on black"
+        ) from None
     return mask.values > 0
 
 

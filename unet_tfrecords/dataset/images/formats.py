@@ -75,16 +75,31 @@ def is_image(path: str) -> bool:
     return path.lower().endswith(tuple(READERS))
 
 
-def unread(path: str) -> str:
+def around_of(path: str, start: int) -> str:
+    """The image that a file is a part of, where images are folders; else "".
+
+    Args:
+      path: of the file.
+      start: where its part below the data set's folder begins.
+    """
+    match = FOLDERS.match(path, start)
+    return path[: match.end()] if match else ""
+
+
+def unread(path: str, start: int | None = None) -> str:
     """Says that an image is of a format which is not read; "" of any other file.
+
+    Args:
+      path: of the file.
+      start: as in `around_of`; by default a file is no part of another image.
 
     >>> unread("a/f04.czi")
     'a/f04.czi: CZI is not read; convert it to TIFF'
-    >>> unread("a/f05.zarr/0/c/0/0")
+    >>> unread("a/f05.zarr/0/c/0/0", 2)
     'a/f05.zarr: ZARR is not read; convert it to TIFF'
     """
-    if around := FOLDERS.match(path):
-        path = around[0]
+    if start is not None:
+        path = around_of(path, start) or path
     name = files.basename(path).lower()
     ending = next((e for e in UNREAD if name.endswith(e)), "")
     if not ending or name.endswith("_seg.npy"):  # Cellpose's notes beside an image

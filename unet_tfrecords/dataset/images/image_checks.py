@@ -59,7 +59,7 @@ class PageHead(NamedTuple):
     kind: int = 0
     old_kind: int = 0
 
-    def is_no_image(self, height: int, width: int) -> bool:
+    def is_auxiliary(self, height: int, width: int) -> bool:
         """Whether a page is no image of its own, beside one of `height` x `width` px.
 
         It says so, or it is at most half as large with the same proportions: pyramids

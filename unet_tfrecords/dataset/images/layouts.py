@@ -103,7 +103,7 @@ def look_for_frames(data: ml_collections.ConfigDict, folder: str) -> FrameListin
 
 def truth_files(folder: str, paths: Iterable[str]) -> set[str]:
     """Those of the files below a folder that are the truth of others, in any layout."""
-    start = len(folder.rstrip("/")) + 1
+    start = len(folder.rstrip("/") + "/") if folder else 0
     inside = [path[start:] for path in paths]
     found = (layout.truth_files(folder, inside) for layout in LAYOUTS.values())
     return set.union(*found)
@@ -160,7 +160,7 @@ def settle_labels(
     mask_survey.check_background(masks, reading.labels, known)
     if reading.labels == "binary":
         mask_survey.check_reversed(masks)
-    if reading.labels == "class":
+    if reading.labels == "class" and not value_map.numbers:
         mask_survey.check_palettes(masks)
     mask_survey.check_number_of_classes(masks, reading.labels, classes)
     data.labels = reading.labels

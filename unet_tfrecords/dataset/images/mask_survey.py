@@ -121,7 +121,10 @@ def _touched(labels: np.ndarray, number: int) -> float:
         or cv2.erode((labels == 0).view(np.uint8), square).any()
     ):
         return 0.0
-    near = cv2.dilate((labels == number).view(np.uint8), square) > 0
+    own = labels == number
+    if not all(edge.any() for edge in (own[0], own[-1], own[:, 0], own[:, -1])):
+        return 0.0  # a cell among others; the background reaches all four edges
+    near = cv2.dilate(own.view(np.uint8), square) > 0
     return len(np.intersect1d(labels[near], others)) / len(others)
 
 
@@ -145,12 +148,15 @@ def survey(
       labels: config.data.labels.
     """
     masks = [frame.label for frame in frames if frame.label]
-    masks = masks[:: max(1, -(-len(masks) // most))]
-    found = _look_at_all(masks, value_map, labels in ("class", "instance"))
+    chosen = masks[:: max(1, -(-len(masks) // most))]
+    found = _look_at_all(chosen, value_map, labels in ("class", "instance"))
+    if labels in ("auto", "class") and any(facts.colours for facts in found):
+        chosen = masks  # as each can have another palette
+        found = _look_at_all(masks, value_map, labels == "class")
     kinds = {facts.palette for facts in found}
     if labels == "auto" and {"mixed", "colours"} <= kinds:
         # Masks without the colours have the same palette, and so the same numbers.
-        found = _look_at_all(masks, value_map, whole_palette=True)
+        found = _look_at_all(chosen, value_map, whole_palette=True)
     return found
 
 
@@ -432,7 +438,9 @@ def check_palettes(masks: Sequence[MaskFacts]) -> None:
         for number, colour in mask.colours.items():
             first, file = of_number.setdefault(number, (colour, mask.name))
             other, place = of_colour.setdefault(colour, (number, mask.name))
-            if first == colour and other == number:
+            if (first == colour or file == mask.name) and (
+                other == number or place == mask.name
+            ):
                 continue
             says = f"number {number} is #{first:06x} in {file}"
             if first == colour:

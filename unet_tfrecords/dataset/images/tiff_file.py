@@ -80,7 +80,7 @@ def _layout(path: str, _size: int, _mtime_ns: int) -> TiffLayout:
     with opened(path) as tiff:
         heads = image_checks.page_heads(tiff)
         largest = max((head.height, head.width) for head in heads)
-        kept = [i for i, head in enumerate(heads) if not head.is_no_image(*largest)]
+        kept = [i for i, head in enumerate(heads) if not head.is_auxiliary(*largest)]
         if not kept:  # all say that they are smaller versions, of nothing that is here
             sizes = [(head.height, head.width) for head in heads]
             kept = [i for i, size in enumerate(sizes) if size == largest]
