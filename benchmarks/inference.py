@@ -88,7 +88,7 @@ def our_model(given, *, as_onnx: bool):
     about |= {"normalization": None, "tta": False}
     if as_onnx:
         path = os.path.join(given.folder, artefact_layout.ONNX)
-        onnx.convert(served.functions["tile"], about, path)
+        onnx.write_tile(path, network, segmenter, about)
         runtime = runtimes.OnnxRuntime(path, about)
     else:
         path = os.path.join(given.folder, "model")

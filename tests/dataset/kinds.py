@@ -447,6 +447,12 @@ REFUSED_MASKS = [
         "lossy compression in TIFF", "tif", tiff(compression="jpeg"), "changes values"
     ),
     Kind("two values", "png", two_values, "is the only number, in "),
+    Kind(
+        "True and False by tifffile",
+        "tif",
+        lambda p, x: tifffile.imwrite(p, x > 0),
+        "with True as black",
+    ),
     Kind("resized with interpolation", "png", resized, "are rims around others"),
     Kind(
         "another size than the image",
