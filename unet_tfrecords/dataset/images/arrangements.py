@@ -98,10 +98,6 @@ def _by_stem(
 ) -> dict[str, str]:
     """Images whose names end with a suffix, by what is before it.
 
-    An accented letter is one character in some file systems and two in others; here it
-    is one (NFC), so that an image and its mask find each other and seeds don't depend
-    on where the files have been.
-
     Args:
       found: files' names, by their path.
       problems: takes in a line on each that can't be used.
@@ -111,7 +107,7 @@ def _by_stem(
     lines = (unread(path, len(path) - len(name)) for path, name in found.items())
     problems += dict.fromkeys(filter(None, lines))
     for path, name in found.items():
-        stem = unicodedata.normalize("NFC", stem_of(name))
+        stem = stem_of(name)
         if not is_image(path) or not stem.endswith(suffix):
             continue
         stem = stem[: len(stem) - len(suffix)]
@@ -130,6 +126,23 @@ def stem_of(name: str) -> str:
     return stem[:-4] if stem.lower().endswith(".ome") else stem
 
 
+def _with_accents_of(images: dict[str, str], masks: dict[str, str]) -> dict[str, str]:
+    """Masks by their images' names, where these differ in how accents are written.
+
+    An accented letter is one character in some file systems and two in others.
+    """
+    lonely = {
+        unicodedata.normalize("NFC", stem): stem
+        for stem in images.keys() - masks.keys()
+    }
+    return {
+        stem
+        if stem in images
+        else lonely.get(unicodedata.normalize("NFC", stem), stem): path
+        for stem, path in masks.items()
+    }
+
+
 def _single(masks: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
     return {stem: (path,) for stem, path in masks.items()}
 
@@ -145,6 +158,7 @@ def _in_two_folders(folder: Folder, suffix: str) -> Pairs | None:
     masks = _by_stem(dict(place.walk()), problems, suffix)
     if not suffix and images and not images.keys() & masks.keys():
         masks, suffix = _without_suffix(masks)
+    masks = _with_accents_of(images, masks)
     if images and masks and not images.keys() & masks.keys():
         problems.append(
             f"{place.path}: no mask has the name of an image, as {min(masks)} and "
@@ -178,6 +192,7 @@ def _of_nnunet(folder: Folder, suffix: str) -> Pairs | None:
         return None
     problems: list[str] = []
     images = _by_stem(dict(where.walk()), problems, NNUNET_CHANNEL)
+    masks = _with_accents_of(images, _by_stem(dict(place.walk()), problems, suffix))
     for stem, path in _by_stem(dict(where.walk()), []).items():
         if re.search("_[0-9]{4}$", stem) is None:
             problems.append(f"{path}: names of images end with {NNUNET_CHANNEL}")
@@ -188,7 +203,7 @@ def _of_nnunet(folder: Folder, suffix: str) -> Pairs | None:
             )
     return Pairs(
         images,
-        _single(_by_stem(dict(place.walk()), problems, suffix)),
+        _single(masks),
         lambda stem: (
             files.join(place.path, f"{stem}.*"),
             files.join(where.path, f"{stem}{NNUNET_CHANNEL}.*"),
@@ -250,9 +265,10 @@ def _side_by_side(folder: Folder, suffix: str) -> Pairs | None:
         first = masks.setdefault(stem[: mark.start()], stems[stem])
         if first != stems[stem]:
             problems.append(f"{stems[stem]}: {first} is of the same image; keep one")
+    images = {stem: path for stem, path in stems.items() if stem not in marks}
     return Pairs(
-        {stem: path for stem, path in stems.items() if stem not in marks},
-        _single(masks),
+        images,
+        _single(_with_accents_of(images, masks)),
         lambda stem: (
             files.join(folder.path, f"{stem}{some}.*"),
             files.join(folder.path, f"{stem}.*"),
