@@ -6,6 +6,7 @@ The loop calls the functions that the job's transforms call, in one thread, and 
 the same files; their bytes are compared. Rounds take turns, the median counts.
 """
 
+import argparse
 import collections
 import functools
 import hashlib
@@ -112,12 +113,18 @@ def one_way(name: str, folder: str, config) -> tuple[float, str]:
         return time.perf_counter() - started, bytes_of(output)
 
 
-def main() -> None:
-    parser = parser_of(__doc__)
+def parser_of_ways(doc: str | None, augmentations: int) -> argparse.ArgumentParser:
+    """Flags of a benchmark that does one job in several ways."""
+    parser = parser_of(doc)
     parser.add_argument("--input", required=True, help="a set of the challenge's")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--augmentations", type=int, default=20)
+    parser.add_argument("--augmentations", type=int, default=augmentations)
     parser.add_argument("--only", default="", help="ways with this in their name")
+    return parser
+
+
+def main() -> None:
+    parser = parser_of_ways(__doc__, augmentations=20)
     parser.add_argument("--way", help="this one, in this process; for the benchmark")
     given = parser.parse_args()
     config = dic_hela.get_config()

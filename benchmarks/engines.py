@@ -23,7 +23,7 @@ from typing import NamedTuple
 sys.path[0] = str(pathlib.Path(__file__).parent.parent)  # not this folder
 
 from benchmarks import beam
-from benchmarks.record import Record, parser_of, run
+from benchmarks.record import Record, run
 from tests.engines.clusters import ENGINES, Cluster
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -121,12 +121,7 @@ def one_way(name: str, folder: str, augmentations: int, scratch: str) -> Used:
 
 
 def main() -> None:
-    parser = parser_of(__doc__)
-    parser.add_argument("--input", required=True, help="DIC-C2DH-HeLa")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--augmentations", type=int, default=80)
-    parser.add_argument("--only", default="", help="ways with this in their name")
-    given = parser.parse_args()
+    given = beam.parser_of_ways(__doc__, augmentations=80).parse_args()
     folder = os.path.abspath(given.input)
     ways = [name for name in WAYS if name == "plain loop" or given.only in name]
     used: dict[str, list[Used]] = {name: [] for name in ways}

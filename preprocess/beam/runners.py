@@ -17,10 +17,11 @@ DASK_RUNNER = "apache_beam.runners.dask.dask_runner.DaskRunner"  # no short name
 DASK_PARTITIONS = 32  # unless --dask_npartitions says how many
 
 
-# As Beam names what it starts, and what these say of no use.
+# The loggers of what Beam starts, and lines of theirs that nobody needs.
 JOB_SERVERS = ("FlinkJarJobServer", "SparkJarJobServer", "PrismRunner")
-NOTE_OF_JAVA = re.compile(r"(NOTE|SLF4J): |([\d:/. ]*|\[.*?\] )(INFO|DEBUG) ")
-OF_DEATH = re.compile("FATAL|OutOfMemoryError")
+# The level comes first, or after a date, a thread or both.
+NOTE_OF_JAVA = re.compile(r"(NOTE|SLF4J): |[\d:/., -]*(\[.*?\] )?(INFO|DEBUG) ")
+FATAL = re.compile("FATAL|OutOfMemoryError")
 
 # Option classes of Beam's that only some runners read; others all do.
 PORTABLE = preflight.PORTABLE_RUNNERS
@@ -203,7 +204,7 @@ def quieten() -> None:
     for name, level in levels.items():
         logging.getLogger(name).setLevel(level)
     for name in JOB_SERVERS:
-        logging.getLogger(name).removeFilter(_is_of_death)
+        logging.getLogger(name).removeFilter(_is_fatal)
         logging.getLogger(name).addFilter(_is_no_note)
 
 
@@ -219,16 +220,16 @@ def _is_no_note(record: logging.LogRecord) -> bool:
 
 
 def silence_job_servers() -> None:
-    """Of what a job server says once it has the job, only its own end is shown.
+    """Shows only fatal errors of a job server once it has the job.
 
-    The client has the rest.
+    The client raises all others.
     """
     for name in JOB_SERVERS:
-        logging.getLogger(name).addFilter(_is_of_death)
+        logging.getLogger(name).addFilter(_is_fatal)
 
 
-def _is_of_death(record: logging.LogRecord) -> bool:
-    return bool(OF_DEATH.search(record.getMessage()))
+def _is_fatal(record: logging.LogRecord) -> bool:
+    return bool(FATAL.search(record.getMessage()))
 
 
 class JobMayContinue(UserError):

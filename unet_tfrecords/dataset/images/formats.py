@@ -57,9 +57,7 @@ UNREAD = {
         (".ics", ".sld", ".lei", ".ets", ".xdce", ".n5", ".tif.gz"), "TIFF"
     ),
     **dict.fromkeys((".avi", ".mp4", ".mov", ".mkv", ".xcf", ".nef", ".cr2"), "TIFF"),
-    **dict.fromkeys(
-        (".arw", ".orf", ".rw2", ".svg", ".ico", ".tiff.gz"), "PNG or TIFF"
-    ),
+    **dict.fromkeys((".arw", ".orf", ".rw2", ".tiff.gz"), "PNG or TIFF"),
 }
 FOLDERS = re.compile(r".*?\.(zarr|n5)(?=/)", re.IGNORECASE)  # images that are folders
 ROBUST_SHARE = 0.001  # of the pixels, at either end, that are no part of the bulk
