@@ -113,7 +113,7 @@ def one_way(name: str, folder: str, config) -> tuple[float, str]:
         return time.perf_counter() - started, bytes_of(output)
 
 
-def parser_of_ways(doc: str | None, augmentations: int) -> argparse.ArgumentParser:
+def parser_of_ways(doc: str, augmentations: int) -> argparse.ArgumentParser:
     """Flags of a benchmark that does one job in several ways."""
     parser = parser_of(doc)
     parser.add_argument("--input", required=True, help="a set of the challenge's")

@@ -1,6 +1,7 @@
 """One data set on every runner of Beam that can be had here: the same bytes."""
 
 import contextlib
+import logging
 import os
 import pathlib
 import re
@@ -289,6 +290,33 @@ def test_what_a_job_server_needs_is_named(tmp_path):
     assert refused("--runner=PrismRunner", gone) == [f"{gone}: no such program"]
     [line] = refused("--runner=FlinkRunner", "--flink_version=1.2")
     assert "argument --flink_version: invalid choice: '1.2'" in line
+
+
+@pytest.mark.parametrize(
+    "line, before, after",
+    [  # shown before the job server has the job, and after
+        ("[main] INFO org.apache.beam.X - started", False, False),
+        ("18:22:11 [main] INFO org.apache.beam.X - started", False, False),
+        ("26/11/29 18:01:31 INFO Worker: registered", False, False),
+        ("NOTE: Picked up JDK_JAVA_OPTIONS: -Xmx1g", False, False),
+        ("Error: Unable to access jarfile a.jar", True, False),
+        ("[main] ERROR org.apache.beam.X - no INFO here", True, False),
+        ("26/11/29 18:01:31 WARN X: OutOfMemoryError", True, True),
+    ],
+)
+def test_job_servers_say_what_matters(line, before, after):
+    logger = logging.getLogger("FlinkJarJobServer")
+    root, kept = logging.getLogger(), list(logging.getLogger().filters)
+    record = logger.makeRecord(logger.name, logging.INFO, "", 0, line, (), None)
+    try:
+        runners.quieten()
+        assert bool(logger.filter(record)) == before
+        runners.silence_job_servers()
+        assert bool(logger.filter(record)) == after
+        runners.quieten()  # for the next job
+        assert bool(logger.filter(record)) == before
+    finally:
+        root.filters[:] = kept
 
 
 def test_what_workers_of_a_job_service_are_given():
