@@ -438,9 +438,8 @@ def check_palettes(masks: Sequence[MaskFacts]) -> None:
         for number, colour in mask.colours.items():
             first, file = of_number.setdefault(number, (colour, mask.name))
             other, place = of_colour.setdefault(colour, (number, mask.name))
-            if (first == colour or file == mask.name) and (
-                other == number or place == mask.name
-            ):
+            # Two numbers of one colour in a file: entries of a palette that was filled up.
+            if first == colour and (other == number or place == mask.name):
                 continue
             says = f"number {number} is #{first:06x} in {file}"
             if first == colour:
