@@ -438,7 +438,7 @@ def check_palettes(masks: Sequence[MaskFacts]) -> None:
         for number, colour in mask.colours.items():
             first, file = of_number.setdefault(number, (colour, mask.name))
             other, place = of_colour.setdefault(colour, (number, mask.name))
-            # Two numbers of one colour in a file: entries of a palette that was filled up.
+            # A file may fill its palette up with a colour that it has already.
             if first == colour and (other == number or place == mask.name):
                 continue
             says = f"number {number} is #{first:06x} in {file}"
