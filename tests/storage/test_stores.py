@@ -1,108 +1,423 @@
-"""What TensorFlow's own clients of object stores say becomes one line."""
+"""Every store by the same calls: what they do, what may pass, what is told if it doesn't.
 
-import pathlib
-
-import pytest
-import tensorflow as tf
-from absl import flags
-
-from tests.cloud import gcs, google_hosts
-from tests.cloud.gcs import Fault
-from tests.commands import PYTHON, TINY, module
-from trainer.devices import tensorflow_stores
-
-BUCKET = f"gs://{gcs.BUCKET}"
-MANY = 50  # faults: more than anybody tries again
-# TensorFlow's own pauses would be minutes.
-SOON = {
-    "GCS_RETRY_CONFIG_MAX_RETRIES": "2",
-    "GCS_RETRY_CONFIG_INIT_DELAY_TIME_US": "1000",
-    "GCS_RETRY_CONFIG_MAX_DELAY_TIME_US": "1000",
-    # Google's client asks another host of its own about the account.
-    "GOOGLE_AUTH_TRUST_BOUNDARY_ENABLED": "false",
-}
-# What befalls TensorFlow's requests for each object, and what is then said.
-READING = {
-    "denied": (Fault(403, "forbidden"), "access to gs://models denied"),
-    "expired": (Fault(401, "authError"), "not logged in, or expired: `gcloud auth"),
-    "gone": (Fault(404, "notFound"), "no such object, or no bucket"),
-    "down": (Fault(503), "no good answer after several tries (503)"),
-    "busy": (Fault(429), "no good answer after several tries (429)"),
-    "broken": (Fault(reset_after=5), "(Failure when receiving data from the peer)"),
-    "odd": (Fault(400, "strange"), "refused with 400"),
-}
-SCRIPT = """
-import sys
-import tensorflow as tf
-from absl import flags
-from unet_tfrecords.command.errors import UserError
-from trainer.devices import tensorflow_stores
-from trainer.run import checkpoints
-
-def read(values, rest):
-    list(tf.data.TFRecordDataset(f"{bucket}/{name}"))
-
-def save(values, rest):
-    checkpoints.save(tf.train.Checkpoint(v=tf.Variable(1.0)), f"{bucket}/kept", 1, {})
-
-bucket, *names = sys.argv[1:]
-for name, job in [*((name, read) for name in names), ("", save)]:
-    try:
-        tensorflow_stores.explained(job)(flags.FlagValues(), [])
-    except UserError as error:
-        print(error)
+Each emulator stands behind a front that does harm as told.
 """
 
+import os
+import re
+import signal
 
-def broken(values, rest):
-    tf.debugging.Assert(False, ["gs://models/data/train-00000-of-00002.tfrecord"])
+import numpy as np
+import pytest
+import tifffile
 
+from tests.cloud import stores as loopback
+from tests.cloud.front import Fault
+from tests.commands import PYTHON, process
+from unet_tfrecords.command.errors import UserError
+from unet_tfrecords.dataset.images.formats import count_pages, read_image
+from unet_tfrecords.dataset.images.pages import Page
+from unet_tfrecords.storage import files, local_copies, stores
 
-def missing(values, rest):
-    tf.io.read_file("/nowhere/at/all")
-
-
-def test_what_is_no_stores_keeps_its_traceback():
-    with pytest.raises(tf.errors.OpError):
-        tensorflow_stores.explained(broken)(flags.FlagValues(), [])
-
-
-def test_what_a_disk_lacks_is_said_of_the_file():
-    with pytest.raises(FileNotFoundError, match="/nowhere/at/all"):
-        tensorflow_stores.explained(missing)(flags.FlagValues(), [])
+WRITABLE = ("gs", "s3", "az")
+ALL = (*WRITABLE, "http")
+MANY = 200  # faults: more than anybody tries again
+pytestmark = pytest.mark.filterwarnings(
+    # Said to gcsfs and adlfs, by aiohttp.
+    "ignore:Sending a large body directly with raw bytes:ResourceWarning",
+)
+QUICK = ("gs", "s3", "http")  # Azure's client pauses for 15 s and more before it repeats
 
 
 @pytest.fixture
-def hosts(front, tmp_path):
-    """The bucket's front, and Google's names led to it."""
-    return front, google_hosts.lead(front, tmp_path)
+def store(request, tmp_path, monkeypatch):
+    """An empty bucket of the store that a test names, to which this process is led."""
+    folder = tmp_path / "server"
+    folder.mkdir()
+    with loopback.OPENERS[request.param](folder) as found:
+        for name, value in found.environment.items():
+            monkeypatch.setenv(name, value)
+        stores.forget()
+        yield found
+        stores.forget()
+
+
+def each(*schemes):
+    return pytest.mark.parametrize("store", schemes, indirect=True)
+
+
+# --- What is done with files ----------------------------------------------------------
+
+
+@each(*WRITABLE)
+def test_files_are_written_listed_read_and_removed(store):
+    root = store.root
+    with files.open_atomic(f"{root}/a/b.bin") as file:
+        file.write(b"content")
+    files.write_bytes(f"{root}/a/c/d.bin", b"more")
+    files.write_bytes(f"{root}/a/.hidden", b"")
+    assert store.names() == ["a/.hidden", "a/b.bin", "a/c/d.bin"]
+    assert store.get("a/b.bin") == b"content"
+    files.remove([f"{root}/a/b.bin", f"{root}/a/none"])
+    assert store.names() == ["a/.hidden", "a/c/d.bin"]
+    assert not any(files.TEMPORARY in name for name in store.names())
+
+
+@each(*ALL)
+def test_files_are_listed_and_read(store):
+    root = store.root
+    for name in ("a/b.bin", "a/b2.txt", "a/c/d.bin", "a/c/e/f.bin", "a/.hidden", "ab"):
+        store.put(name, name.encode())
+    assert files.read_bytes(f"{root}/a/b.bin") == b"a/b.bin"
+    with files.open_read(f"{root}/a/b.bin") as file:
+        assert file.read(2) == b"a/"
+        file.seek(4)
+        assert file.read() == b"bin"
+    assert files.size_of(f"{root}/a/b.bin") == 7
+    assert files.sizes_in(f"{root}/a") == {f"{root}/a/b.bin": 7, f"{root}/a/b2.txt": 8}
+    assert files.list_files(f"{root}/a") == [f"{root}/a/b.bin", f"{root}/a/b2.txt"]
+    assert files.list_files(f"{root}/a/") == [f"{root}/a/b.bin", f"{root}/a/b2.txt"]
+    assert files.list_folders(f"{root}/a") == ["c"]
+    assert files.list_below(f"{root}/a") == ["b.bin", "b2.txt", "c/d.bin", "c/e/f.bin"]
+    assert files.glob_in(f"{root}/a", "*.bin") == [f"{root}/a/b.bin"]
+    below = [f"{root}/a/c/d.bin", f"{root}/a/c/e/f.bin"]
+    assert list(files.updated(f"{root}/a/c/*.bin")) == below[:1]
+    assert list(files.updated(f"{root}/a/c/**/*.bin")) == below
+    assert list(files.updated_below(f"{root}/a/c")) == below
+    assert files.exists(f"{root}/a/b.bin") and not files.exists(f"{root}/a/none")
+    if not isinstance(store, loopback.WebStore):  # where a folder has a page
+        assert not files.exists(f"{root}/a")
+    assert files.list_below(f"{root}/none") == files.list_folders(f"{root}/none") == []
+    with pytest.raises(FileNotFoundError, match=f"{root}/a/none: no such object"):
+        files.read_bytes(f"{root}/a/none")
+    with pytest.raises(FileNotFoundError):
+        files.size_of(f"{root}/a/none")
+
+
+@each(*WRITABLE)
+def test_times_are_those_of_the_store(store):
+    import time
+
+    files.write_bytes(f"{store.root}/a", b"a")
+    [changed] = files.updated(f"{store.root}/*").values()
+    assert abs(changed - time.time()) < 60
+
+
+@each(*ALL)
+def test_names_as_people_give_them(store):
+    names = ["my cells/é ü.png", "a&b/c+d,e;f@g~h=i.png", "x/50%.png"]
+    for name in names:
+        store.put(name, name.encode())
+        assert files.read_bytes(f"{store.root}/{name}") == name.encode()
+    assert files.list_below(store.root) == sorted(names)
+
+
+@each("gs", "s3", "http")
+def test_names_like_patterns_are_read(store):
+    folder = f"{store.root}/run[1]*"
+    store.put("run[1]*/a.bin", b"abc")
+    store.put("run1x/b.bin", b"another")
+    assert files.list_files(folder) == [f"{folder}/a.bin"]
+    assert files.sizes_in(folder) == {f"{folder}/a.bin": 3}
+    assert files.read_bytes(f"{folder}/a.bin") == b"abc"
+
+
+@each(*WRITABLE)
+def test_names_like_patterns_are_not_written(store):
+    with pytest.raises(UserError, match="a name with"):
+        files.write_bytes(f"{store.root}/run[1]/c.bin", b"c")
+
+
+@each(*WRITABLE)
+def test_of_those_who_make_an_object_that_must_be_new_one_does(store):
+    path = f"{store.root}/claims/1"
+    stores.put(b"first", path, new=True)
+    with pytest.raises(FileExistsError):
+        stores.put(b"second", path, new=True)
+    assert store.get("claims/1") == b"first"
+
+
+@each(*WRITABLE)
+def test_what_fails_half_way_is_not_seen(store):
+    with pytest.raises(KeyError, match="the reason"):
+        with files.open_atomic(f"{store.root}/never.bin") as file:
+            file.write(bytes(100))
+            raise KeyError("the reason")
+    assert store.names() == []
 
 
 @pytest.mark.slow
-def test_each_answer_has_its_line(hosts):
-    front, google = hosts
-    for name, (fault, _) in READING.items():
-        front.harm(f"GET /models/{name}", *[fault] * MANY)
-    front.harm("POST /upload", *[Fault(403, "forbidden")] * MANY)
-    done = google.run(PYTHON, "-c", SCRIPT, BUCKET, *READING, more=SOON)
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
-    for name, (_, words) in READING.items():
-        line = lines.pop(0)
-        assert line.startswith(f"{BUCKET}/{name}: ") and words in line
-    [saved] = lines
-    assert saved.startswith(f"{BUCKET}/kept/")
-    assert "access to gs://models denied" in saved
+@each(*WRITABLE)
+def test_large_files_pass_in_parts(store, tmp_path):
+    content = os.urandom(60 << 20)
+    (tmp_path / "large").write_bytes(content)
+    files.copy(str(tmp_path / "large"), f"{store.root}/large")
+    assert store.get("large") == content
+    files.copy(f"{store.root}/large", str(tmp_path / "copy"))
+    assert (tmp_path / "copy").read_bytes() == content
+
+
+@each("http")
+def test_the_web_is_read_only(store):
+    with pytest.raises(UserError, match="web servers are read only"):
+        files.write_bytes(f"{store.root}/a", b"a")
+
+
+# --- What passes ---------------------------------------------------------------------
 
 
 @pytest.mark.slow
-def test_training_that_loses_its_bucket_says_so(hosts, shards_folder, tmp_path):
-    front, google = hosts
-    front.upload(pathlib.Path(shards_folder), "data")
-    front.harm("GET /models/data.*train", *[Fault(403, "forbidden")] * MANY)
-    where = {"data": f"{BUCKET}/data", "workdir": tmp_path / "run"}
-    done = google.run(*module("train", *TINY, **where), more=SOON)
-    assert done.returncode == 2, done.stderr
-    [told] = [line for line in done.stderr.splitlines() if line.startswith("train: ")]
-    assert f"{BUCKET}/data/train-" in told and "access to gs://models denied" in told
-    assert "Traceback" not in done.stderr
+@each(*QUICK)
+@pytest.mark.parametrize(
+    "fault",
+    [Fault(429, "rateLimitExceeded"), Fault(503), Fault(reset_after=100_000)],
+    ids=["429", "503", "reset"],
+)
+def test_reading_goes_on_after(store, fault):
+    content = os.urandom(300_000)
+    store.put("a/b.bin", content)
+    store.harm(store.reads, fault, fault)
+    assert files.read_bytes(f"{store.root}/a/b.bin") == content
+    assert not store.untouched
+    store.harm(store.reads, fault, fault)
+    with files.open_read(f"{store.root}/a/b.bin") as file:
+        assert file.read() == content
+    assert not store.untouched
+
+
+@pytest.mark.slow
+@each(*QUICK)
+@pytest.mark.parametrize("status", [429, 503])
+def test_listing_and_writing_go_on_after(store, status):
+    store.put("a/a.bin", b"a")
+    store.harm(store.lists, Fault(status))
+    assert files.list_below(f"{store.root}/a") == ["a.bin"]
+    if not isinstance(store, loopback.WebStore):
+        store.harm(store.writes, Fault(status))
+        content = os.urandom(100_000)
+        files.write_bytes(f"{store.root}/a/b.bin", content)
+        store.harm(store.writes, Fault(status))
+        with files.open_atomic(f"{store.root}/a/c.bin") as file:
+            file.write(content)
+        assert store.get("a/b.bin") == store.get("a/c.bin") == content
+    assert not store.untouched
+
+
+@pytest.mark.long
+@each("az")
+def test_azures_client_repeats_too(store):
+    content = os.urandom(300_000)
+    store.put("a/b.bin", content)
+    store.harm(store.reads, Fault(503))
+    assert files.read_bytes(f"{store.root}/a/b.bin") == content
+    store.harm(store.lists, Fault(429))
+    assert files.list_below(f"{store.root}/a") == ["b.bin"]
+    store.harm(store.writes, Fault(503))
+    files.write_bytes(f"{store.root}/a/c.bin", content)
+    assert store.get("a/c.bin") == content and not store.untouched
+
+
+@each("az")
+def test_azures_broken_answers_are_asked_for_again(store):
+    content = os.urandom(300_000)
+    store.put("a/b.bin", content)
+    store.harm(store.reads, Fault(reset_after=100_000))
+    assert files.read_bytes(f"{store.root}/a/b.bin") == content
+    assert not store.untouched
+
+
+@pytest.mark.slow
+@each(*ALL)
+def test_a_slow_store_is_waited_for(store):
+    store.put("a.bin", bytes(100_000))
+    store.harm(store.reads, Fault(pause_s=0.2))
+    assert files.read_bytes(f"{store.root}/a.bin") == bytes(100_000)
+
+
+@pytest.fixture
+def logged_in(store, tmp_path, monkeypatch):
+    """A bucket that wants tokens, and this process with an account that gets them."""
+    login = loopback.google_account(tmp_path, store)
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(login))
+    store.tokens = set()
+    return store
+
+
+@each("gs")
+def test_a_token_that_expires_is_renewed(logged_in):
+    store = logged_in
+    store.token_lasts_s = 1  # which is sooner than it is thought safe to use
+    store.put("a.bin", b"a")
+    for _ in range(2):
+        given = store.tokens_given
+        store.tokens.clear()
+        assert files.read_bytes(f"{store.root}/a.bin") == b"a"
+        assert store.tokens_given > given
+
+
+@pytest.mark.long
+@each("gs")
+def test_a_token_that_is_withdrawn_is_renewed(logged_in):
+    store = logged_in
+    store.put("a.bin", b"a")
+    assert files.read_bytes(f"{store.root}/a.bin") == b"a"
+    store.tokens.clear()
+    assert files.read_bytes(f"{store.root}/a.bin") == b"a"
+    assert store.tokens_given == 2
+
+
+# --- What doesn't --------------------------------------------------------------------
+
+
+@each(*WRITABLE)
+def test_no_bucket_and_no_object_are_told_apart(store):
+    nowhere = f"{store.root[:5]}nowhere"
+    store.put("a", b"a")
+    calls = (files.read_bytes, files.size_of, files.exists, files.updated)
+    for call in (*calls, files.list_below, files.list_files):
+        with pytest.raises(UserError, match=f"{nowhere}/a: no bucket {nowhere}"):
+            call(f"{nowhere}/a")
+    with pytest.raises(UserError, match=f"{nowhere}/a: no bucket {nowhere}"):
+        files.write_bytes(f"{nowhere}/a", b"a")
+    with pytest.raises(FileNotFoundError, match=f"{store.root}/b: no such object"):
+        files.read_bytes(f"{store.root}/b")
+
+
+REFUSALS = {
+    401: "not logged in, or expired: ",
+    403: "access to {} denied: the account wants the right",
+    400: "refused with 400",
+}
+
+
+@each(*ALL)
+@pytest.mark.parametrize("status", REFUSALS)
+def test_a_refusal_is_one_line(store, status):
+    store.put("a.bin", b"a")
+    store.harm(".*", *[Fault(status, "strange")] * MANY)
+    words = REFUSALS[status].format(stores.bucket_of(store.root))
+    calls = [files.read_bytes, files.exists, files.list_below, files.size_of]
+    if not isinstance(store, loopback.WebStore):
+        calls.append(lambda path: files.write_bytes(path, b"b"))
+    for call in calls:
+        with pytest.raises(UserError) as told:
+            call(f"{store.root}/a.bin")
+        line = str(told.value)
+        assert line.startswith(f"{store.root}/a.bin: {words}") and "\n" not in line
+        assert told.value.exit_code == 2
+    store.heal()
+    assert store.names() == ["a.bin"]
+
+
+@pytest.mark.slow
+@each("s3", "http")
+def test_a_store_that_gives_no_good_answer_is_one_line(store, monkeypatch):
+    monkeypatch.setattr(stores, "TRIES_S", 3.0)
+    store.put("a.bin", b"a")
+    store.harm(".*", *[Fault(503)] * MANY)
+    with pytest.raises(UserError, match="no good answer after several tries") as told:
+        files.read_bytes(f"{store.root}/a.bin")
+    assert told.value.exit_code == stores.TRY_LATER
+
+
+@pytest.mark.slow
+@each(*ALL)
+def test_a_host_that_is_not_there_is_one_line(store, monkeypatch):
+    monkeypatch.setattr(stores, "TRIES_S", 3.0)
+    path = f"{store.root}/a.bin"
+    store.close()
+    with pytest.raises(UserError, match="no good answer after several tries") as told:
+        files.read_bytes(path)
+    assert told.value.exit_code == stores.TRY_LATER
+
+
+@each("s3")
+@pytest.mark.parametrize(
+    "name, value, words",
+    [
+        ("AWS_ENDPOINT_URL", "127.0.0.1:1", "refused: Invalid endpoint"),
+        ("AWS_PROFILE", "nosuch", "refused: "),
+        ("AWS_ACCESS_KEY_ID", "", "not logged in, or expired: `aws configure`"),
+    ],
+)
+def test_settings_that_cannot_be_are_one_line(store, monkeypatch, name, value, words):
+    monkeypatch.setenv(name, value)
+    stores.forget()
+    with pytest.raises(UserError) as told:
+        files.read_bytes(f"{store.root}/a")
+    line = str(told.value)
+    assert line.startswith(f"{store.root}/a: {words}") and "\n" not in line
+
+
+def test_other_schemes_are_one_line():
+    for path in ("s4://b/a", "hdfs://b/c/a", "file://b/a"):
+        with pytest.raises(UserError, match="no file system for .*; there are gs://"):
+            files.exists(path)
+    with stores.explained("gs://b/a"), pytest.raises(KeyError):
+        raise KeyError  # is nothing of a store's
+
+
+def test_what_may_pass_has_an_exit_code_of_its_own():
+    """deploy/kubernetes.yaml starts again what ends so, and not what ends with 2."""
+    for status, code in ((503, 75), (429, 75), (403, 2), (401, 2)):
+        line = f"gs://b/a: {stores.reason_of(status, 'gs://b/a')}"
+        assert stores.store_error(line).exit_code == code
+
+
+# --- Copies near by ------------------------------------------------------------------
+
+
+@each(*ALL)
+def test_a_stack_is_fetched_once_for_all_its_pages(store, tmp_path, monkeypatch):
+    stack = np.random.default_rng(1).integers(0, 255, (12, 64, 64), np.uint8)
+    tifffile.imwrite(tmp_path / "stack.tif", stack)
+    store.put("stack.tif", (tmp_path / "stack.tif").read_bytes())
+    path = f"{store.root}/stack.tif"
+    assert count_pages(path) == 12
+    for number in range(12):
+        image = read_image(Page(path, number), 1)
+        np.testing.assert_array_equal(np.squeeze(image), stack[number])
+    seen = [f"{request.method} {request.path}" for request in store.seen]
+    assert len([one for one in seen if re.match(store.reads, one)]) == 1
+    tifffile.imwrite(tmp_path / "stack.tif", stack[::-1])
+    store.put("stack.tif", (tmp_path / "stack.tif").read_bytes())
+    monkeypatch.setattr(local_copies, "TRUSTED_S", 0.0)  # a minute later
+    image = read_image(Page(path, 0), 1)
+    np.testing.assert_array_equal(np.squeeze(image), stack[-1])
+
+
+STOPPED = """
+import os, signal, sys, threading
+from unet_tfrecords.command import cli, signals
+from unet_tfrecords.storage import local_copies as near
+
+def run(values, rest):
+    threading.Thread(target=near.open_near, args=[sys.argv[2]], daemon=True).start()
+    with near.open_near(sys.argv[1]) as file:
+        assert file.read() == b"abc"
+    while sum(len(names) for _, _, names in os.walk(os.environ["TMPDIR"])) < 2:
+        pass
+    os.kill(os.getpid(), int(sys.argv[3]))
+    signal.pause()
+
+command = cli.Command("wait", "", (), run)
+signals.leave(cli.main(command._replace(takes_arguments=True)))
+"""
+
+
+@pytest.mark.slow
+@each(*ALL)
+@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_stopped_command_leaves_no_copies(store, tmp_path, number, code):
+    """Neither one that is kept, nor one on its way."""
+    store.put("a.bin", b"abc")
+    store.put("slow.bin", bytes(2**20))
+    store.harm("slow", *[Fault(pause_s=0.5)] * MANY)
+    (tmp_path / "tmp").mkdir()
+    arguments = [f"{store.root}/{name}" for name in ("a.bin", "slow.bin")]
+    own = {**store.environment, "TMPDIR": str(tmp_path / "tmp")}
+    done = process(
+        PYTHON, "-c", STOPPED, *arguments, str(int(number)), env=own, timeout=60
+    )
+    assert done.returncode == code and "Traceback" not in done.stderr, done.stderr
+    assert os.listdir(tmp_path / "tmp") == []

@@ -1,23 +1,25 @@
 """Paths, local or remote, behind one small set of functions.
 
-Local paths use the operating system alone, anything with a scheme (gs://, s3://) an
-object store. A file appears whole or not at all.
+Local paths use the operating system alone, anything with a scheme (gs://, s3://, az://,
+http://) a store. A file appears whole or not at all.
 """
 
 import contextlib
 import fcntl
+import fnmatch
 import glob as local_glob
 import hashlib
 import os
 import shutil
 import stat
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator
 from typing import IO
 
 from unet_tfrecords.command.errors import UserError
-from unet_tfrecords.storage import object_store
+from unet_tfrecords.storage import stores
 
 LOCK_NAME = ".lock"
 TEMPORARY = ".unfinished-"  # begins the name of every file not yet complete
@@ -52,7 +54,7 @@ def basename(path: str) -> str:
 
 def exists(path: str) -> bool:
     """Whether there is a file (or, locally, a folder) of this name."""
-    return object_store.exists(path) if is_remote(path) else os.path.exists(path)
+    return stores.exists(path) if is_remote(path) else os.path.exists(path)
 
 
 def size_of(path: str) -> int:
@@ -61,39 +63,38 @@ def size_of(path: str) -> int:
     Raises:
       FileNotFoundError: there is none.
     """
-    if not is_remote(path):
-        return os.path.getsize(path)
-    return object_store.details(path).size_in_bytes
+    return stores.size_of(path) if is_remote(path) else os.path.getsize(path)
 
 
 def sizes_in(folder: str) -> dict[str, int]:
-    """Bytes of each file directly inside a folder by path; one request where remote."""
+    """Bytes of each file directly inside a folder by path, hidden ones apart."""
     if not is_remote(folder):
         return {path: os.path.getsize(path) for path in list_files(folder)}
-    found = object_store.match_in(folder, "*")
-    return {entry.path: entry.size_in_bytes for entry in found}
-
-
-def glob(pattern: str) -> list[str]:
-    """Files that match a pattern, sorted by name."""
-    if not is_remote(pattern):
-        return sorted(p for p in local_glob.glob(pattern) if os.path.isfile(p))
-    return [found.path for found in object_store.match(pattern)]
+    entries = [e for e in stores.children(folder)[0] if not _is_hidden(basename(e.path))]
+    sizes = {entry.path: entry.size for entry in entries}
+    untold = [path for path, size in sizes.items() if size is None]
+    return sizes | dict(zip(untold, stores.side_by_side(size_of, untold), strict=True))
 
 
 def updated(pattern: str) -> dict[str, float]:
-    """When each file that matches was last changed, s since 1970, sorted by path."""
+    """When each file that matches was last changed, s since 1970, sorted by path.
+
+    Args:
+      pattern: with *, ? and [...], and ** for any folders.
+    """
     if not is_remote(pattern):
-        return {path: os.path.getmtime(path) for path in glob(pattern)}
-    matches = object_store.match(pattern)
-    return {m.path: m.last_updated_in_seconds or 0.0 for m in matches}
+        found = local_glob.glob(pattern)
+        return {p: os.path.getmtime(p) for p in sorted(found) if os.path.isfile(p)}
+    return {entry.path: entry.updated for entry in stores.matching(pattern)}
 
 
 def glob_in(folder: str, pattern: str) -> list[str]:
-    """Files in a folder whose names match; the folder's own name is no pattern."""
+    """Files directly in a folder whose names match; its own name is no pattern."""
     if is_remote(folder):
-        return [found.path for found in object_store.match_in(folder, pattern)]
-    return glob(join(local_glob.escape(folder), pattern))
+        found = [entry.path for entry in stores.children(folder)[0]]
+        return [p for p in found if fnmatch.fnmatchcase(basename(p), pattern)]
+    found = local_glob.glob(join(local_glob.escape(folder), pattern))
+    return sorted(path for path in found if os.path.isfile(path))
 
 
 def list_files(folder: str) -> list[str]:
@@ -103,24 +104,17 @@ def list_files(folder: str) -> list[str]:
 
 def list_folders(folder: str) -> list[str]:
     """Names of the folders directly inside a folder, sorted."""
-    if not is_remote(folder):
-        if not os.path.isdir(folder):
-            return []
-        return sorted(e.name for e in os.scandir(folder) if e.is_dir())
-    prefix = folder.rstrip("/") + "/"
-    inside = [e.path[len(prefix) :] for e in object_store.match_in(folder, "**")]
-    return sorted({path.split("/")[0] for path in inside if "/" in path})
+    if is_remote(folder):
+        return stores.children(folder)[1]
+    if not os.path.isdir(folder):
+        return []
+    return sorted(e.name for e in os.scandir(folder) if e.is_dir())
 
 
 def updated_below(folder: str) -> dict[str, float]:
     """When each file below a folder was last changed; hidden ones apart."""
     if is_remote(folder):
-        prefix = folder.rstrip("/") + "/"
-        return {
-            entry.path: entry.last_updated_in_seconds or 0.0
-            for entry in object_store.match_in(folder, "**")
-            if not _is_hidden(entry.path[len(prefix) :])
-        }
+        return {e.path: e.updated for e in _shown_below(folder)}
     paths = (join(folder, name) for name in list_below(folder))
     return {path: os.lstat(path).st_mtime for path in paths}
 
@@ -128,11 +122,14 @@ def updated_below(folder: str) -> dict[str, float]:
 def list_below(folder: str) -> list[str]:
     """Paths, relative to a folder, of all files below it, sorted; hidden ones apart."""
     if is_remote(folder):
-        prefix = folder.rstrip("/") + "/"
-        found = [e.path[len(prefix) :] for e in object_store.match_in(folder, "**")]
-    else:
-        found = [os.path.relpath(path, folder) for path in _walk(folder, set())]
-    return sorted(path for path in found if not _is_hidden(path))
+        start = len(folder.rstrip("/")) + 1
+        return [entry.path[start:] for entry in _shown_below(folder)]
+    return sorted(os.path.relpath(path, folder) for path in _walk(folder, set()))
+
+
+def _shown_below(folder: str) -> list[stores.Entry]:
+    start = len(folder.rstrip("/")) + 1
+    return [e for e in stores.below(folder) if not _is_hidden(e.path[start:])]
 
 
 def _walk(folder: str, above: set[str]) -> Iterator[str]:
@@ -161,15 +158,25 @@ def _is_hidden(path: str) -> bool:
 def open_read(path: str) -> contextlib.AbstractContextManager[IO[bytes]]:
     """Opens a file for reading, as stored (never decompressed by its name)."""
     if is_remote(path):
-        return object_store.open_read(path)
+        return _open_copy(path)
     mode = os.stat(path).st_mode  # before it is opened: a pipe would wait forever
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise UserError(f"{path}: a pipe or device, not a file; take it out")
     return open(path, "rb")
 
 
+@contextlib.contextmanager
+def _open_copy(path: str) -> Iterator[IO[bytes]]:
+    """A copy on this machine's disk, which has no name: it goes with the block."""
+    with tempfile.NamedTemporaryFile() as copy:
+        stores.fetch(path, copy.name)
+        yield copy  # type: ignore[misc]  # it is one in all but name
+
+
 def read_bytes(path: str) -> bytes:
     """The whole content of a file."""
+    if is_remote(path):
+        return stores.content(path)
     with open_read(path) as file:
         return file.read()
 
@@ -179,8 +186,6 @@ def read_blocks(path: str, size: int = 1 << 22) -> Iterator[bytes]:
     with open_read(path) as file:
         while block := file.read(size):
             yield block
-            if len(block) < size:  # its end: a store would be asked for more
-                return
 
 
 def sha256_of(path: str) -> str:
@@ -206,21 +211,25 @@ def remove(paths: list[str]) -> None:
         else:
             with contextlib.suppress(FileNotFoundError):
                 os.remove(path)
-    object_store.remove(remote)
+    stores.remove(remote)
 
 
 @contextlib.contextmanager
 def open_atomic(path: str) -> Iterator[IO[bytes]]:
-    """A binary file that appears under its name only when the block ends well."""
+    """A binary file that appears under its name only when the block ends well.
+
+    A remote one is made on this machine's disk, and sent as a whole at the end.
+    """
+    if is_remote(path):
+        with tempfile.NamedTemporaryFile() as made:
+            yield made  # type: ignore[misc]  # it is one in all but name
+            made.flush()
+            stores.put(made.name, path)
+        return
     folder, name = path[: -len(basename(path))], basename(path)
     temporary = folder + _temporary(name)
     try:
         with naming(path, temporary):
-            if is_remote(path):
-                with object_store.create(temporary) as file:
-                    yield file
-                object_store.rename(temporary, path)
-                return
             make_folder(folder or ".")
             with _open_locked(temporary) as file:
                 yield file
@@ -319,9 +328,25 @@ def _open_locked(path: str) -> IO[bytes]:
 
 
 def write_bytes(path: str, content: bytes) -> None:
-    """Writes a whole file, atomically: a store shows no object before its end."""
-    with object_store.create(path) if is_remote(path) else open_atomic(path) as file:
+    """Writes a whole file, atomically."""
+    if is_remote(path):
+        stores.put(content, path)
+        return
+    with open_atomic(path) as file:
         file.write(content)
+
+
+def copy(source: str, to: str) -> None:
+    """Copies a file, which appears whole; one of both paths is on this machine."""
+    if is_remote(to):
+        stores.put(source, to)
+        return
+    with open_atomic(to) as file:
+        if is_remote(source):
+            stores.fetch(source, file.name)
+        else:
+            with open_read(source) as opened:
+                shutil.copyfileobj(opened, file, 1 << 22)
 
 
 def lock(file: IO[bytes]) -> bool:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import IO, Any, NamedTuple
 
-from unet_tfrecords.storage import files, object_store
+from unet_tfrecords.storage import files, stores
 
 KEPT = 64  # copies that a process keeps, the last used ones; each is an open file
 ROOM = 2**31  # bytes of them; but the last ones are kept however large they are
@@ -74,8 +74,7 @@ def open_near(path: str) -> IO[bytes]:
 def copied(folder: str, names: Iterable[str]) -> Iterator[str]:
     """A folder of this machine with files of a remote one, until the block ends.
 
-    For readers that want a few bytes at a time: TensorFlow asks a store five times for
-    each value of a checkpoint.
+    For readers of files alone, as TensorFlow's are of most stores.
 
     Args:
       folder: local or remote; a local one is yielded itself.
@@ -90,16 +89,8 @@ def copied(folder: str, names: Iterable[str]) -> Iterator[str]:
         return
     with tempfile.TemporaryDirectory(prefix="unet-near-") as near:
         for name in names:
-            path = os.path.join(near, name)
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            with files.naming(path), open(path, "wb") as file:
-                _copy(files.join(folder, name), file)
+            files.copy(files.join(folder, name), os.path.join(near, name))
         yield near
-
-
-def _copy(path: str, to: IO[bytes]) -> int:
-    """Copies a file's bytes; returns their number."""
-    return sum(to.write(block) for block in files.read_blocks(path))
 
 
 def _is_fresh(copy: Copy) -> bool:
@@ -108,9 +99,8 @@ def _is_fresh(copy: Copy) -> bool:
     return time.monotonic() - copy.fetched < TRUSTED_S
 
 
-def _version(path: str) -> tuple[int, float]:
-    found = object_store.details(path)
-    return found.size_in_bytes, found.last_updated_in_seconds
+def _version(path: str) -> str:
+    return repr(sorted(stores.info(path).items()))
 
 
 @functools.cache
@@ -129,9 +119,8 @@ def _remove_all(folder: str) -> None:
 
 def _fetched(path: str) -> Copy:
     file = tempfile.NamedTemporaryFile(dir=_folder())
-    with files.naming(file.name):
-        size = _copy(path, file)
-        file.flush()
+    stores.fetch(path, file.name)
+    size = os.path.getsize(file.name)
     version = _version(path) if size >= LARGE else None
     return Copy(file, size, time.monotonic(), version)
 

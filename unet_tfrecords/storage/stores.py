@@ -1,0 +1,442 @@
+"""Object stores and web servers by scheme, through fsspec: gs, s3, az, http(s).
+
+What may pass (429, 503, a broken connection) is repeated with growing pauses. What does
+not pass becomes one line here that says what to do.
+"""
+
+import contextlib
+import functools
+import os
+import urllib.parse
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+from unet_tfrecords.command.errors import UserError
+
+WEB = ("http", "https")
+LOGIN = {
+    "gs": "`gcloud auth application-default login`, or GOOGLE_APPLICATION_CREDENTIALS="
+    "KEY.json",
+    "s3": "`aws configure`, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+    "az": "`az login` and AZURE_STORAGE_ACCOUNT_NAME, or AZURE_STORAGE_CONNECTION_STRING",
+}
+SAME = {"gcs": "gs", "s3a": "s3", "abfs": "az", "abfss": "az"}
+NO_OBJECT = "{}: no such object, or no bucket"
+NO_GOOD_ANSWER = (
+    "no good answer after several tries ({}); run it again later, it goes on"
+)
+# Names of what clients raise, which aren't loaded to name them here.
+NO_LOGIN = (
+    "RefreshError",
+    "DefaultCredentialsError",
+    "NoCredentialsError",
+    "PartialCredentialsError",
+    "TokenRetrievalError",
+    "CredentialUnavailableError",
+    "ClientAuthenticationError",
+)
+NO_ANSWER = (
+    "ClientError",  # aiohttp's; boto's of this name has a status
+    "ConnectionError",
+    "HTTPClientError",
+    "ServiceRequestError",
+    "ServiceResponseError",
+    "Timeout",
+    "TimeoutError",
+    "TransportError",
+)
+MISTAKEN = (  # settings and names that can't be
+    "InvalidEndpoint",
+    "InvalidRegionError",
+    "InvalidURL",
+    "ParamValidationError",
+    "ProfileNotFound",
+    "SSLError",
+    "ValueError",
+)
+KNOWN = {*NO_LOGIN, *NO_ANSWER, *MISTAKEN}
+# S3's codes whose status says less.
+LOGIN_CODES = ("ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "TokenRefreshRequired")
+TRY_LATER = 75  # EX_TEMPFAIL of sysexits.h: the same command may do better later
+AT_ONCE = 16  # requests side by side
+TRIES_S = 60.0  # what may pass is repeated for so long, whatever clients repeat
+ODD = "*?["  # in names: fsspec's patterns, and to its Azure client a query, a host
+
+
+class Entry(NamedTuple):
+    """An object, as a list has it.
+
+    Attributes:
+      path: with its scheme.
+      size: bytes; None where a list does not say (a web server's).
+      updated: s since 1970; 0 where a list does not say.
+    """
+
+    path: str
+    size: int | None
+    updated: float
+
+
+def scheme_of(path: str) -> str:
+    """gs, s3, ... of a path that has one."""
+    return path.partition("://")[0]
+
+
+def bucket_of(path: str) -> str:
+    """A path's bucket, scheme included; of a web address its host.
+
+    >>> bucket_of("gs://b/sets/HeLa")
+    'gs://b'
+    """
+    return "/".join(path.split("/")[:3])
+
+
+@functools.cache
+def _system_of(scheme: str) -> Any:
+    # The newer half of gcsfs asks each bucket of what kind it is, by another interface.
+    os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+    import fsspec
+
+    # Not fsspec's own instance of before: its login and addresses may have changed.
+    return fsspec.filesystem(scheme, use_listings_cache=False, skip_instance_cache=True)
+
+
+def _system(path: str) -> Any:
+    """fsspec's file system of a path.
+
+    Raises:
+      UserError: there is none of this scheme.
+    """
+    scheme = scheme_of(path)
+    if scheme not in (*LOGIN, *SAME, *WEB):
+        raise UserError(
+            f"{path}: no file system for {scheme}:// here; there are gs://, s3://, az:// "
+            "and, to read, http:// and https:// (docs/storage.md)"
+        )
+    return _system_of(scheme)
+
+
+def forget() -> None:
+    """Forgets clients, which keep their logins and addresses, and known buckets."""
+    _system_of.cache_clear()
+    _known.clear()
+
+
+_known: set[str] = set()  # buckets that are there
+
+
+@contextlib.contextmanager
+def explained(path: str) -> Iterator[None]:
+    """Turns what a store's client raises into one line about a path.
+
+    Args:
+      path: of the object, or what is listed.
+
+    Raises:
+      FileNotFoundError: no such object.
+      FileExistsError: there is one, where there must be none.
+      UserError: no such bucket, no right, no login, no answer, no client for it here.
+    """
+    try:
+        yield
+    except (UserError, FileExistsError):
+        raise
+    except Exception as error:
+        told = _origin(error)
+        if isinstance(error, FileNotFoundError) or _status(told) == 404:
+            _check_bucket(path)
+            raise FileNotFoundError(NO_OBJECT.format(path)) from error
+        if reason := _reason(told, path):
+            raise store_error(f"{path}: {reason}") from error
+        raise
+
+
+def _check_bucket(path: str) -> None:
+    """Has a bucket that isn't there told as such, not as an object that isn't.
+
+    Raises:
+      UserError: it isn't.
+    """
+    bucket = bucket_of(path)
+    if bucket in _known or scheme_of(path) in WEB:
+        return
+    try:
+        _system(bucket).info(bucket)
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: {reason_of(404, path)}") from error
+    except Exception:  # who may read objects need not have the right to ask for it
+        return
+    _known.add(bucket)
+
+
+def store_error(line: str) -> UserError:
+    """What to raise for such a line; its exit code says whether to try again later."""
+    error = UserError(line)
+    if NO_GOOD_ANSWER.partition("(")[0] in line:
+        error.exit_code = TRY_LATER
+    return error
+
+
+def _origin(error: BaseException) -> BaseException:
+    """The first error of a store's client, out of those around it."""
+    while not (_status(error) or _names(error) & KNOWN) and error.__cause__:
+        error = error.__cause__
+    return error
+
+
+def _names(error: BaseException) -> set[str]:
+    return {kind.__name__ for kind in type(error).__mro__}
+
+
+def _status(error: Any) -> int:
+    """The HTTP status behind an error, 0 where there is none."""
+    answer = getattr(error, "response", None)
+    if isinstance(answer, dict):  # boto's
+        if answer.get("Error", {}).get("Code") in LOGIN_CODES:
+            return 401
+        return int(answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    if isinstance(error, PermissionError) or str(error).startswith("Forbidden: "):
+        return 403  # gcsfs has no more of it
+    for name in ("status_code", "status", "code"):
+        code = getattr(error, name, 0)
+        if str(code).isdecimal() and 400 <= int(code) < 600:
+            return int(code)
+    return 0
+
+
+def _reason(told: BaseException, path: str) -> str:
+    """What is wrong and what mends it; "" where it is nothing of a store's."""
+    status, names = _status(told), _names(told)
+    if status:
+        return reason_of(status, path, str(told))
+    if names & set(NO_LOGIN) or "with credentials" in str(told):  # adlfs' ValueError
+        return reason_of(401, path)
+    if names & set(MISTAKEN):
+        return f"refused: {' '.join(str(told).split())[:200]}"
+    if names & set(NO_ANSWER):
+        return NO_GOOD_ANSWER.format(type(told).__name__)
+    return ""
+
+
+def reason_of(status: int, path: str, said: str = "") -> str:
+    """What an HTTP status says of a path, and what mends it.
+
+    Args:
+      status: of the answer.
+      path: of the object, or what is listed.
+      said: the store's own words.
+    """
+    bucket, scheme = bucket_of(path), scheme_of(path)
+    if status == 401:
+        login = LOGIN.get(SAME.get(scheme, scheme), "such a server is not read here")
+        return f"not logged in, or expired: {login}"
+    if status == 403:
+        return (
+            f"access to {bucket} denied: the account wants the right to list, read and "
+            "write objects there"
+        )
+    if status == 404:
+        return f"no bucket {bucket}; make it, or mend the name"
+    if status == 429 or status >= 500:
+        return NO_GOOD_ANSWER.format(status)
+    return f"refused with {status}: {' '.join(said.split())[:200]}"
+
+
+def _tried(path: str, call: Callable[[Any], Any]) -> Any:
+    """What a call of a path's file system gives, after several tries if need be.
+
+    Clients repeat part of what may pass: that of the web nothing, Azure's no 429. A refused
+    login is tried anew once: gcsfs renews it by its own clock alone.
+    """
+    try:
+        return _retry(path)(call)(_system(path))
+    except Exception as error:
+        if _status(_origin(error)) != 401:
+            raise
+        forget()
+        return call(_system(path))
+
+
+def _retry(path: str) -> Any:
+    from google.api_core.retry import Retry
+
+    def may_pass(error: BaseException) -> bool:
+        reason = "" if isinstance(error, OSError) else _reason(_origin(error), path)
+        return store_error(reason).exit_code == TRY_LATER
+
+    return Retry(predicate=may_pass, initial=0.5, maximum=15, timeout=TRIES_S)
+
+
+def _named(path: str) -> str:
+    """What fsspec calls a path: on the web spaces and the like are quoted.
+
+    >>> _named("http://h/my cells/ü.png"), _named("http://h/a%20b.png?key=x")
+    ('http://h/my%20cells/%C3%BC.png', 'http://h/a%20b.png?key=x')
+    """
+    return urllib.parse.quote(path, safe=":/?&=%+,;@~*[]") if _is_web(path) else path
+
+
+def _is_web(path: str) -> bool:
+    return scheme_of(path) in WEB
+
+
+def exists(path: str) -> bool:
+    """Whether there is an object of this name."""
+    try:
+        with explained(path):
+            if _is_web(path):  # whose `info` takes every refusal for "not there"
+                return _tried(path, lambda fs: fs.exists(_named(path), strict=True))
+            return _tried(path, lambda fs: fs.info(path)["type"] == "file")
+    except FileNotFoundError:
+        return False
+
+
+def info(path: str) -> dict[str, Any]:
+    """What a store says of an object, `size` among it.
+
+    Raises:
+      FileNotFoundError: there is none.
+    """
+    with explained(path):
+        if _is_web(path) and not exists(path):
+            raise FileNotFoundError
+        found = _tried(path, lambda fs: fs.info(_named(path)))
+        if found["type"] != "file":
+            raise FileNotFoundError
+        return found
+
+
+def size_of(path: str) -> int:
+    """Bytes of an object.
+
+    Raises:
+      FileNotFoundError: there is none.
+    """
+    size = info(path)["size"]
+    return len(content(path)) if size is None else size  # a server need not say it
+
+
+def below(folder: str) -> list[Entry]:
+    """All objects below a folder, sorted by path."""
+    with explained(folder):
+        inside = _named(folder.rstrip("/") + "/")
+        found = _tried(folder, lambda fs: fs.find(inside, detail=True))
+        if not found:
+            _check_bucket(folder)
+        return _entries(folder, found.values())
+
+
+def matching(pattern: str) -> list[Entry]:
+    """Objects that match a pattern with *, ? and [...], and ** for any folders."""
+    with explained(pattern):
+        found = _tried(pattern, lambda fs: fs.glob(_named(pattern), detail=True))
+        if not found:
+            _check_bucket(pattern)
+        return _entries(bucket_of(pattern), found.values())
+
+
+def children(folder: str) -> tuple[list[Entry], list[str]]:
+    """Objects and names of folders directly inside a folder, sorted."""
+    inside = _named(folder.rstrip("/") + "/")
+    with explained(folder):
+        try:
+            found = _tried(folder, lambda fs: fs.ls(inside, detail=True))
+        except FileNotFoundError:
+            _check_bucket(folder)
+            return [], []
+        kinds = {True: [], False: []}
+        for entry in found:
+            kinds[entry["type"] == "directory"].append(entry)
+        folders = {e["name"].rstrip("/").rsplit("/", 1)[-1] for e in kinds[True]}
+        return _entries(folder, kinds[False]), sorted(map(urllib.parse.unquote, folders))
+
+
+def _entries(folder: str, found: Any) -> list[Entry]:
+    """What fsspec has listed, with paths as they begin in the folder's own spelling."""
+    from fsspec.core import strip_protocol
+
+    start = strip_protocol(_named(folder)).rstrip("/") + "/"
+    entries = []
+    for entry in found:
+        name = entry["name"]
+        if entry["type"] != "file" or not name.startswith(start) or name.endswith("/"):
+            continue  # the folder itself, and objects that stand for folders
+        inside = name[len(start) :]
+        if _is_web(folder):
+            if "?" in inside or "#" in inside:
+                continue  # links of a page, not of files
+            inside = urllib.parse.unquote(inside)
+        path = f"{folder.rstrip('/')}/{inside}"
+        entries.append(Entry(path, entry.get("size"), _updated(entry)))
+    return sorted(entries)
+
+
+def _updated(entry: dict[str, Any]) -> float:
+    for name in ("mtime", "LastModified", "last_modified"):
+        if (time := entry.get(name)) is not None:
+            return time.timestamp()
+    return 0.0
+
+
+def content(path: str) -> bytes:
+    """An object's bytes.
+
+    Raises:
+      FileNotFoundError: there is none.
+    """
+    with explained(path):
+        return _tried(path, lambda fs: fs.cat_file(_named(path)))
+
+
+def fetch(path: str, to: str) -> None:
+    """Copies an object to a file of this machine, in place of what is there.
+
+    Raises:
+      FileNotFoundError: there is none.
+    """
+    with explained(path):
+        _tried(path, lambda fs: fs.get_file(_named(path), to))
+
+
+def put(source: str | bytes, path: str, *, new: bool = False) -> None:
+    """Makes an object: there, whole, at the end, or not at all.
+
+    Args:
+      source: a file of this machine, or the content.
+      path: the object's.
+      new: whether there must be none of this name yet, whoever else makes one.
+
+    Raises:
+      FileExistsError: there is one already.
+      UserError: of a name with characters that some clients read otherwise, too.
+    """
+    if _is_web(path):
+        raise UserError(f"{path}: web servers are read only; write to a disk or a bucket")
+    if set(path) & set(ODD):
+        raise UserError(f"{path}: a name with * ? or [; write to another")
+    how: dict[str, Any] = {}
+    if new:
+        is_azure = SAME.get(scheme_of(path), scheme_of(path)) == "az"
+        how = {"overwrite": False} if is_azure else {"mode": "create"}
+    with explained(path):
+        if isinstance(source, bytes):
+            _tried(path, lambda fs: fs.pipe_file(path, source, **how))
+        else:
+            _tried(path, lambda fs: fs.put_file(source, path, **how))
+
+
+def remove(paths: list[str]) -> None:
+    """Removes objects; missing ones are fine."""
+
+    def one(path: str) -> None:
+        with contextlib.suppress(FileNotFoundError), explained(path):
+            _tried(path, lambda fs: fs.rm_file(path))
+
+    side_by_side(one, paths)
+
+
+def side_by_side(call: Callable[[str], Any], paths: list[str]) -> list[Any]:
+    """Calls a function for each path, some at once; the results in their order."""
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        return list(pool.map(call, paths))
