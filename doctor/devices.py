@@ -29,12 +29,8 @@ class Gpu(NamedTuple):
     memory: str
 
 
-def look(paths: Sequence[str] = ()) -> Iterator[Finding]:
-    """Looks at TensorFlow and the GPUs.
-
-    Args:
-      paths: remote ones that TensorFlow's own clients must reach.
-    """
+def look() -> Iterator[Finding]:
+    """Looks at TensorFlow and the GPUs."""
     gpus, trouble = find_gpus()
     yield graphics(gpus, trouble)
     limit = PROBE_S
@@ -46,7 +42,7 @@ def look(paths: Sequence[str] = ()) -> Iterator[Finding]:
             f"its kernels, which may take up to {limit // 60} minutes",
             flush=True,
         )
-    seen, reason = run_probe(paths, limit)
+    seen, reason = run_probe(limit)
     yield tensorflow(seen, reason)
     if gpus:
         yield driver(gpus)
@@ -57,8 +53,6 @@ def look(paths: Sequence[str] = ()) -> Iterator[Finding]:
         yield precision(seen)
     if seen.get("reduces") is not None and len(seen.get("capabilities", ())) > 1:
         yield nccl(seen["reduces"])
-    for path, problem in seen.get("reached", {}).items():
-        yield reached(path, problem)
 
 
 def find_gpus() -> tuple[list[Gpu], str]:
@@ -116,15 +110,13 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(parts)
 
 
-def run_probe(
-    paths: Sequence[str], limit: float = PROBE_S
-) -> tuple[dict[str, Any], str]:
+def run_probe(limit: float = PROBE_S) -> tuple[dict[str, Any], str]:
     """What doctor/probe.py tells, and why it didn't within `limit` seconds."""
-    command = [sys.executable, "-m", "doctor.probe", *paths]
+    command = [sys.executable, "-m", "doctor.probe"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=limit)
     except subprocess.TimeoutExpired:
-        return {}, f"did not start or did not reach {' '.join(paths)} in {limit:.0f} s"
+        return {}, f"did not start in {limit:.0f} s"
     for line in done.stdout.splitlines():
         if line.startswith("{"):  # whole, whatever becomes of the process at its end
             return json.loads(line), ""
@@ -214,9 +206,3 @@ def nccl(problem: str) -> Finding:
     """Whether the GPUs add up gradients."""
     cure = "NCCL_DEBUG=INFO ./launch.sh doctor; " + again()
     return Finding("NCCL", problem or "all GPUs add up", cure if problem else "")
-
-
-def reached(path: str, problem: str) -> Finding:
-    """Whether the trainer's own client of a store gets there."""
-    cure = "docs/storage.md; or train with --cache=DIR" if problem else ""
-    return Finding(f"TensorFlow at {path}", problem or "reached", cure)

@@ -23,13 +23,10 @@ def examine(input_path: str, output: str) -> int:
       input_path: folder of images; "" for none.
       output: folder to write to, existing or not; "" for none.
     """
-    remote = [path for path in (input_path, output) if "://" in path]
     wrong = show(host.look("" if "://" in output else output)) + show(packages.look())
     for finding in places.look(input_path, output):
         wrong += show([finding])
-        if finding.cure:  # TensorFlow's client of such a store would try for minutes
-            remote = [path for path in remote if path not in finding.what]
-    wrong += show(devices.look(remote))
+    wrong += show(devices.look())
     print(f"{wrong} to fix" if wrong else "all fine")
     return wrong
 
@@ -47,7 +44,7 @@ COMMAND = cli.Command(
     name="doctor",
     summary=__doc__,
     flags=(
-        cli_flags.string("input", "folder of images, local, gs:// or s3://", ""),
+        cli_flags.string("input", "folder of images, local or in a store", ""),
         cli_flags.string("output", "folder to write to, local, gs:// or s3://", ""),
     ),
     run=_examine,

@@ -55,12 +55,13 @@ def _read(folder: str) -> None:
     Raises:
       Exception: it cannot, or there is nothing.
     """
-    from unet_tfrecords.storage import files, object_store
+    from unet_tfrecords.storage import files, stores
 
     if files.is_remote(folder):
-        found = object_store.match(folder.rstrip("/") + "/**", limit=1)
-        for entry in found[:1]:
+        inside, folders = stores.children(folder)
+        for entry in inside[:1]:
             files.read_bytes(entry.path)
+        found = inside or folders
     else:
         found = os.listdir(folder)
     if not found:

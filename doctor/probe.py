@@ -5,12 +5,11 @@ A TensorFlow that doesn't fit its libraries or processor can end its process.
 
 import json
 import os
-import sys
 from typing import Any
 
 
-def probe(paths: list[str]) -> dict[str, Any]:
-    """Versions, devices, whether they compute, whether remote paths can be reached."""
+def probe() -> dict[str, Any]:
+    """Versions, devices, whether they compute."""
     import keras
     import tensorflow as tf
 
@@ -31,7 +30,6 @@ def probe(paths: list[str]) -> dict[str, Any]:
         "unseen": "" if gpus else why_unseen(),
         "computes": _tried(lambda: _convolve(tf, len(gpus))),
         "reduces": _tried(lambda: reduce(tf)) if len(gpus) > 1 else "",
-        "reached": {path: _tried(lambda p=path: _reach(tf, p)) for path in paths},
     }
 
 
@@ -75,20 +73,7 @@ def reduce(tf, names: list[str] | None = None) -> None:
             raise ArithmeticError("the GPUs' sum is wrong")
 
 
-def _reach(tf, path: str) -> None:
-    """Raises where there is no client, no bucket, no right."""
-    from trainer.devices import tensorflow_stores
-
-    tensorflow_stores.reach(path)
-    try:
-        tf.io.gfile.exists(path)
-    except Exception as error:
-        raise RuntimeError(
-            tensorflow_stores.line_of(error, [path]) or str(error)
-        ) from error
-
-
 if __name__ == "__main__":
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    print(json.dumps(probe(sys.argv[1:])))
+    print(json.dumps(probe()))

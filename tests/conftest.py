@@ -227,11 +227,11 @@ def collected():
 
 
 @pytest.fixture
-def front(collected):
+def front(collected, tmp_path):
     """An empty bucket of Google's on loopback."""
-    from tests.cloud import gcs
+    from tests.cloud import stores
 
-    with gcs.bucket() as found:
+    with stores.google(tmp_path) as found:
         yield found
 
 

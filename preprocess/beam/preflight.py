@@ -13,7 +13,7 @@ import time
 import uuid
 
 from unet_tfrecords.command.errors import UserError
-from unet_tfrecords.storage import object_store
+from unet_tfrecords.storage import stores
 
 DATAFLOW_RUNNER = "DataflowRunner"
 PRISM_RUNNER = "PrismRunner"
@@ -177,9 +177,9 @@ def check_buckets(options) -> None:
         return
     problems = []
     places = (given["temp_location"], given["staging_location"])
-    for bucket in {object_store.bucket_of(place) for place in places if place}:
+    for bucket in {stores.bucket_of(place) for place in places if place}:
         try:
-            object_store.match(f"{bucket}/*", limit=1)
+            stores.children(bucket)
         except UserError as error:
             problems += error.problems
     if problems:

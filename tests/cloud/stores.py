@@ -53,6 +53,10 @@ class Store(Front):
     lists: str
     writes: str
 
+    def reads_of(self, name: str) -> str:
+        """A pattern of requests for the bytes of objects with this in their names."""
+        return self.reads.replace(" ", f" (?=.*{name})", 1)
+
     def names(self, prefix: str = "") -> list[str]:
         """What lies in the bucket, past all faults; so do the others."""
         raise NotImplementedError
@@ -99,7 +103,9 @@ class GoogleStore(Store):
 
     def make_bucket(self) -> None:
         kind = {"Content-Type": "application/json"}
-        told = self.ask("POST", "/storage/v1/b", kind, f'{{"name":"{BUCKET}"}}'.encode())
+        told = self.ask(
+            "POST", "/storage/v1/b", kind, f'{{"name":"{BUCKET}"}}'.encode()
+        )
         assert told[0] == 200, told
 
     def names(self, prefix: str = "") -> list[str]:
@@ -173,7 +179,9 @@ class AzureStore(Store):
 
     def __init__(self) -> None:
         super().__init__()
-        self.environment = {"AZURE_STORAGE_CONNECTION_STRING": self._login(self.address)}
+        self.environment = {
+            "AZURE_STORAGE_CONNECTION_STRING": self._login(self.address)
+        }
 
     def _login(self, address: str) -> str:
         return (

@@ -3,7 +3,7 @@
 import pathlib
 
 from tests.cloud import dataflow
-from tests.cloud.gcs import BUCKET
+from tests.cloud.stores import BUCKET
 from tests.commands import process
 from unet_tfrecords.storage import files
 

@@ -13,13 +13,13 @@ from apache_beam.portability.api import beam_runner_api_pb2
 
 from preprocess import main, plan
 from preprocess.beam import preflight, runners
-from tests.cloud import dataflow, gcs
+from tests.cloud import dataflow, stores
 from tests.cloud.worker import Worker
 from tests.commands import ROOT, TINY, mistakes, process, run, started
 from tests.conftest import until
 from unet_tfrecords.command.errors import UserError
 
-BUCKET = f"gs://{gcs.BUCKET}"
+BUCKET = f"gs://{stores.BUCKET}"
 CONFIG = (*TINY, "--config.data.num_shards=3")
 PLACES = (f"--input={BUCKET}/raw", f"--output={BUCKET}/data")
 ON_DATAFLOW = (

@@ -15,7 +15,7 @@ import pytest
 
 from preprocess import main
 from preprocess.beam import preflight, runners
-from tests.cloud import dataflow, gcs
+from tests.cloud import dataflow, stores
 from tests.commands import PYTHON, ROOT, TINY, mistakes, module, process, run, started
 from tests.conftest import until
 from tests.ports import free_port
@@ -181,7 +181,7 @@ def check_docker(guide, cells, login) -> None:
     """Workers in containers, where none can be started."""
     with gcs.bucket() as front:
         front.upload(cells, "raw")
-        where = f"--input=gs://{gcs.BUCKET}/raw --output=gs://{gcs.BUCKET}/data"
+        where = f"--input=gs://{stores.BUCKET}/raw --output=gs://{stores.BUCKET}/data"
         service = f"--job_endpoint=localhost:{guide.ports['8099']}"
         job = f"./launch.sh preprocess {shlex.join(ARGUMENTS)} {where} {service}"
         environment = {**login, "STORAGE_EMULATOR_HOST": front.address}

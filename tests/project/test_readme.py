@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from preprocess import draw
-from tests.cloud import dataflow, gcs
+from tests.cloud import dataflow, stores
 from tests.cloud.serving import serving
 from tests.cloud.worker import Worker
 from tests.commands import PYTHON, ROOT, process, run, typed
@@ -197,7 +197,7 @@ def test_dataflow_and_buckets(reader, video, front, monkeypatch, tmp_path):
     reader.environment.update(google)
     for name, value in google.items():
         monkeypatch.setenv(name, value)  # for the workers
-    names = {"BUCKET": gcs.BUCKET, "PROJECT": dataflow.PROJECT}
+    names = {"BUCKET": stores.BUCKET, "PROJECT": dataflow.PROJECT}
     names["REGION"] = dataflow.REGION
     with dataflow.service(Worker(front, tmp_path)) as service:
         endpoint = f"--dataflow_endpoint={service.endpoint}"

@@ -13,7 +13,7 @@ import tensorflow as tf
 from campaigns import disk
 from preprocess.beam import pipeline, shard_transforms
 from tests.commands import PYTHON, TINY, lines_of, process, run
-from trainer.devices import tensorflow_stores
+from trainer.devices import tensorflow_files
 from trainer.evaluation import tune
 from trainer.export import publish
 from trainer.scores.frame import Segmented
@@ -64,13 +64,11 @@ def test_what_tensorflow_says_of_a_disk_is_told_like_everybodys():
     where = "{{function_node __wrapped__SaveV2_device_/job:localhost}} "
     for said in ("", where):
         message = f"{said}/a b/state.index; No space left on device [Op:MergeV2]"
-        error = tensorflow_stores.disk_error(
-            tf.errors.UnknownError(None, None, message)
-        )
+        error = tensorflow_files.disk_error(tf.errors.UnknownError(None, None, message))
         assert (error.filename, error.errno) == ("/a b/state.index", 28)
     other = tf.errors.InternalError(None, None, "/a/b; something else")
-    assert tensorflow_stores.disk_error(other) is None
-    assert tensorflow_stores.disk_error(OSError(28, "No space left on device")) is None
+    assert tensorflow_files.disk_error(other) is None
+    assert tensorflow_files.disk_error(OSError(28, "No space left on device")) is None
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")

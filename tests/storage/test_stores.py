@@ -1,4 +1,4 @@
-"""Every store by the same calls: what they do, what may pass, what is told if it doesn't.
+"""Every store by the same calls: what they do, what may pass, what is told if not.
 
 Each emulator stands behind a front that does harm as told.
 """
@@ -26,7 +26,11 @@ pytestmark = pytest.mark.filterwarnings(
     # Said to gcsfs and adlfs, by aiohttp.
     "ignore:Sending a large body directly with raw bytes:ResourceWarning",
 )
-QUICK = ("gs", "s3", "http")  # Azure's client pauses for 15 s and more before it repeats
+QUICK = (
+    "gs",
+    "s3",
+    "http",
+)  # Azure's client pauses for 15 s and more before it repeats
 
 
 @pytest.fixture

@@ -4,9 +4,9 @@ compare RUN RUN ...
 
 from absl import flags
 
-from trainer.devices import tensorflow_stores
+from trainer.devices import tensorflow_files
 from trainer.devices.startup import starting
-from unet_tfrecords.command import cli, cli_flags
+from unet_tfrecords.command import cli, cli_flags, signals
 from unet_tfrecords.dataset.splits import SPLITS
 
 
@@ -28,9 +28,11 @@ COMMAND = cli.Command(
         cli_flags.choice("split", "whose evaluations", SPLITS, "test"),
         cli_flags.string("output", "the page; --output= writes none", "compare.html"),
     ),
-    run=tensorflow_stores.explained(_compare),
+    run=tensorflow_files.explained(_compare),
     takes_arguments=True,
 )
 
 
-run = tensorflow_stores.entry_point(COMMAND)  # of unet-compare
+def run() -> None:
+    """Entry point of `unet-compare`."""
+    signals.leave(cli.main(COMMAND))

@@ -5,9 +5,9 @@ once, and reports them together. Resumes where it was stopped.
 from absl import flags
 
 from trainer.commands.shared_flags import TTA
-from trainer.devices import tensorflow_stores
+from trainer.devices import tensorflow_files
 from trainer.devices.startup import starting
-from unet_tfrecords.command import cli, cli_flags
+from unet_tfrecords.command import cli, cli_flags, signals
 
 
 def _cross_validate(values: flags.FlagValues, _: list[str]) -> None:
@@ -47,10 +47,12 @@ COMMAND = cli.Command(
         ),
         TTA,
     ),
-    run=tensorflow_stores.explained(_cross_validate),
+    run=tensorflow_files.explained(_cross_validate),
     required=("input", "workdir"),
     takes_config=True,
 )
 
 
-run = tensorflow_stores.entry_point(COMMAND)  # of unet-cross-validate
+def run() -> None:
+    """Entry point of `unet-cross-validate`."""
+    signals.leave(cli.main(COMMAND))

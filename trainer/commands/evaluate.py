@@ -5,9 +5,9 @@ Prints a table and writes WORKDIR/evaluation-SPLIT.json.
 from absl import flags
 
 from trainer.commands.shared_flags import CHECKPOINT, TTA, WORKDIR
-from trainer.devices import tensorflow_stores
+from trainer.devices import tensorflow_files
 from trainer.devices.startup import load_tensorflow
-from unet_tfrecords.command import cli, cli_flags
+from unet_tfrecords.command import cli, cli_flags, signals
 from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.dataset.splits import SPLITS
 
@@ -50,9 +50,11 @@ COMMAND = cli.Command(
         TTA,
         CHECKPOINT,
     ),
-    run=tensorflow_stores.explained(_evaluate),
+    run=tensorflow_files.explained(_evaluate),
     required=("workdir", "input"),
 )
 
 
-run = tensorflow_stores.entry_point(COMMAND)  # of unet-evaluate
+def run() -> None:
+    """Entry point of `unet-evaluate`."""
+    signals.leave(cli.main(COMMAND))

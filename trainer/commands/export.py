@@ -5,9 +5,9 @@ Beside it, in assets.extra/: config, scores, model card, warm-up requests.
 from absl import flags
 
 from trainer.commands.shared_flags import CHECKPOINT, TTA, WORKDIR
-from trainer.devices import tensorflow_stores
+from trainer.devices import tensorflow_files
 from trainer.devices.startup import load_tensorflow
-from unet_tfrecords.command import cli, cli_flags
+from unet_tfrecords.command import cli, cli_flags, signals
 from unet_tfrecords.command.errors import UserError
 
 
@@ -86,9 +86,11 @@ COMMAND = cli.Command(
         ),
         CHECKPOINT,
     ),
-    run=tensorflow_stores.explained(_export),
+    run=tensorflow_files.explained(_export),
     required=("workdir",),
 )
 
 
-run = tensorflow_stores.entry_point(COMMAND)  # of unet-export
+def run() -> None:
+    """Entry point of `unet-export`."""
+    signals.leave(cli.main(COMMAND))

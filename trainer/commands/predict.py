@@ -6,9 +6,9 @@ continues with what is not done.
 from absl import flags
 
 from trainer.commands.shared_flags import TTA
-from trainer.devices import tensorflow_stores
+from trainer.devices import tensorflow_files
 from trainer.devices.startup import load_tensorflow
-from unet_tfrecords.command import cli, cli_flags
+from unet_tfrecords.command import cli, cli_flags, signals
 from unet_tfrecords.command.errors import UserError
 
 # How predict makes instances of probabilities.
@@ -147,9 +147,11 @@ COMMAND = cli.Command(
         ),
         cli_flags.boolean("overwrite", "segments what is done already again"),
     ),
-    run=tensorflow_stores.explained(_predict),
+    run=tensorflow_files.explained(_predict),
     required=("model", "input", "output"),
 )
 
 
-run = tensorflow_stores.entry_point(COMMAND)  # of unet-predict
+def run() -> None:
+    """Entry point of `unet-predict`."""
+    signals.leave(cli.main(COMMAND))

@@ -4,9 +4,9 @@ import os
 
 from absl import flags
 
-from trainer.devices import tensorflow_stores
+from trainer.devices import tensorflow_files
 from trainer.devices.startup import load_tensorflow
-from unet_tfrecords.command import cli
+from unet_tfrecords.command import cli, signals
 from unet_tfrecords.dataset.data_settings import check_data_config
 
 
@@ -26,9 +26,11 @@ COMMAND = cli.Command(
     name="summary",
     summary=__doc__,
     flags=(),
-    run=tensorflow_stores.explained(_summary),
+    run=tensorflow_files.explained(_summary),
     takes_config=True,
 )
 
 
-run = tensorflow_stores.entry_point(COMMAND)  # of unet-summary
+def run() -> None:
+    """Entry point of `unet-summary`."""
+    signals.leave(cli.main(COMMAND))

@@ -8,7 +8,7 @@ import sys
 
 from absl import flags
 
-from trainer.devices import tensorflow_stores
+from trainer.devices import tensorflow_files
 from trainer.devices.startup import starting
 from unet_tfrecords.command import cli, cli_flags, signals
 from unet_tfrecords.command.errors import UserError
@@ -25,11 +25,6 @@ def _train(values: flags.FlagValues, _: list[str]) -> None:
     from trainer.evaluation.report import page
     from trainer.training import session as training
 
-    if not values.cache:
-        tensorflow_stores.reach(
-            values.data, "give --cache=DIR, for copies on this machine"
-        )
-    tensorflow_stores.reach(values.workdir, "keep --workdir on a disk of this machine")
     options = training.TrainOptions(
         values.on_bad_record,
         values.cache,
@@ -37,6 +32,7 @@ def _train(values: flags.FlagValues, _: list[str]) -> None:
         profile_steps,
         tuple(cli.given_flags(values)),
         page.write,
+        values.stream_gb,
     )
     if values.dry_run:
         from trainer.training.dry_run import dry_run
@@ -134,9 +130,15 @@ COMMAND = cli.Command(
         ),
         cli_flags.string(
             "cache",
-            "reads shards from copies: in memory, or in a folder of this "
-            "machine; for shards on slow or remote disks",
+            "copies all shards before it starts: into memory, or into a folder of "
+            "this machine, where other runs find them; for slow or remote disks",
             "",
+        ),
+        cli_flags.number(
+            "stream_gb",
+            "for shards in a bucket, without --cache: they are fetched ahead, and so "
+            "many GB of them kept below TMPDIR while this trains",
+            20.0,
         ),
         cli_flags.integer(
             "extend_steps",
@@ -161,10 +163,12 @@ COMMAND = cli.Command(
             "Profile page",
         ),
     ),
-    run=tensorflow_stores.explained(_train),
+    run=tensorflow_files.explained(_train),
     required=("data",),
     takes_config=True,
 )
 
 
-run = tensorflow_stores.entry_point(COMMAND)  # of unet-train
+def run() -> None:
+    """Entry point of `unet-train`."""
+    signals.leave(cli.main(COMMAND))

@@ -7,7 +7,7 @@ import keras
 import ml_collections
 import tensorflow as tf
 
-from trainer.devices import tensorflow_stores
+from trainer.devices import tensorflow_files
 from trainer.export import artefact_layout, bioimageio, model_card, onnx, warmup
 from trainer.export.publish import check, files_below, publish, staging
 from trainer.export.signatures import SignatureSet
@@ -70,7 +70,7 @@ def export(folder: str, destinations: list[str], options: ExportOptions) -> list
         nothing can be written there.
     """
     for destination in destinations:
-        tensorflow_stores.check_name(destination)
+        tensorflow_files.check_name(destination)
         check(destination)
     if options.onnx or options.bioimageio:
         onnx.library()
@@ -177,7 +177,7 @@ def save(served: SignatureSet, path: str) -> None:
     try:
         tf.saved_model.save(served, path, signatures=served.functions)
     except tf.errors.OpError as error:
-        if of_disk := tensorflow_stores.disk_error(error):
+        if of_disk := tensorflow_files.disk_error(error):
             raise of_disk from error
         reason = " ".join(error.message.split())[:200]
         raise UserError(f"{path}: not written: {reason}") from error

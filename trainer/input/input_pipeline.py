@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from trainer.devices.graphs import as_written
 from trainer.input import light_augment
+from trainer.input.arrivals import Arrivals
 from trainer.input.reading_order import MOST_LANES, Part, ShardFile, part_of
 from unet_tfrecords.dataset.records import BYTES_FEATURES, FLOAT_FEATURES, Geometry
 
@@ -46,6 +47,11 @@ def decode_pixels(encoded: tf.Tensor, geometry: Geometry) -> tf.Tensor:
     return tf.reshape(image, [tile, tile, channels])
 
 
+def shards_together(num_lanes: int) -> int:
+    """Shards of a lane that are read at once."""
+    return max(LEAST_AT_ONCE, READ_AT_ONCE // num_lanes)
+
+
 def _lane_records(
     shards: list[ShardFile],
     *,
@@ -54,12 +60,14 @@ def _lane_records(
     seed: int,
     buffer: int,
     together: int,
+    arrivals: Arrivals | None,
 ) -> tf.data.Dataset:
     """A lane's records from number `start` on, without end.
 
     Each epoch has its own order of the shards. Some are read at once, so that
     neighbours come from different frames, and shuffled among themselves; then the next
-    ones. So starting in the middle leaves out whole files unread, however many.
+    ones. So starting in the middle leaves out whole files unread, however many. Those
+    of a store are fetched while the ones before them are read.
     """
     together = min(together, len(shards))
     epoch, within = divmod(start, sum(shard.records for shard in shards))
@@ -101,13 +109,16 @@ def _lane_records(
             break
         within -= size
         skipped += 1
-    return (
-        tf.data.Dataset.counter(epoch)
-        .flat_map(groups_of)
-        .skip(skipped)
-        .flat_map(records_of)
-        .skip(within)
-    )
+    groups = tf.data.Dataset.counter(epoch).flat_map(groups_of).skip(skipped)
+    if arrivals:
+        fetch = arrivals.reader().fetch_names
+
+        def fetched(epoch, number, group):
+            [copies] = tf.numpy_function(fetch, [group], [tf.string])
+            return epoch, number, tf.ensure_shape(copies, group.shape)
+
+        groups = groups.map(fetched).prefetch(1)
+    return groups.flat_map(records_of).skip(within)
 
 
 def _worker_records(
@@ -118,6 +129,7 @@ def _worker_records(
     shuffle_tiles: int,
     seed: int,
     start_step: int,
+    arrivals: Arrivals | None,
 ) -> tf.data.Dataset:
     """(number since training began, record) of the tiles at a worker's places."""
     each = global_batch // len(lanes)
@@ -128,7 +140,8 @@ def _worker_records(
             start=start_step * each,
             seed=seed,
             buffer=max(1, shuffle_tiles // len(lanes)),
-            together=max(LEAST_AT_ONCE, READ_AT_ONCE // len(lanes)),
+            together=shards_together(len(lanes)),
+            arrivals=arrivals,
         )
         for lane in part.lanes
     ]
@@ -169,6 +182,7 @@ def training_batches(
     batch: int | None = None,
     start_step: int = 0,
     with_keys: bool = False,
+    arrivals: Arrivals | None = None,
 ) -> tf.data.Dataset:
     """Endless batches, starting with those of `start_step`.
 
@@ -183,6 +197,7 @@ def training_batches(
       batch: tiles a batch, a replica's; None is `global_batch`.
       start_step: steps to leave out: neither read, where whole files are passed, nor
         decoded.
+      arrivals: brings shards to this machine; None where they lie on its disks.
       with_keys: whether batches hold `key`; strings stay off the devices otherwise.
     """
     part = part or part_of(0, 1, global_batch, len(lanes))
@@ -203,6 +218,7 @@ def training_batches(
             shuffle_tiles=shuffle_tiles,
             seed=seed,
             start_step=start_step,
+            arrivals=arrivals,
         )
         .map(decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
         .batch(batch or global_batch, drop_remainder=True)

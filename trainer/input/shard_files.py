@@ -6,7 +6,6 @@ what to do.
 
 import concurrent.futures
 import contextlib
-import hashlib
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
@@ -38,13 +37,16 @@ class Access(NamedTuple):
 
     Attributes:
       on_bad_record: fail, or skip: leave damaged records out, count and report them.
-      cache: "" reads shards where they lie; memory, or a folder of this machine.
+      cache: "" reads shards where they lie, those of a store through some copies;
+        memory, or a folder of this machine, copies all beforehand.
       scratch: a folder that goes with the process.
+      stream_gb: of copies of a store's shards, where there is no cache.
     """
 
     on_bad_record: str = "fail"
     cache: str = ""
     scratch: str = ""
+    stream_gb: float = 20.0
 
 
 def find_shards(
@@ -188,11 +190,18 @@ def _copies(shards: Iterable[ShardFile], cache: str) -> dict[str, str]:
 
 
 def _copy(shard: ShardFile, copy: str, bar: tqdm) -> None:
-    digest = hashlib.sha256()
-    with files.open_atomic(copy) as file:
-        for block in files.read_blocks(shard.path):
-            file.write(block)
-            digest.update(block)
-            bar.update(len(block))
-        if digest.hexdigest() != shard.entry.sha256:
-            raise UserError(f"{shard.path}: is not what preprocess wrote; {ADVICE}")
+    """One shard; the bar moves at its end."""
+    bring(shard, copy)
+    bar.update(shard.entry.bytes)
+
+
+def bring(shard: ShardFile, copy: str) -> None:
+    """Copies a shard to this machine, and compares it with what was written.
+
+    Raises:
+      UserError: it is another.
+    """
+    files.copy(shard.path, copy)
+    if files.sha256_of(copy) != shard.entry.sha256:
+        files.remove([copy])
+        raise UserError(f"{shard.path}: is not what preprocess wrote; {ADVICE}")

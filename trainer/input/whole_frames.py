@@ -7,7 +7,7 @@ code that users get, with nothing but the data set's shards at hand.
 import concurrent.futures
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -87,7 +87,7 @@ def assemble(tiles: list[Tile], size: tuple[int, int]) -> WholeFrame:
 
 
 def read_frames(
-    paths: list[str],
+    paths: Iterable[str],
     geometry: Geometry,
     sizes: dict[str, tuple[int, int]],
 ) -> Iterator[WholeFrame]:

@@ -81,7 +81,9 @@ class PredictionRecord:
         """Describes an image as it is now."""
         path = job.page.path
         if files.is_remote(path):
-            return ImageNote(path, 0, job.updated, self.made_by)
+            # A web server's list does not say when: then the size must do.
+            size = 0 if job.updated else files.size_of(path)
+            return ImageNote(path, size, job.updated, self.made_by)
         size = files.size_of(path)
         return ImageNote(os.path.abspath(path), size, job.updated, self.made_by)
 

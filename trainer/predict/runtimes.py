@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from trainer.devices import tensorflow_stores
+from trainer.devices import tensorflow_files
 from trainer.export import artefact_layout
 from trainer.inference import numpy_segmenter
 from unet_tfrecords.command.errors import UserError
@@ -80,7 +80,7 @@ class TensorFlowRuntime:
             self.function = self.model.signatures[signature]
         except Exception as error:
             # TensorFlow raises anything from OSError to KeyError here.
-            tensorflow_stores.check_name(path)
+            tensorflow_files.check_name(path)
             reason = " ".join(str(error).split())[:150]
             raise UserError(
                 f"{name or path}: not a SavedModel of export's ({reason})"

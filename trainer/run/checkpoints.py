@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 import tensorflow as tf
 
-from trainer.devices import tensorflow_stores
+from trainer.devices import tensorflow_files
 from unet_tfrecords.command.errors import UserError, warn
 from unet_tfrecords.storage import files, json_files, local_copies
 
@@ -157,7 +157,7 @@ def _write_state(checkpoint: tf.train.Checkpoint, folder: str) -> list[str]:
     try:
         checkpoint.write(os.path.join(folder, STATE))
     except tf.errors.OpError as error:
-        if of_disk := tensorflow_stores.disk_error(error):
+        if of_disk := tensorflow_files.disk_error(error):
             raise of_disk from error
         reason = " ".join(error.message.split())[:200]
         raise UserError(f"{folder}: checkpoint not written: {reason}") from error

@@ -4,7 +4,7 @@ import keras
 import ml_collections
 import tensorflow as tf
 
-from trainer.devices import tensorflow_stores
+from trainer.devices import tensorflow_files
 from trainer.network.unet import build_model
 from trainer.run import checkpoints, workdir
 from unet_tfrecords.command.errors import UserError
@@ -32,7 +32,7 @@ def restore_network(
     Raises:
       UserError: no such checkpoint there.
     """
-    tensorflow_stores.check_name(folder)
+    tensorflow_files.check_name(folder)
     inside = files.join(folder, workdir.CHECKPOINTS)
     network = build_model(config.model, precision=precision, seed=config.seed)
     there = checkpoints.complete_steps(inside)

@@ -2,11 +2,14 @@
 
 import csv
 import json
+import os
+import shutil
+import tempfile
 from typing import Any
 
 import ml_collections
 
-from trainer.devices import tensorflow_stores
+from trainer.devices import tensorflow_files
 from trainer.inference.instances import InstanceRules, rules_from
 from unet_tfrecords.command.errors import UserError, warn
 from unet_tfrecords.dataset import dataset_info
@@ -46,7 +49,7 @@ def claim(
     Raises:
       UserError: another run lies there, naming what differs.
     """
-    tensorflow_stores.check_name(f"--workdir={workdir}")
+    tensorflow_files.check_name(f"--workdir={workdir}")
     content = {
         CONFIG_NAME: json.loads(config.to_json()),
         INFO_NAME: info.content(),
@@ -234,6 +237,37 @@ def trim_metrics(workdir: str, step: int) -> None:
 
 def _as_line(content: dict[str, Any]) -> bytes:
     return (json.dumps(content) + "\n").encode()
+
+
+class LogFolder:
+    """TensorBoard's logs of a run, which TensorFlow writes to this machine's disk.
+
+    Attributes:
+      near: the folder that TensorFlow writes to.
+    """
+
+    def __init__(self, workdir: str):
+        self.there = files.join(workdir, LOGS)
+        self.near = self.there
+        self.sent: dict[str, int] = {}  # bytes of each file when it was sent last
+        if files.is_remote(workdir):
+            self.near = tempfile.mkdtemp(prefix="unet-logs-")
+
+    def send(self) -> None:
+        """Copies to the store what has grown since; an object can't grow."""
+        if self.near == self.there:
+            return
+        for name in files.list_below(self.near):
+            path = os.path.join(self.near, name)
+            if self.sent.get(name) != (size := os.path.getsize(path)):
+                files.copy(path, files.join(self.there, name))
+                self.sent[name] = size
+
+    def close(self) -> None:
+        """Sends the rest."""
+        self.send()
+        if self.near != self.there:
+            shutil.rmtree(self.near, ignore_errors=True)
 
 
 class MetricsLog:

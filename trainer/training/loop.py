@@ -52,6 +52,7 @@ class TrainOptions(NamedTuple):
       profile_steps: the first and last step to profile; () profiles nothing.
       command: the flags that were given, for the report to say.
       report: writes the report of the run in a folder, when training ends.
+      stream_gb: of this machine's disk, for shards of a store on their way.
     """
 
     on_bad_record: str = "fail"
@@ -60,6 +61,7 @@ class TrainOptions(NamedTuple):
     profile_steps: tuple[int, ...] = ()
     command: tuple[str, ...] = ()
     report: Callable[[str], object] | None = None
+    stream_gb: float = 20.0
 
 
 @dataclasses.dataclass
@@ -246,7 +248,7 @@ class Loop:
             return
         first, last = self.options.profile_steps
         if self.step == first and not ended:
-            tf.profiler.experimental.start(files.join(self.folder, workdir.LOGS))
+            tf.profiler.experimental.start(self.book.logs.near)
             self.profiling = True
         elif self.profiling and (ended or self.step == last):
             tf.profiler.experimental.stop()

@@ -32,8 +32,9 @@ class Logbook:
         self.silent = silent
         self.bar = bars.bar(total=steps, initial=step, unit="step", disable=silent)
         if not silent:
+            self.logs = workdir.LogFolder(folder)
             self.writer = tf.summary.create_file_writer(
-                files.join(folder, workdir.LOGS), max_queue=QUEUE, flush_millis=DAY_MS
+                self.logs.near, max_queue=QUEUE, flush_millis=DAY_MS
             )
             self.metrics = workdir.MetricsLog(folder)
         # To a store each flush writes whole files again, and of one object Google Cloud
@@ -75,6 +76,7 @@ class Logbook:
         if time.monotonic() - self.flushed_at >= self.flush_every_s:
             self.keep()
             self.writer.flush()
+            self.logs.send()
             self.flushed_at = time.monotonic()
 
     def keep(self) -> None:
@@ -88,3 +90,4 @@ class Logbook:
         if not self.silent:
             self.metrics.flush()
             self.writer.close()
+            self.logs.close()

@@ -10,7 +10,7 @@ from typing import Any
 import ml_collections
 import tensorflow as tf
 
-from trainer.devices import faults, gpus, strategy, tensorflow_stores
+from trainer.devices import faults, gpus, strategy
 from trainer.devices.startup import explaining
 from trainer.input.shard_files import Access
 from trainer.run import workdir
@@ -46,7 +46,9 @@ def prepared(
         _explained(),
     ):
         settle(config, folder, devices)
-        access = Access(options.on_bad_record, options.cache, scratch)
+        access = Access(
+            options.on_bad_record, options.cache, scratch, options.stream_gb
+        )
         slow = gpus.starts_slowly(strategy.capabilities())
         with explaining("the network", warn, compiles_kernels=slow):
             trainer = Trainer(config, data, devices, access)
@@ -163,6 +165,6 @@ def _explained() -> Iterator[None]:
     except tf.errors.OpError as error:
         worker, workers = strategy.read_cluster()
         said = faults.explained(error, worker=worker, workers=workers)
-        if said is None or tensorflow_stores.line_of(error):
+        if said is None:
             raise
         raise said from error

@@ -10,15 +10,16 @@ import tensorflow as tf
 
 from trainer.devices.strategy import Cluster
 from trainer.input import input_pipeline, whole_frames
+from trainer.input.arrivals import Arrivals, room_for
 from trainer.input.reading_order import ShardFile, deal_lanes, part_of
 from trainer.input.shard_files import Access, bring_near, damage, find_shards
 from trainer.input.whole_frames import WholeFrame
 from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.dataset.dataset_info import DatasetInfo
+from unet_tfrecords.storage import files
 
-# What TensorFlow's reader raises where a shard is damaged, and ours.
+# What TensorFlow's reader raises where a shard is damaged; ours raises ValueError.
 READ_ERRORS = (
-    ValueError,
     tf.errors.DataLossError,
     tf.errors.InvalidArgumentError,
     tf.errors.OutOfRangeError,
@@ -38,6 +39,7 @@ class TrainingData:
       lanes: the training shards in the order in which they are read; this worker's
         own as and where it reads them.
       validation_shards: those that this worker reads; none without such a split.
+      arrivals: brings shards of a store to this machine; None where none lies in one.
     """
 
     config: ml_collections.ConfigDict
@@ -54,6 +56,7 @@ class TrainingData:
         """
         self.lanes = self._find_lanes()
         self.validation_shards = self._find_validation()
+        self.arrivals = self._arrivals()
         sizes: dict[str, tuple[int, int]] = {}
         if self.info.splits["validation"].shards:
             sizes = whole_frames.frame_sizes(self.folder, self.info, "validation")
@@ -86,6 +89,16 @@ class TrainingData:
         own = self._find("validation")[self.cluster.worker :: self.cluster.size]
         return bring_near(own, self.info.geometry, self.access)
 
+    def _arrivals(self) -> Arrivals | None:
+        shards = [*self.training_shards, *self.validation_shards]
+        if not any(files.is_remote(shard.path) for shard in shards):
+            return None
+        together = input_pipeline.shards_together(len(self.lanes))
+        readers = [*((lane, together) for lane in self.lanes)]
+        readers.append((self.validation_shards, 1))
+        folder, wanted = self.access.scratch, int(self.access.stream_gb * 1e9)
+        return Arrivals(shards, folder, room_for(readers, folder, wanted))
+
     @property
     def training_shards(self) -> list[ShardFile]:
         """Those of all lanes."""
@@ -102,6 +115,7 @@ class TrainingData:
             seed=self.config.seed,
             augment=train.augment,
             start_step=start_step,
+            arrivals=self.arrivals,
             **options,
         )
 
@@ -126,28 +140,36 @@ class TrainingData:
 
     def validation_frames(self) -> Iterator[WholeFrame]:
         """Yields this worker's whole frames of the validation split, all or some."""
-        return whole_frames.read_frames(
-            [shard.path for shard in self.validation_shards],
-            self.info.geometry,
-            self.frame_sizes,
-        )
+        paths = [shard.path for shard in self.validation_shards]
+        near = self.arrivals.in_turn(paths) if self.arrivals else paths
+        return whole_frames.read_frames(near, self.info.geometry, self.frame_sizes)
 
     @contextlib.contextmanager
     def explaining(self, shards: list[ShardFile]) -> Iterator[None]:
-        """Says which shard is damaged where, if that is why the block failed.
+        """Says which shard is damaged where, or can't be had, if the block fails by it.
 
         Args:
           shards: that the block reads.
 
         Raises:
-          UserError: a shard is damaged.
+          UserError: a shard is damaged, or does not arrive.
         """
         try:
             yield
-        except READ_ERRORS as error:
-            if problems := damage(shards, self.info.geometry):
-                raise UserError(problems) from error
+        except tf.errors.OpError as error:
+            if self.arrivals and self.arrivals.problem:
+                raise self.arrivals.problem from error
+            if not isinstance(error, READ_ERRORS):
+                raise
+            self._tell_damage(shards, error)
             raise
+        except ValueError as error:
+            self._tell_damage(shards, error)
+            raise
+
+    def _tell_damage(self, shards: list[ShardFile], error: Exception) -> None:
+        if problems := damage(shards, self.info.geometry):
+            raise UserError(problems) from error
 
     def describe(self) -> str:
         """Says who reads what, if there are several workers; "" otherwise."""

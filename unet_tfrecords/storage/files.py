@@ -70,10 +70,11 @@ def sizes_in(folder: str) -> dict[str, int]:
     """Bytes of each file directly inside a folder by path, hidden ones apart."""
     if not is_remote(folder):
         return {path: os.path.getsize(path) for path in list_files(folder)}
-    entries = [e for e in stores.children(folder)[0] if not _is_hidden(basename(e.path))]
-    sizes = {entry.path: entry.size for entry in entries}
-    untold = [path for path, size in sizes.items() if size is None]
-    return sizes | dict(zip(untold, stores.side_by_side(size_of, untold), strict=True))
+    sizes = {entry.path: entry.size for entry in stores.children(folder)[0]}
+    shown = [path for path in sizes if not _is_hidden(basename(path))]
+    untold = [path for path in shown if sizes[path] is None]
+    asked = dict(zip(untold, stores.side_by_side(size_of, untold), strict=True))
+    return {path: asked.get(path, sizes[path] or 0) for path in shown}
 
 
 def updated(pattern: str) -> dict[str, float]:

@@ -19,7 +19,8 @@ LOGIN = {
     "gs": "`gcloud auth application-default login`, or GOOGLE_APPLICATION_CREDENTIALS="
     "KEY.json",
     "s3": "`aws configure`, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
-    "az": "`az login` and AZURE_STORAGE_ACCOUNT_NAME, or AZURE_STORAGE_CONNECTION_STRING",
+    "az": "`az login` and AZURE_STORAGE_ACCOUNT_NAME, or AZURE_STORAGE_CONNECTION_"
+    "STRING",
 }
 SAME = {"gcs": "gs", "s3a": "s3", "abfs": "az", "abfss": "az"}
 NO_OBJECT = "{}: no such object, or no bucket"
@@ -57,7 +58,12 @@ MISTAKEN = (  # settings and names that can't be
 )
 KNOWN = {*NO_LOGIN, *NO_ANSWER, *MISTAKEN}
 # S3's codes whose status says less.
-LOGIN_CODES = ("ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "TokenRefreshRequired")
+LOGIN_CODES = (
+    "ExpiredToken",
+    "InvalidAccessKeyId",
+    "InvalidToken",
+    "TokenRefreshRequired",
+)
 TRY_LATER = 75  # EX_TEMPFAIL of sysexits.h: the same command may do better later
 AT_ONCE = 16  # requests side by side
 TRIES_S = 60.0  # what may pass is repeated for so long, whatever clients repeat
@@ -111,8 +117,8 @@ def _system(path: str) -> Any:
     scheme = scheme_of(path)
     if scheme not in (*LOGIN, *SAME, *WEB):
         raise UserError(
-            f"{path}: no file system for {scheme}:// here; there are gs://, s3://, az:// "
-            "and, to read, http:// and https:// (docs/storage.md)"
+            f"{path}: no file system for {scheme}:// here; there are gs://, s3://, "
+            "az:// and, to read, http:// and https:// (docs/storage.md)"
         )
     return _system_of(scheme)
 
@@ -246,8 +252,8 @@ def reason_of(status: int, path: str, said: str = "") -> str:
 def _tried(path: str, call: Callable[[Any], Any]) -> Any:
     """What a call of a path's file system gives, after several tries if need be.
 
-    Clients repeat part of what may pass: that of the web nothing, Azure's no 429. A refused
-    login is tried anew once: gcsfs renews it by its own clock alone.
+    Clients repeat part of what may pass: that of the web nothing, Azure's no 429. A
+    refused login is tried anew once: gcsfs renews it by its own clock alone.
     """
     try:
         return _retry(path)(call)(_system(path))
@@ -275,6 +281,12 @@ def _named(path: str) -> str:
     ('http://h/my%20cells/%C3%BC.png', 'http://h/a%20b.png?key=x')
     """
     return urllib.parse.quote(path, safe=":/?&=%+,;@~*[]") if _is_web(path) else path
+
+
+def _as_people_say(path: str, name: str) -> str:
+    """A name in a list as people write it; one that can't be undone stays quoted."""
+    plain = urllib.parse.unquote(name)
+    return plain if _is_web(path) and not set(plain) & set("%?#") else name
 
 
 def _is_web(path: str) -> bool:
@@ -345,11 +357,9 @@ def children(folder: str) -> tuple[list[Entry], list[str]]:
         except FileNotFoundError:
             _check_bucket(folder)
             return [], []
-        kinds = {True: [], False: []}
-        for entry in found:
-            kinds[entry["type"] == "directory"].append(entry)
-        folders = {e["name"].rstrip("/").rsplit("/", 1)[-1] for e in kinds[True]}
-        return _entries(folder, kinds[False]), sorted(map(urllib.parse.unquote, folders))
+        folders = [e["name"].rstrip("/") for e in found if e["type"] == "directory"]
+        names = {_as_people_say(folder, name.rsplit("/", 1)[-1]) for name in folders}
+        return _entries(folder, found), sorted(names)
 
 
 def _entries(folder: str, found: Any) -> list[Entry]:
@@ -363,10 +373,9 @@ def _entries(folder: str, found: Any) -> list[Entry]:
         if entry["type"] != "file" or not name.startswith(start) or name.endswith("/"):
             continue  # the folder itself, and objects that stand for folders
         inside = name[len(start) :]
-        if _is_web(folder):
-            if "?" in inside or "#" in inside:
-                continue  # links of a page, not of files
-            inside = urllib.parse.unquote(inside)
+        if _is_web(folder) and set(inside) & set("?#"):
+            continue  # links of a page, not of files
+        inside = _as_people_say(folder, inside)
         path = f"{folder.rstrip('/')}/{inside}"
         entries.append(Entry(path, entry.get("size"), _updated(entry)))
     return sorted(entries)
@@ -412,7 +421,9 @@ def put(source: str | bytes, path: str, *, new: bool = False) -> None:
       UserError: of a name with characters that some clients read otherwise, too.
     """
     if _is_web(path):
-        raise UserError(f"{path}: web servers are read only; write to a disk or a bucket")
+        raise UserError(
+            f"{path}: web servers are read only; write to a disk or a bucket"
+        )
     if set(path) & set(ODD):
         raise UserError(f"{path}: a name with * ? or [; write to another")
     how: dict[str, Any] = {}

@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 import tifffile
 
-from tests.cloud import dataflow, gcs
+from tests.cloud import dataflow, stores
 from tests.commands import PYTHON, lines_of, module, process, run
 from tests.trainer.predict.conftest import NOTES
 from trainer.predict import job as predict_job
@@ -164,7 +164,7 @@ def test_from_one_bucket_prefix_to_another(front, model, images, predict, tmp_pa
     login = {**dataflow.login(tmp_path), "STORAGE_EMULATOR_HOST": front.address}
     for path in images.glob("t00[0-2].tif"):
         front.put(f"in/{path.name}", path.read_bytes())
-    bucket = f"gs://{gcs.BUCKET}"
+    bucket = f"gs://{stores.BUCKET}"
     where = {"model": model, "input": f"{bucket}/in/", "output": f"{bucket}/out"}
     done = process(*module("predict", "--runtime=onnx", **where), env=login)
     assert done.returncode == 0, done.stderr

@@ -1,0 +1,160 @@
+"""Shards of a store, brought to this machine's disk ahead of being read.
+
+The order of reading is known, so the next shards are fetched while some are read; those
+read longest ago go when there is no more room.
+"""
+
+import collections
+import os
+import shutil
+import threading
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+
+from trainer.input.reading_order import ShardFile
+from trainer.input.shard_files import bring
+from unet_tfrecords.command.errors import UserError
+
+AHEAD = 3  # groups that a reader needs at once: one it reads, one ready, one on its way
+AT_ONCE = 16  # fetches
+
+
+class Arrivals:
+    """A bounded folder of copies.
+
+    Attributes:
+      problem: why the last fetch failed; TensorFlow, which asks for copies, passes on
+        that it did, and not this.
+    """
+
+    def __init__(self, shards: Iterable[ShardFile], folder: str, room: int):
+        """Fetches nothing yet.
+
+        Args:
+          shards: of which some will be asked for.
+          folder: of this machine, for this process alone.
+          room: bytes that copies may take, if those that are read at once take less.
+        """
+        self.shards = {shard.path: shard for shard in shards}
+        self.folder, self.room = folder, room
+        self.problem: Exception | None = None
+        self._copies: collections.OrderedDict[str, Future[str]] = (
+            collections.OrderedDict()
+        )
+        self._readers: weakref.WeakSet[Reader] = weakref.WeakSet()
+        self._lock = threading.Lock()
+        self._pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="arrivals")
+
+    def reader(self) -> "Reader":
+        """Somebody who reads shards group by group."""
+        reader = Reader(self)
+        self._readers.add(reader)
+        return reader
+
+    def in_turn(self, paths: Sequence[str]) -> Iterator[str]:
+        """Copies of shards, one after another; the next is fetched meanwhile."""
+        reader = self.reader()
+        for index, path in enumerate(paths):
+            yield reader.fetch([path], ahead=paths[index + 1 : index + 2])[0]
+
+    def _ask(self, paths: Sequence[str]) -> list[Future[str]]:
+        """Has copies be made that aren't there or on their way."""
+        with self._lock:
+            for path in paths:
+                copy = self._copies.pop(path, None)
+                if copy is None or copy.done() and not _is_there(copy):
+                    copy = self._pool.submit(self._fetch, path)
+                self._copies[path] = copy  # the last one used
+            self._make_room()
+            return [self._copies[path] for path in paths]
+
+    def _fetch(self, path: str) -> str:
+        shard = self.shards[path]
+        copy = os.path.join(self.folder, f"{shard.entry.sha256}.tfrecord")
+        bring(shard, copy)
+        return copy
+
+    def _make_room(self) -> None:
+        """Removes what was used longest ago, of what no reader needs now."""
+        needed = {path for reader in list(self._readers) for path in reader.held}
+        taken = sum(self.shards[path].entry.bytes for path in self._copies)
+        for path in list(self._copies):
+            if taken <= self.room:
+                return
+            copy = self._copies[path]
+            if path in needed or not copy.done():
+                continue
+            del self._copies[path]
+            taken -= self.shards[path].entry.bytes
+            if _is_there(copy):
+                os.remove(copy.result())
+
+
+def _is_there(copy: "Future[str]") -> bool:
+    return copy.exception() is None and os.path.exists(copy.result())
+
+
+class Reader:
+    """Asks for groups of shards in the order in which it reads them."""
+
+    def __init__(self, arrivals: Arrivals):
+        self.arrivals = arrivals
+        self.groups: collections.deque[list[str]] = collections.deque(maxlen=AHEAD)
+
+    @property
+    def held(self) -> list[str]:
+        """Shards whose copies must stay."""
+        return [path for group in list(self.groups) for path in group]
+
+    def fetch(self, paths: Sequence[str], ahead: Sequence[str] = ()) -> list[str]:
+        """Waits until copies are there; they stay until two more groups were asked for.
+
+        Args:
+          paths: a group of shards.
+          ahead: others, which are not waited for.
+
+        Raises:
+          Exception: a copy can't be had, and why.
+        """
+        group = [*paths, *ahead]
+        self.groups.append(group)
+        try:
+            coming = self.arrivals._ask(group)
+            return [copy.result() for copy in coming[: len(paths)]]
+        except Exception as error:
+            self.arrivals.problem = error
+            raise
+
+    def fetch_names(self, paths: np.ndarray) -> np.ndarray:
+        """The same of an array of bytes, as tf.numpy_function hands them over."""
+        copies = self.fetch([path.decode() for path in paths.tolist()])
+        return np.array([os.fsencode(copy) for copy in copies], object)
+
+
+def room_for(
+    readers: Iterable[tuple[Sequence[ShardFile], int]], folder: str, wanted: int
+) -> int:
+    """Bytes that copies may take of a disk.
+
+    Args:
+      readers: the shards of each, and how many of them make a group.
+      folder: where copies go.
+      wanted: bytes, if the disk has them.
+
+    Raises:
+      UserError: not even those that are read at once have room.
+    """
+    least = 0
+    for shards, together in readers:
+        sizes = sorted((shard.entry.bytes for shard in shards), reverse=True)
+        least += sum(sizes[: AHEAD * together])
+    free = int(0.9 * shutil.disk_usage(folder).free)
+    if least > free:
+        raise UserError(
+            f"{folder}: {free / 1e9:.1f} GB of room, the shards that are read at once "
+            f"take {least / 1e9:.1f} GB; have TMPDIR name a larger disk"
+        )
+    return max(least, min(wanted, free))
