@@ -127,6 +127,12 @@ class GoogleStore(Store):
     def delete(self, name: str) -> None:
         self.ask("DELETE", self._object(name), {}, b"")
 
+    def generation(self, name: str) -> int:
+        """Which of the objects that had this name one after another it is."""
+        return int(
+            json.loads(self.ask("GET", self._object(name), {}, b"")[2])["generation"]
+        )
+
 
 class AmazonStore(Store):
     root = f"s3://{BUCKET}"

@@ -179,7 +179,7 @@ def test_portable_job_service(cells, in_memory, digests, tmp_path):
 
 def check_docker(guide, cells, login) -> None:
     """Workers in containers, where none can be started."""
-    with gcs.bucket() as front:
+    with stores.google(pathlib.Path()) as front:
         front.upload(cells, "raw")
         where = f"--input=gs://{stores.BUCKET}/raw --output=gs://{stores.BUCKET}/data"
         service = f"--job_endpoint=localhost:{guide.ports['8099']}"

@@ -75,8 +75,7 @@ def test_packages_import_only_those_below(package):
         ("preprocess", {"tensorflow", "keras"}, set()),
         ("trainer", {"apache_beam"}, set()),
         ("configs", HEAVY, set()),
-        # Beam's file systems reach the object stores.
-        (SHARED, HEAVY, {"unet_tfrecords/storage/beam_filesystems.py"}),
+        (SHARED, HEAVY, set()),
         ("doctor", {"apache_beam"}, set()),
     ],
 )

@@ -1,4 +1,4 @@
-"""The whole road, images to predictions, in each store: the same bytes, the same losses."""
+"""The whole road, images to predictions, in each store: the same bytes and losses."""
 
 import pathlib
 
@@ -12,6 +12,7 @@ from unet_tfrecords.storage import files
 
 CONFIG = (*TINY, "--config.data.num_shards=6")
 STEPS = ("--config.train.steps=6", "--config.train.checkpoint_every_steps=3")
+ARGUMENTS = (*CONFIG, *STEPS)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,11 @@ def near(raw, tmp_path_factory):
     place = tmp_path_factory.mktemp("near")
     for name, arguments, flags in (
         ("preprocess", CONFIG, {"input": raw, "output": place / "data"}),
-        ("train", (*CONFIG, *STEPS), {"data": place / "data", "workdir": place / "run"}),
+        (
+            "train",
+            (*CONFIG, *STEPS),
+            {"data": place / "data", "workdir": place / "run"},
+        ),
         ("export", (), {"workdir": place / "run", "output": place / "export"}),
     ):
         process(*module(name, *arguments, **flags)).check_returncode()
@@ -57,7 +62,7 @@ def test_from_images_to_predictions(
         run(store, "preprocess", *CONFIG, input=f"{root}/raw", output=f"{root}/data")
         store.harm(store.reads_of("train-"), *pauses, Fault(reset_after=1000))
         where = {"data": f"{root}/data", "workdir": f"{root}/run"}
-        run(store, "train", *CONFIG, *STEPS, **where)
+        run(store, "train", *ARGUMENTS, **where)
         assert not store.untouched
         assert not [name for name in store.names("data/") if "/." in name]
         fetched = store.fetch("data/", tmp_path / "fetched")
@@ -67,7 +72,7 @@ def test_from_images_to_predictions(
         assert series(fetched / "run") == series(near / "run")
         assert list((fetched / "run/logs").glob("*.v2"))  # TensorBoard's
         more = ("--config.train.steps=8",)
-        run(store, "train", *CONFIG, *STEPS, *more, extend_steps=8, **where)
+        run(store, "train", *ARGUMENTS, *more, extend_steps=8, **where)
         run(store, "evaluate", workdir=f"{root}/run", input=f"{root}/raw")
         assert "run/evaluation-test.json" in store.names("run/")
         run(store, "export", workdir=f"{root}/run", publish=f"{root}/export")
@@ -84,18 +89,28 @@ def test_images_shards_and_models_are_read_from_the_web(
     raw, near, tmp_path, series, digests
 ):
     with loopback.web(tmp_path) as store:
-        for folder, name in ((raw, "raw"), *((near / n, n) for n in ("data", "export"))):
+        for folder, name in (
+            (raw, "raw"),
+            *((near / n, n) for n in ("data", "export")),
+        ):
             store.upload(folder, name)
         store.harm("GET", *[Fault(), Fault(503)] * 3)
         data, root = tmp_path / "data", store.root
         run(store, "preprocess", *CONFIG, input=f"{root}/raw", output=data)
         assert digests(data) == digests(near / "data")
         where = {"data": f"{root}/data", "workdir": tmp_path / "run"}
-        run(store, "train", *CONFIG, *STEPS, **where)
+        run(store, "train", *ARGUMENTS, **where)
         assert series(tmp_path / "run") == series(near / "run")
         seen = tmp_path / "seen"
-        run(store, "predict", model=f"{root}/export", input=f"{root}/raw/01", output=seen)
+        run(
+            store,
+            "predict",
+            model=f"{root}/export",
+            input=f"{root}/raw/01",
+            output=seen,
+        )
         assert len(list(pathlib.Path(seen).glob("*_mask.png"))) == 8
-        told = run(store, "train", *TINY, data=data, workdir=f"{root}/run", code=2)
+        more = {"data": data, "workdir": f"{root}/run"}
+        told = run(store, "train", *ARGUMENTS, code=2, **more)
         assert "web servers are read only" in told
         assert not store.untouched

@@ -44,13 +44,13 @@ class Arrivals:
         self._copies: collections.OrderedDict[str, Future[str]] = (
             collections.OrderedDict()
         )
-        self._readers: weakref.WeakSet[Reader] = weakref.WeakSet()
+        self._readers: weakref.WeakSet[GroupReader] = weakref.WeakSet()
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="arrivals")
 
-    def reader(self) -> "Reader":
+    def reader(self) -> "GroupReader":
         """Somebody who reads shards group by group."""
-        reader = Reader(self)
+        reader = GroupReader(self)
         self._readers.add(reader)
         return reader
 
@@ -59,6 +59,10 @@ class Arrivals:
         reader = self.reader()
         for index, path in enumerate(paths):
             yield reader.fetch([path], ahead=paths[index + 1 : index + 2])[0]
+
+    def close(self) -> None:
+        """Fetches no more."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _ask(self, paths: Sequence[str]) -> list[Future[str]]:
         """Has copies be made that aren't there or on their way."""
@@ -73,7 +77,7 @@ class Arrivals:
 
     def _fetch(self, path: str) -> str:
         shard = self.shards[path]
-        copy = os.path.join(self.folder, f"{shard.entry.sha256}.tfrecord")
+        copy = os.path.join(self.folder, shard.entry.name)
         bring(shard, copy)
         return copy
 
@@ -97,7 +101,7 @@ def _is_there(copy: "Future[str]") -> bool:
     return copy.exception() is None and os.path.exists(copy.result())
 
 
-class Reader:
+class GroupReader:
     """Asks for groups of shards in the order in which it reads them."""
 
     def __init__(self, arrivals: Arrivals):

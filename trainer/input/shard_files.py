@@ -201,7 +201,9 @@ def bring(shard: ShardFile, copy: str) -> None:
     Raises:
       UserError: it is another.
     """
-    files.copy(shard.path, copy)
-    if files.sha256_of(copy) != shard.entry.sha256:
-        files.remove([copy])
-        raise UserError(f"{shard.path}: is not what preprocess wrote; {ADVICE}")
+
+    def check(arrived: str) -> None:
+        if files.sha256_of(arrived) != shard.entry.sha256:
+            raise UserError(f"{shard.path}: is not what preprocess wrote; {ADVICE}")
+
+    files.copy(shard.path, copy, check)

@@ -52,7 +52,10 @@ def prepared(
         slow = gpus.starts_slowly(strategy.capabilities())
         with explaining("the network", warn, compiles_kernels=slow):
             trainer = Trainer(config, data, devices, access)
-        yield trainer
+        try:
+            yield trainer
+        finally:
+            trainer.data.close()
 
 
 def train(

@@ -171,6 +171,11 @@ class TrainingData:
         if problems := damage(shards, self.info.geometry):
             raise UserError(problems) from error
 
+    def close(self) -> None:
+        """Has nothing more fetched."""
+        if self.arrivals:
+            self.arrivals.close()
+
     def describe(self) -> str:
         """Says who reads what, if there are several workers; "" otherwise."""
         worker, size = self.cluster

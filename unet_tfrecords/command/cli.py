@@ -167,6 +167,10 @@ def _check_names(values: Mapping[str, Any]) -> None:
     for name, value in values.items():
         if isinstance(value, str) and (found := MISTYPED.match(value)):
             raise UserError(f"{name}={value}: write {found[1]}://BUCKET/FOLDER")
+        if name in WRITTEN and re.match("https?:", str(value)):
+            raise UserError(
+                f"{name}={value}: web servers are read only; give a disk or a bucket"
+            )
         if isinstance(value, str) and UNPRINTABLE.search(value):
             raise UserError(
                 f"{name}={value}: a line break, another control character or a byte "
@@ -178,7 +182,8 @@ _EMPTY = (None, "")
 UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 NO_SETTING = re.compile('Did you mean "(.*)" instead of "(.*)"[?]')  # ml_collections
 # Taken for folders of this machine otherwise.
-MISTYPED = re.compile("(gs|s3|az|azfs|hdfs):(?!//[^/])")
+WRITTEN = ("--output", "--workdir", "--publish")
+MISTYPED = re.compile("(gs|s3|az|https?):(?!//[^/])")
 
 
 def _find_config(argument: str) -> str:

@@ -15,7 +15,7 @@ import stat
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import IO
 
 from unet_tfrecords.command.errors import UserError
@@ -337,8 +337,15 @@ def write_bytes(path: str, content: bytes) -> None:
         file.write(content)
 
 
-def copy(source: str, to: str) -> None:
-    """Copies a file, which appears whole; one of both paths is on this machine."""
+def copy(
+    source: str, to: str, check: Callable[[str], None] = lambda arrived: None
+) -> None:
+    """Copies a file, which appears whole; one of both paths is on this machine.
+
+    Args:
+      source, to: paths.
+      check: is given what has arrived on this machine, before it appears.
+    """
     if is_remote(to):
         stores.put(source, to)
         return
@@ -348,6 +355,8 @@ def copy(source: str, to: str) -> None:
         else:
             with open_read(source) as opened:
                 shutil.copyfileobj(opened, file, 1 << 22)
+                file.flush()
+        check(file.name)
 
 
 def lock(file: IO[bytes]) -> bool:
