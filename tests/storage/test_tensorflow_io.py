@@ -1,4 +1,4 @@
-"""tensorflow-io, at its end of life, still streams our shards to those who rely on it."""
+"""tensorflow-io, at its end of life, still streams our shards to who relies on it."""
 
 import json
 import pathlib
@@ -24,7 +24,8 @@ paths = tf.io.gfile.glob(root + "/train-*.tfrecord")
 found = {}
 for record in tf.data.TFRecordDataset(sorted(paths)):
     tile = parse_tile(record, geometry)
-    found[tile["key"].numpy().decode()] = int(tf.reduce_sum(tf.cast(tile["image"], tf.int64)))
+    total = tf.reduce_sum(tf.cast(tile["image"], tf.int64))
+    found[tile["key"].numpy().decode()] = int(total)
 print(json.dumps(found), flush=True)
 os._exit(0)  # tensorflow-io aborts a process at its very end (tensorflow/io#1912)
 """
