@@ -56,8 +56,7 @@ usage: ./launch.sh COMMAND [--flag=value ...]        (COMMAND --help lists its f
 
 UNET_FLAVOUR=cpu, gpu or io before any of them takes that environment, whatever the
 machine has: a login node sets up the one for its GPU nodes with UNET_FLAVOUR=gpu. io is
-TensorFlow 2.17 with tensorflow-io, which also streams from s3:// (docs/storage.md)
-              UNET_FLAVOUR=io ./launch.sh train --data=s3://BUCKET/data ...
+TensorFlow 2.17 with tensorflow-io, for programs of your own (docs/storage.md)
 UNET_VENV=DIR has the environment elsewhere.
 TEXT
 }

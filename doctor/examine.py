@@ -45,7 +45,7 @@ COMMAND = cli.Command(
     summary=__doc__,
     flags=(
         cli_flags.string("input", "folder of images, local or in a store", ""),
-        cli_flags.string("output", "folder to write to, local, gs:// or s3://", ""),
+        cli_flags.string("output", "folder to write to, local or in a store", ""),
     ),
     run=_examine,
 )

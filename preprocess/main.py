@@ -279,8 +279,12 @@ COMMAND = cli.Command(
     name="preprocess",
     summary=__doc__,
     flags=(
-        cli_flags.string("input", "data set's folder, local or gs://, s3://"),
-        cli_flags.string("output", "folder for shards, local or gs://, s3://"),
+        cli_flags.string(
+            "input", "data set's folder, on a disk or gs://, s3://, az://, https://"
+        ),
+        cli_flags.string(
+            "output", "folder for shards, on a disk or gs://, s3://, az://"
+        ),
         cli_flags.choice(
             "on_bad_frame",
             "fail: list all bad frames and stop; skip: leave them out and record them; "

@@ -158,9 +158,9 @@ def check_places(options, *paths: str) -> None:
         return
     on_dataflow = options.get_all_options()["runner"] == DATAFLOW_RUNNER
     whose = "Dataflow's workers" if on_dataflow else "workers in containers"
-    # What workers are sent has a client of gs:// alone, and nobody's login of others.
-    known = "gs://" if on_dataflow else "://"
-    if far := [path for path in paths if known not in path]:
+    # Dataflow's workers have nobody's login of other stores.
+    known = ("gs://", "http://", "https://") if on_dataflow else ("://",)
+    if far := [path for path in paths if not any(each in path for each in known)]:
         raise UserError(
             [f"{path}: {whose} can't reach it; give gs://..." for path in far]
         )

@@ -41,8 +41,6 @@ READ_BY = {
     "DebugOptions": (preflight.DATAFLOW_RUNNER, *PORTABLE),
     "ProfilingOptions": (preflight.DATAFLOW_RUNNER, *PORTABLE),
 }
-# Those of GoogleCloudOptions that reading gs:// goes by, on any runner.
-OF_BUCKETS = ("project", "no_auth", "impersonate_service_account", "gcp_oauth_scopes")
 
 
 def parse_options(beam_args: list[str], own: Sequence[str] = ()):
@@ -57,7 +55,6 @@ def parse_options(beam_args: list[str], own: Sequence[str] = ()):
         does not read, or one missing.
     """
     with heavy_imports.loading("apache_beam"):
-        from apache_beam.io.filesystems import FileSystems
         from apache_beam.options import pipeline_options as beam_options
         from apache_beam.runners.runner import create_runner
         from apache_beam.transforms.resources import resource_hints_from_options
@@ -101,7 +98,6 @@ def parse_options(beam_args: list[str], own: Sequence[str] = ()):
         raise UserError(f"--resource_hint: {error}") from error
     if name == preflight.PRISM_RUNNER and not _has("--prism_log_level", beam_args):
         options.view_as(beam_options.PrismRunnerOptions).prism_log_level = "warn"
-    FileSystems.set_options(options)  # this process reads and writes there too
     return options
 
 
@@ -121,11 +117,10 @@ def _check_read(runner: str, beam_args: list[str], own: Sequence[str]) -> None:
         if runner in runners:
             continue
         for option, value in beam_internals.options_of(class_name, beam_args).items():
-            if option not in OF_BUCKETS:
-                problems.append(
-                    f"--{option}={value}: an option of Beam's that {shown} does not "
-                    f"read{_meant(option, own)}; leave it out"
-                )
+            problems.append(
+                f"--{option}={value}: an option of Beam's that {shown} does not "
+                f"read{_meant(option, own)}; leave it out"
+            )
     if any(arg.startswith("--streaming") for arg in beam_args):
         problems.append("--streaming: a data set is made as a batch; leave it out")
     if problems:

@@ -48,9 +48,11 @@ EXCEPTIONS = {  # whose metadata name none; read in the licence file they bring 
 # Newest final release of what pyproject.toml names, as PyPI said on 2026-11-29.
 RELEASED = {
     "absl-py": "2026-10-09",
+    "adlfs": "2026-08-11",
     "apache-beam": "2026-10-07",
     "bioimageio-spec": "2026-10-16",
-    "boto3": "2026-11-20",
+    "fsspec": "2026-09-18",
+    "gcsfs": "2026-10-22",
     "google-cloud-storage": "2026-10-15",
     "google-crc32c": "2026-09-24",
     "imagecodecs": "2026-10-09",
@@ -66,6 +68,7 @@ RELEASED = {
     "pillow": "2026-10-16",
     "protobuf": "2026-09-17",
     "roifile": "2026-11-07",
+    "s3fs": "2026-09-18",
     "scikit-image": "2025-12-20",
     "shapely": "2026-10-07",
     "tensorboard": "2026-06-29",

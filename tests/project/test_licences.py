@@ -22,7 +22,7 @@ def test_every_locked_package_has_a_licence_that_we_allow():
 def test_workers_bring_no_tensorflow_and_the_trainer_does():
     base, cpu = licences.needed(set()), licences.needed({"cpu"})
     assert {"apache-beam", "numpy", "opencv-python-headless"} <= base
-    assert "keras" not in base and {"keras", "jinja2", "boto3"} <= cpu
+    assert "keras" not in base and {"keras", "jinja2"} <= cpu
 
 
 def test_what_the_project_names_is_maintained():

@@ -33,7 +33,7 @@ COMMAND = cli.Command(
         cli_flags.string("output", "the model's folder; versions lie inside"),
         cli_flags.string(
             "publish",
-            "gs://BUCKET/PREFIX or folder that TensorFlow Serving polls: the "
+            "folder, local or in a bucket, that TensorFlow Serving polls: the "
             "next version appears there whole, saved_model.pb last; with "
             "--output or alone",
         ),

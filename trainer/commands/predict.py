@@ -90,8 +90,9 @@ COMMAND = cli.Command(
         cli_flags.string("model", "folder that export made, or one version in it"),
         cli_flags.string(
             "input",
-            "folder with its subfolders, glob, gs:// prefix or one file: TIFF (stacks "
-            "by page), PNG, JPEG, BMP, GIF, WebP; masks of images there are left out",
+            "folder with its subfolders, glob or one file, on a disk or in a store: "
+            "TIFF (stacks by page), PNG, JPEG, BMP, GIF, WebP; masks of images there "
+            "are left out",
         ),
         cli_flags.string("output", "folder for what is written"),
         cli_flags.choice(

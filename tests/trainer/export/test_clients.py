@@ -78,7 +78,7 @@ def test_java_loads_it(model, ours, image, tmp_path):
 
 
 def test_node_runs_its_onnx_file(model, ours, image, tmp_path):
-    modules = fetched("node/whole").parent / "node_modules"
+    modules = fetched("node/whole-onnxruntime-web").parent / "node_modules"
     library = modules / "onnxruntime-web/dist/ort.node.min.mjs"
     if not shutil.which("node"):
         pytest.skip("no Node")
