@@ -299,7 +299,7 @@ REFUSALS = {
 
 @each(*ALL)
 @pytest.mark.parametrize("status", REFUSALS)
-def test_a_refusal_is_one_line(store, status):
+def test_a_refusal_is_one_line(store, status, caplog):
     store.put("a.bin", b"a")
     store.harm(".*", *[Fault(status, "strange")] * MANY)
     words = REFUSALS[status].format(stores.bucket_of(store.root))
@@ -312,6 +312,7 @@ def test_a_refusal_is_one_line(store, status):
         line = str(told.value)
         assert line.startswith(f"{store.root}/a.bin: {words}") and "\n" not in line
         assert told.value.exit_code == 2
+        assert not caplog.text  # as clients do of what they raise
     store.heal()
     assert store.names() == ["a.bin"]
 

@@ -6,6 +6,7 @@ not pass becomes one line here that says what to do.
 
 import contextlib
 import functools
+import logging
 import os
 import urllib.parse
 from collections.abc import Callable, Iterator
@@ -102,6 +103,9 @@ def bucket_of(path: str) -> str:
 def _system_of(scheme: str) -> Any:
     # The newer half of gcsfs asks each bucket of what kind it is, by another interface.
     os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+    # They log what they raise, with a traceback, and that there is no login.
+    for name in ("gcsfs", "google.auth", "azure"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     import fsspec
 
     # Not fsspec's own instance of before: its login and addresses may have changed.
@@ -249,19 +253,23 @@ def reason_of(status: int, path: str, said: str = "") -> str:
     return f"refused with {status}: {' '.join(said.split())[:200]}"
 
 
-def _tried(path: str, call: Callable[[Any], Any]) -> Any:
+def _ask(path: str, call: Callable[[Any], Any]) -> Any:
     """What a call of a path's file system gives, after several tries if need be.
 
     Clients repeat part of what may pass: that of the web nothing, Azure's no 429. A
     refused login is tried anew once: gcsfs renews it by its own clock alone.
+
+    Raises:
+      Exception: as `explained` has it.
     """
-    try:
-        return _retry(path)(call)(_system(path))
-    except Exception as error:
-        if _status(_origin(error)) != 401:
-            raise
-        forget()
-        return call(_system(path))
+    with explained(path):
+        try:
+            return _retry(path)(call)(_system(path))
+        except Exception as error:
+            if _status(_origin(error)) != 401:
+                raise
+            forget()
+            return call(_system(path))
 
 
 def _retry(path: str) -> Any:
@@ -296,10 +304,9 @@ def _is_web(path: str) -> bool:
 def exists(path: str) -> bool:
     """Whether there is an object of this name."""
     try:
-        with explained(path):
-            if _is_web(path):  # whose `info` takes every refusal for "not there"
-                return _tried(path, lambda fs: fs.exists(_named(path), strict=True))
-            return _tried(path, lambda fs: fs.info(path)["type"] == "file")
+        if _is_web(path):  # whose `info` takes every refusal for "not there"
+            return _ask(path, lambda fs: fs.exists(_named(path), strict=True))
+        return _ask(path, lambda fs: fs.info(path)["type"] == "file")
     except FileNotFoundError:
         return False
 
@@ -310,13 +317,9 @@ def info(path: str) -> dict[str, Any]:
     Raises:
       FileNotFoundError: there is none.
     """
-    with explained(path):
-        if _is_web(path) and not exists(path):
-            raise FileNotFoundError
-        found = _tried(path, lambda fs: fs.info(_named(path)))
-        if found["type"] != "file":
-            raise FileNotFoundError
-        return found
+    if not exists(path):
+        raise FileNotFoundError(NO_OBJECT.format(path))
+    return _ask(path, lambda fs: fs.info(_named(path)))
 
 
 def size_of(path: str) -> int:
@@ -331,35 +334,31 @@ def size_of(path: str) -> int:
 
 def below(folder: str) -> list[Entry]:
     """All objects below a folder, sorted by path."""
-    with explained(folder):
-        inside = _named(folder.rstrip("/") + "/")
-        found = _tried(folder, lambda fs: fs.find(inside, detail=True))
-        if not found:
-            _check_bucket(folder)
-        return _entries(folder, found.values())
+    inside = _named(folder.rstrip("/") + "/")
+    found = _ask(folder, lambda fs: fs.find(inside, detail=True))
+    if not found:
+        _check_bucket(folder)
+    return _entries(folder, found.values())
 
 
 def matching(pattern: str) -> list[Entry]:
     """Objects that match a pattern with *, ? and [...], and ** for any folders."""
-    with explained(pattern):
-        found = _tried(pattern, lambda fs: fs.glob(_named(pattern), detail=True))
-        if not found:
-            _check_bucket(pattern)
-        return _entries(bucket_of(pattern), found.values())
+    found = _ask(pattern, lambda fs: fs.glob(_named(pattern), detail=True))
+    if not found:
+        _check_bucket(pattern)
+    return _entries(bucket_of(pattern), found.values())
 
 
 def children(folder: str) -> tuple[list[Entry], list[str]]:
     """Objects and names of folders directly inside a folder, sorted."""
     inside = _named(folder.rstrip("/") + "/")
-    with explained(folder):
-        try:
-            found = _tried(folder, lambda fs: fs.ls(inside, detail=True))
-        except FileNotFoundError:
-            _check_bucket(folder)
-            return [], []
-        folders = [e["name"].rstrip("/") for e in found if e["type"] == "directory"]
-        names = {_as_people_say(folder, name.rsplit("/", 1)[-1]) for name in folders}
-        return _entries(folder, found), sorted(names)
+    try:
+        found = _ask(folder, lambda fs: fs.ls(inside, detail=True))
+    except FileNotFoundError:
+        return [], []
+    folders = [e["name"].rstrip("/") for e in found if e["type"] == "directory"]
+    names = {_as_people_say(folder, name.rsplit("/", 1)[-1]) for name in folders}
+    return _entries(folder, found), sorted(names)
 
 
 def _entries(folder: str, found: Any) -> list[Entry]:
@@ -394,8 +393,7 @@ def content(path: str) -> bytes:
     Raises:
       FileNotFoundError: there is none.
     """
-    with explained(path):
-        return _tried(path, lambda fs: fs.cat_file(_named(path)))
+    return _ask(path, lambda fs: fs.cat_file(_named(path)))
 
 
 def fetch(path: str, to: str) -> None:
@@ -404,8 +402,7 @@ def fetch(path: str, to: str) -> None:
     Raises:
       FileNotFoundError: there is none.
     """
-    with explained(path):
-        _tried(path, lambda fs: fs.get_file(_named(path), to))
+    _ask(path, lambda fs: fs.get_file(_named(path), to))
 
 
 def put(source: str | bytes, path: str, *, new: bool = False) -> None:
@@ -421,28 +418,25 @@ def put(source: str | bytes, path: str, *, new: bool = False) -> None:
       UserError: of a name with characters that some clients read otherwise, too.
     """
     if _is_web(path):
-        raise UserError(
-            f"{path}: web servers are read only; write to a disk or a bucket"
-        )
+        raise UserError(f"{path}: web servers are read only; give a disk or a bucket")
     if set(path) & set(ODD):
         raise UserError(f"{path}: a name with * ? or [; write to another")
     how: dict[str, Any] = {}
     if new:
         is_azure = SAME.get(scheme_of(path), scheme_of(path)) == "az"
         how = {"overwrite": False} if is_azure else {"mode": "create"}
-    with explained(path):
-        if isinstance(source, bytes):
-            _tried(path, lambda fs: fs.pipe_file(path, source, **how))
-        else:
-            _tried(path, lambda fs: fs.put_file(source, path, **how))
+    if isinstance(source, bytes):
+        _ask(path, lambda fs: fs.pipe_file(path, source, **how))
+    else:
+        _ask(path, lambda fs: fs.put_file(source, path, **how))
 
 
 def remove(paths: list[str]) -> None:
     """Removes objects; missing ones are fine."""
 
     def one(path: str) -> None:
-        with contextlib.suppress(FileNotFoundError), explained(path):
-            _tried(path, lambda fs: fs.rm_file(path))
+        with contextlib.suppress(FileNotFoundError):
+            _ask(path, lambda fs: fs.rm_file(path))
 
     side_by_side(one, paths)
 
