@@ -11,6 +11,13 @@ from tests.commands import ROOT, process
 from tests.folders import write_program
 
 
+@pytest.fixture(autouse=True)
+def plain(monkeypatch):
+    """Nobody's choice of a Python or an environment, from around the tests."""
+    for name in ("PYTHON", "UNET_FLAVOUR", "UNET_VENV", "UNET_EXTRA"):
+        monkeypatch.delenv(name, raising=False)
+
+
 def launch(
     *command: str,
     cwd: pathlib.Path | None = None,
