@@ -91,11 +91,79 @@ def test_files_are_listed_and_read(store):
     assert files.exists(f"{root}/a/b.bin") and not files.exists(f"{root}/a/none")
     if not isinstance(store, loopback.WebStore):  # where a folder has a page
         assert not files.exists(f"{root}/a")
-    assert files.list_below(f"{root}/none") == files.list_folders(f"{root}/none") == []
+    if not isinstance(store, loopback.WebStore):
+        assert (
+            files.list_below(f"{root}/none") == files.list_folders(f"{root}/none") == []
+        )
     with pytest.raises(FileNotFoundError, match=f"{root}/a/none: no such object"):
         files.read_bytes(f"{root}/a/none")
     with pytest.raises(FileNotFoundError):
         files.size_of(f"{root}/a/none")
+
+
+@each(*WRITABLE)
+def test_objects_that_stand_for_folders_are_none(store):
+    """Consoles and other tools make them, empty, with a slash at the end."""
+    root = store.root
+    for name in ("raw/", "raw/a.bin", "raw/sub/", "raw/sub/b.bin", "raw2/c.bin"):
+        store.put(name, b"" if name.endswith("/") else b"abc")
+    assert files.list_files(f"{root}/raw") == [f"{root}/raw/a.bin"]
+    assert files.list_folders(f"{root}/raw") == ["sub"]
+    assert files.list_below(f"{root}/raw") == ["a.bin", "sub/b.bin"]
+    assert files.sizes_in(f"{root}/raw") == {f"{root}/raw/a.bin": 3}
+    store.put("p", b"an object beside a folder of its name")
+    store.put("p/q", b"q")
+    assert files.list_files(f"{root}/p") == [f"{root}/p/q"]
+    assert list(files.updated(f"{root}/p")) == [f"{root}/p"]
+    assert files.list_below(f"{root}/p/q") == []
+
+
+@each(*WRITABLE)
+def test_many_objects_are_listed(store):
+    names = [f"many/{index:04d}" for index in range(1100)]  # a page holds 1,000
+    for name in names:
+        store.put(name, b"")
+    assert len(files.list_below(f"{store.root}/many")) == len(names)
+    assert len(files.list_files(f"{store.root}/many")) == len(names)
+
+
+PAGES = {
+    "apache": '<a href="?C=N;O=D">Name</a> <a href="/">Parent Directory</a> '
+    '<a href="a%20b.bin">a b.bin</a> <a href="b&amp;c.bin">b&amp;c</a> '
+    '<a href="sub/">sub/</a>',
+    "nginx": '<a href="../">../</a> <a href="a%20b.bin">a</a> <a href="b&c.bin">b</a> '
+    '<a href="sub/">sub/</a> <a href="mailto:me@h.org">me</a>',
+    "caddy": "<a href=./a%20b.bin>a</a> <a href=./b&amp;c.bin>b</a> "
+    "<a href=./sub/>sub</a>",
+    "absolute": '<a href="{0}">here</a> <a href="{0}a%20b.bin">a</a> '
+    '<A HREF="/models/d/b%26c.bin">b</A> <a href="/models/d/sub/">sub</a> '
+    '<a href="javascript:x()">x</a>',
+}
+
+
+@each("http")
+@pytest.mark.parametrize("kind", PAGES)
+def test_pages_of_servers(store, kind):
+    folder = f"{store.root}/d"
+    for name in ("a b.bin", "b&c.bin", "sub/e.bin"):
+        store.put(f"d/{name}", b"abc")
+    store.put("d/index.html", f"<html>{PAGES[kind]}".format(f"{folder}/").encode())
+    assert files.list_files(folder) == [f"{folder}/a b.bin", f"{folder}/b&c.bin"]
+    assert files.list_folders(folder) == ["sub"]
+    assert files.list_below(folder) == ["a b.bin", "b&c.bin", "sub/e.bin"]
+    assert files.sizes_in(folder) == {f"{folder}/a b.bin": 3, f"{folder}/b&c.bin": 3}
+    assert list(files.updated(f"{folder}/*c.bin")) == [f"{folder}/b&c.bin"]
+
+
+@each("http")
+def test_a_server_without_lists_says_so(store):
+    store.put("d/a.bin", b"abc")
+    assert files.read_bytes(f"{store.root}/d/a.bin") == b"abc"
+    assert list(files.updated(f"{store.root}/d/a.bin")) == [f"{store.root}/d/a.bin"]
+    with pytest.raises(UserError, match="/none: the server lists no files there"):
+        files.list_below(f"{store.root}/none")
+    (store.folder / "models/empty").mkdir()
+    assert files.list_below(f"{store.root}/empty") == []
 
 
 @each(*WRITABLE)
@@ -273,6 +341,42 @@ def test_a_token_that_is_withdrawn_is_renewed(logged_in):
     assert store.tokens_given == 2
 
 
+@pytest.mark.slow
+@each(*ALL)
+def test_a_login_that_is_renewed_loses_nothing(store):
+    content = os.urandom(100_000)
+    store.put("a.bin", content)
+    for call in (files.read_bytes, read_slowly, read_near):
+        store.harm(store.reads, Fault(401))
+        assert call(f"{store.root}/a.bin") == content
+        assert not store.untouched
+    with pytest.raises(FileNotFoundError, match=f"{store.root}/none: no such object"):
+        read_slowly(f"{store.root}/none")
+    store.harm(".*", *[Fault(403)] * MANY)
+    for call in (read_slowly, read_near):
+        with pytest.raises(UserError, match="access to .* denied"):
+            call(f"{store.root}/other.bin")
+
+
+def read_slowly(path):
+    with files.open_read(path) as file:
+        return file.read()
+
+
+def read_near(path):
+    with local_copies.open_near(path) as file:
+        return file.read()
+
+
+@pytest.mark.slow
+@each("http", "s3")
+def test_a_break_after_a_long_time_is_repeated_too(store, monkeypatch):
+    monkeypatch.setattr(stores, "TRIES_S", 0.2)
+    store.put("a.bin", bytes(300_000))
+    store.harm(store.reads, Fault(pause_s=0.05, reset_after=200_000))
+    assert files.read_bytes(f"{store.root}/a.bin") == bytes(300_000)
+
+
 # --- What doesn't --------------------------------------------------------------------
 
 
@@ -357,6 +461,56 @@ def test_settings_that_cannot_be_are_one_line(store, monkeypatch, name, value, w
     assert line.startswith(f"{store.root}/a: {words}") and "\n" not in line
 
 
+@each("s3")
+def test_what_this_machines_disk_says_is_told_of_it(store, tmp_path):
+    store.put("a", b"a")
+    with pytest.raises(FileNotFoundError) as told:
+        stores.fetch(f"{store.root}/a", str(tmp_path / "none/a"))
+    assert told.value.filename == str(tmp_path / "none/a")
+    with pytest.raises(FileNotFoundError) as told:
+        stores.put(str(tmp_path / "none"), f"{store.root}/b")
+    assert told.value.filename == str(tmp_path / "none")
+
+
+@each("gs", "s3", "az")
+def test_a_child_of_this_process_has_clients_of_its_own(store):
+    store.put("a", b"a")
+    assert files.exists(f"{store.root}/a")
+    child = os.fork()
+    if not child:
+        os._exit(0 if files.read_bytes(f"{store.root}/a") == b"a" else 1)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+@each("s3")
+def test_an_object_that_changes_while_it_is_fetched_is_not_a_mixture(store, tmp_path):
+    old, new = bytes(60 << 20), b"n" * (60 << 20)  # in parts, it would be 50 MB and 10
+    store.put("large", old)
+    tamper, seen = store.tamper, []
+
+    def change(path, body):
+        if "large" in path and not seen:
+            seen.append(path)
+        elif "large" in path and len(seen) == 1:
+            seen.append(path)
+            store.put("large", new)
+        return tamper(path, body)
+
+    store.tamper = change
+    files.copy(f"{store.root}/large", str(tmp_path / "copy"))
+    assert (tmp_path / "copy").read_bytes() in (old, new)
+
+
+def test_addresses_that_cannot_be_are_one_line():
+    for path, words in (
+        ("gs://", "gs://: write gs://BUCKET/FOLDER"),
+        ("s3:///a", "write s3://BUCKET/FOLDER"),
+        ("az://c@account.blob.core.windows.net/a", "write az://CONTAINER/FOLDER"),
+    ):
+        with pytest.raises(UserError, match=words):
+            files.read_bytes(path)
+
+
 def test_other_schemes_are_one_line():
     for path in ("s4://b/a", "hdfs://b/c/a", "file://b/a"):
         with pytest.raises(UserError, match="no file system for .*; there are gs://"):
@@ -395,12 +549,16 @@ def test_a_stack_is_fetched_once_for_all_its_pages(store, tmp_path, monkeypatch)
 
 
 STOPPED = """
-import os, signal, sys, threading
+import contextlib, os, signal, sys, threading
 from unet_tfrecords.command import cli, signals
 from unet_tfrecords.storage import local_copies as near
 
+def fetch():
+    with contextlib.suppress(Exception):  # its folder goes at the end
+        near.open_near(sys.argv[2])
+
 def run(values, rest):
-    threading.Thread(target=near.open_near, args=[sys.argv[2]], daemon=True).start()
+    threading.Thread(target=fetch, daemon=True).start()
     with near.open_near(sys.argv[1]) as file:
         assert file.read() == b"abc"
     while sum(len(names) for _, _, names in os.walk(os.environ["TMPDIR"])) < 2:

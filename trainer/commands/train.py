@@ -3,6 +3,7 @@ all workers), and resumes where an earlier run of the same command stopped.
 """
 
 import functools
+import math
 import signal
 import sys
 
@@ -19,6 +20,8 @@ def _train(values: flags.FlagValues, _: list[str]) -> None:
     if not (values.workdir or values.dry_run):
         raise UserError("--workdir must be given, or --dry_run; see --help")
     profile_steps = _profile_steps(values.profile_steps)
+    if not 0 <= values.stream_gb < math.inf:
+        raise UserError(f"--stream_gb={values.stream_gb}: a number of GB, from 0")
     config = cli.config_of(values)
     devices = _devices(values)
     from trainer.devices import faults

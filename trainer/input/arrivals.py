@@ -17,6 +17,7 @@ import numpy as np
 from trainer.input.reading_order import ShardFile
 from trainer.input.shard_files import bring
 from unet_tfrecords.command.errors import UserError
+from unet_tfrecords.storage import files
 
 AHEAD = 3  # groups that a reader needs at once: one it reads, one ready, one on its way
 AT_ONCE = 16  # fetches
@@ -34,11 +35,11 @@ class Arrivals:
         """Fetches nothing yet.
 
         Args:
-          shards: of which some will be asked for.
+          shards: of which some will be asked for; those of a disk are read there.
           folder: of this machine, for this process alone.
           room: bytes that copies may take, if those that are read at once take less.
         """
-        self.shards = {shard.path: shard for shard in shards}
+        self.shards = {s.path: s for s in shards if files.is_remote(s.path)}
         self.folder, self.room = folder, room
         self.problem: Exception | None = None
         self._copies: collections.OrderedDict[str, Future[str]] = (
@@ -51,7 +52,8 @@ class Arrivals:
     def reader(self) -> "GroupReader":
         """Somebody who reads shards group by group."""
         reader = GroupReader(self)
-        self._readers.add(reader)
+        with self._lock:
+            self._readers.add(reader)
         return reader
 
     def in_turn(self, paths: Sequence[str]) -> Iterator[str]:
@@ -65,7 +67,7 @@ class Arrivals:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _ask(self, paths: Sequence[str]) -> list[Future[str]]:
-        """Has copies be made that aren't there or on their way."""
+        """Has copies be made that aren't there or on their way; of a store's shards."""
         with self._lock:
             for path in paths:
                 copy = self._copies.pop(path, None)
@@ -123,11 +125,11 @@ class GroupReader:
         Raises:
           Exception: a copy can't be had, and why.
         """
-        group = [*paths, *ahead]
+        group = [path for path in (*paths, *ahead) if files.is_remote(path)]
         self.groups.append(group)
         try:
-            coming = self.arrivals._ask(group)
-            return [copy.result() for copy in coming[: len(paths)]]
+            coming = dict(zip(group, self.arrivals._ask(group), strict=True))
+            return [coming[p].result() if p in coming else p for p in paths]
         except Exception as error:
             self.arrivals.problem = error
             raise
@@ -158,7 +160,7 @@ def room_for(
     free = int(0.9 * shutil.disk_usage(folder).free)
     if least > free:
         raise UserError(
-            f"{folder}: {free / 1e9:.1f} GB of room, the shards that are read at once "
-            f"take {least / 1e9:.1f} GB; have TMPDIR name a larger disk"
+            f"{folder}: {free / 1e6:,.0f} MB of room, the shards that are read at once "
+            f"take {least / 1e6:,.0f} MB; have TMPDIR name a larger disk"
         )
     return max(least, min(wanted, free))

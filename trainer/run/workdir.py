@@ -251,7 +251,7 @@ class LogFolder:
         self.near = self.there
         self.sent: dict[str, int] = {}  # bytes of each file when it was sent last
         if files.is_remote(workdir):
-            self.near = tempfile.mkdtemp(prefix="unet-logs-")
+            self.near = tempfile.mkdtemp(prefix=f"{files.TEMPORARY}logs-")
 
     def send(self) -> None:
         """Copies to the store what has grown since; an object can't grow."""

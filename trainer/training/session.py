@@ -42,9 +42,11 @@ def prepared(
     """
     with (
         locks.reading(data),
-        tempfile.TemporaryDirectory(prefix="unet-train-") as scratch,
+        tempfile.TemporaryDirectory(prefix=f"{files.TEMPORARY}train-") as scratch,
+        locks.exclusive(scratch),
         _explained(),
     ):
+        files.remove_unfinished(tempfile.gettempdir())  # of killed trainings
         settle(config, folder, devices)
         access = Access(
             options.on_bad_record, options.cache, scratch, options.stream_gb

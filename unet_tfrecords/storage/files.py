@@ -168,10 +168,17 @@ def open_read(path: str) -> contextlib.AbstractContextManager[IO[bytes]]:
 
 @contextlib.contextmanager
 def _open_copy(path: str) -> Iterator[IO[bytes]]:
-    """A copy on this machine's disk, which has no name: it goes with the block."""
-    with tempfile.NamedTemporaryFile() as copy:
-        stores.fetch(path, copy.name)
-        yield copy  # type: ignore[misc]  # it is one in all but name
+    """A copy on this machine's disk, which goes with the block."""
+    handle, copy = tempfile.mkstemp(prefix="unet-near-")
+    os.close(handle)
+    try:
+        with naming(copy):
+            stores.fetch(path, copy)
+        with open(copy, "rb") as file:  # not before: see `stores.fetch`
+            yield file
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(copy)
 
 
 def read_bytes(path: str) -> bytes:
@@ -222,9 +229,10 @@ def open_atomic(path: str) -> Iterator[IO[bytes]]:
     A remote one is made on this machine's disk, and sent as a whole at the end.
     """
     if is_remote(path):
-        with tempfile.NamedTemporaryFile() as made:
-            yield made  # type: ignore[misc]  # it is one in all but name
-            made.flush()
+        with tempfile.NamedTemporaryFile(prefix="unet-new-") as made:
+            with naming(made.name):
+                yield made  # type: ignore[misc]  # it is one in all but name
+                made.flush()
             stores.put(made.name, path)
         return
     folder, name = path[: -len(basename(path))], basename(path)
@@ -352,6 +360,7 @@ def copy(
     with open_atomic(to) as file:
         if is_remote(source):
             stores.fetch(source, file.name)
+            flush(file.name)  # which may be another file than ours: see there
         else:
             with open_read(source) as opened:
                 shutil.copyfileobj(opened, file, 1 << 22)

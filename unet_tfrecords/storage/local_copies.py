@@ -10,31 +10,30 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from typing import IO, Any, NamedTuple
+from typing import IO, NamedTuple
 
 from unet_tfrecords.storage import files, stores
 
-KEPT = 64  # copies that a process keeps, the last used ones; each is an open file
+KEPT = 64  # copies that a process keeps, the last used ones
 ROOM = 2**31  # bytes of them; but the last ones are kept however large they are
 LAST = 4
 TRUSTED_S = 60.0  # so long a copy is taken for the file without asking the store
-LARGE = 2**23  # bytes, from which on it is asked whether there is another before that
 
 
 class Copy(NamedTuple):
-    """A file on this machine's disk that goes when it is closed.
+    """A file on this machine's disk.
 
     Attributes:
-      file: the copy.
+      name: of the copy.
       size: its bytes.
-      fetched: when it was last known to be the store's.
-      version: of the store's; None of small ones, which are fetched again.
+      known: when it was last known to be the store's.
+      version: of the store's.
     """
 
-    file: Any
+    name: str
     size: int
-    fetched: float
-    version: Any
+    known: float
+    version: str
 
 
 _copies: collections.OrderedDict[str, Copy] = collections.OrderedDict()
@@ -58,13 +57,13 @@ def open_near(path: str) -> IO[bytes]:
         with _lock:
             copy = _copies.get(path)
         if copy and not _is_fresh(copy):
-            same = copy.version is not None and copy.version == _version(path)
-            copy = copy._replace(fetched=time.monotonic()) if same else None
+            same = os.path.exists(copy.name) and copy.version == _version(path)
+            copy = copy._replace(known=time.monotonic()) if same else None
         copy = copy or _fetched(path)
         with _lock:
-            if (before := _copies.pop(path, None)) and before.file is not copy.file:
-                before.file.close()
-            opened = open(copy.file.name, "rb")
+            if (before := _copies.pop(path, None)) and before.name != copy.name:
+                _forget(before)
+            opened = open(copy.name, "rb")
             _copies[path] = copy
             _evict()
             return opened
@@ -94,9 +93,14 @@ def copied(folder: str, names: Iterable[str]) -> Iterator[str]:
 
 
 def _is_fresh(copy: Copy) -> bool:
-    if not os.path.exists(copy.file.name):  # whoever cleans up there
-        return False
-    return time.monotonic() - copy.fetched < TRUSTED_S
+    is_there = os.path.exists(copy.name)  # whoever cleans up there
+    return is_there and time.monotonic() - copy.known < TRUSTED_S
+
+
+def _forget(copy: Copy) -> None:
+    """Removes a copy; who has it open can read on."""
+    with contextlib.suppress(FileNotFoundError):
+        os.remove(copy.name)
 
 
 def _version(path: str) -> str:
@@ -112,22 +116,25 @@ def _folder() -> str:
 
 
 def _remove_all(folder: str) -> None:
-    for copy in list(_copies.values()):
-        copy.file.close()
-    shutil.rmtree(folder, ignore_errors=True)
+    for _ in range(10):  # a thread may be fetching into it
+        shutil.rmtree(folder, ignore_errors=True)
+        if not os.path.exists(folder):
+            return
+        time.sleep(0.02)
 
 
 def _fetched(path: str) -> Copy:
-    file = tempfile.NamedTemporaryFile(dir=_folder())
-    stores.fetch(path, file.name)
-    size = os.path.getsize(file.name)
-    version = _version(path) if size >= LARGE else None
-    return Copy(file, size, time.monotonic(), version)
+    version = _version(path)  # before: what changes meanwhile is another then
+    handle, name = tempfile.mkstemp(dir=_folder())
+    os.close(handle)
+    with files.naming(name):
+        stores.fetch(path, name)
+    return Copy(name, os.path.getsize(name), time.monotonic(), version)
 
 
 def _evict() -> None:
-    """Closes the copies used longest ago; open ones can be read on."""
+    """Removes the copies used longest ago."""
     while len(_copies) > KEPT or (
         len(_copies) > LAST and sum(copy.size for copy in _copies.values()) > ROOM
     ):
-        _copies.popitem(last=False)[1].file.close()
+        _forget(_copies.popitem(last=False)[1])

@@ -6,14 +6,19 @@ not pass becomes one line here that says what to do.
 
 import contextlib
 import functools
+import itertools
 import logging
 import os
+import random
+import re
+import time
 import urllib.parse
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 from unet_tfrecords.command.errors import UserError
+from unet_tfrecords.storage.web_pages import links_below
 
 WEB = ("http", "https")
 LOGIN = {
@@ -67,7 +72,8 @@ LOGIN_CODES = (
 )
 TRY_LATER = 75  # EX_TEMPFAIL of sysexits.h: the same command may do better later
 AT_ONCE = 16  # requests side by side
-TRIES_S = 60.0  # what may pass is repeated for so long, whatever clients repeat
+TRIES_S = 60.0  # what may pass is repeated for so long, and once in any case
+SILENT_S = 30.0  # after which a server that says nothing is asked again
 ODD = "*?["  # in names: fsspec's patterns, and to its Azure client a query, a host
 
 
@@ -108,8 +114,22 @@ def _system_of(scheme: str) -> Any:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     import fsspec
 
+    options: dict[str, Any] = {}
+    if scheme in WEB:  # whose client ends a download after five minutes otherwise
+        import aiohttp
+
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=SILENT_S)
+        options = {"client_kwargs": {"timeout": timeout}}
+    elif SAME.get(scheme, scheme) == "s3":
+        patience = {"connect_timeout": 30, "read_timeout": SILENT_S}
+        options = {"config_kwargs": {**patience, "retries": {"max_attempts": 1}}}
     # Not fsspec's own instance of before: its login and addresses may have changed.
-    return fsspec.filesystem(scheme, use_listings_cache=False, skip_instance_cache=True)
+    system = fsspec.filesystem(
+        scheme, use_listings_cache=False, skip_instance_cache=True, **options
+    )
+    if SAME.get(scheme, scheme) == "s3":
+        system.retries = 1  # it is repeated here
+    return system
 
 
 def _system(path: str) -> Any:
@@ -124,6 +144,14 @@ def _system(path: str) -> Any:
             f"{path}: no file system for {scheme}:// here; there are gs://, s3://, "
             "az:// and, to read, http:// and https:// (docs/storage.md)"
         )
+    bucket = bucket_of(path).partition("://")[2]
+    if not bucket:
+        raise UserError(f"{path}: write {scheme}://BUCKET/FOLDER")
+    if "@" in bucket and scheme not in WEB:
+        raise UserError(
+            f"{path}: the account is that of AZURE_STORAGE_ACCOUNT_NAME or "
+            "AZURE_STORAGE_CONNECTION_STRING; write az://CONTAINER/FOLDER"
+        )
     return _system_of(scheme)
 
 
@@ -134,6 +162,7 @@ def forget() -> None:
 
 
 _known: set[str] = set()  # buckets that are there
+os.register_at_fork(after_in_child=forget)  # clients have threads, which stay behind
 
 
 @contextlib.contextmanager
@@ -153,8 +182,12 @@ def explained(path: str) -> Iterator[None]:
     except (UserError, FileExistsError):
         raise
     except Exception as error:
+        if os.path.isabs(str(getattr(error, "filename", ""))):
+            raise  # of this machine's disk
         told = _origin(error)
-        if isinstance(error, FileNotFoundError) or _status(told) == 404:
+        # That of the web calls everything so: its cause says what it was.
+        is_missing = isinstance(error, FileNotFoundError) and not _status(told)
+        if is_missing or _status(told) == 404:
             _check_bucket(path)
             raise FileNotFoundError(NO_OBJECT.format(path)) from error
         if reason := _reason(told, path):
@@ -248,7 +281,7 @@ def reason_of(status: int, path: str, said: str = "") -> str:
         )
     if status == 404:
         return f"no bucket {bucket}; make it, or mend the name"
-    if status == 429 or status >= 500:
+    if status in (408, 429) or status >= 500:
         return NO_GOOD_ANSWER.format(status)
     return f"refused with {status}: {' '.join(said.split())[:200]}"
 
@@ -264,22 +297,25 @@ def _ask(path: str, call: Callable[[Any], Any]) -> Any:
     """
     with explained(path):
         try:
-            return _retry(path)(call)(_system(path))
+            return _repeated(path, call)
         except Exception as error:
             if _status(_origin(error)) != 401:
                 raise
             forget()
+            return _repeated(path, call)
+
+
+def _repeated(path: str, call: Callable[[Any], Any]) -> Any:
+    began = time.monotonic()
+    for number in itertools.count():
+        try:
             return call(_system(path))
-
-
-def _retry(path: str) -> Any:
-    from google.api_core.retry import Retry
-
-    def may_pass(error: BaseException) -> bool:
-        reason = "" if isinstance(error, OSError) else _reason(_origin(error), path)
-        return store_error(reason).exit_code == TRY_LATER
-
-    return Retry(predicate=may_pass, initial=0.5, maximum=15, timeout=TRIES_S)
+        except Exception as error:
+            reason = _reason(_origin(error), path)
+            late = number and time.monotonic() - began > TRIES_S
+            if late or store_error(reason).exit_code != TRY_LATER:
+                raise
+        time.sleep(min(15, 2**number / 2) * random.uniform(0.7, 1.3))
 
 
 def _named(path: str) -> str:
@@ -291,10 +327,14 @@ def _named(path: str) -> str:
     return urllib.parse.quote(path, safe=":/?&=%+,;@~*[]") if _is_web(path) else path
 
 
-def _as_people_say(path: str, name: str) -> str:
-    """A name in a list as people write it; one that can't be undone stays quoted."""
+def _as_people_say(name: str) -> str:
+    """A quoted name as people write it; one that can't be undone stays quoted."""
     plain = urllib.parse.unquote(name)
-    return plain if _is_web(path) and not set(plain) & set("%?#") else name
+    return name if set(plain) & set("%?#") else plain
+
+
+def _is_azure(path: str) -> bool:
+    return SAME.get(scheme_of(path), scheme_of(path)) == "az"
 
 
 def _is_web(path: str) -> bool:
@@ -304,11 +344,10 @@ def _is_web(path: str) -> bool:
 def exists(path: str) -> bool:
     """Whether there is an object of this name."""
     try:
-        if _is_web(path):  # whose `info` takes every refusal for "not there"
-            return _ask(path, lambda fs: fs.exists(_named(path), strict=True))
-        return _ask(path, lambda fs: fs.info(path)["type"] == "file")
+        info(path)
     except FileNotFoundError:
         return False
+    return True
 
 
 def info(path: str) -> dict[str, Any]:
@@ -317,9 +356,10 @@ def info(path: str) -> dict[str, Any]:
     Raises:
       FileNotFoundError: there is none.
     """
-    if not exists(path):
+    found = _ask(path, lambda fs: fs.info(_named(path)))
+    if found["type"] != "file":
         raise FileNotFoundError(NO_OBJECT.format(path))
-    return _ask(path, lambda fs: fs.info(_named(path)))
+    return found
 
 
 def size_of(path: str) -> int:
@@ -334,48 +374,105 @@ def size_of(path: str) -> int:
 
 def below(folder: str) -> list[Entry]:
     """All objects below a folder, sorted by path."""
-    inside = _named(folder.rstrip("/") + "/")
-    found = _ask(folder, lambda fs: fs.find(inside, detail=True))
+    if _is_web(folder):
+        entries, folders = children(folder)
+        deeper = [below(f"{folder.rstrip('/')}/{name}") for name in folders]
+        return sorted(itertools.chain(entries, *deeper))
+    inside = folder.rstrip("/") + "/"
+    if _is_azure(folder):  # where an object of the folder's name would be all
+        bucket, prefix = bucket_of(folder), inside[len(bucket_of(folder)) + 1 :]
+        found = _ask(folder, lambda fs: fs.find(bucket, prefix=prefix, detail=True))
+    else:
+        found = _ask(folder, lambda fs: fs.find(inside, detail=True))
     if not found:
         _check_bucket(folder)
-    return _entries(folder, found.values())
+    entries = _entries(folder, found.values())
+    if _is_azure(folder):  # where an empty object stands for a folder, under its name
+        above = {e.path[:i] for e in entries for i, c in enumerate(e.path) if c == "/"}
+        entries = [e for e in entries if e.size or e.path not in above]
+    return entries
 
 
 def matching(pattern: str) -> list[Entry]:
     """Objects that match a pattern with *, ? and [...], and ** for any folders."""
-    found = _ask(pattern, lambda fs: fs.glob(_named(pattern), detail=True))
-    if not found:
-        _check_bucket(pattern)
-    return _entries(bucket_of(pattern), found.values())
+    from fsspec.utils import glob_translate
+
+    plain = re.split(r"[*?[]", pattern, maxsplit=1)[0]
+    if plain == pattern:
+        return _one(pattern)
+    folder = plain.rpartition("/")[0]
+    deep = "/" in pattern[len(folder) + 1 :]
+    found = below(folder) if deep else children(folder)[0]
+    wanted = re.compile(glob_translate(pattern))
+    return [entry for entry in found if wanted.match(entry.path)]
+
+
+def _one(path: str) -> list[Entry]:
+    """An object as a list would have it; none if it isn't there."""
+    try:
+        said = info(path)
+    except FileNotFoundError:
+        return []
+    return [Entry(path, said["size"], _updated(said))]
 
 
 def children(folder: str) -> tuple[list[Entry], list[str]]:
-    """Objects and names of folders directly inside a folder, sorted."""
-    inside = _named(folder.rstrip("/") + "/")
+    """Objects and names of folders directly inside a folder, sorted.
+
+    Raises:
+      UserError: a web server lists no files there; an empty folder of a bucket is none.
+    """
+    if _is_web(folder):
+        return _linked(folder)
+    start = len(folder.rstrip("/")) + 1
+    if _is_azure(
+        folder
+    ):  # adlfs' own list of a folder misses what an object stands for
+        entries = below(folder)
+        inside = [entry.path[start:] for entry in entries]
+        names = {name.partition("/")[0] for name in inside if "/" in name}
+        return [e for e in entries if "/" not in e.path[start:]], sorted(names)
     try:
-        found = _ask(folder, lambda fs: fs.ls(inside, detail=True))
+        found = _ask(folder, lambda fs: fs.ls(folder.rstrip("/") + "/", detail=True))
     except FileNotFoundError:
         return [], []
+    own = _without_scheme(folder)
     folders = [e["name"].rstrip("/") for e in found if e["type"] == "directory"]
-    names = {_as_people_say(folder, name.rsplit("/", 1)[-1]) for name in folders}
+    names = {name.rsplit("/", 1)[-1] for name in folders if name != own}
     return _entries(folder, found), sorted(names)
+
+
+def _linked(folder: str) -> tuple[list[Entry], list[str]]:
+    """`children` of a web server's folder: what its page links to."""
+    folder = folder.rstrip("/")
+    url = _named(folder + "/")
+    try:
+        page = _ask(folder, lambda fs: fs.cat_file(url))
+    except FileNotFoundError:
+        page = b""
+    links = links_below(page.decode(errors="replace"), url)
+    if not links and b"<" not in page:
+        raise UserError(f"{folder}: the server lists no files there")
+    names = [_as_people_say(link.removeprefix(url)) for link in links]
+    files = [Entry(f"{folder}/{n}", None, 0.0) for n in names if not n.endswith("/")]
+    return sorted(files), sorted(name[:-1] for name in names if name.endswith("/"))
+
+
+def _without_scheme(path: str) -> str:
+    from fsspec.core import strip_protocol
+
+    return strip_protocol(_named(path)).rstrip("/")
 
 
 def _entries(folder: str, found: Any) -> list[Entry]:
     """What fsspec has listed, with paths as they begin in the folder's own spelling."""
-    from fsspec.core import strip_protocol
-
-    start = strip_protocol(_named(folder)).rstrip("/") + "/"
+    start = _without_scheme(folder) + "/"
     entries = []
     for entry in found:
         name = entry["name"]
         if entry["type"] != "file" or not name.startswith(start) or name.endswith("/"):
             continue  # the folder itself, and objects that stand for folders
-        inside = name[len(start) :]
-        if _is_web(folder) and set(inside) & set("?#"):
-            continue  # links of a page, not of files
-        inside = _as_people_say(folder, inside)
-        path = f"{folder.rstrip('/')}/{inside}"
+        path = f"{folder.rstrip('/')}/{name[len(start) :]}"
         entries.append(Entry(path, entry.get("size"), _updated(entry)))
     return sorted(entries)
 
@@ -399,10 +496,14 @@ def content(path: str) -> bytes:
 def fetch(path: str, to: str) -> None:
     """Copies an object to a file of this machine, in place of what is there.
 
+    Who has that file open may keep the one before: clients remove what they failed at.
+
     Raises:
       FileNotFoundError: there is none.
     """
-    _ask(path, lambda fs: fs.get_file(_named(path), to))
+    # In parts, an object that changes meanwhile would arrive as a mixture.
+    whole = {"max_concurrency": 1} if scheme_of(path) in ("s3", "s3a") else {}
+    _ask(path, lambda fs: fs.get_file(_named(path), to, **whole))
 
 
 def put(source: str | bytes, path: str, *, new: bool = False) -> None:
@@ -423,8 +524,7 @@ def put(source: str | bytes, path: str, *, new: bool = False) -> None:
         raise UserError(f"{path}: a name with * ? or [; write to another")
     how: dict[str, Any] = {}
     if new:
-        is_azure = SAME.get(scheme_of(path), scheme_of(path)) == "az"
-        how = {"overwrite": False} if is_azure else {"mode": "create"}
+        how = {"overwrite": False} if _is_azure(path) else {"mode": "create"}
     if isinstance(source, bytes):
         _ask(path, lambda fs: fs.pipe_file(path, source, **how))
     else:

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import shutil
 import threading
 import time
 
@@ -9,7 +10,7 @@ import pytest
 
 from tests.cloud import stores as loopback
 from tests.cloud.front import Fault
-from tests.commands import TINY, module, process, run
+from tests.commands import TINY, module, process, refused, run
 from trainer.input.arrivals import AHEAD, Arrivals, room_for
 from trainer.input.reading_order import ShardFile
 from trainer.input.shard_files import find_shards
@@ -44,7 +45,9 @@ def shards_in(folder, number=20) -> list[ShardFile]:
 
 
 @pytest.fixture
-def shards(tmp_path):
+def shards(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "is_remote", lambda path: "there" in path)
+    monkeypatch.setattr(stores, "fetch", shutil.copyfile)
     (tmp_path / "there").mkdir()
     (tmp_path / "here").mkdir()
     return shards_in(tmp_path / "there")
@@ -173,6 +176,42 @@ def test_a_shard_that_does_not_arrive_is_one_line(
     line = done.stderr.splitlines()[-1]
     assert line.startswith(f"train: {store.root}/data/{name}: ") and words in line
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_damage_in_a_store_is_left_out_as_on_a_disk(
+    store, shards_folder, tmp_path, series
+):
+    data = tmp_path / "data"
+    shutil.copytree(shards_folder, data)
+    [*_, path] = sorted(data.glob("train-*.tfrecord"))
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    store.upload(data, "data")
+    for folder, name in ((data, "a"), (f"{store.root}/data", "b")):
+        where = {"data": folder, "workdir": tmp_path / name}
+        assert run("train", *TINY, *STEPS, on_bad_record="skip", **where) == 0
+    assert series(tmp_path / "a") == series(tmp_path / "b")
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-1"])
+def test_room_must_be_a_size(shards_folder, tmp_path, capsys, value):
+    where = {"data": shards_folder, "workdir": tmp_path / "run"}
+    line = refused(capsys, "train", *TINY, stream_gb=value, **where)
+    assert line == f"train: --stream_gb={float(value)}: a number of GB, from 0"
+
+
+@pytest.mark.slow
+def test_what_a_killed_training_had_fetched_goes(store, shards_folder, tmp_path):
+    left = tmp_path / f"{files.TEMPORARY}train-killed"
+    left.mkdir()
+    (left / files.LOCK_NAME).touch()
+    (left / "train-00000").write_bytes(bytes(1000))
+    where = {"data": shards_folder, "workdir": tmp_path / "run"}
+    command = module("train", *TINY, *STEPS, **where)
+    process(*command, env={"TMPDIR": str(tmp_path)}).check_returncode()
+    assert not left.exists()
 
 
 @pytest.mark.long
