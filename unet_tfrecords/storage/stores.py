@@ -425,9 +425,7 @@ def children(folder: str) -> tuple[list[Entry], list[str]]:
     if _is_web(folder):
         return _linked(folder)
     start = len(folder.rstrip("/")) + 1
-    if _is_azure(
-        folder
-    ):  # adlfs' own list of a folder misses what an object stands for
+    if _is_azure(folder):  # adlfs' list ends at an object that stands for the folder
         entries = below(folder)
         inside = [entry.path[start:] for entry in entries]
         names = {name.partition("/")[0] for name in inside if "/" in name}
@@ -479,8 +477,8 @@ def _entries(folder: str, found: Any) -> list[Entry]:
 
 def _updated(entry: dict[str, Any]) -> float:
     for name in ("mtime", "LastModified", "last_modified"):
-        if (time := entry.get(name)) is not None:
-            return time.timestamp()
+        if (when := entry.get(name)) is not None:
+            return when.timestamp()
     return 0.0
 
 
