@@ -18,7 +18,7 @@ from collections.abc import Callable
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
-UNUSED_S = 7 * 86400  # older ones go when another is made: each has 2 to 3 GB
+UNUSED_S = 86400  # older ones go when another is made: each has 2 to 3 GB
 
 
 def io_python() -> pathlib.Path:
