@@ -94,7 +94,7 @@ def our_model(given, *, as_onnx: bool):
         path = os.path.join(given.folder, "model")
         artefact.save(served, path)
         runtime = runtimes.TensorFlowRuntime(path)
-    return lambda frame: runtime.segment(frame[..., None])[..., 1]
+    return lambda frame: runtime.segment(frame[..., None]).probabilities[..., 1]
 
 
 def torch_loop(folder: str, width: int, channels_last: bool):

@@ -30,6 +30,9 @@ def get_config() -> ml_collections.ConfigDict:
     data.tile_size = 572  # px in; valid convolutions give 388 out at depth 4
     data.num_shards = 16  # at most, per split; several per reading worker are good
     data.augmentations = 20  # units per training frame, the unchanged one included
+    # classes (the paper's); distance: also how deep in its cell a pixel lies, and how
+    # near to another, for cells that touch (see unet_tfrecords/dataset/targets)
+    data.targets = "classes"
     data.border_weight = 10.0  # w0: extra weight between touching cells
     data.border_sigma_px = 5.0  # how wide the border term is, px
     data.normalization = (

@@ -23,6 +23,7 @@ from unet_tfrecords.dataset.dataset_info import (
 )
 from unet_tfrecords.dataset.records import Geometry, weight_step
 from unet_tfrecords.dataset.splits import SPLITS
+from unet_tfrecords.dataset.targets import TARGETS
 
 SOFTWARE = ("unet-tfrecords", "apache-beam", "numpy", "opencv-python-headless")
 
@@ -62,6 +63,7 @@ def describe(
             bits=16 if facts.bits == 16 else 8,
             image_encoding=data.image_encoding,
             weight_step=weight_step(data.border_weight),
+            planes=TARGETS[data.targets].PLANES,
         ),
         normalization=Normalization(
             tuple(moments.mean.tolist()), tuple(moments.std.tolist())

@@ -21,6 +21,7 @@ from unet_tfrecords.dataset.pixel_statistics import Moments, moments
 from unet_tfrecords.dataset.records import UNLABELLED, Tile
 from unet_tfrecords.dataset.regions import touching_pixels
 from unet_tfrecords.dataset.seeds import identity_seed
+from unet_tfrecords.dataset.targets import TARGETS
 
 WINDOW_PX = 1200  # of output along an axis, unless a single tile has more
 
@@ -86,7 +87,7 @@ class Window(NamedTuple):
 
 
 def targets(truth: Truth, data: ml_collections.ConfigDict) -> tuple[np.ndarray, ...]:
-    """Classes with touching cells parted, and the border weights between them."""
+    """Classes with touching cells parted, border weights between them, the planes."""
     instances, classes = truth.instances.copy(), truth.classes.copy()
     touching = touching_pixels(instances, classes)
     instances[touching] = 0
@@ -95,7 +96,7 @@ def targets(truth: Truth, data: ml_collections.ConfigDict) -> tuple[np.ndarray, 
         instances, w0=data.border_weight, sigma_px=data.border_sigma_px
     )
     weight[classes == UNLABELLED] = 0
-    return classes, weight
+    return classes, weight, TARGETS[data.targets].render(instances, classes)
 
 
 def render(
@@ -105,8 +106,9 @@ def render(
     data: ml_collections.ConfigDict,
     *,
     pad: int,
+    margin: int,
     change: Change | None,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """A window of a frame, unchanged or augmented.
 
     Args:
@@ -115,17 +117,19 @@ def render(
       window: of the output.
       data: the config's `data` part.
       pad: pixels that an image reaches beyond its labels on every side.
+      margin: how far around the window cells must be known.
       change: None leaves the frame as it is.
 
     Returns:
       the image with its surroundings, in the source's dtype,
         [rows + 2 pad, columns + 2 pad, C];
       label, uint8 [rows, columns], beyond the frame unlabelled;
-      weight, float32 [rows, columns].
+      weight, float32 [rows, columns];
+      planes, uint8 [rows, columns, P].
     """
     height, width = image.shape[:2]
-    seen, margin = window.widened(pad), margin_px(data.border_sigma_px)
-    # Weights at the window's rim depend on cells beyond it.
+    seen = window.widened(pad)
+    # Weights and planes at the window's rim depend on cells beyond it.
     known = window.widened(margin).clipped(height, width)
     if change is None:
         rows = tiling.mirror_indices(*seen.rows, height)
@@ -139,18 +143,19 @@ def render(
         pixels = _deformed(image, positions.within(seen.inside(evaluated)), change)
         looked_up = positions.within(known.inside(evaluated))
         truth = Truth(*(augment.warp_labels(layer, looked_up) for layer in truth))
-    classes, weight = targets(truth, data)
+    classes, weight, planes = targets(truth, data)
     in_frame = window.clipped(height, width)
     part = in_frame.inside(known)
     outside = [
         (0, stop - inner)
         for (_, stop), (_, inner) in zip(window, in_frame, strict=True)
     ]
-    classes, weight = classes[part], weight[part]
+    classes, weight, planes = classes[part], weight[part], planes[part]
     if in_frame != window:
         classes = np.pad(classes, outside, constant_values=UNLABELLED)
         weight = np.pad(weight, outside)
-    return pixels, classes, weight
+        planes = np.pad(planes, [*outside, (0, 0)])
+    return pixels, classes, weight, planes
 
 
 def _deformed(
@@ -202,6 +207,8 @@ def tiles_of_unit(
     normal = normalise_by or of_frame
     mean, std = normal.mean, normal.std
     height, width = image.shape[:2]
+    reach = TARGETS[data.targets].reach_px(truth.instances)
+    margin = max(margin_px(data.border_sigma_px), reach)
     change = None
     if unit.augmentation:
         rng = np.random.default_rng(identity_seed(unit.key, config.seed))
@@ -215,8 +222,8 @@ def tiles_of_unit(
             window = Window(
                 (rows[0], rows[-1] + output), (columns[0], columns[-1] + output)
             )
-            pixels, label, weight = render(
-                image, truth, window, data, pad=pad, change=change
+            pixels, label, weight, planes = render(
+                image, truth, window, data, pad=pad, margin=margin, change=change
             )
             pixels = pixels.astype(np.dtype(f"u{bits // 8}"), copy=False)
             for row in rows:
@@ -231,4 +238,5 @@ def tiles_of_unit(
                         weight[target],
                         mean,
                         std,
+                        planes[target],
                     )

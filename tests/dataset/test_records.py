@@ -35,12 +35,14 @@ CASES = [
 ]
 
 
-def assert_same(tile, image, label, weight, mean, std):
+def assert_same(tile, image, label, weight, mean, std, planes=None):
     np.testing.assert_array_equal(image, tile.image)
     np.testing.assert_array_equal(label, tile.label)
     np.testing.assert_allclose(weight, tile.weight, atol=STEP / 2 + 1e-5)
     np.testing.assert_array_equal(mean, tile.mean)
     np.testing.assert_array_equal(std, tile.std)
+    if tile.planes.size:
+        np.testing.assert_array_equal(planes, tile.planes)
 
 
 @pytest.mark.parametrize("dtype, channels, encoding", CASES)
@@ -52,6 +54,20 @@ def test_round_trip(dtype, channels, encoding):
     read = records.parse(record, geometry)
     assert read.key == tile.key
     assert_same(tile, *read[1:])
+
+
+def test_planes_of_a_target_come_back():
+    rng = np.random.default_rng(6)
+    planes = rng.integers(0, 256, (20, 20, 2)).astype(np.uint8)
+    tile = random_tile()._replace(planes=planes)
+    record = records.encode(tile, encoding="raw", step=STEP)
+    geometry = Geometry(60, 20, 2, 1, 2, 8, "raw", STEP, planes=2)
+    np.testing.assert_array_equal(records.parse(record, geometry).planes, planes)
+    read = parse_tile(tf.constant(record), geometry)
+    np.testing.assert_array_equal(read["planes"], planes)
+    plain = records.encode(random_tile(), encoding="raw", step=STEP)
+    with pytest.raises(ValueError, match="record without planes"):
+        records.parse(plain, geometry)
 
 
 @pytest.mark.parametrize("graph", [False, True], ids=["eager", "graph"])

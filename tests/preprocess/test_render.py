@@ -13,12 +13,13 @@ from unet_tfrecords.dataset.images.pages import Page
 UNIT = Unit(Frame("d", "s", "f", "folder", Page("f.tif"), split="train"), 1, 0, 1)
 
 
-def made(instances, *, augmentation, tile_size, depth):
+def made(instances, *, augmentation, tile_size, depth, targets="classes"):
     """All tiles of a frame, by key."""
     rng = np.random.default_rng(0)
     size = instances.shape
     config = base.get_config()
     config.data.tile_size, config.model.depth = tile_size, depth
+    config.data.targets = targets
     image = rng.integers(0, 4000, (*size, 1)).astype(np.uint16)
     classes = (instances > 0).astype(np.uint8)
     classes[rng.random(size) < 0.01] = 255
@@ -34,10 +35,12 @@ def made(instances, *, augmentation, tile_size, depth):
 @pytest.mark.parametrize("size", [(150, 130), (40, 211), (10, 17), (1, 90)])
 @pytest.mark.parametrize("augmentation", [0, 1])
 @pytest.mark.parametrize("tile_size, depth", [(60, 2), (20, 1), (92, 3)])
+@pytest.mark.parametrize("targets", ["classes", "distance"])
 def test_tiles_do_not_depend_on_windows(
-    random_cells, monkeypatch, size, augmentation, tile_size, depth
+    random_cells, monkeypatch, size, augmentation, tile_size, depth, targets
 ):
     given = dict(augmentation=augmentation, tile_size=tile_size, depth=depth)
+    given["targets"] = targets
     instances = random_cells(0, size, count=30)
     whole = made(instances, **given)
     output = tiling.output_size(tile_size, depth)
@@ -48,7 +51,7 @@ def test_tiles_do_not_depend_on_windows(
         parts = made(instances, **given)
         assert parts.keys() == whole.keys()
         for key, tile in parts.items():
-            for name in ("image", "label", "weight"):
+            for name in ("image", "label", "weight", "planes"):
                 there, here = getattr(whole[key], name), getattr(tile, name)
                 np.testing.assert_array_equal(there, here, err_msg=f"{name} of {key}")
 

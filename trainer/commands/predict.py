@@ -38,6 +38,15 @@ RULES = (
         f"fills gaps of up to N px between instances{ELSE}",
         None,
     ),
+    cli_flags.number(
+        "seed_threshold",
+        "of models of targets distance: cells begin where they are deeper than this, "
+        f"0 to 1{ELSE}",
+        None,
+    ),
+    cli_flags.number(
+        "smoothing_px", f"the same: smooths depths by N px (deviation){ELSE}", None
+    ),
 )
 
 

@@ -8,6 +8,7 @@ from trainer.devices import tensorflow_files
 from trainer.devices.startup import load_tensorflow
 from unet_tfrecords.command import cli, signals
 from unet_tfrecords.dataset.data_settings import check_data_config
+from unet_tfrecords.dataset.targets import planes_of
 
 
 def _summary(values: flags.FlagValues, _: list[str]) -> None:
@@ -17,7 +18,9 @@ def _summary(values: flags.FlagValues, _: list[str]) -> None:
 
     config = cli.config_of(values)
     check_data_config(config)
-    network = build_model(config.model, size=config.data.tile_size)
+    network = build_model(
+        config.model, planes=planes_of(config.data), size=config.data.tile_size
+    )
     os.environ.setdefault("COLUMNS", "110")  # or the table is cut where there's no tty
     network.summary(line_length=108)
 

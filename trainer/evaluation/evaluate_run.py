@@ -24,6 +24,7 @@ from unet_tfrecords.dataset.dataset_info import DatasetInfo
 from unet_tfrecords.dataset.images.frames import Frame
 from unet_tfrecords.dataset.images.layouts import check_frame, find_frames, read_objects
 from unet_tfrecords.dataset.splits import assign_splits
+from unet_tfrecords.dataset.targets import planes_of
 from unet_tfrecords.storage import files, json_files, locks
 from unet_tfrecords.storage.csv_tables import as_csv, not_a_formula
 
@@ -78,13 +79,14 @@ class Run(NamedTuple):
     Attributes:
       config, info: the run's and its data set's.
       step: of the checkpoint.
-      probabilities: raw image [H, W, C] to float32 [H, W, K].
+      outputs: raw image [H, W, C] to probabilities float32 [H, W, K] and, where the
+        target has any, planes float32 [H, W, P].
     """
 
     config: ml_collections.ConfigDict
     info: DatasetInfo
     step: int
-    probabilities: Callable[[np.ndarray], np.ndarray]
+    outputs: Callable[[np.ndarray], dict[str, np.ndarray]]
 
     def segment(self, frames: Sequence[Frame], **shown) -> Iterator[scoring.Segmented]:
         """Reads and segments frames, behind a bar that `shown` describes."""
@@ -93,13 +95,15 @@ class Run(NamedTuple):
             image, truth = check_frame(
                 frame, data, channels=model.channels, classes=model.classes
             )
-            objects, probabilities = (
-                read_objects(frame, truth),
-                self.probabilities(image),
-            )
-            is_partition = data.layout == "isbi"
+            outputs = self.outputs(image)
             yield scoring.Segmented(
-                frame.key, image, truth, objects, probabilities, is_partition
+                frame.key,
+                image,
+                truth,
+                read_objects(frame, truth),
+                outputs["probabilities"],
+                partition=data.layout == "isbi",
+                planes=outputs.get("planes"),
             )
 
 
@@ -112,6 +116,7 @@ def load_run(folder: str, checkpoint: str, tta: bool) -> Run:
         freeze(network),
         depth=model.depth,
         classes=model.classes,
+        planes=planes_of(config.data),
         normalization=info.normalization,
         tta=tta,
     )
@@ -120,10 +125,11 @@ def load_run(folder: str, checkpoint: str, tta: bool) -> Run:
         segmenter, input_signature=[tf.TensorSpec(shape, tf.float32, name="image")]
     )
 
-    def probabilities(image: np.ndarray) -> np.ndarray:
-        return segment(tf.constant(image[None], tf.float32))["probabilities"][0].numpy()
+    def outputs(image: np.ndarray) -> dict[str, np.ndarray]:
+        named = segment(tf.constant(image[None], tf.float32))
+        return {name: value[0].numpy() for name, value in named.items()}
 
-    return Run(config, info, step, probabilities)
+    return Run(config, info, step, outputs)
 
 
 def evaluate(

@@ -31,7 +31,8 @@ def panels(frame: Segmented, rules: InstanceRules) -> Panels:
     shown = np.where(truth.classes == UNLABELLED, 0, truth.classes)
     instances, known = None, None
     if not frame.partition:
-        instances, known = instances_of(frame.probabilities, rules), truth.instances
+        instances = instances_of(frame.probabilities, rules, frame.planes)
+        known = truth.instances
     drawn = {
         "input": pictures.grey_levels(image),
         "truth": pictures.overlay(image, shown, known),

@@ -9,7 +9,7 @@ import functools
 import itertools
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -26,6 +26,8 @@ THRESHOLDS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
 FINE = (-0.06, -0.03, 0.03, 0.06)  # around the best of them
 CORES = (0.7, 0.8, 0.9, 0.95)
 SPLITS_PX = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 11.0, 15.0)
+SEEDS = (0.2, 0.3, 0.45, 0.6)
+SMOOTHINGS_PX = (0.0, 1.0, 2.0)
 SIZES_PX = (0, 20, 50, 100, 200, 400, 800, 1600)
 BORDERS_PX = (0, 1, 2, 3, 5, 8)
 LEAST_GAIN = 0.0005  # a change has to gain this, or the plainer rule stays
@@ -103,14 +105,21 @@ class FrameOnDisk(NamedTuple):
 
     def read(self) -> scoring.Segmented:
         """Returns the frame with its probabilities."""
-        return self.frame._replace(probabilities=np.load(self.path))
+        outputs = np.load(self.path)
+        classes = self.frame.probabilities.shape[-1]
+        planes = outputs[..., classes:] if outputs.shape[-1] > classes else None
+        return self.frame._replace(probabilities=outputs[..., :classes], planes=planes)
 
 
 def _on_disk(frame: scoring.Segmented, path: str) -> FrameOnDisk:
     with files.naming(path):
-        np.save(path, frame.probabilities)
-    nothing = np.zeros(0, np.uint8)
-    return FrameOnDisk(frame._replace(image=nothing, probabilities=nothing), path)
+        outputs = [frame.probabilities]
+        if frame.planes is not None:
+            outputs.append(frame.planes)
+        np.save(path, np.concatenate(outputs, axis=-1))
+    nothing = np.zeros((0, 0, frame.probabilities.shape[-1]), np.uint8)
+    light = frame._replace(image=nothing, probabilities=nothing, planes=None)
+    return FrameOnDisk(light, path)
 
 
 def _search(frames: Sequence[FrameOnDisk]) -> TuningResult:
@@ -125,9 +134,10 @@ def _search(frames: Sequence[FrameOnDisk]) -> TuningResult:
         value = functools.cache(functools.partial(value_of, pool, frames))
         best = InstanceRules()
         before = value(best)
-        for stage in bars.bar(
-            OF_OBJECTS if has_objects else OF_PIXELS, desc="tune", unit="stage"
-        ):
+        stages: Sequence[Stage] = OF_PIXELS
+        if has_objects:
+            stages = OF_DEPTHS if frames[0].read().planes is not None else OF_OBJECTS
+        for stage in bars.bar(stages, desc="tune", unit="stage"):
             for candidate in list(stage(best)):
                 if value(candidate) > value(best) + LEAST_GAIN:
                     best = candidate
@@ -189,6 +199,15 @@ def _finer_parting(best: InstanceRules) -> Iterator[InstanceRules]:
             yield best._replace(core_threshold=core)
 
 
+def _seeds(best: InstanceRules) -> Iterator[InstanceRules]:
+    """Every threshold with every way to begin cells by their depths."""
+    ways = itertools.product(THRESHOLDS, SEEDS, SMOOTHINGS_PX)
+    for threshold, seed, smoothing in ways:
+        yield best._replace(
+            threshold=threshold, seed_threshold=seed, smoothing_px=smoothing
+        )
+
+
 def _sizes(best: InstanceRules) -> Iterator[InstanceRules]:
     return (best._replace(min_size_px=size) for size in SIZES_PX)
 
@@ -202,5 +221,7 @@ def _thresholds(best: InstanceRules) -> Iterator[InstanceRules]:
     return (best._replace(threshold=threshold) for threshold in THRESHOLDS)
 
 
+Stage = Callable[[InstanceRules], Iterator[InstanceRules]]
 OF_OBJECTS = (_sizes, _partings, _finer, _finer_parting, _sizes, _cleaning)
+OF_DEPTHS = (_sizes, _seeds, _finer, _sizes, _cleaning)
 OF_PIXELS = (_thresholds, _finer)

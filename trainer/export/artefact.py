@@ -18,6 +18,7 @@ from trainer.run import workdir
 from trainer.run.restore import restore_network
 from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.dataset.dataset_info import DatasetInfo
+from unet_tfrecords.dataset.targets import planes_of
 from unet_tfrecords.storage import checksums, files, json_files
 
 # Constants are much faster on processors (see layers.freeze), but TensorFlow copies
@@ -90,6 +91,7 @@ def export(folder: str, destinations: list[str], options: ExportOptions) -> list
             freeze(network) if constant else with_variables(network),
             depth=config.model.depth,
             classes=config.model.classes,
+            planes=planes_of(config.data),
             tile=tile,
             tiles_per_step=options.tiles_per_step,
             normalization=info.normalization,

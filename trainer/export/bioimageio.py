@@ -65,7 +65,7 @@ def block_function(segmenter: Segmenter, channels: int):
     def of_block(block):
         around = [[0, 0], [pad, pad], [pad, pad], [0, 0]]
         logits = segmenter.network(tf.pad(block, around, "REFLECT"))
-        return {"probabilities": tf.nn.softmax(tf.cast(logits, tf.float32))}
+        return {"probabilities": segmenter.activated(logits)[..., : segmenter.classes]}
 
     return of_block
 

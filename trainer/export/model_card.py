@@ -14,6 +14,7 @@ from trainer.run.provenance import versions
 from unet_tfrecords.dataset.data_settings import class_names
 from unet_tfrecords.dataset.shards import INFO_NAME
 from unet_tfrecords.dataset.splits import SPLITS
+from unet_tfrecords.dataset.targets import TARGETS
 from unet_tfrecords.storage import files, json_files, templates
 
 OF_OBJECTS = {"seg": "SEG", "det": "DET", "v_rand": "V_rand", "v_info": "V_info"}
@@ -58,6 +59,11 @@ def describe(
         "precision": precision,
         "scores": _scores(folder, step, segmenter.tta, rules),
         "step": step,
+        "targets": {
+            "name": (name := config.data.get("targets", "classes")),
+            "version": TARGETS[name].VERSION,
+            "planes": segmenter.planes,
+        },
         "tile": segmenter.tile,
         "tiles_per_step": segmenter.tiles_per_step,
         "tta": segmenter.tta,

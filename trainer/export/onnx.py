@@ -84,7 +84,8 @@ def write_tile(
     std = graph.add("Where", is_positive, std, graph.constant(1))
     normal = graph.add("Div", graph.add("Sub", "tile", mean), std)
     image = graph.add("Transpose", normal, perm=TO_CHANNELS_FIRST)
-    probabilities = _probabilities(graph, network, image)
+    logits = _logits(graph, network, image)
+    probabilities = _probabilities(graph, logits, segmenter)
     graph.named(probabilities, "probabilities")
     graph.named(_classes(graph, probabilities, segmenter), "classes")
     area = ["batch", "out_height", "out_width"]
@@ -92,6 +93,9 @@ def write_tile(
         "probabilities": [*area, segmenter.classes],
         "classes": area,
     }
+    if segmenter.planes:
+        graph.named(_planes(graph, logits, segmenter), "planes")
+        outputs["planes"] = [*area, segmenter.planes]
     _write(path, graph, inputs, outputs, about)
 
 
@@ -107,21 +111,33 @@ def write_block(
     image = graph.add("Transpose", "block", perm=TO_CHANNELS_FIRST)
     around = graph.integers(0, 0, pad, pad, 0, 0, pad, pad)
     image = graph.add("Pad", image, around, mode="reflect")
-    graph.named(_probabilities(graph, network, image), "probabilities")
+    logits = _logits(graph, network, image)
+    graph.named(_probabilities(graph, logits, segmenter), "probabilities")
     area = ["batch", "height", "width"]
     inputs = {"block": [*area, network.input_shape[-1]]}
     outputs = {"probabilities": [*area, segmenter.classes]}
     _write(path, graph, inputs, outputs, about)
 
 
-def _probabilities(graph: Graph, network: keras.Model, image: str) -> str:
-    """Normalised [B, C, H, W] through the network; [B, H', W', K]."""
-    softmax = graph.add("Softmax", _logits(graph, network, image), axis=1)
+def _probabilities(graph: Graph, logits: str, segmenter: Segmenter) -> str:
+    """Of the classes, [B, H, W, K]; logits are [B, K + P, H, W]."""
+    if segmenter.planes:
+        ends = graph.integers(0), graph.integers(segmenter.classes)
+        logits = graph.add("Slice", logits, *ends, graph.integers(1))
+    softmax = graph.add("Softmax", logits, axis=1)
     return graph.add("Transpose", softmax, perm=TO_CHANNELS_LAST)
 
 
+def _planes(graph: Graph, logits: str, segmenter: Segmenter) -> str:
+    """Of the target, 0 to 1, [B, H, W, P]."""
+    ends = graph.integers(segmenter.classes), graph.integers(segmenter.channels)
+    planes = graph.add("Slice", logits, *ends, graph.integers(1))
+    planes = graph.add("Clip", planes, graph.constant(0), graph.constant(1))
+    return graph.add("Transpose", planes, perm=TO_CHANNELS_LAST)
+
+
 def _logits(graph: Graph, network: keras.Model, image: str) -> str:
-    """The layers of the network, [B, C, H, W] to [B, K, H', W']."""
+    """The layers of the network, [B, C, H, W] to [B, K + P, H', W']."""
     names = {id(network.inputs[0]): image}
     for layer in network.layers:
         if not isinstance(layer, keras.layers.InputLayer):

@@ -9,7 +9,8 @@
 |                   | and `std` [B, C], of their whole images     |                  |
 | `tf_example`      | `examples` [B], our records                 | outputs of tiles |
 
-Each gives `probabilities` float32 [B, ., ., K] and `classes` uint8 [B, ., .]. A model
+Each gives `probabilities` float32 [B, ., ., K] and `classes` uint8 [B, ., .], and, by
+targets that have any, `planes` float32 [B, ., ., P], 0 to 1. A model
 that normalises by its data set knows mean and deviation: `tile` then takes neither.
 """
 
@@ -190,7 +191,7 @@ def _tile_outcome(segmenter: Segmenter, tile_BTTC, mean_BC, std_BC):
     std_BC = tf.where(std_BC > 0, std_BC, tf.ones_like(std_BC))
     normal = (tile_BTTC - mean_BC[:, None, None]) / std_BC[:, None, None]
     logits = segmenter.network(normal)
-    return segmenter.outcome(tf.nn.softmax(tf.cast(logits, tf.float32)))
+    return segmenter.outcome(segmenter.activated(logits))
 
 
 def tile_function(segmenter: Segmenter, channels: int):

@@ -9,6 +9,9 @@ import numpy as np
 from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.dataset import regions
 
+LEAST_BETWEEN = 0.05  # nearness below this counts as none
+LEAST_SEED_PX = 4
+
 
 class InstanceRules(NamedTuple):
     """How classes and instances are made of probabilities; `evaluate --tune` finds it.
@@ -28,6 +31,9 @@ class InstanceRules(NamedTuple):
       fill_holes: whether background that a single instance encloses becomes part of it.
       border_px: gaps between two instances of up to so many px are given back to them,
         each pixel to the nearer one: in training, background was drawn there.
+      seed_threshold: targets "distance": cells begin where their depth, less their
+        nearness to others, is above this.
+      smoothing_px: the same: deviation of the filter of their depth.
     """
 
     threshold: float = 0.5
@@ -36,18 +42,20 @@ class InstanceRules(NamedTuple):
     min_size_px: int = 20
     fill_holes: bool = True
     border_px: int = 3
+    seed_threshold: float = 0.45
+    smoothing_px: float = 1.0
 
 
 def check_rules(rules: InstanceRules) -> list[str]:
     """What is wrong with rules, a line each."""
     problems = [
         f"{name}={value} must be from 0 to below 1"
-        for name in ("threshold", "core_threshold")
+        for name in ("threshold", "core_threshold", "seed_threshold")
         if not 0 <= (value := getattr(rules, name)) < 1
     ]
     problems += [
         f"{name}={value} must be a number and not negative"
-        for name in ("split_px", "min_size_px", "border_px")
+        for name in ("split_px", "min_size_px", "border_px", "smoothing_px")
         if not 0 <= (value := getattr(rules, name)) < math.inf
     ]
     return problems
@@ -88,18 +96,23 @@ def classes_of(probabilities: np.ndarray, threshold: float = 0.5) -> np.ndarray:
     return np.where(most * (1 - threshold) > probabilities[..., 0] * threshold, best, 0)
 
 
-def instances_of(probabilities: np.ndarray, rules: InstanceRules) -> np.ndarray:
+def instances_of(
+    probabilities: np.ndarray, rules: InstanceRules, planes: np.ndarray | None = None
+) -> np.ndarray:
     """Connected pixels of one class, numbered 1, 2, ... without gaps.
 
     Args:
       probabilities: float32 [H, W, K], background first.
       rules: what is parted, cleaned up and given back.
+      planes: float32 [H, W, P] of the target, which part cells; None where it has none.
 
     Returns:
       int32 [H, W], 0 is background.
     """
     classes = classes_of(probabilities, rules.threshold)
-    if rules.core_threshold > rules.threshold or rules.split_px:
+    if planes is not None:
+        found = _grown_from_depths(classes, planes, rules)
+    elif rules.core_threshold > rules.threshold or rules.split_px:
         found = _grown_from_cores(classes, 1 - probabilities[..., 0], rules)
     else:
         found = regions.connected_instances(classes).astype(np.int32)
@@ -128,6 +141,42 @@ def _grown_from_cores(
             seeds, height = _large_cores(cores, mask, rules.min_size_px), foreground
         found = segmentation.watershed(-height, seeds, mask=mask, connectivity=1)
         grown += np.where(found > 0, found + grown.max(), 0)
+    return grown
+
+
+def _grown_from_depths(
+    classes: np.ndarray, planes: np.ndarray, rules: InstanceRules
+) -> np.ndarray:
+    """Instances as watersheds on cell distance, class by class.
+
+    Scherr et al. 2020 (PLoS ONE 15(12): e0243219), with the network's classes for the
+    extent of cells: near the edge of a large cell its depth says little.
+    """
+    from skimage import measure, segmentation
+
+    depth = planes[..., 0]
+    if rules.smoothing_px:
+        depth = cv2.GaussianBlur(depth, (0, 0), rules.smoothing_px)
+    between = np.tan(np.square(planes[..., 1]))
+    between = np.where(between < LEAST_BETWEEN, 0, np.minimum(between, 1))
+    grown = np.zeros(classes.shape, np.int32)
+    for value in np.unique(classes[classes > 0]):
+        mask = classes == value
+        seeds = measure.label(
+            mask & (depth - between > rules.seed_threshold), connectivity=1
+        )
+        size = np.bincount(seeds.ravel())[1:]
+        small = np.zeros(len(size) + 1, bool)
+        small[1:] = size < max(LEAST_SEED_PX, size.mean() / 10 if len(size) else 0)
+        seeds[small[seeds]] = 0
+        # A piece of the class without a seed is a cell too, shallow or badly seen.
+        pieces = measure.label(mask, connectivity=1)
+        has_seed = np.zeros(pieces.max() + 1, bool)
+        has_seed[pieces[seeds > 0]] = True
+        others = mask & ~has_seed[pieces]
+        seeds[others] = pieces[others] + seeds.max()
+        found = segmentation.watershed(-depth, seeds, mask=mask, connectivity=1)
+        grown += np.where(found > 0, found + grown.max(), 0).astype(np.int32)
     return grown
 
 

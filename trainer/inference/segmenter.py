@@ -46,6 +46,7 @@ class Segmenter(tf.Module):
         *,
         depth: int,
         classes: int,
+        planes: int = 0,
         tile: int = 0,
         tiles_per_step: int = 1,
         normalization: Normalization | None = None,
@@ -58,6 +59,7 @@ class Segmenter(tf.Module):
           network: normalised legal tiles to logits, as `build_model` makes it.
           depth: its poolings.
           classes: its classes.
+          planes: of its target, beside the classes.
           tile: the largest input tile in px, legal at this depth; smaller ones are
             taken where an image needs no more. 0 takes the one that gives 1028 px.
           tiles_per_step: tiles that the network is given at once.
@@ -74,6 +76,8 @@ class Segmenter(tf.Module):
         self.network = network
         self.depth = depth
         self.classes = classes
+        self.planes = planes
+        self.channels = classes + planes
         self.normalization = normalization
         self.tta = tta
         self.threshold = threshold
@@ -89,7 +93,8 @@ class Segmenter(tf.Module):
           image: float32 [B, H, W, C], raw intensities.
 
         Returns:
-          probabilities float32 [B, H, W, K] and classes uint8 [B, H, W].
+          probabilities float32 [B, H, W, K] and classes uint8 [B, H, W]; planes
+          float32 [B, H, W, P], 0 to 1, where the target has any.
         """
         return self.segment(image, self.tta)
 
@@ -98,11 +103,21 @@ class Segmenter(tf.Module):
         normal = self.normalise(image)
         return self.outcome(self.averaged(normal) if tta else self.stitch(normal))
 
-    def outcome(self, probabilities: tf.Tensor) -> dict[str, tf.Tensor]:
+    def activated(self, logits: tf.Tensor) -> tf.Tensor:
+        """Probabilities of the classes, then the planes: float32 [..., K + P]."""
+        logits = tf.cast(logits, tf.float32)
+        probabilities = tf.nn.softmax(logits[..., : self.classes])
+        if not self.planes:
+            return probabilities
+        planes = tf.clip_by_value(logits[..., self.classes :], 0.0, 1.0)
+        return tf.concat([probabilities, planes], axis=-1)
+
+    def outcome(self, outputs: tf.Tensor) -> dict[str, tf.Tensor]:
         """What every signature gives: probabilities, and classes by the threshold.
 
-        As `instances.classes_of` does.
+        As `instances.classes_of` does; and planes, where there are any.
         """
+        probabilities = outputs[..., : self.classes]
         foreground = probabilities[..., 1:]
         if self.classes == 2:
             classes = tf.cast(foreground[..., 0] > self.threshold, tf.uint8)
@@ -111,7 +126,10 @@ class Segmenter(tf.Module):
             odds = tf.reduce_max(foreground, axis=-1) * (1 - self.threshold)
             is_foreground = odds > probabilities[..., 0] * self.threshold
             classes = tf.where(is_foreground, best, tf.zeros_like(best))
-        return {"probabilities": probabilities, "classes": classes}
+        named = {"probabilities": probabilities, "classes": classes}
+        if self.planes:
+            named["planes"] = outputs[..., self.classes :]
+        return named
 
     def normalise(self, image_BHWC: tf.Tensor) -> tf.Tensor:
         """Images as the network was trained on them.
@@ -129,7 +147,7 @@ class Segmenter(tf.Module):
 
     def averaged(self, image_BHWC: tf.Tensor) -> tf.Tensor:
         """Mean probabilities over the eight symmetries, of normalised images."""
-        shape = tf.concat([tf.shape(image_BHWC)[:3], [self.classes]], 0)
+        shape = tf.concat([tf.shape(image_BHWC)[:3], [self.channels]], 0)
 
         def add_one(number, total):
             def each(change, images):
@@ -144,7 +162,7 @@ class Segmenter(tf.Module):
 
         # A loop, so that the network stands in the graph once and not eight times.
         loose = [None, None, None, image_BHWC.shape[3]]
-        sums = [None, None, None, self.classes]
+        sums = [None, None, None, self.channels]
         total = tf.ensure_shape(tf.zeros(shape), sums)
         _, total = tf.while_loop(
             lambda number, _: number < len(SYMMETRIES),
@@ -192,14 +210,14 @@ class Segmenter(tf.Module):
             count = tf.minimum(self.tiles_per_step, total - step * self.tiles_per_step)
             inputs = windows(first + at_once[:count])
             logits = self.network(inputs)[:, :down, :across]
-            return tf.nn.softmax(tf.cast(logits, tf.float32))
+            return self.activated(logits)
 
         steps = -(-total // self.tiles_per_step)
         pieces = tf.TensorArray(
             tf.float32,
             size=steps,
             infer_shape=False,
-            element_shape=[None, None, None, self.classes],
+            element_shape=[None, None, None, self.channels],
         )
         _, _, pieces = tf.while_loop(
             lambda step, *_: step < steps,
@@ -213,9 +231,9 @@ class Segmenter(tf.Module):
         )
         # Pieces of one size are stacked: to join others the host asks for their sizes.
         outputs = pieces.stack() if self.tiles_per_step == 1 else pieces.concat()
-        split = [batch, rows, columns, down, across, self.classes]
+        split = [batch, rows, columns, down, across, self.channels]
         ordered = tf.transpose(tf.reshape(outputs, split), [0, 1, 3, 2, 4, 5])
-        whole = [batch, rows * down, columns * across, self.classes]
+        whole = [batch, rows * down, columns * across, self.channels]
         return tf.reshape(ordered, whole)[:, :height, :width]
 
 

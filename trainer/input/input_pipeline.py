@@ -10,7 +10,12 @@ from trainer.devices.graphs import as_written
 from trainer.input import light_augment
 from trainer.input.arrivals import Arrivals
 from trainer.input.reading_order import MOST_LANES, Part, ShardFile, part_of
-from unet_tfrecords.dataset.records import BYTES_FEATURES, FLOAT_FEATURES, Geometry
+from unet_tfrecords.dataset.records import (
+    BYTES_FEATURES,
+    FLOAT_FEATURES,
+    PLANES,
+    Geometry,
+)
 
 READ_AT_ONCE = 16  # shards over all lanes, whose records are shuffled together
 LEAST_AT_ONCE = 4  # of each lane
@@ -23,16 +28,25 @@ def parse_tile(record: tf.Tensor, geometry: Geometry) -> dict[str, tf.Tensor]:
 
     Returns:
       image uint8 or uint16 [T, T, C], label uint8 [O, O], weight uint8 [O, O] in steps
-      of geometry.weight_step, mean and std float32 [C], key string [].
+      of geometry.weight_step, mean and std float32 [C], key string []; planes uint8
+      [O, O, P] where the target has any.
     """
     numbers = tf.io.FixedLenFeature([geometry.channels], tf.float32)
     spec = {name: tf.io.FixedLenFeature([], tf.string) for name in BYTES_FEATURES}
     spec |= {name: numbers for name in FLOAT_FEATURES}
+    if geometry.planes:
+        spec[PLANES] = tf.io.FixedLenFeature([], tf.string)
     tile = tf.io.parse_single_example(record, spec)
     tile["image"] = decode_pixels(tile["image"], geometry)
+    size = geometry.output_size
     for name in ("label", "weight"):
         decoded = tf.io.decode_png(tile[name], 1)
-        tile[name] = tf.reshape(decoded, [geometry.output_size] * 2)
+        tile[name] = tf.reshape(decoded, [size, size])
+    if geometry.planes:
+        below = tf.reshape(tf.io.decode_png(tile[PLANES], 1), [-1, size, size])
+        tile[PLANES] = tf.ensure_shape(
+            tf.transpose(below, [1, 2, 0]), [size, size, geometry.planes]
+        )
     return tile
 
 

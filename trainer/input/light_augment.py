@@ -6,6 +6,8 @@ On top of what preprocess made, so that a tile differs each time that it comes.
 import ml_collections
 import tensorflow as tf
 
+PICTURES = ("image", "label", "weight", "planes")
+
 
 def change(
     tile: dict[str, tf.Tensor],
@@ -51,7 +53,7 @@ def change(
     std = tile["std"] / contrast
     return {
         **tile,
-        **{name: turned(tile[name]) for name in ("image", "label", "weight")},
+        **{name: turned(tile[name]) for name in PICTURES if name in tile},
         "mean": tile["mean"] - brightness * std,
         "std": std,
     }

@@ -12,6 +12,7 @@ from unet_tfrecords.dataset import tiling
 def build_model(
     model: ml_collections.ConfigDict,
     *,
+    planes: int = 0,
     size: int | None = None,
     precision: str = "float32",
     seed: int = 0,
@@ -21,6 +22,7 @@ def build_model(
 
     Args:
       model: the config's `model` part (width, depth, channels, classes, dropout).
+      planes: of the target, beside the classes.
       size: the input's edge in px, for a summary that shows sizes; None takes every
         legal size.
       precision: a Keras dtype policy for all layers but the last.
@@ -29,7 +31,7 @@ def build_model(
 
     Returns:
       From float32 [B, H, W, channels] to float32 logits
-      [B, H - border, W - border, classes].
+      [B, H - border, W - border, classes + planes].
 
     Raises:
       ValueError: a size that is not legal at this depth.
@@ -90,5 +92,6 @@ def build_model(
     last = bottom + model.depth + 1
     # float32 whatever the rest: the softmax of half-precision logits overflows.
     named = {"name": f"conv{last}", "dtype": "float32"}
-    logits = layers.Conv2D(model.classes, 1, kernel_initializer=he(10 * last), **named)
+    outputs = model.classes + planes
+    logits = layers.Conv2D(outputs, 1, kernel_initializer=he(10 * last), **named)
     return keras.Model(inputs, logits(x), name="unet")

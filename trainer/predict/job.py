@@ -167,14 +167,14 @@ def _segment_all(
         try:
             if stopping.is_set():
                 raise _Stopped
-            probabilities = runtime.segment(image)
+            made = runtime.segment(image)
         finally:
             free.put(runtime)
-        result = outputs.result_of(image, probabilities, choice)
+        result = outputs.result_of(image, made, choice)
         for name, encode in outputs.encoders(job, choice).items():
             files.write_bytes(files.join(output, name), encode(result))
         if outputs.stack_name(job, choice):  # the caller makes one file of the pages
-            return np.ascontiguousarray(probabilities[..., 1])
+            return np.ascontiguousarray(made.probabilities[..., 1])
         record.add([job.name], record.note_of(job))
         return None
 

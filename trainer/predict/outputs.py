@@ -25,6 +25,7 @@ import tifffile
 from trainer.inference.instances import InstanceRules, classes_of, instances_of
 from trainer.predict import object_table, outlines
 from trainer.predict.inputs import Job
+from trainer.predict.runtimes import Outputs
 from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.dataset.images.formats import pixel_size_um, read_image
 from unet_tfrecords.dataset.images.png import encode_png
@@ -111,12 +112,15 @@ def stack_name(job: Job, choice: Choice) -> str | None:
     return f"{job.stack}.tif" if choice.format == "isbi" else None
 
 
-def result_of(image: np.ndarray, probabilities: np.ndarray, choice: Choice) -> Result:
+def result_of(image: np.ndarray, made: Outputs, choice: Choice) -> Result:
     """Adds classes, and instances where they are wanted."""
+    probabilities, planes = made
     classes = classes_of(probabilities, choice.rules.threshold)
     wanted = (choice.instances, choice.table, choice.rois, choice.geojson)
     is_wanted = any(wanted) or choice.format == "ctc"
-    instances = instances_of(probabilities, choice.rules) if is_wanted else None
+    instances = None
+    if is_wanted:
+        instances = instances_of(probabilities, choice.rules, planes)
     return Result(image, probabilities, classes, instances)
 
 

@@ -4,7 +4,7 @@ Neither needs the trainer's model code. TensorFlow is loaded only where it is us
 """
 
 import os
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -62,6 +62,18 @@ def load(
         ]
 
 
+class Outputs(NamedTuple):
+    """What a network says of an image.
+
+    Attributes:
+      probabilities: float32 [H, W, K].
+      planes: float32 [H, W, P], of its target; None where that has none.
+    """
+
+    probabilities: np.ndarray
+    planes: np.ndarray | None = None
+
+
 class TensorFlowRuntime:
     """A SavedModel on one device."""
 
@@ -86,8 +98,8 @@ class TensorFlowRuntime:
                 f"{name or path}: not a SavedModel of export's ({reason})"
             ) from error
 
-    def segment(self, image: np.ndarray) -> np.ndarray:
-        """Probabilities, float32 [H, W, K], of one image, raw intensities [H, W, C]."""
+    def segment(self, image: np.ndarray) -> Outputs:
+        """Of one image, raw intensities [H, W, C]."""
         import tensorflow as tf
 
         with tf.device(self.device):
@@ -98,7 +110,8 @@ class TensorFlowRuntime:
                 raise UserError(
                     "needs more memory than there is; export with a smaller --memory_mb"
                 ) from error
-        return np.asarray(result["probabilities"])[0]  # numpy() would be a copy
+        named = ("probabilities", "planes")  # numpy() would be a copy
+        return Outputs(*(np.asarray(result[n])[0] for n in named if n in result))
 
 
 class OnnxRuntime:
@@ -119,16 +132,23 @@ class OnnxRuntime:
                 f"{path}: not an ONNX file of export's ({reason})"
             ) from None
         self.inputs = [entry.name for entry in self.session.get_inputs()]
-        self.geometry = {name: about[name] for name in ("depth", "classes", "tile")}
+        self.classes = about["classes"]
+        self.outputs = ["probabilities"]
+        if planes := about.get("targets", {}).get("planes", 0):
+            self.outputs.append("planes")
+        self.geometry = {name: about[name] for name in ("depth", "tile")}
+        self.geometry["classes"] = self.classes + planes
         self.tta = bool(tta or about.get("tta"))
 
-    def segment(self, image: np.ndarray) -> np.ndarray:
-        """Probabilities, float32 [H, W, K], of one image, raw intensities [H, W, C]."""
+    def segment(self, image: np.ndarray) -> Outputs:
+        """Of one image, raw intensities [H, W, C]."""
         if "mean" in self.inputs:
             image = numpy_segmenter.normalise(image)
         else:  # the data set's mean and deviation are in the file
             image = image.astype(np.float32)
-        return numpy_segmenter.segment(image, self._tile, tta=self.tta, **self.geometry)
+        made = numpy_segmenter.segment(image, self._tile, tta=self.tta, **self.geometry)
+        parts = np.split(made, [self.classes], axis=-1)
+        return Outputs(*parts[: len(self.outputs)])
 
     def _tile(self, tile: np.ndarray) -> np.ndarray:
         given = {"tile": tile[None]}
@@ -136,7 +156,8 @@ class OnnxRuntime:
             channels = (1, tile.shape[2])
             given["mean"] = np.zeros(channels, np.float32)
             given["std"] = np.ones(channels, np.float32)
-        return self.session.run(["probabilities"], given)[0][0]
+        made = [each[0] for each in self.session.run(self.outputs, given)]
+        return np.concatenate(made, axis=-1) if len(made) > 1 else made[0]
 
 
 Runtime = TensorFlowRuntime | OnnxRuntime

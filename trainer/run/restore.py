@@ -8,6 +8,7 @@ from trainer.devices import tensorflow_files
 from trainer.network.unet import build_model
 from trainer.run import checkpoints, workdir
 from unet_tfrecords.command.errors import UserError
+from unet_tfrecords.dataset.targets import planes_of
 from unet_tfrecords.storage import files
 
 
@@ -34,7 +35,12 @@ def restore_network(
     """
     tensorflow_files.check_name(folder)
     inside = files.join(folder, workdir.CHECKPOINTS)
-    network = build_model(config.model, precision=precision, seed=config.seed)
+    network = build_model(
+        config.model,
+        planes=planes_of(config.data),
+        precision=precision,
+        seed=config.seed,
+    )
     there = checkpoints.complete_steps(inside)
     while True:
         try:

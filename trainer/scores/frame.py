@@ -56,6 +56,7 @@ class Segmented(NamedTuple):
       probabilities: float32 [H, W, K].
       partition: whether cells fill the plane between membranes, as in ISBI 2012, so
         that the frame is scored as a partition, and numbering cells says nothing.
+      planes: of the target, float32 [H, W, P]; None where it has none.
     """
 
     key: str
@@ -64,6 +65,7 @@ class Segmented(NamedTuple):
     objects: Objects
     probabilities: np.ndarray
     partition: bool = False
+    planes: np.ndarray | None = None
 
 
 def measure(frame: Segmented, rules: InstanceRules) -> FrameMeasures:
@@ -96,7 +98,7 @@ def measure_objects(
 ) -> None:
     """Adds the measures of objects; those of several classes only match their own."""
     truth, objects, number = frame.truth, frame.objects, frame.probabilities.shape[-1]
-    instances = instances_of(frame.probabilities, rules)
+    instances = instances_of(frame.probabilities, rules, frame.planes)
     classes = classes_of(frame.probabilities, rules.threshold)
     parts = [(truth.instances, objects, instances)]
     if number > 2:  # of two, gold outlines need not be the truth's own

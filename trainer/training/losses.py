@@ -10,6 +10,8 @@ import tensorflow as tf
 
 from unet_tfrecords.dataset.records import UNLABELLED
 
+PLANE_WEIGHT = 10.0  # errors are below 1 and squared: cross-entropy is larger
+
 
 def class_weights(class_pixels: Sequence[int], method: str) -> list[float]:
     """Weights w_c that balance the class frequencies of the training tiles.
@@ -76,6 +78,28 @@ def soft_dice_loss(logits_BHWK: tf.Tensor, label_BHW: tf.Tensor) -> tf.Tensor:
     all_BK = tf.reduce_sum(probability_BHWK + truth_BHWK, axis=[1, 2])
     dice_BK = (2 * both_BK + 1) / (all_BK + 1)  # 1 pixel: for classes that don't occur
     return 1 - tf.reduce_mean(dice_BK, axis=-1)
+
+
+def plane_losses(
+    outputs_BHWP: tf.Tensor, planes_BHWP: tf.Tensor, label_BHW: tf.Tensor
+) -> tf.Tensor:
+    """Smooth L1 of a target's planes, times PLANE_WEIGHT, summed over planes.
+
+    Args:
+      outputs_BHWP: float32, of the network.
+      planes_BHWP: uint8, 0 to 255 for 0 to 1.
+      label_BHW: int64; where 255 nothing counts.
+
+    Returns:
+      float32 [B], per pixel of the tile, as of the other losses.
+    """
+    labelled_BHW1 = tf.cast(label_BHW != UNLABELLED, tf.float32)[..., None]
+    error_BHWP = tf.abs(outputs_BHWP - tf.cast(planes_BHWP, tf.float32) / 255)
+    smooth_BHWP = tf.where(
+        error_BHWP < 1, 0.5 * tf.square(error_BHWP), error_BHWP - 0.5
+    )
+    means_BP = tf.reduce_mean(smooth_BHWP * labelled_BHW1, axis=[1, 2])
+    return PLANE_WEIGHT * tf.reduce_sum(means_BP, axis=-1)
 
 
 def tile_losses(

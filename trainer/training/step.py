@@ -13,10 +13,11 @@ from trainer.devices.graphs import graph_function
 from trainer.input import input_pipeline
 from trainer.network.dropout import TileSeeds
 from trainer.network.unet import build_model
-from trainer.training.losses import tile_losses
+from trainer.training.losses import plane_losses, tile_losses
 from trainer.training.optimizers import Optimizer, make_schedule
 from trainer.training.packs import NOT_JOINED, Packs
 from unet_tfrecords.dataset.records import Geometry
+from unet_tfrecords.dataset.targets import planes_of
 
 MOST_TILES = 2**20  # a step, to tell the seeds of one step from those of the next
 
@@ -29,16 +30,11 @@ class State(tf.Module):
         self.step = tf.Variable(0, dtype=tf.int64, trainable=False)
         self.tile_seeds = TileSeeds()
         model, seed = config.model, config.seed
-        self.network = build_model(
-            model, precision=precision, seed=seed, tile_seeds=self.tile_seeds
-        )
+        own = {"planes": planes_of(config.data), "precision": precision, "seed": seed}
+        self.network = build_model(model, tile_seeds=self.tile_seeds, **own)
         self.ema = config.train.ema
         # The network that is validated and exported.
-        self.averaged = (
-            build_model(model, precision=precision, seed=seed)
-            if self.ema
-            else self.network
-        )
+        self.averaged = build_model(model, **own) if self.ema else self.network
         self.packs = Packs([v.shape for v in self.network.trainable_variables])
         self.schedule = make_schedule(config.train)
         self.optimizer = Optimizer(
@@ -147,7 +143,12 @@ class TrainingSteps:
         with tf.GradientTape() as tape:
             logits = state.network(image, training=True)
             weights = tf.constant(self.weights)
-            losses = tile_losses(self.train.loss, logits, label, border, weights)
+            classes = self.geometry.classes
+            losses = tile_losses(
+                self.train.loss, logits[..., :classes], label, border, weights
+            )
+            if self.geometry.planes:
+                losses += plane_losses(logits[..., classes:], batch["planes"], label)
             total = tf.reduce_sum(losses) / self.train.global_batch
             scaled = state.optimizer.scale_loss(total)
         return state.packs.join(total, tape.gradient(scaled, variables))

@@ -60,7 +60,10 @@ class Validator:
     def __post_init__(self):
         strategy, model = self.strategy, self.model
         self.replicas = len(strategy.extended.worker_devices)
-        segmenter = Segmenter(self.network, depth=model.depth, classes=model.classes)
+        planes = self.network.output_shape[-1] - model.classes
+        segmenter = Segmenter(
+            self.network, depth=model.depth, classes=model.classes, planes=planes
+        )
         spec = tf.TensorSpec([1, None, None, model.channels], tf.float32)
         segment = graph_function(segmenter.stitch, input_signature=[spec])
 
@@ -82,7 +85,8 @@ class Validator:
                 lambda context: images[context.replica_id_in_sync_group % self.replicas]
             )
         results = self.strategy.experimental_local_results(self.segment_all(dealt))
-        return [result[0].numpy() for result in results[: len(frames)]]
+        classes = self.model.classes
+        return [r[0, ..., :classes].numpy() for r in results[: len(frames)]]
 
     def __call__(self, most: int = 0) -> Validation:
         """Scores the network as it is now, over all workers' frames together.

@@ -9,6 +9,7 @@ from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.dataset import tiling
 from unet_tfrecords.dataset.images import value_map
 from unet_tfrecords.dataset.records import ENCODINGS, UNLABELLED, weight_step
+from unet_tfrecords.dataset.targets import TARGETS
 from unet_tfrecords.storage import json_files
 
 
@@ -72,6 +73,8 @@ def check_data_config(config: ml_collections.ConfigDict) -> None:
         value_map.parse(data.mask_values)
     except UserError as error:
         problems += error.problems
+    if data.targets not in TARGETS:
+        problems.append(f"config.data.targets={data.targets!r}: {', '.join(TARGETS)}")
     if data.on_bad_frame not in ("fail", "skip"):
         problems.append(f"config.data.on_bad_frame={data.on_bad_frame!r}: fail or skip")
     if data.normalization not in ("frame", "dataset"):
@@ -105,7 +108,10 @@ def check_data_config(config: ml_collections.ConfigDict) -> None:
 def data_config(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """The part of a config that the shards depend on, as plain JSON values."""
     model = {name: config.model[name] for name in ("depth", "channels", "classes")}
-    content = {"seed": config.seed, "data": config.data.to_dict(), "model": model}
+    data = config.data.to_dict()
+    if data.get("targets") == "classes":
+        del data["targets"]  # as data sets have it from before there were others
+    content = {"seed": config.seed, "data": data, "model": model}
     return json_files.as_read(content)
 
 

@@ -5,6 +5,8 @@
 | `image`  | PNG or raw little-endian pixels, uint8 or uint16 [tile, tile, C]          |
 | `label`  | PNG uint8 [output, output]: class, 255 unlabelled                        |
 | `weight` | PNG uint8 [output, output]: border term in steps of `weight_step(w0)`    |
+| `planes` | PNG uint8 [P * output, output]: the target's planes, one below another,  |
+|          | where it has any                                                        |
 | `key`    | readable identity, `DATASET/SEQUENCE/FRAME/aNN/rROWcCOLUMN`              |
 | `mean`   | float [C], the unchanged frame's mean in raw intensities                 |
 | `std`    | float [C], its standard deviation                                       |
@@ -33,6 +35,7 @@ SCHEMA_VERSION = 3  # 3: dataset_info.json of many frames says them in further f
 UNLABELLED = 255  # class of pixels that nobody labelled; they cost nothing in the loss
 ENCODINGS = ("png", "raw")
 BYTES_FEATURES = ("image", "label", "weight", "key")
+PLANES = "planes"
 FLOAT_FEATURES = ("mean", "std")
 MOST_BYTES = 2**31  # of a record: protobuf's own limit
 
@@ -50,6 +53,7 @@ class Geometry(msgspec.Struct, frozen=True):
       bits: of a pixel, 8 or 16.
       image_encoding: raw or png.
       weight_step: what one step of the stored border weight stands for.
+      planes: of the target, beside the label.
     """
 
     tile_size: Positive
@@ -60,6 +64,7 @@ class Geometry(msgspec.Struct, frozen=True):
     bits: Literal[8, 16]
     image_encoding: Literal["png", "raw"]
     weight_step: Annotated[float, msgspec.Meta(gt=0)]
+    planes: Annotated[int, msgspec.Meta(ge=0)] = 0
 
 
 class Tile(NamedTuple):
@@ -71,6 +76,7 @@ class Tile(NamedTuple):
       label: uint8 [output, output].
       weight: float32 [output, output], the border term.
       mean, std: float32 [C].
+      planes: uint8 [output, output, P], of the target.
     """
 
     key: str
@@ -79,6 +85,7 @@ class Tile(NamedTuple):
     weight: np.ndarray
     mean: np.ndarray
     std: np.ndarray
+    planes: np.ndarray = np.zeros((0, 0, 0), np.uint8)
 
 
 def weight_step(w0: float) -> float:
@@ -148,6 +155,7 @@ def encode(tile: Tile, *, encoding: str, step: float) -> bytes:
         "image": encode_image(tile.image, encoding),
         "label": encode_png(tile.label, flat=True),
         "weight": encode_png(quantised, flat=True),
+        **_encoded_planes(tile.planes),
         "key": tile.key.encode(),
     }
     example = example_class()()
@@ -157,6 +165,13 @@ def encode(tile: Tile, *, encoding: str, step: float) -> bytes:
         values = getattr(tile, name).astype(np.float32).tolist()
         example.features.feature[name].float_list.value.extend(values)
     return example.SerializeToString(deterministic=True)
+
+
+def _encoded_planes(planes: np.ndarray) -> dict[str, bytes]:
+    """The feature of a target's planes, where it has any."""
+    if not planes.shape[2]:
+        return {}
+    return {PLANES: encode_png(np.concatenate(np.moveaxis(planes, 2, 0)))}
 
 
 def encode_image(image: np.ndarray, encoding: str) -> bytes:
@@ -178,7 +193,8 @@ def parse(record: bytes, geometry: Geometry) -> Tile:
     except Exception as error:
         raise ValueError(f"not a tf.train.Example: {error}") from error
     features = example.features.feature
-    if missing := [n for n in BYTES_FEATURES + FLOAT_FEATURES if n not in features]:
+    names = (*BYTES_FEATURES, *FLOAT_FEATURES, *([PLANES] if geometry.planes else []))
+    if missing := [name for name in names if name not in features]:
         raise ValueError(f"record without {', '.join(missing)}")
     image, label, weight, key = (
         features[name].bytes_list.value[0] for name in BYTES_FEATURES
@@ -198,7 +214,16 @@ def parse(record: bytes, geometry: Geometry) -> Tile:
         decode_png(weight).astype(np.float32) * np.float32(geometry.weight_step),
         mean,
         std,
+        _decoded_planes(features, geometry),
     )
+
+
+def _decoded_planes(features, geometry: Geometry) -> np.ndarray:
+    size = geometry.output_size
+    if not geometry.planes:
+        return np.zeros((size, size, 0), np.uint8)
+    below = decode_png(features[PLANES].bytes_list.value[0])
+    return np.moveaxis(below.reshape(geometry.planes, size, size), 0, 2)
 
 
 # --- The TFRecord file format: length, its checksum, the record, its checksum ---------

@@ -97,9 +97,10 @@ def test_the_next_one_arrives_while_one_is_read(shards, tmp_path):
     turn = arrivals.in_turn([shard.path for shard in shards])
     next(turn)
     end = time.monotonic() + 30
-    while len(os.listdir(tmp_path / "here")) < 2 and time.monotonic() < end:
+    two = ["train-00000", "train-00001"]
+    while sorted(os.listdir(tmp_path / "here")) != two:
+        assert time.monotonic() < end
         time.sleep(0.01)
-    assert sorted(os.listdir(tmp_path / "here")) == ["train-00000", "train-00001"]
     assert len(list(turn)) == len(shards) - 1
 
 

@@ -1,10 +1,12 @@
 """Loss and scores against sums and counts by hand."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from trainer.scores.pixels import pixel_scores
+from trainer.training import losses
 from trainer.training.losses import (
     class_weights,
     soft_dice_loss,
@@ -103,3 +105,15 @@ def test_balanced_weights_give_each_class_the_same_say():
 def test_scores_of_nothing_are_none():
     scores = pixel_scores(np.zeros((2, 2), np.int64))
     assert scores["mean_iou"] is None and scores["pixel_error"] is None
+
+
+def test_planes_cost_smooth_l1_where_labelled():
+    rng = np.random.default_rng(3)
+    outputs = rng.uniform(-2, 3, (3, 8, 9, 2)).astype(np.float32)
+    planes = rng.integers(0, 256, (3, 8, 9, 2)).astype(np.uint8)
+    label = rng.choice([0, 1, 255], (3, 8, 9))
+    found = losses.plane_losses(*map(tf.constant, (outputs, planes, label)))
+    each = keras.losses.huber(planes[..., None] / 255, outputs[..., None], delta=1.0)
+    each = np.asarray(each) * (label != 255)[..., None]
+    expected = losses.PLANE_WEIGHT * each.mean((1, 2)).sum(-1)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
