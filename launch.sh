@@ -143,6 +143,11 @@ install() {
     say "remaking $venv: another Python or flavour"
     rm -rf "$venv"
   fi
+  # Half a package, of a disk that was full, counts as installed to pip.
+  if [[ -x "$python" && -f "$venv/.installing" ]]; then
+    say "remaking $venv: its last installation did not end"
+    rm -rf "$venv"
+  fi
   if [[ ! -x "$python" ]]; then
     local base
     base=$(find_python) || exit 1
@@ -154,6 +159,7 @@ install() {
     fi
   fi
   rm -f "$stamp"
+  touch "$venv/.installing"
   say "installing requirements/$flavour.lock (about 3 GB on disk; minutes, once)"
   # The lock is complete: resolving again would, for a package's extra, look beyond it
   # to whatever was released since, and refuse that for want of a hash.
@@ -161,6 +167,7 @@ install() {
     --no-deps -r "$root/requirements/$flavour.lock"
   "$python" -m pip install --quiet --disable-pip-version-check --no-deps \
     --no-build-isolation -e "$root"
+  rm "$venv/.installing"
   echo "$flavour $(fingerprint "$flavour")" >"$stamp"
   say "ready: $venv"
 }

@@ -140,6 +140,12 @@ def test_a_failed_installation_is_not_taken_for_complete(checkout):
     write_program(checkout.parent / "python3.11", failing)
     assert set_up(checkout).returncode == 1
     assert not (checkout / ".venv-cpu/.complete").exists()
+    (checkout / ".venv-cpu/half-a-package").touch()
+    write_program(checkout.parent / "python3.11", PYTHON)
+    done = set_up(checkout)
+    assert done.returncode == 0 and "did not end" in done.stderr
+    assert not (checkout / ".venv-cpu/half-a-package").exists()
+    assert set_up(checkout).returncode == 0 and len(installs(checkout)) == 1
 
 
 def test_exec_runs_a_program_of_the_environment(checkout):
