@@ -190,3 +190,18 @@ def test_small_cells_outlive_rules_for_large_ones():
     everywhere = np.zeros((20, 20, 2), np.float32) + (0.0, 1.0)
     found = instances.instances_of(everywhere, AS_IT_IS._replace(split_px=2.0))
     assert (found == 1).all()
+
+
+def test_a_piece_without_a_seed_is_a_cell_beside_those_with_one():
+    """Depths alone would lose what the network's classes are sure of."""
+    foreground = np.zeros((20, 60), np.float32)
+    foreground[5:15, 5:15] = foreground[5:15, 25:55] = 1
+    planes = np.zeros((20, 60, 2), np.float32)
+    planes[8:12, 28:34, 0] = planes[8:12, 46:52, 0] = 1  # two seeds in the second
+    probabilities = np.stack([1 - foreground, foreground], axis=-1)
+    rules = InstanceRules(smoothing_px=0, border_px=0)
+    found = instances.instances_of(probabilities, rules, planes)
+    assert found.max() == 3
+    assert len(np.unique(found[5:15, 5:15])) == 1 and found[10, 10] > 0
+    assert found[10, 30] != found[10, 50]
+    np.testing.assert_array_equal(found > 0, foreground > 0)
