@@ -189,7 +189,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 
 def _refusal(status: int, reason: str, message: str):
-    """An error in the words of Google's servers; others are told apart by status."""
+    """An error as Google's servers send it; clients of other stores read the status."""
     content = {
         "code": status,
         "message": message,

@@ -1,6 +1,8 @@
 """A network of targets with planes: all ways from an image to its cells are one."""
 
 import json
+import pathlib
+import shutil
 
 import cv2
 import numpy as np
@@ -117,3 +119,21 @@ def test_data_of_another_target_is_refused(road, shards_folder, tmp_path, capsys
     assert code == 2 and "targets" in capsys.readouterr().err
     code = run("train", *TINY, data=road / "data", workdir=tmp_path / "run")
     assert code == 2 and "targets" in capsys.readouterr().err
+
+
+def test_runs_and_data_from_before_there_were_targets_go_on(
+    shards_folder, trained, tmp_path
+):
+    """Neither the data's settings nor the run's config name any there."""
+    info = json.loads((pathlib.Path(shards_folder) / "dataset_info.json").read_text())
+    assert "targets" not in info["config"]["data"] and "planes" not in info["geometry"]
+    work = tmp_path / "run"
+    shutil.copytree(trained, work)
+    config = json.loads((work / "config.json").read_text())
+    del config["data"]["targets"]
+    (work / "config.json").write_text(json.dumps(config))
+    (work / "SHA256SUMS").unlink()
+    more = ("--config.train.steps=4", "--config.train.validate_every_steps=2")
+    where = {"data": shards_folder, "workdir": work}
+    assert run("train", *TINY, *more, extend_steps=5, **where) == 0
+    assert run("export", workdir=work, output=tmp_path / "model") == 0

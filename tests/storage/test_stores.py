@@ -1,4 +1,4 @@
-"""Every store by the same calls: what they do, what may pass, what is told if not.
+"""Every store by the same calls: results, retries, and errors in one line.
 
 Each emulator stands behind a front that does harm as told.
 """
@@ -180,7 +180,7 @@ def test_names_as_people_give_them(store):
     for name in names:
         store.put(name, name.encode())
         assert files.read_bytes(f"{store.root}/{name}") == name.encode()
-    if isinstance(store, loopback.WebStore):  # where % in a name stays as it is sent
+    if isinstance(store, loopback.WebStore):  # where % in a name stays quoted
         names[-1] = "x/50%25.png"
         assert files.read_bytes(f"{store.root}/{names[-1]}") == b"x/50%.png"
     assert files.list_below(store.root) == sorted(names)

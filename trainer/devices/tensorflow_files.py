@@ -1,6 +1,6 @@
 """Files as TensorFlow reads and writes them: on this machine's disks alone.
 
-What lies in a store is copied here first, or there afterwards (see `storage.stores`).
+Files of a store are copied to this machine first, or to the store afterwards.
 """
 
 import errno
@@ -23,7 +23,7 @@ DISK = re.compile(rf"(?:^|}}}} )([^;{{}}]+); ({'|'.join(DISK_REASONS)})")
 
 
 def explained(run: cli.Run) -> cli.Run:
-    """A command that tells of a full disk and the like in one line."""
+    """Wraps a command: a full disk, or another error of a disk, becomes one line."""
 
     @functools.wraps(run)
     def told(values: flags.FlagValues, rest: list[str]) -> None:
@@ -51,7 +51,7 @@ def check_name(name: str) -> None:
 
 
 def disk_error(error: Exception) -> OSError | None:
-    """What Python would have raised where TensorFlow met a full disk or the like.
+    """Returns the error that Python raises for the same problem of a disk, if any.
 
     Args:
       error: TensorFlow's, which says "PATH; REASON" among other things.

@@ -35,11 +35,11 @@ class Arrivals:
         """Fetches nothing yet.
 
         Args:
-          shards: of which some will be asked for; those of a disk are read there.
+          shards: of a store, of which some will be asked for.
           folder: of this machine, for this process alone.
           room: bytes that copies may take, if those that are read at once take less.
         """
-        self.shards = {s.path: s for s in shards if files.is_remote(s.path)}
+        self.shards = {shard.path: shard for shard in shards}
         self.folder, self.room = folder, room
         self.problem: Exception | None = None
         self._copies: collections.OrderedDict[str, Future[str]] = (

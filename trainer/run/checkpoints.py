@@ -132,9 +132,7 @@ def save(
             paths = _write_state(checkpoint, scratch)
             remove(folder, step)
             for path in paths:
-                with files.open_atomic(files.join(inside, files.basename(path))) as to:
-                    for block in files.read_blocks(path):
-                        to.write(block)
+                files.copy(path, files.join(inside, files.basename(path)))
             _write_about(inside, about)
         return
     written = files.join(folder, files.TEMPORARY + name_of(step))

@@ -63,6 +63,8 @@ def claim(
             to_write.append((path, mine))
         if there is None:
             continue
+        if name == CONFIG_NAME:  # of a run from before there were other targets
+            there.get("data", {}).setdefault("targets", "classes")
         if name == INFO_NAME:
             there.pop(json_files.OWN_DIGEST, None)
         if extend and name == CONFIG_NAME:

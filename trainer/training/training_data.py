@@ -54,7 +54,8 @@ class TrainingData:
         Raises:
           UserError: shards are missing or damaged.
         """
-        self.lanes = self._find_lanes()
+        self.lanes = deal_lanes(self._find("train"), self.config.train.global_batch)
+        self._bring_lanes_near()
         self.validation_shards = self._find_validation()
         self.arrivals = self._arrivals()
         sizes: dict[str, tuple[int, int]] = {}
@@ -67,10 +68,8 @@ class TrainingData:
         whole = self.access.on_bad_record == "fail"
         return find_shards(self.info, self.folder, split, whole=whole)
 
-    def _find_lanes(self) -> list[list[ShardFile]]:
-        batch = self.config.train.global_batch
-        lanes = deal_lanes(self._find("train"), batch)
-        own = part_of(self.cluster.worker, self.cluster.size, batch, len(lanes)).lanes
+    def _bring_lanes_near(self) -> None:
+        own, lanes = self._own_lanes(), self.lanes
         wanted = [shard for i in own for shard in lanes[i]]
         near = iter(bring_near(wanted, self.info.geometry, self.access))
         for i in own:
@@ -81,7 +80,6 @@ class TrainingData:
                     f"{self.folder}: no whole record is left in a lane of the training "
                     "shards; run preprocess again to repair them"
                 )
-        return lanes
 
     def _find_validation(self) -> list[ShardFile]:
         if not self.info.splits["validation"].shards:
@@ -90,14 +88,24 @@ class TrainingData:
         return bring_near(own, self.info.geometry, self.access)
 
     def _arrivals(self) -> Arrivals | None:
-        shards = [*self.training_shards, *self.validation_shards]
-        if not any(files.is_remote(shard.path) for shard in shards):
-            return None
+        """Returns what fetches this worker's shards, if any is in a store."""
         together = input_pipeline.shards_together(len(self.lanes))
-        readers = [*((lane, together) for lane in self.lanes)]
+        readers = [(self.lanes[index], together) for index in self._own_lanes()]
         readers.append((self.validation_shards, 1))
+        readers = [
+            ([shard for shard in shards if files.is_remote(shard.path)], number)
+            for shards, number in readers
+        ]
+        far = [shard for shards, _ in readers for shard in shards]
+        if not far:
+            return None
         folder, wanted = self.access.scratch, int(self.access.stream_gb * 1e9)
-        return Arrivals(shards, folder, room_for(readers, folder, wanted))
+        return Arrivals(far, folder, room_for(readers, folder, wanted))
+
+    def _own_lanes(self) -> range:
+        """Returns the numbers of the lanes that this worker reads."""
+        batch, workers = self.config.train.global_batch, self.cluster.size
+        return part_of(self.cluster.worker, workers, batch, len(self.lanes)).lanes
 
     @property
     def training_shards(self) -> list[ShardFile]:

@@ -43,7 +43,7 @@ MOST_BYTES = 2**31  # of a record: protobuf's own limit
 Positive = Annotated[int, msgspec.Meta(gt=0)]
 
 
-class Geometry(msgspec.Struct, frozen=True):
+class Geometry(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a reader must know to parse the records and to build a fitting model.
 
     Attributes:

@@ -231,7 +231,7 @@ def open_atomic(path: str) -> Iterator[IO[bytes]]:
     if is_remote(path):
         with tempfile.NamedTemporaryFile(prefix="unet-new-") as made:
             with naming(made.name):
-                yield made  # type: ignore[misc]  # it is one in all but name
+                yield made  # type: ignore[misc]  # its wrapper has no type of a file
                 made.flush()
             stores.put(made.name, path)
         return

@@ -10,7 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from unet_tfrecords.storage import files, stores
 
@@ -57,7 +57,8 @@ def open_near(path: str) -> IO[bytes]:
         with _lock:
             copy = _copies.get(path)
         if copy and not _is_fresh(copy):
-            same = os.path.exists(copy.name) and copy.version == _version(path)
+            version = _version_of(stores.info(path))
+            same = os.path.exists(copy.name) and copy.version == version
             copy = copy._replace(known=time.monotonic()) if same else None
         copy = copy or _fetched(path)
         with _lock:
@@ -73,7 +74,7 @@ def open_near(path: str) -> IO[bytes]:
 def copied(folder: str, names: Iterable[str]) -> Iterator[str]:
     """A folder of this machine with files of a remote one, until the block ends.
 
-    For readers of files alone, as TensorFlow's are of most stores.
+    For TensorFlow, which reads this machine's disks alone.
 
     Args:
       folder: local or remote; a local one is yielded itself.
@@ -93,7 +94,7 @@ def copied(folder: str, names: Iterable[str]) -> Iterator[str]:
 
 
 def _is_fresh(copy: Copy) -> bool:
-    is_there = os.path.exists(copy.name)  # whoever cleans up there
+    is_there = os.path.exists(copy.name)  # a cleaner of TMPDIR may remove it
     return is_there and time.monotonic() - copy.known < TRUSTED_S
 
 
@@ -103,8 +104,9 @@ def _forget(copy: Copy) -> None:
         os.remove(copy.name)
 
 
-def _version(path: str) -> str:
-    return repr(sorted(stores.info(path).items()))
+def _version_of(said: dict[str, Any]) -> str:
+    """Of an object, from all that its store says of it: its checksum, its time."""
+    return repr(sorted(said.items()))
 
 
 @functools.cache
@@ -124,12 +126,12 @@ def _remove_all(folder: str) -> None:
 
 
 def _fetched(path: str) -> Copy:
-    version = _version(path)  # before: what changes meanwhile is another then
+    said = stores.info(path)  # before: what changes meanwhile is another then
     handle, name = tempfile.mkstemp(dir=_folder())
     os.close(handle)
     with files.naming(name):
-        stores.fetch(path, name)
-    return Copy(name, os.path.getsize(name), time.monotonic(), version)
+        stores.fetch(path, name, said["size"])
+    return Copy(name, os.path.getsize(name), time.monotonic(), _version_of(said))
 
 
 def _evict() -> None:

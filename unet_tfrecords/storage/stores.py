@@ -74,6 +74,7 @@ TRY_LATER = 75  # EX_TEMPFAIL of sysexits.h: the same command may do better late
 AT_ONCE = 16  # requests side by side
 TRIES_S = 60.0  # what may pass is repeated for so long, and once in any case
 SILENT_S = 30.0  # after which a server that says nothing is asked again
+MOST_IN_MEMORY = 2**26  # bytes of an object that is read before it is written
 ODD = "*?["  # in names: fsspec's patterns, and to its Azure client a query, a host
 
 
@@ -214,7 +215,7 @@ def _check_bucket(path: str) -> None:
 
 
 def store_error(line: str) -> UserError:
-    """What to raise for such a line; its exit code says whether to try again later."""
+    """Returns the error to raise; its exit code says whether to try again later."""
     error = UserError(line)
     if NO_GOOD_ANSWER.partition("(")[0] in line:
         error.exit_code = TRY_LATER
@@ -249,7 +250,7 @@ def _status(error: Any) -> int:
 
 
 def _reason(told: BaseException, path: str) -> str:
-    """What is wrong and what mends it; "" where it is nothing of a store's."""
+    """Returns the problem and its fix; "" for an error that is not a store's."""
     status, names = _status(told), _names(told)
     if status:
         return reason_of(status, path, str(told))
@@ -263,7 +264,7 @@ def _reason(told: BaseException, path: str) -> str:
 
 
 def reason_of(status: int, path: str, said: str = "") -> str:
-    """What an HTTP status says of a path, and what mends it.
+    """Returns the problem that an HTTP status means for a path, and its fix.
 
     Args:
       status: of the answer.
@@ -280,17 +281,17 @@ def reason_of(status: int, path: str, said: str = "") -> str:
             "write objects there"
         )
     if status == 404:
-        return f"no bucket {bucket}; make it, or mend the name"
+        return f"no bucket {bucket}; create it, or fix the name"
     if status in (408, 429) or status >= 500:
         return NO_GOOD_ANSWER.format(status)
     return f"refused with {status}: {' '.join(said.split())[:200]}"
 
 
 def _ask(path: str, call: Callable[[Any], Any]) -> Any:
-    """What a call of a path's file system gives, after several tries if need be.
+    """Calls a path's file system, and retries what may pass.
 
     Clients repeat part of what may pass: that of the web nothing, Azure's no 429. A
-    refused login is tried anew once: gcsfs renews it by its own clock alone.
+    refused login is renewed once: gcsfs does so by its own clock alone.
 
     Raises:
       Exception: as `explained` has it.
@@ -319,7 +320,7 @@ def _repeated(path: str, call: Callable[[Any], Any]) -> Any:
 
 
 def _named(path: str) -> str:
-    """What fsspec calls a path: on the web spaces and the like are quoted.
+    """Returns fsspec's name of a path: URLs are quoted.
 
     >>> _named("http://h/my cells/ü.png"), _named("http://h/a%20b.png?key=x")
     ('http://h/my%20cells/%C3%BC.png', 'http://h/a%20b.png?key=x')
@@ -491,14 +492,27 @@ def content(path: str) -> bytes:
     return _ask(path, lambda fs: fs.cat_file(_named(path)))
 
 
-def fetch(path: str, to: str) -> None:
+def fetch(path: str, to: str, size: int | None = None) -> None:
     """Copies an object to a file of this machine, in place of what is there.
 
-    Who has that file open may keep the one before: clients remove what they failed at.
+    A file that is open under that name may become another: on a failure, some clients
+    remove it before the next try.
+
+    Args:
+      path, to: from and to.
+      size: bytes of the object, where the caller knows them.
 
     Raises:
       FileNotFoundError: there is none.
     """
+    if SAME.get(scheme_of(path), scheme_of(path)) == "gs":
+        # gcsfs makes four requests to copy a file, two to read one.
+        size = info(path)["size"] if size is None else size
+        if size < MOST_IN_MEMORY:
+            found = content(path)
+            with open(to, "wb") as file:
+                file.write(found)
+            return
     # In parts, an object that changes meanwhile would arrive as a mixture.
     whole = {"max_concurrency": 1} if scheme_of(path) in ("s3", "s3a") else {}
     _ask(path, lambda fs: fs.get_file(_named(path), to, **whole))
@@ -510,7 +524,7 @@ def put(source: str | bytes, path: str, *, new: bool = False) -> None:
     Args:
       source: a file of this machine, or the content.
       path: the object's.
-      new: whether there must be none of this name yet, whoever else makes one.
+      new: whether to fail if there is one, even if it appears meanwhile.
 
     Raises:
       FileExistsError: there is one already.

@@ -11,9 +11,11 @@ import pytest
 from tests.cloud import stores as loopback
 from tests.cloud.front import Fault
 from tests.commands import TINY, module, process, refused, run
+from trainer.devices.strategy import Cluster
 from trainer.input.arrivals import AHEAD, Arrivals, room_for
 from trainer.input.reading_order import ShardFile
-from trainer.input.shard_files import find_shards
+from trainer.input.shard_files import Access, find_shards
+from trainer.training.training_data import TrainingData
 from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.dataset import dataset_info
 from unet_tfrecords.dataset.dataset_info import Shard
@@ -226,3 +228,20 @@ def test_a_store_that_goes_away_ends_training_for_another_try(
     assert done.returncode == stores.TRY_LATER, done.stderr
     assert "no good answer after several tries (503)" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("worker", [0, 1])
+def test_a_worker_has_its_own_shards_fetched_alone(
+    store, shards_folder, config, tmp_path, worker
+):
+    store.upload(pathlib.Path(shards_folder), "data")
+    info = dataset_info.read_info(shards_folder)
+    config.train.global_batch = 2
+    (tmp_path / "scratch").mkdir()
+    given = (config, info, f"{store.root}/data", Cluster(worker, 2))
+    data = TrainingData(*given, Access(scratch=str(tmp_path / "scratch")))
+    assert len(data.lanes) == 2
+    own = [shard.path for shard in (*data.lanes[worker], *data.validation_shards)]
+    assert sorted(data.arrivals.shards) == sorted(own)
+    cached = Access(cache=str(tmp_path / "cache"), scratch=str(tmp_path / "scratch"))
+    assert TrainingData(*given, cached).arrivals is None

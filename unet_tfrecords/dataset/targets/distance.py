@@ -20,7 +20,7 @@ VERSION = 1
 PLANES = 2
 TOP = 255  # stands for 1
 RADIUS_PX = 40  # no cell further away counts as a neighbour
-GAP_PX = 3  # gaps between two cells of up to so many px are filled
+GAP_PX = 3  # gaps of at most N px between two cells are filled
 BEYOND_PX = 3  # how much further than the cell's own depth a neighbour counts
 LONGER = 1.5  # a cell's box, turned and deformed, to its box before
 
