@@ -10,25 +10,28 @@ import shutil
 import threading
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 
-import numpy as np
+import tensorflow as tf
 
 from trainer.input.reading_order import ShardFile
 from trainer.input.shard_files import bring
 from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.storage import files
 
+Group = tuple[int, int, Sequence[str]]  # its epoch, its number in it, its shards
 AHEAD = 3  # groups that a reader needs at once: one it reads, one ready, one on its way
 AT_ONCE = 16  # fetches
+CLOSING_S = 5.0  # most shards arrive sooner; a silent store is not waited for
 
 
 class Arrivals:
     """A bounded folder of copies.
 
     Attributes:
-      problem: why the last fetch failed; TensorFlow, which asks for copies, passes on
-        that it did, and not this.
+      problem: why a fetch failed; TensorFlow, which reads the copies, knows only that
+        there are no more.
+      queues: between threads that fetch and TensorFlow.
     """
 
     def __init__(self, shards: Iterable[ShardFile], folder: str, room: int):
@@ -42,6 +45,7 @@ class Arrivals:
         self.shards = {shard.path: shard for shard in shards}
         self.folder, self.room = folder, room
         self.problem: Exception | None = None
+        self.queues: list[tf.queue.FIFOQueue] = []
         self._copies: collections.OrderedDict[str, Future[str]] = (
             collections.OrderedDict()
         )
@@ -63,8 +67,16 @@ class Arrivals:
             yield reader.fetch([path], ahead=paths[index + 1 : index + 2])[0]
 
     def close(self) -> None:
-        """Fetches no more."""
+        """Fetches no more, and waits a moment for what is on its way.
+
+        What still arrives later finds the folder gone, and is nobody's.
+        """
+        for queue in self.queues:
+            queue.close(cancel_pending_enqueues=True)
         self._pool.shutdown(wait=False, cancel_futures=True)
+        with self._lock:
+            copies = list(self._copies.values())
+        wait(copies, timeout=CLOSING_S)
 
     def _ask(self, paths: Sequence[str]) -> list[Future[str]]:
         """Has copies be made that aren't there or on their way; of a store's shards."""
@@ -134,10 +146,38 @@ class GroupReader:
             self.arrivals.problem = error
             raise
 
-    def fetch_names(self, paths: np.ndarray) -> np.ndarray:
-        """The same of an array of bytes, as tf.numpy_function hands them over."""
-        copies = self.fetch([path.decode() for path in paths.tolist()])
-        return np.array([os.fsencode(copy) for copy in copies], object)
+    def feed(self, groups: Iterator[Group]) -> tf.queue.FIFOQueue:
+        """Fetches groups in a thread of their own, and puts copies into a queue.
+
+        TensorFlow reads the queue without Python. A function of ours in its graph would
+        need Python's lock, which the main thread holds while it drops an iterator and
+        waits for that function.
+
+        Args:
+          groups: in the order of reading, without end.
+
+        Returns:
+          A queue of (epoch, number, copies), int64 [], int64 [], string [shards]. It
+          is closed where a shard cannot be fetched: see `Arrivals.problem`.
+        """
+        with tf.device("/cpu:0"):
+            # One is read, one waits here, one is being fetched: see AHEAD.
+            queue = tf.queue.FIFOQueue(1, [tf.int64, tf.int64, tf.string])
+        self.arrivals.queues.append(queue)
+
+        def run() -> None:
+            try:
+                for epoch, number, paths in groups:
+                    queue.enqueue([epoch, number, self.fetch(paths)])
+            except (tf.errors.CancelledError, tf.errors.AbortedError):
+                pass  # it was closed: nobody reads on
+            except Exception as error:
+                self.arrivals.problem = self.arrivals.problem or error
+            finally:
+                queue.close(cancel_pending_enqueues=True)
+
+        threading.Thread(target=run, name="arrivals", daemon=True).start()
+        return queue
 
 
 def room_for(

@@ -3,6 +3,8 @@
 Shapes: B batch, T tile pixels, O output pixels, C channels.
 """
 
+import itertools
+
 import ml_collections
 import tensorflow as tf
 
@@ -125,13 +127,26 @@ def _lane_records(
         skipped += 1
     groups = tf.data.Dataset.counter(epoch).flat_map(groups_of).skip(skipped)
     if arrivals:
-        fetch = arrivals.reader().fetch_names
 
-        def fetched(epoch, number, group):
-            [copies] = tf.numpy_function(fetch, [group], [tf.string])
-            return epoch, number, tf.ensure_shape(copies, group.shape)
+        def groups_to_fetch():
+            for number in itertools.count(epoch):
+                order = order_of(tf.constant(number, tf.int64)).numpy().tolist()
+                for part, first in enumerate(range(0, len(order), together)):
+                    some = order[first : first + together]
+                    yield number, part, [shards[index].path for index in some]
 
-        groups = groups.map(fetched).prefetch(1)
+        ahead = itertools.islice(groups_to_fetch(), skipped, None)
+        queue = arrivals.reader().feed(ahead)
+
+        def fetched(_):
+            epoch, number, copies = queue.dequeue()
+            return (
+                tf.ensure_shape(epoch, []),
+                tf.ensure_shape(number, []),
+                tf.ensure_shape(copies, [None]),
+            )
+
+        groups = tf.data.Dataset.counter().map(fetched)
     return groups.flat_map(records_of).skip(within)
 
 

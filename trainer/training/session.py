@@ -42,7 +42,10 @@ def prepared(
     """
     with (
         locks.reading(data),
-        tempfile.TemporaryDirectory(prefix=f"{files.TEMPORARY}train-") as scratch,
+        # A shard may still arrive while it is removed; the next training clears up.
+        tempfile.TemporaryDirectory(
+            prefix=f"{files.TEMPORARY}train-", ignore_cleanup_errors=True
+        ) as scratch,
         locks.exclusive(scratch),
         _explained(),
     ):
