@@ -192,7 +192,7 @@ def visible(gpus: Sequence[Gpu], seen: dict[str, Any]) -> Finding:
     if (hidden := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
         cure = f"unset CUDA_VISIBLE_DEVICES (it is {hidden!r}), if all are wanted"
         return Finding("GPUs taken", says, cure)
-    return Finding("GPUs taken", says, f"mend what is above, then {again()}")
+    return Finding("GPUs taken", says, f"fix what is above, then {again()}")
 
 
 def precision(seen: dict[str, Any]) -> Finding:

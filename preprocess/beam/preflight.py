@@ -122,7 +122,7 @@ def _check_own_job_server(options, engine: str) -> None:
             "a job server that runs"
         )
     if not re.fullmatch(OWN_MASTERS, given[name]):
-        reach(f"--{name}={given[name]}", f"start {engine.title()}, or mend the name")
+        reach(f"--{name}={given[name]}", f"start {engine.title()}, or correct the name")
     elif not given["environment_type"]:  # as Beam would decide later
         options.view_as(PortableOptions).environment_type = "LOOPBACK"
 

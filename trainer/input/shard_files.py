@@ -29,7 +29,7 @@ from unet_tfrecords.storage import files
 MEMORY = "memory"  # a cache in main memory: a file system that Linux keeps there
 MEMORY_FOLDER = "/dev/shm"  # noqa: S108  see cache_folder
 COPIES_AT_ONCE = 8
-ADVICE = "run preprocess again to mend it, or train with --on_bad_record=skip"
+ADVICE = "run preprocess again to replace it, or train with --on_bad_record=skip"
 
 
 class Access(NamedTuple):

@@ -70,7 +70,7 @@ def seg_objects(truth: np.ndarray, result: np.ndarray) -> list[Object]:
 
 
 class Detection(NamedTuple):
-    """Operations that would mend the detection of a frame, or of several.
+    """Operations that would correct the detection of a frame, or of several.
 
     Attributes:
       markers: objects of the truth.

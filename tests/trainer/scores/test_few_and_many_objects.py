@@ -11,6 +11,7 @@ from tests.trainer.scores.test_scores import ours, theirs
 from trainer.inference.instances import InstanceRules, instances_of
 from trainer.predict.inputs import Job
 from trainer.predict.outputs import Choice, encoders, result_of
+from trainer.predict.runtimes import Outputs
 from trainer.scores import ctc_scores, detections, isbi_scores
 from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.dataset.images.pages import Page
@@ -89,6 +90,7 @@ def test_more_instances_than_16_bits_hold():
     image = np.zeros((*instances.shape, 1), np.uint8)
     job = Job(Page("t000.tif"), "t000", "t000", 1, 0.0)
     choice = Choice(format="ctc", overlays=False, rules=rules)
+    made = Outputs(probabilities, None)
     [encode] = encoders(job, choice).values()
     with pytest.raises(UserError, match="66000 instances, .* 65535; .*--min_size_px"):
-        encode(result_of(image, probabilities, choice))
+        encode(result_of(image, made, choice))

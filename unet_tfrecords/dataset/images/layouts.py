@@ -203,7 +203,7 @@ def read_truth(
     if occurring.max(initial=0) >= classes:
         raise UserError(
             f"{frame.label}: class {occurring.max()}, but the config has {classes}, "
-            f"0 to {classes - 1}; set --config.model.classes or mend the mask"
+            f"0 to {classes - 1}; set --config.model.classes or correct the mask"
         )
     return truth
 
