@@ -30,8 +30,9 @@ def get_config() -> ml_collections.ConfigDict:
     data.tile_size = 572  # px in; valid convolutions give 388 out at depth 4
     data.num_shards = 16  # at most, per split; several per reading worker are good
     data.augmentations = 20  # units per training frame, the unchanged one included
-    # classes (the paper's); distance: also how deep in its cell a pixel lies, and how
-    # near to another, for cells that touch (see unet_tfrecords/dataset/targets)
+    # classes (the paper's); for cells that touch, beside the classes, border: whether a
+    # pixel lies where two meet; distance: how deep in its cell it lies, and how near to
+    # another (see unet_tfrecords/dataset/targets)
     data.targets = "classes"
     data.border_weight = 10.0  # w0: extra weight between touching cells
     data.border_sigma_px = 5.0  # how wide the border term is, px
@@ -60,6 +61,7 @@ def get_config() -> ml_collections.ConfigDict:
     augment.rotation_deg = 180.0  # turns by up to this, either way, degrees
     augment.flip = True  # mirrors along either axis, half of the time each
     augment.shift_px = 32.0  # moves by up to this along either axis, px
+    augment.zoom = 0.0  # log of the factor that objects grow by, up to, either way
     augment.contrast = 0.25  # log factor on the deviation from the mean, up to
     augment.brightness = 0.25  # added, in standard deviations of the frame, up to
     augment.gamma = 0.2  # log of the power on the normalised value, up to

@@ -43,6 +43,7 @@ class Deformation(NamedTuple):
       angle: radians.
       flips: [2], -1 mirrors the axis, 1 does not.
       shift: [2], px.
+      zoom: how many times as large objects get.
     """
 
     frame: tuple[int, int]
@@ -50,6 +51,7 @@ class Deformation(NamedTuple):
     angle: float
     flips: np.ndarray
     shift: np.ndarray
+    zoom: float = 1.0
 
     def positions(self, rows: Range, columns: Range) -> Positions:
         """The source of every output pixel in a window of the canvas."""
@@ -57,7 +59,7 @@ class Deformation(NamedTuple):
         centre = (height - 1) / 2, (width - 1) / 2
         y = (np.arange(*rows) - centre[0] - self.shift[0]) * self.flips[0]
         x = (np.arange(*columns) - centre[1] - self.shift[1]) * self.flips[1]
-        cos, sin = np.cos(self.angle), np.sin(self.angle)
+        cos, sin = np.cos(self.angle) / self.zoom, np.sin(self.angle) / self.zoom
         nodes = self.moves.shape[-1]
         bases = spline_basis(nodes, *rows, height), spline_basis(nodes, *columns, width)
         return Positions(
@@ -177,6 +179,8 @@ def random_deformation(
         np.deg2rad(rng.uniform(-augment.rotation_deg, augment.rotation_deg)),
         rng.integers(0, 2, 2) * 2 - 1 if augment.flip else np.ones(2),
         rng.uniform(-augment.shift_px, augment.shift_px, 2),
+        # Drawn only where it is wanted: data sets without keep their bytes.
+        np.exp(rng.uniform(-augment.zoom, augment.zoom)) if augment.zoom else 1.0,
     )
 
 

@@ -4,6 +4,7 @@ A frame of any size is made window by window, some tiles at a time: memory is th
 the frame as stored and of one window. A pixel is the same in whichever window it lies.
 """
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -207,7 +208,8 @@ def tiles_of_unit(
     normal = normalise_by or of_frame
     mean, std = normal.mean, normal.std
     height, width = image.shape[:2]
-    reach = TARGETS[data.targets].reach_px(truth.instances)
+    zoom = math.exp(data.augment.zoom)
+    reach = TARGETS[data.targets].reach_px(truth.instances, zoom)
     margin = max(margin_px(data.border_sigma_px), reach)
     change = None
     if unit.augmentation:

@@ -40,12 +40,14 @@ RULES = (
     ),
     cli_flags.number(
         "seed_threshold",
-        "of models of targets distance: cells begin where they are deeper than this, "
-        f"0 to 1{ELSE}",
+        "of models of targets border or distance: a cell begins where its inside is "
+        f"more certain, or deeper, than this, 0 to 1{ELSE}",
         None,
     ),
     cli_flags.number(
-        "smoothing_px", f"the same: smooths depths by N px (deviation){ELSE}", None
+        "smoothing_px",
+        f"the same: smooths what cells begin in by N px (deviation){ELSE}",
+        None,
     ),
 )
 

@@ -60,7 +60,7 @@ def describe(
         "scores": _scores(folder, step, segmenter.tta, rules),
         "step": step,
         "targets": {
-            "name": (name := config.data.get("targets", "classes")),
+            "name": (name := config.data.targets),
             "version": TARGETS[name].VERSION,
             "planes": segmenter.planes,
         },

@@ -17,6 +17,7 @@ from trainer.network.dropout import TileDropout
 from trainer.network.layers import Convolution3x3, MaxPool2x2, UpConvolution2x2
 from unet_tfrecords.command.extras import load_extra
 from unet_tfrecords.dataset import tiling
+from unet_tfrecords.dataset.targets import planes_are
 from unet_tfrecords.storage import files
 
 OPSET = 18  # of onnxruntime 1.14 and later
@@ -132,7 +133,10 @@ def _planes(graph: Graph, logits: str, segmenter: Segmenter) -> str:
     """Of the target, 0 to 1, [B, H, W, P]."""
     ends = graph.integers(segmenter.classes), graph.integers(segmenter.channels)
     planes = graph.add("Slice", logits, *ends, graph.integers(1))
-    planes = graph.add("Clip", planes, graph.constant(0), graph.constant(1))
+    if planes_are(segmenter.planes) == "probabilities":
+        planes = graph.add("Sigmoid", planes)
+    else:
+        planes = graph.add("Clip", planes, graph.constant(0), graph.constant(1))
     return graph.add("Transpose", planes, perm=TO_CHANNELS_LAST)
 
 

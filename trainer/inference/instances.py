@@ -8,6 +8,7 @@ import numpy as np
 
 from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.dataset import regions
+from unet_tfrecords.dataset.targets import border, distance
 
 LEAST_BETWEEN = 0.05  # nearness below this counts as none
 LEAST_SEED_PX = 4
@@ -31,9 +32,10 @@ class InstanceRules(NamedTuple):
       fill_holes: whether background that a single instance encloses becomes part of it.
       border_px: gaps between two instances of up to so many px are given back to them,
         each pixel to the nearer one: in training, background was drawn there.
-      seed_threshold: targets "distance": cells begin where their depth, less their
-        nearness to others, is above this.
-      smoothing_px: the same: deviation of the filter of their depth.
+      seed_threshold: of targets with planes: cells begin where this is exceeded by
+        their depth, less their nearness to others ("distance"), or by the probability
+        of their inside ("border").
+      smoothing_px: of the same: deviation of the filter of depth or probability.
     """
 
     threshold: float = 0.5
@@ -111,7 +113,9 @@ def instances_of(
     """
     classes = classes_of(probabilities, rules.threshold)
     if planes is not None:
-        found = _grown_from_depths(classes, planes, rules)
+        certainty, height = SEEN_IN[planes.shape[-1]](probabilities, planes, rules)
+        seeds = certainty > rules.seed_threshold
+        found = _grown_from_seeds(classes, seeds, height)
     elif rules.core_threshold > rules.threshold or rules.split_px:
         found = _grown_from_cores(classes, 1 - probabilities[..., 0], rules)
     else:
@@ -144,27 +148,54 @@ def _grown_from_cores(
     return grown
 
 
-def _grown_from_depths(
-    classes: np.ndarray, planes: np.ndarray, rules: InstanceRules
-) -> np.ndarray:
-    """Instances as watersheds on cell distance, class by class.
+def _from_border(
+    probabilities: np.ndarray, planes: np.ndarray, rules: InstanceRules
+) -> tuple[np.ndarray, np.ndarray]:
+    """Inside a cell, and not at its border with another: probability, as both."""
+    inside = (1 - probabilities[..., 0]) * (1 - planes[..., 0])
+    inside = _smoothed(inside, rules.smoothing_px)
+    return inside, inside
 
-    Scherr et al. 2020 (PLoS ONE 15(12): e0243219), with the network's classes for the
-    extent of cells: near the edge of a large cell its depth says little.
+
+def _from_distance(
+    _: np.ndarray, planes: np.ndarray, rules: InstanceRules
+) -> tuple[np.ndarray, np.ndarray]:
+    """Deep in a cell and far from others; depth (Scherr et al. 2020).
+
+    As in PLoS ONE 15(12): e0243219, but for the extent of cells, which is by the
+    network's classes: near the edge of a large cell its depth says little.
+    """
+    depth = _smoothed(planes[..., 0], rules.smoothing_px)
+    between = np.tan(np.square(planes[..., 1]))
+    between = np.where(between < LEAST_BETWEEN, 0, np.minimum(between, 1))
+    return depth - between, depth
+
+
+def _smoothed(plane: np.ndarray, deviation_px: float) -> np.ndarray:
+    return cv2.GaussianBlur(plane, (0, 0), deviation_px) if deviation_px else plane
+
+
+# How certainly a cell begins at each pixel, and what it grows down from, float32
+# [H, W] each: by the number of planes, which tells targets apart.
+SEEN_IN = {border.PLANES: _from_border, distance.PLANES: _from_distance}
+
+
+def _grown_from_seeds(
+    classes: np.ndarray, begins: np.ndarray, height: np.ndarray
+) -> np.ndarray:
+    """Instances as watersheds around seeds, class by class.
+
+    Args:
+      classes: uint8 [H, W].
+      begins: bool [H, W], seeds; those of few pixels don't count.
+      height: float32 [H, W], which falls towards the edges of cells.
     """
     from skimage import measure, segmentation
 
-    depth = planes[..., 0]
-    if rules.smoothing_px:
-        depth = cv2.GaussianBlur(depth, (0, 0), rules.smoothing_px)
-    between = np.tan(np.square(planes[..., 1]))
-    between = np.where(between < LEAST_BETWEEN, 0, np.minimum(between, 1))
     grown = np.zeros(classes.shape, np.int32)
     for value in np.unique(classes[classes > 0]):
         mask = classes == value
-        seeds = measure.label(
-            mask & (depth - between > rules.seed_threshold), connectivity=1
-        )
+        seeds = measure.label(mask & begins, connectivity=1)
         size = np.bincount(seeds.ravel())[1:]
         small = np.zeros(len(size) + 1, bool)
         small[1:] = size < max(LEAST_SEED_PX, size.mean() / 10 if len(size) else 0)
@@ -175,7 +206,7 @@ def _grown_from_depths(
         has_seed[pieces[seeds > 0]] = True
         others = mask & ~has_seed[pieces]
         seeds[others] = pieces[others] + seeds.max()
-        found = segmentation.watershed(-depth, seeds, mask=mask, connectivity=1)
+        found = segmentation.watershed(-height, seeds, mask=mask, connectivity=1)
         grown += np.where(found > 0, found + grown.max(), 0).astype(np.int32)
     return grown
 

@@ -12,6 +12,7 @@ import tensorflow as tf
 from trainer.inference.symmetry import SYMMETRIES, Symmetry
 from unet_tfrecords.dataset import tiling
 from unet_tfrecords.dataset.dataset_info import Normalization
+from unet_tfrecords.dataset.targets import planes_are
 
 DEFAULT_OUTPUT = 1028  # px: see docs/inference.md on what tiles cost
 
@@ -109,7 +110,11 @@ class Segmenter(tf.Module):
         probabilities = tf.nn.softmax(logits[..., : self.classes])
         if not self.planes:
             return probabilities
-        planes = tf.clip_by_value(logits[..., self.classes :], 0.0, 1.0)
+        planes = logits[..., self.classes :]
+        if planes_are(self.planes) == "probabilities":
+            planes = tf.sigmoid(planes)
+        else:
+            planes = tf.clip_by_value(planes, 0.0, 1.0)
         return tf.concat([probabilities, planes], axis=-1)
 
     def outcome(self, outputs: tf.Tensor) -> dict[str, tf.Tensor]:

@@ -12,7 +12,7 @@ import ml_collections
 from trainer.devices import tensorflow_files
 from trainer.inference.instances import InstanceRules, rules_from
 from unet_tfrecords.command.errors import UserError, warn
-from unet_tfrecords.dataset import dataset_info
+from unet_tfrecords.dataset import dataset_info, later_settings
 from unet_tfrecords.dataset.dataset_info import INFO_NAME, DatasetInfo
 from unet_tfrecords.storage import checksums, files, json_files
 
@@ -63,8 +63,8 @@ def claim(
             to_write.append((path, mine))
         if there is None:
             continue
-        if name == CONFIG_NAME:  # of a run from before there were other targets
-            there.get("data", {}).setdefault("targets", "classes")
+        if name == CONFIG_NAME:
+            there = later_settings.filled(there)
         if name == INFO_NAME:
             there.pop(json_files.OWN_DIGEST, None)
         if extend and name == CONFIG_NAME:
@@ -109,7 +109,8 @@ def _read_json(path: str) -> dict[str, Any]:
 
 def settled(workdir: str) -> dict[str, Any]:
     """The train part of the config of the run that is there; empty where none is."""
-    return _read_json(files.join(workdir, CONFIG_NAME)).get("train", {})
+    there = later_settings.filled(_read_json(files.join(workdir, CONFIG_NAME)))
+    return there.get("train", {})
 
 
 def read_config(workdir: str) -> ml_collections.ConfigDict:
@@ -122,7 +123,7 @@ def read_config(workdir: str) -> ml_collections.ConfigDict:
     if not files.exists(path):
         raise UserError(f"{path}: missing; --workdir names the folder that train made")
     checksums.check(workdir, [CONFIG_NAME])
-    return ml_collections.ConfigDict(_read_json(path))
+    return ml_collections.ConfigDict(later_settings.filled(_read_json(path)))
 
 
 def read_info(workdir: str) -> DatasetInfo:

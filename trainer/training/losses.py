@@ -9,8 +9,10 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from unet_tfrecords.dataset.records import UNLABELLED
+from unet_tfrecords.dataset.targets import planes_are
 
-PLANE_WEIGHT = 10.0  # errors are below 1 and squared: cross-entropy is larger
+# Errors of scalars are below 1 and squared: cross-entropy is larger.
+PLANE_WEIGHTS = {"scalars": 10.0, "probabilities": 1.0}
 
 
 def class_weights(class_pixels: Sequence[int], method: str) -> list[float]:
@@ -83,10 +85,12 @@ def soft_dice_loss(logits_BHWK: tf.Tensor, label_BHW: tf.Tensor) -> tf.Tensor:
 def plane_losses(
     outputs_BHWP: tf.Tensor, planes_BHWP: tf.Tensor, label_BHW: tf.Tensor
 ) -> tf.Tensor:
-    """Smooth L1 of a target's planes, times PLANE_WEIGHT, summed over planes.
+    """The loss of a target's planes, weighted and summed over planes.
+
+    Smooth L1 of scalars, cross-entropy of probabilities.
 
     Args:
-      outputs_BHWP: float32, of the network.
+      outputs_BHWP: float32, of the network; logits of probabilities.
       planes_BHWP: uint8, 0 to 255 for 0 to 1.
       label_BHW: int64; where 255 nothing counts.
 
@@ -94,12 +98,17 @@ def plane_losses(
       float32 [B], per pixel of the tile, as of the other losses.
     """
     labelled_BHW1 = tf.cast(label_BHW != UNLABELLED, tf.float32)[..., None]
-    error_BHWP = tf.abs(outputs_BHWP - tf.cast(planes_BHWP, tf.float32) / 255)
-    smooth_BHWP = tf.where(
-        error_BHWP < 1, 0.5 * tf.square(error_BHWP), error_BHWP - 0.5
-    )
-    means_BP = tf.reduce_mean(smooth_BHWP * labelled_BHW1, axis=[1, 2])
-    return PLANE_WEIGHT * tf.reduce_sum(means_BP, axis=-1)
+    truth_BHWP = tf.cast(planes_BHWP, tf.float32) / 255
+    kind = planes_are(outputs_BHWP.shape[-1])
+    if kind == "probabilities":
+        loss_BHWP = tf.nn.sigmoid_cross_entropy_with_logits(truth_BHWP, outputs_BHWP)
+    else:
+        error_BHWP = tf.abs(outputs_BHWP - truth_BHWP)
+        loss_BHWP = tf.where(
+            error_BHWP < 1, 0.5 * tf.square(error_BHWP), error_BHWP - 0.5
+        )
+    means_BP = tf.reduce_mean(loss_BHWP * labelled_BHW1, axis=[1, 2])
+    return PLANE_WEIGHTS[kind] * tf.reduce_sum(means_BP, axis=-1)
 
 
 def tile_losses(

@@ -6,11 +6,13 @@ from typing import Any
 import ml_collections
 
 from unet_tfrecords.command.errors import UserError
-from unet_tfrecords.dataset import tiling
+from unet_tfrecords.dataset import later_settings, tiling
 from unet_tfrecords.dataset.images import value_map
 from unet_tfrecords.dataset.records import ENCODINGS, UNLABELLED, weight_step
 from unet_tfrecords.dataset.targets import TARGETS
 from unet_tfrecords.storage import json_files
+
+LARGEST_ZOOM = 1.5  # log of a factor: cells 4.5 times as large or small
 
 
 def check_data_config(config: ml_collections.ConfigDict) -> None:
@@ -35,6 +37,7 @@ def check_data_config(config: ml_collections.ConfigDict) -> None:
             ("data.augment.elastic_sigma_px", data.augment.elastic_sigma_px, 0),
             ("data.augment.rotation_deg", data.augment.rotation_deg, 0),
             ("data.augment.shift_px", data.augment.shift_px, 0),
+            ("data.augment.zoom", data.augment.zoom, 0),
             ("data.augment.contrast", data.augment.contrast, 0),
             ("data.augment.brightness", data.augment.brightness, 0),
             ("data.augment.gamma", data.augment.gamma, 0),
@@ -73,6 +76,11 @@ def check_data_config(config: ml_collections.ConfigDict) -> None:
         value_map.parse(data.mask_values)
     except UserError as error:
         problems += error.problems
+    if LARGEST_ZOOM < data.augment.zoom < math.inf:
+        problems.append(
+            f"config.data.augment.zoom={data.augment.zoom}: the log of a factor; "
+            f"{LARGEST_ZOOM} at most, which is {math.exp(LARGEST_ZOOM):.1f} times"
+        )
     if data.targets not in TARGETS:
         problems.append(f"config.data.targets={data.targets!r}: {', '.join(TARGETS)}")
     if data.on_bad_frame not in ("fail", "skip"):
@@ -108,11 +116,8 @@ def check_data_config(config: ml_collections.ConfigDict) -> None:
 def data_config(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """The part of a config that the shards depend on, as plain JSON values."""
     model = {name: config.model[name] for name in ("depth", "channels", "classes")}
-    data = config.data.to_dict()
-    if data.get("targets") == "classes":
-        del data["targets"]  # as data sets have it from before there were others
-    content = {"seed": config.seed, "data": data, "model": model}
-    return json_files.as_read(content)
+    content = {"seed": config.seed, "data": config.data.to_dict(), "model": model}
+    return json_files.as_read(later_settings.stripped(content))
 
 
 def class_names(model: ml_collections.ConfigDict) -> list[str]:

@@ -7,9 +7,10 @@ import numpy as np
 
 VERSION = 1
 PLANES = 0
+PLANES_ARE = "scalars"
 
 
-def reach_px(instances: np.ndarray) -> int:
+def reach_px(instances: np.ndarray, zoom: float = 1.0) -> int:
     """Nothing is looked up around a pixel."""
     return 0
 

@@ -18,6 +18,7 @@ from unet_tfrecords.dataset import regions
 
 VERSION = 1
 PLANES = 2
+PLANES_ARE = "scalars"
 TOP = 255  # stands for 1
 RADIUS_PX = 40  # no cell further away counts as a neighbour
 GAP_PX = 3  # gaps of at most N px between two cells are filled
@@ -25,15 +26,16 @@ BEYOND_PX = 3  # how much further than the cell's own depth a neighbour counts
 LONGER = 1.5  # a cell's box, turned and deformed, to its box before
 
 
-def reach_px(instances: np.ndarray) -> int:
+def reach_px(instances: np.ndarray, zoom: float = 1.0) -> int:
     """How far around a pixel cells must be known: its own as a whole, and others near.
 
     Args:
       instances: integer [H, W] of the frame before it is deformed, 0 is background.
+      zoom: how many times as large cells may get.
     """
     _, boxes = regions.bounding_boxes(instances)
     longest = int((boxes[:, 2:] - boxes[:, :2]).max(initial=0))
-    return math.ceil(LONGER * longest) + RADIUS_PX
+    return math.ceil(zoom * LONGER * longest) + RADIUS_PX
 
 
 def render(instances: np.ndarray, classes: np.ndarray) -> np.ndarray:
@@ -46,8 +48,7 @@ def render(instances: np.ndarray, classes: np.ndarray) -> np.ndarray:
     Returns:
       uint8 [H, W, 2], 0 on background but for narrow gaps.
     """
-    # A deformed frame has mirror images of cells at its edges, of the same number.
-    pieces = regions.connected_instances(np.where(instances > 0, classes, 0))
+    pieces = regions.pieces_of_cells(instances, classes)
     cell, neighbour = (np.zeros(pieces.shape, np.float32) for _ in range(2))
     names, boxes = regions.bounding_boxes(pieces)
     for name, box in zip(names.tolist(), boxes.tolist(), strict=True):
