@@ -11,7 +11,7 @@ from skimage import measure, morphology
 
 from trainer.inference.instances import InstanceRules, instances_of
 from unet_tfrecords.dataset import regions
-from unet_tfrecords.dataset.targets import TARGETS, distance
+from unet_tfrecords.dataset.targets import TARGETS, border, distance, planes_are
 
 DATA = os.environ.get("UNET_TEST_DATA", "")
 
@@ -58,6 +58,30 @@ def test_distances_equal_brute_force(random_cells, seed):
     np.testing.assert_allclose(planes[inner] / 255, expected[inner], atol=0.51 / 255)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_border_equals_brute_force(random_cells, seed):
+    instances, classes = parted(random_cells(seed, (120, 140), count=12 + 5 * seed))
+    plane = border.render(instances, classes)
+    pieces = measure.label(instances > 0, connectivity=1)
+    each = [
+        ndimage.distance_transform_edt(pieces != n) for n in range(1, pieces.max() + 1)
+    ]
+    first, second = np.sort(each, axis=0)[:2]
+    expected = first + second <= border.NEAR_PX
+    assert plane.dtype == np.uint8 and 0 < expected.sum() < expected.size / 4
+    np.testing.assert_array_equal(plane[..., 0], 255 * expected)
+
+
+def test_a_border_is_in_both_cells_and_between_them():
+    instances = np.zeros((20, 40), np.int32)
+    instances[4:16, 4:19] = 1
+    instances[4:16, 20:36] = 2  # a pixel apart
+    plane = border.render(instances, (instances > 0).astype(np.uint8))[..., 0]
+    assert plane[10].nonzero()[0].tolist() == [17, 18, 19, 20, 21]
+    instances[instances == 2] = 0
+    assert not border.render(instances, (instances > 0).astype(np.uint8)).any()
+
+
 def test_cells_alone_and_frames_without_any():
     empty = np.zeros((40, 50), np.int32)
     assert not distance.render(empty, empty.astype(np.uint8)).any()
@@ -70,22 +94,25 @@ def test_cells_alone_and_frames_without_any():
     assert (planes[..., 0] == 255).all() and not planes[..., 1].any()
 
 
-def test_unlabelled_pixels_are_no_cells():
+@pytest.mark.parametrize("target", [border, distance])
+def test_unlabelled_pixels_are_no_cells(target):
     instances = np.zeros((40, 50), np.int32)
     instances[10:20, 10:20] = 1
     classes = (instances > 0).astype(np.uint8)
-    plain = distance.render(instances, classes)
+    instances[10:20, 22:32] = 2
+    plain = target.render(instances, classes)
     classes[30:] = 255
-    np.testing.assert_array_equal(distance.render(instances, classes), plain)
+    np.testing.assert_array_equal(target.render(instances, classes), plain)
 
 
+@pytest.mark.parametrize("target", [border, distance])
 @pytest.mark.parametrize("turn", [np.flipud, np.fliplr, np.rot90, np.transpose])
-def test_planes_turn_with_the_image(random_cells, turn):
+def test_planes_turn_with_the_image(random_cells, turn, target):
     """So light augmentation and averaging over symmetries may turn them."""
     instances, _ = parted(random_cells(5, count=20))
 
     def made(cells):
-        return distance.render(cells, (cells > 0).astype(np.uint8))
+        return target.render(cells, (cells > 0).astype(np.uint8))
 
     expected = np.stack(
         [turn(plane) for plane in np.moveaxis(made(instances), 2, 0)], 2
@@ -93,10 +120,10 @@ def test_planes_turn_with_the_image(random_cells, turn):
     np.testing.assert_array_equal(made(np.ascontiguousarray(turn(instances))), expected)
 
 
-def made_again(instances):
+def made_again(instances, target):
     """Cells decoded from the planes of cells, with perfect classes."""
     instances, classes = parted(instances)
-    planes = distance.render(instances, classes).astype(np.float32) / 255
+    planes = target.render(instances, classes).astype(np.float32) / 255
     foreground = (classes == 1).astype(np.float32)
     probabilities = np.stack([1 - foreground, foreground], axis=-1)
     rules = InstanceRules(min_size_px=0, fill_holes=False, border_px=0)
@@ -104,11 +131,12 @@ def made_again(instances):
 
 
 @pytest.mark.skipif(not DATA, reason="needs UNET_TEST_DATA")
+@pytest.mark.parametrize("target", [border, distance])
 @pytest.mark.parametrize("name", ["DIC-C2DH-HeLa", "PhC-C2DH-U373", "Fluo-N2DL-HeLa"])
-def test_every_cell_comes_back_from_its_planes(name):
+def test_every_cell_comes_back_from_its_planes(name, target):
     paths = sorted(pathlib.Path(DATA, name, "01_ST/SEG").glob("*.tif"))[:4]
     for path in paths:
-        truth, found = made_again(tifffile.imread(path))
+        truth, found = made_again(tifffile.imread(path), target)
         assert (found[truth > 0] > 0).mean() > 0.99
         counts = np.zeros((truth.max() + 1, found.max() + 1), np.int64)
         np.add.at(counts, (truth.ravel(), found.ravel()), 1)
@@ -124,4 +152,6 @@ def test_what_targets_have():
         empty = np.zeros((8, 9), np.uint8)
         planes = target.render(empty.astype(np.int32), empty)
         assert planes.shape == (8, 9, target.PLANES) and planes.dtype == np.uint8
-        assert target.reach_px(empty.astype(np.int32)) >= 0 and target.VERSION
+        assert target.reach_px(empty.astype(np.int32), 1.4) >= 0 and target.VERSION
+        # What a network's outputs are is known by the number of planes.
+        assert planes_are(target.PLANES) == target.PLANES_ARE

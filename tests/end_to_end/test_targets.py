@@ -21,7 +21,7 @@ pytestmark = [
     # Of bioimage.io's library, which leaves files open.
     pytest.mark.filterwarnings("ignore"),
 ]
-DISTANCE = (*TINY, "--config.data.targets=distance")
+PLANES = {"border": 1, "distance": 2}
 LEARN = (
     "--config.train.steps=6",
     "--config.train.validate_every_steps=3",
@@ -30,13 +30,23 @@ LEARN = (
 )
 
 
+@pytest.fixture(scope="module", params=list(PLANES))
+def target(request):
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def road(cells, tmp_path_factory):
+def settings(target):
+    return (*TINY, f"--config.data.targets={target}")
+
+
+@pytest.fixture(scope="module")
+def road(cells, settings, target, tmp_path_factory):
     """Data, a short training and a model of it, with ONNX and bioimage.io's package."""
-    place = tmp_path_factory.mktemp("distance")
+    place = tmp_path_factory.mktemp(target)
     data, work = place / "data", place / "run"
-    assert run("preprocess", *DISTANCE, input=cells, output=data) == 0
-    assert run("train", *DISTANCE, *LEARN, data=data, workdir=work) == 0
+    assert run("preprocess", *settings, input=cells, output=data) == 0
+    assert run("train", *settings, *LEARN, data=data, workdir=work) == 0
     more = {"onnx": True, "bioimageio": True}
     assert run("export", workdir=work, output=place / "model", **more) == 0
     return place
@@ -47,18 +57,20 @@ def image(cells):
     return tifffile.imread(sorted((cells / "01").glob("*.tif"))[0])
 
 
-def test_records_and_model_say_the_target(road):
+def test_records_and_model_say_the_target(road, target):
     info = dataset_info.read_info(str(road / "data"))
-    assert info.geometry.planes == 2 and info.config["data"]["targets"] == "distance"
+    planes = PLANES[target]
+    assert info.geometry.planes == planes
+    assert info.config["data"]["targets"] == target
     [shard, *_] = sorted((road / "data").glob("train-*.tfrecord"))
     tile = next(shards.read_tiles(str(shard), info.geometry))
-    assert tile.planes.shape == (20, 20, 2)
+    assert tile.planes.shape == (20, 20, planes)
     about = json.loads((road / "model/1/assets.extra/model.json").read_text())
-    assert about["targets"] == {"name": "distance", "version": 1, "planes": 2}
+    assert about["targets"] == {"name": target, "version": 1, "planes": planes}
     assert run("verify", data=road / "data") == 0
 
 
-def test_every_way_through_the_network_is_one(road, image):
+def test_every_way_through_the_network_is_one(road, target, image):
     version = str(road / "model/1")
     by_run = load_run(str(road / "run"), "best", False).outputs(image[..., None])
     for tta in (False, True):
@@ -73,15 +85,15 @@ def test_every_way_through_the_network_is_one(road, image):
         else:
             assert np.abs(ours.planes - by_run["planes"]).max() > 1e-5
     assert ours.probabilities.shape == (*image.shape, 2)
-    assert ours.planes.shape == (*image.shape, 2)
+    assert ours.planes.shape == (*image.shape, PLANES[target])
 
 
-def test_served_tiles_and_records_give_planes(road):
+def test_served_tiles_and_records_give_planes(road, target):
     model = tf.saved_model.load(str(road / "model/1"))
     [shard, *_] = sorted((road / "data").glob("train-*.tfrecord"))
     records = list(tf.data.TFRecordDataset(str(shard)).take(2))
     of_records = model.signatures["tf_example"](examples=tf.stack(records))
-    assert of_records["planes"].shape == (2, 20, 20, 2)
+    assert of_records["planes"].shape == (2, 20, 20, PLANES[target])
     info = dataset_info.read_info(str(road / "data"))
     tile = next(shards.read_tiles(str(shard), info.geometry))
     of_tile = model.signatures["tile"](
@@ -114,8 +126,10 @@ def test_rules_are_found_by_tune(road, cells):
     assert "seed_threshold" in json.dumps(found)
 
 
-def test_data_of_another_target_is_refused(road, shards_folder, tmp_path, capsys):
-    code = run("train", *DISTANCE, data=shards_folder, workdir=tmp_path / "run")
+def test_data_of_another_target_is_refused(
+    road, settings, shards_folder, tmp_path, capsys
+):
+    code = run("train", *settings, data=shards_folder, workdir=tmp_path / "run")
     assert code == 2 and "targets" in capsys.readouterr().err
     code = run("train", *TINY, data=road / "data", workdir=tmp_path / "run")
     assert code == 2 and "targets" in capsys.readouterr().err
@@ -124,13 +138,13 @@ def test_data_of_another_target_is_refused(road, shards_folder, tmp_path, capsys
 def test_runs_and_data_from_before_there_were_targets_go_on(
     shards_folder, trained, tmp_path
 ):
-    """Neither the data's settings nor the run's config name any there."""
+    """Neither the data's settings nor the run's config name any there, nor a zoom."""
     info = json.loads((pathlib.Path(shards_folder) / "dataset_info.json").read_text())
     assert "targets" not in info["config"]["data"] and "planes" not in info["geometry"]
     work = tmp_path / "run"
     shutil.copytree(trained, work)
     config = json.loads((work / "config.json").read_text())
-    del config["data"]["targets"]
+    del config["data"]["targets"], config["data"]["augment"]["zoom"]
     (work / "config.json").write_text(json.dumps(config))
     (work / "SHA256SUMS").unlink()
     more = ("--config.train.steps=4", "--config.train.validate_every_steps=2")

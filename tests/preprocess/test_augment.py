@@ -84,6 +84,28 @@ def test_rotation_turns_about_the_centre(still):
     assert min(angles) < -120 and max(angles) > 120
 
 
+def test_zoom_makes_objects_larger_or_smaller_about_the_centre(still):
+    still.zoom = 0.35
+    factors = []
+    for seed in range(60):
+        moved = warp(still, (65, 81), 0, seed)
+        assert moved.rows[32, 40] == pytest.approx(32, abs=1e-3)
+        assert moved.columns[32, 40] == pytest.approx(40, abs=1e-3)
+        steps = moved.rows[33, 40] - 32, moved.columns[32, 41] - 40
+        assert steps[0] == pytest.approx(steps[1], rel=1e-3)
+        factors.append(1 / steps[0])
+    assert 0.7 < min(factors) < 0.75 and 1.35 < max(factors) < 1.42
+
+
+def test_without_zoom_all_else_is_drawn_as_before(still):
+    """So that data sets keep their bytes."""
+    rng, other = np.random.default_rng(3), np.random.default_rng(3)
+    plain = augment.random_deformation(rng, still, (64, 80))
+    other.normal(0, 1, (2, still.elastic_grid, still.elastic_grid))
+    other.uniform(), other.uniform(size=2)
+    assert plain.zoom == 1 and rng.uniform() == other.uniform()
+
+
 def test_labels_are_only_looked_up():
     config = base.get_config().data.augment
     labels = np.random.default_rng(2).choice([0, 7, 60001], (64, 80)).astype(np.int32)

@@ -13,13 +13,13 @@ from unet_tfrecords.dataset.images.pages import Page
 UNIT = Unit(Frame("d", "s", "f", "folder", Page("f.tif"), split="train"), 1, 0, 1)
 
 
-def made(instances, *, augmentation, tile_size, depth, targets="classes"):
+def made(instances, *, augmentation, tile_size, depth, targets="classes", zoom=0.0):
     """All tiles of a frame, by key."""
     rng = np.random.default_rng(0)
     size = instances.shape
     config = base.get_config()
     config.data.tile_size, config.model.depth = tile_size, depth
-    config.data.targets = targets
+    config.data.targets, config.data.augment.zoom = targets, zoom
     image = rng.integers(0, 4000, (*size, 1)).astype(np.uint16)
     classes = (instances > 0).astype(np.uint8)
     classes[rng.random(size) < 0.01] = 255
@@ -35,12 +35,14 @@ def made(instances, *, augmentation, tile_size, depth, targets="classes"):
 @pytest.mark.parametrize("size", [(150, 130), (40, 211), (10, 17), (1, 90)])
 @pytest.mark.parametrize("augmentation", [0, 1])
 @pytest.mark.parametrize("tile_size, depth", [(60, 2), (20, 1), (92, 3)])
-@pytest.mark.parametrize("targets", ["classes", "distance"])
+@pytest.mark.parametrize(
+    "targets, zoom", [("classes", 0.0), ("border", 0.7), ("distance", 0.7)]
+)
 def test_tiles_do_not_depend_on_windows(
-    random_cells, monkeypatch, size, augmentation, tile_size, depth, targets
+    random_cells, monkeypatch, size, augmentation, tile_size, depth, targets, zoom
 ):
     given = dict(augmentation=augmentation, tile_size=tile_size, depth=depth)
-    given["targets"] = targets
+    given |= dict(targets=targets, zoom=zoom)
     instances = random_cells(0, size, count=30)
     whole = made(instances, **given)
     output = tiling.output_size(tile_size, depth)

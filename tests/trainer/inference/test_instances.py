@@ -192,6 +192,21 @@ def test_small_cells_outlive_rules_for_large_ones():
     assert (found == 1).all()
 
 
+def test_a_border_parts_what_the_classes_join():
+    """A bridge of foreground between two cells, seen as their border."""
+    foreground = np.zeros((20, 60), np.float32)
+    foreground[5:15, 5:55] = 1
+    planes = np.zeros((20, 60, 1), np.float32)
+    planes[:, 28:31, 0] = 0.9
+    probabilities = np.stack([1 - foreground, foreground], axis=-1)
+    rules = InstanceRules(smoothing_px=0, border_px=0)
+    found = instances.instances_of(probabilities, rules, planes)
+    assert found.max() == 2 and found[10, 10] != found[10, 50]
+    np.testing.assert_array_equal(found > 0, foreground > 0)  # the border is theirs
+    less = rules._replace(seed_threshold=0.05)
+    assert instances.instances_of(probabilities, less, planes).max() == 1
+
+
 def test_a_piece_without_a_seed_is_a_cell_beside_those_with_one():
     """Depths alone would lose what the network's classes are sure of."""
     foreground = np.zeros((20, 60), np.float32)
