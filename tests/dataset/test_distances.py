@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from unet_tfrecords.dataset.regions import FAR, distances_to
+from unet_tfrecords.dataset.regions import FAR, away_from_edge, distances_to
 
 
 @pytest.mark.parametrize("edge", [61, 96, 128])
@@ -25,3 +25,19 @@ def test_distances_are_exact_and_the_same_each_time(edge):
 def test_an_empty_mask_is_far_away():
     found = distances_to(np.zeros((80, 80), bool))
     assert (found == np.float32(FAR)).all()
+
+
+def test_cells_within_the_edge_are_those_whose_box_is(random_cells):
+    """Left out: entirely in one of the four strips, or in several of them."""
+    cells = random_cells(2, (150, 130), count=40)
+    assert away_from_edge(cells, 0) is cells
+    for edge_px in (1, 12, 30, 75, 80):
+        found = away_from_edge(cells, edge_px)
+        rows, columns = np.indices(cells.shape)
+        inside = (rows >= edge_px) & (rows < 150 - edge_px)
+        inside &= (columns >= edge_px) & (columns < 130 - edge_px)
+        for name in range(1, cells.max() + 1):
+            own = cells == name
+            kept = (own & inside).any()
+            np.testing.assert_array_equal(found == name, own & kept)
+        assert found.dtype == cells.dtype

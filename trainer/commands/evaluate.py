@@ -4,7 +4,7 @@ Prints a table and writes WORKDIR/evaluation-SPLIT.json.
 
 from absl import flags
 
-from trainer.commands.shared_flags import CHECKPOINT, TTA, WORKDIR
+from trainer.commands.shared_flags import CHECKPOINT, EDGE_PX, TTA, WORKDIR
 from trainer.devices import tensorflow_files
 from trainer.devices.startup import load_tensorflow
 from unet_tfrecords.command import cli, cli_flags, signals
@@ -22,7 +22,8 @@ def _evaluate(values: flags.FlagValues, _: list[str]) -> None:
 
         if values["split"].present:
             raise UserError("--tune is on the validation split; leave --split out")
-        print(tune(values.workdir, values.input, values.checkpoint, values.tta).table())
+        given = (values.workdir, values.input, values.checkpoint, values.tta)
+        print(tune(*given, values.edge_px).table())
         return
     result = evaluation.evaluate(
         values.workdir,
@@ -30,6 +31,7 @@ def _evaluate(values: flags.FlagValues, _: list[str]) -> None:
         values.split,
         checkpoint=values.checkpoint,
         tta=values.tta,
+        edge_px=values.edge_px,
     )
     print(evaluation.table(result))
 
@@ -48,6 +50,7 @@ COMMAND = cli.Command(
             "evaluate, export and predict in WORKDIR/postprocessing.json",
         ),
         TTA,
+        EDGE_PX,
         CHECKPOINT,
     ),
     run=tensorflow_files.explained(_evaluate),

@@ -67,6 +67,8 @@ def _predict(values: flags.FlagValues, _: list[str]) -> None:
         raise UserError([f"--{problem}" for problem in problems])
     if values.runtime == "onnx" and values.devices:
         raise UserError("--devices is TensorFlow's; not with --runtime=onnx")
+    if values.edge_px is not None and values.format != "ctc":
+        raise UserError("--edge_px is of --format=ctc: others have all instances")
     if values.runtime == "tensorflow":
         load_tensorflow(values.devices)
     is_png = values.format == "png"
@@ -89,6 +91,7 @@ def _predict(values: flags.FlagValues, _: list[str]) -> None:
         devices=values.devices,
         overwrite=values.overwrite,
         rules=changes,
+        edge_px=values.edge_px,
     )
     done = f", {before} were there" if before else ""
     print(f"{made} images segmented{done}: {values.output}")
@@ -143,6 +146,13 @@ COMMAND = cli.Command(
             "so in um",
         ),
         *RULES,
+        cli_flags.integer(
+            "edge_px",
+            "of --format=ctc: leaves out cells that lie entirely within N px of the "
+            "frame's edge; by default as the challenge scores the model's data set",
+            None,
+            least=0,
+        ),
         TTA,
         cli_flags.choice(
             "runtime",

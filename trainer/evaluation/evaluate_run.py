@@ -21,6 +21,7 @@ from trainer.scores.bootstrap import intervals
 from unet_tfrecords.command import bars
 from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.dataset.dataset_info import DatasetInfo
+from unet_tfrecords.dataset.images import layouts
 from unet_tfrecords.dataset.images.frames import Frame
 from unet_tfrecords.dataset.images.layouts import check_frame, find_frames, read_objects
 from unet_tfrecords.dataset.splits import assign_splits
@@ -81,12 +82,14 @@ class Run(NamedTuple):
       step: of the checkpoint.
       outputs: raw image [H, W, C] to probabilities float32 [H, W, K] and, where the
         target has any, planes float32 [H, W, P].
+      edge_px: objects that lie entirely this near to a frame's edge are not scored.
     """
 
     config: ml_collections.ConfigDict
     info: DatasetInfo
     step: int
     outputs: Callable[[np.ndarray], dict[str, np.ndarray]]
+    edge_px: int
 
     def segment(self, frames: Sequence[Frame], **shown) -> Iterator[scoring.Segmented]:
         """Reads and segments frames, behind a bar that `shown` describes."""
@@ -104,11 +107,18 @@ class Run(NamedTuple):
                 outputs["probabilities"],
                 partition=data.layout == "isbi",
                 planes=outputs.get("planes"),
+                edge_px=self.edge_px,
             )
 
 
-def load_run(folder: str, checkpoint: str, tta: bool) -> Run:
-    """Restores a run's network as one that segments whole images."""
+def load_run(
+    folder: str, checkpoint: str, tta: bool, edge_px: int | None = None
+) -> Run:
+    """Restores a run's network as one that segments whole images.
+
+    Args:
+      edge_px: see `Run`; None takes the data set's own.
+    """
     config, info = workdir.read_config(folder), workdir.read_info(folder)
     network, step = restore_network(folder, config, checkpoint)
     model = config.model
@@ -129,7 +139,9 @@ def load_run(folder: str, checkpoint: str, tta: bool) -> Run:
         named = segment(tf.constant(image[None], tf.float32))
         return {name: value[0].numpy() for name, value in named.items()}
 
-    return Run(config, info, step, outputs)
+    if edge_px is None:
+        edge_px = layouts.edge_px(config.data)
+    return Run(config, info, step, outputs, edge_px)
 
 
 def evaluate(
@@ -138,6 +150,7 @@ def evaluate(
     split: str,
     checkpoint: str = "best",
     tta: bool = False,
+    edge_px: int | None = None,
 ) -> dict[str, Any]:
     """Scores a run on a split, writes what it found and renews the report.
 
@@ -151,6 +164,8 @@ def evaluate(
       split: train, validation or test.
       checkpoint: best, newest or a step.
       tta: averages over the eight symmetries of the square.
+      edge_px: objects that lie entirely this near to a frame's edge are not scored;
+        None takes the data set's own.
 
     Returns:
       What evaluation-SPLIT.json holds.
@@ -158,7 +173,7 @@ def evaluate(
     frames = frames_of_split(folder, source, split)
     files.remove_unfinished(folder)
     rules = workdir.read_rules(folder)
-    run = load_run(folder, checkpoint, tta)
+    run = load_run(folder, checkpoint, tta, edge_px)
     workdir.warn_of_other_rules(folder, step=run.step, tta=tta)
     measured = []
     gallery = Gallery(SHOWN)
@@ -168,6 +183,7 @@ def evaluate(
         draw = functools.partial(panels, frame, rules)
         gallery.add(frame.key, scoring.rank(scoring.pooled([found])), draw)
     about = {"split": split, "step": run.step, "tta": tta, "rules": rules._asdict()}
+    about["edge_px"] = run.edge_px
     result = about | summary(measured)
     with locks.in_turn(folder):  # what is read together is of one evaluation
         gallery.write(folder, split)
@@ -229,6 +245,10 @@ def table(result: dict[str, Any]) -> str:
         f"{result['split']} split, {result['num_frames']} whole frames, "
         f"step {result['step']}{', averaged over symmetries' if result['tta'] else ''}"
     ]
+    if edge_px := result.get("edge_px"):
+        lines.append(
+            f"without objects that lie within {edge_px} px of the frame's edge"
+        )
     for name in names.in_order(result["scores"]):
         value = result["scores"][name]
         if value is None:

@@ -61,7 +61,11 @@ class TuningResult(NamedTuple):
 
 
 def tune(
-    folder: str, source: str, checkpoint: str = "best", tta: bool = False
+    folder: str,
+    source: str,
+    checkpoint: str = "best",
+    tta: bool = False,
+    edge_px: int | None = None,
 ) -> TuningResult:
     """Finds rules on the validation split and keeps them in the work directory.
 
@@ -73,12 +77,13 @@ def tune(
       source: the data set's folder, as given to preprocess.
       checkpoint: best, newest or a step.
       tta: averages over the eight symmetries of the square.
+      edge_px: see `evaluate_run.evaluate`.
 
     Raises:
       UserError: no validation split.
     """
     frames = frames_of_split(folder, source, "validation")
-    run = load_run(folder, checkpoint, tta)
+    run = load_run(folder, checkpoint, tta, edge_px)
     with tempfile.TemporaryDirectory(prefix="unet-tune-") as scratch:
         found = _search(
             [

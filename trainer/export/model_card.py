@@ -12,6 +12,7 @@ from trainer.inference.segmenter import Segmenter
 from trainer.run import workdir
 from trainer.run.provenance import versions
 from unet_tfrecords.dataset.data_settings import class_names
+from unet_tfrecords.dataset.images import layouts
 from unet_tfrecords.dataset.shards import INFO_NAME
 from unet_tfrecords.dataset.splits import SPLITS
 from unet_tfrecords.dataset.targets import TARGETS
@@ -51,6 +52,7 @@ def describe(
         "class_names": class_names(config.model),
         "classes": config.model.classes,
         "depth": config.model.depth,
+        "edge_px": layouts.edge_px(config.data),
         "width": config.model.width,
         "normalization": json_files.as_read(
             msgspec.to_builtins(segmenter.normalization)

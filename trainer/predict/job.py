@@ -40,6 +40,7 @@ def predict(
     devices: int = 0,
     overwrite: bool = False,
     rules: Mapping[str, Any] | None = None,
+    edge_px: int | None = None,
 ) -> tuple[int, int]:
     """Segments every image that has not been segmented yet.
 
@@ -53,6 +54,7 @@ def predict(
       devices: above 0, the first device is split into so many logical ones.
       overwrite: whether what is there is made again.
       rules: those of `InstanceRules` that are to be other than the model's.
+      edge_px: see `outputs.Choice`; None takes the model's, whose data set has one.
 
     Returns:
       How many images were segmented, and how many had been before.
@@ -67,6 +69,7 @@ def predict(
         choice = choice._replace(
             rules=_rules(version, about, rules or {}),
             selected_channels=tuple(about.get("selected_channels", ())),
+            edge_px=_edge_px(choice, about, edge_px),
         )
         jobs, problems = find_jobs(source, output)
         names, more = _outputs_of(jobs, choice, output)
@@ -307,6 +310,13 @@ def _rules(
     return rules_from({**own, **changes}, files.join(version, artefact_layout.EXTRA))
 
 
+def _edge_px(choice: outputs.Choice, about: dict[str, Any], given: int | None) -> int:
+    """Only the challenge's format leaves instances out."""
+    if choice.format != "ctc":
+        return 0
+    return about.get("edge_px", 0) if given is None else given
+
+
 def _settings(
     version: str, choice: outputs.Choice, runtime: str, tta: bool
 ) -> dict[str, Any]:
@@ -320,6 +330,8 @@ def _settings(
         **choice._asdict(),
         "rules": choice.rules._asdict(),
     }
+    if not choice.edge_px:  # as it was noted before there was one
+        del content["edge_px"]
     return json_files.as_read(content)
 
 

@@ -27,6 +27,7 @@ from trainer.predict import object_table, outlines
 from trainer.predict.inputs import Job
 from trainer.predict.runtimes import Outputs
 from unet_tfrecords.command.errors import UserError
+from unet_tfrecords.dataset import regions
 from unet_tfrecords.dataset.images.formats import pixel_size_um, read_image
 from unet_tfrecords.dataset.images.png import encode_png
 from unet_tfrecords.dataset.pictures import overlay
@@ -52,6 +53,8 @@ class Choice(NamedTuple):
       geojson: whether outlines for QuPath are.
       rules: how classes and instances are made of probabilities.
       selected_channels: of the image files, which tables measure; () takes all.
+      edge_px: instances that lie entirely this near to the edge are left out, in the
+        challenge's format.
     """
 
     format: str = "png"
@@ -63,6 +66,7 @@ class Choice(NamedTuple):
     geojson: bool = False
     rules: InstanceRules = InstanceRules()
     selected_channels: tuple[int, ...] = ()
+    edge_px: int = 0
 
 
 class Result(NamedTuple):
@@ -121,6 +125,7 @@ def result_of(image: np.ndarray, made: Outputs, choice: Choice) -> Result:
     instances = None
     if is_wanted:
         instances = instances_of(probabilities, choice.rules, planes)
+        instances = regions.away_from_edge(instances, choice.edge_px)
     return Result(image, probabilities, classes, instances)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from trainer.inference.instances import InstanceRules, classes_of, instances_of
 from trainer.scores import calibration, ctc_scores, detections, isbi_scores, surface
 from trainer.scores.pixels import confusion_matrix, pixel_scores
+from unet_tfrecords.dataset import regions
 from unet_tfrecords.dataset.images.frames import Objects, Truth
 from unet_tfrecords.dataset.records import UNLABELLED
 
@@ -57,6 +58,7 @@ class Segmented(NamedTuple):
       partition: whether cells fill the plane between membranes, as in ISBI 2012, so
         that the frame is scored as a partition, and numbering cells says nothing.
       planes: of the target, float32 [H, W, P]; None where it has none.
+      edge_px: objects that lie entirely this near to the frame's edge don't count.
     """
 
     key: str
@@ -66,6 +68,7 @@ class Segmented(NamedTuple):
     probabilities: np.ndarray
     partition: bool = False
     planes: np.ndarray | None = None
+    edge_px: int = 0
 
 
 def measure(frame: Segmented, rules: InstanceRules) -> FrameMeasures:
@@ -97,8 +100,18 @@ def measure_objects(
     found: FrameMeasures, frame: Segmented, rules: InstanceRules
 ) -> None:
     """Adds the measures of objects; those of several classes only match their own."""
-    truth, objects, number = frame.truth, frame.objects, frame.probabilities.shape[-1]
-    instances = instances_of(frame.probabilities, rules, frame.planes)
+    number = frame.probabilities.shape[-1]
+
+    def counted(cells: np.ndarray) -> np.ndarray:
+        return regions.away_from_edge(cells, frame.edge_px)
+
+    truth = frame.truth._replace(instances=counted(frame.truth.instances))
+    objects = frame.objects
+    if objects.exact is not None:
+        objects = objects._replace(exact=counted(objects.exact))
+    if objects.markers is not None:
+        objects = objects._replace(markers=counted(objects.markers))
+    instances = counted(instances_of(frame.probabilities, rules, frame.planes))
     classes = classes_of(frame.probabilities, rules.threshold)
     parts = [(truth.instances, objects, instances)]
     if number > 2:  # of two, gold outlines need not be the truth's own

@@ -156,6 +156,18 @@ def narrowed(instances: np.ndarray) -> np.ndarray:
     )
 
 
+def away_from_edge(instances: np.ndarray, edge_px: int) -> np.ndarray:
+    """Instances without those that lie entirely within so many px of the frame's edge.
+
+    Args:
+      instances: integer [H, W], 0 is background; returned itself where `edge_px` is 0.
+    """
+    if not edge_px:
+        return instances
+    inner = instances[edge_px:-edge_px, edge_px:-edge_px]
+    return np.where(np.isin(instances, inner), instances, 0).astype(instances.dtype)
+
+
 def pieces_of_cells(instances: np.ndarray, classes: np.ndarray) -> np.ndarray:
     """Numbers the pieces that cells are in, as `connected_instances` does.
 

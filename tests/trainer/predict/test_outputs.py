@@ -68,6 +68,24 @@ def test_challenge_format(predict, images, tmp_path):
 
 
 @pytest.mark.slow
+def test_challenge_format_leaves_out_cells_at_the_edge(predict, images, tmp_path):
+    """Those that its scores leave out; other formats have all cells."""
+    many, field = ("--min_size_px=0",), ("--format=ctc", "--edge_px=60")
+    assert predict(images, *many, *field, output="01_RES") == 0
+    assert predict(images, *many, "--instances", output="png") == 0
+    fewer = 0
+    for index in range(8):
+        mask = tifffile.imread(tmp_path / f"01_RES/mask{index:03d}.tif")
+        every = tifffile.imread(tmp_path / f"png/t{index:03d}_instances.tif")
+        inner = set(np.unique(every[60:-60, 60:-60]))
+        expected = np.where(np.isin(every, list(inner)), every, 0)
+        np.testing.assert_array_equal(mask, expected)
+        fewer += (mask != every).any()
+    assert fewer
+    assert predict(images, field[1], output="other") == 2
+
+
+@pytest.mark.slow
 def test_challenge_format_wants_the_challenges_names(predict, images, tmp_path, capfd):
     (images / "t003.tif").rename(images / "frame3.tif")
     assert predict(images, "--format=ctc") == 2

@@ -12,10 +12,11 @@ from ctc_metrics.utils.representations import (
     match,
 )
 from scipy import ndimage
+from skimage import measure as skimage_measure
 from skimage import metrics as skimage_metrics
 
 from tests.trainer.scores.shapes import block, membranes
-from trainer.inference.instances import InstanceRules
+from trainer.inference.instances import InstanceRules, instances_of
 from trainer.scores import (
     bootstrap,
     calibration,
@@ -310,6 +311,42 @@ def frame(seed: int, random_cells, *, gold: bool = True):
     truth = Truth(instances, classes)
     seen = Segmented(f"d/01/t{seed:03d}", None, truth, objects, probabilities)
     return measure(seen, InstanceRules())
+
+
+@pytest.mark.parametrize("edge_px", [0, 25])
+def test_objects_near_the_edge_do_not_count_as_in_the_challenge(
+    tmp_path, random_cells, edge_px
+):
+    """py-ctcmetrics, of maps from which they were taken by their boxes."""
+
+    def within(cells):
+        left = cells.copy()
+        top, end = edge_px, np.subtract(cells.shape, edge_px)
+        for region in skimage_measure.regionprops(cells):
+            a, b, c, d = region.bbox
+            if c <= top or b >= end[1] or d <= top or a >= end[0]:
+                left[cells == region.label] = 0
+        return left
+
+    truths = [random_cells(seed, count=30) for seed in range(3)]
+    rules = InstanceRules(min_size_px=0, fill_holes=False, border_px=0)
+    shown, frames = [], []
+    for seed, truth in enumerate(truths):
+        result = changed(truth, seed)
+        probabilities = np.stack([result == 0, result > 0], -1).astype(np.float32)
+        shown.append(instances_of(probabilities, rules))
+        seen = Segmented(
+            *("d/01/t000", None, Truth(truth, (truth > 0).astype(np.uint8))),
+            *(Objects(truth, truth), probabilities),
+            edge_px=edge_px,
+        )
+        frames.append(measure(seen, rules))
+    left = list(map(within, shown))
+    assert all(map(np.any, left))
+    assert (np.stack(left) != np.stack(shown)).any() == bool(edge_px)
+    scores = pooled(frames)
+    their = theirs(tmp_path, list(map(within, truths)), left)
+    assert (scores["seg"], scores["det"]) == pytest.approx(their, abs=1e-9)
 
 
 def test_measured_frames_survive_json(random_cells):

@@ -35,6 +35,17 @@ from unet_tfrecords.storage import files
 
 WANTS = "NN/tTTT.tif with NN_GT/SEG or NN_ST/SEG"
 
+# The challenge scores no object that lies entirely this near to the frame's edge, px
+# (celltrackingchallenge.net, evaluation methodology: E of the field of interest).
+EDGE_PX = {
+    "DIC-C2DH-HeLa": 50,
+    "Fluo-C2DL-MSC": 50,
+    "Fluo-N2DH-GOWT1": 50,
+    "PhC-C2DH-U373": 50,
+    "Fluo-N2DL-HeLa": 25,
+    "PhC-C2DL-PSC": 25,
+}
+
 
 class Sequence(NamedTuple):
     """The files of a sequence by their numbers, as written.

@@ -41,6 +41,15 @@ LAYOUTS: dict[str, ModuleType] = {
 }
 
 
+def edge_px(data: ml_collections.ConfigDict) -> int:
+    """How near to the frame's edge objects are not scored; 0 but for the challenge's.
+
+    Args:
+      data: the config's `data` part (layout, name).
+    """
+    return ctc_layout.EDGE_PX.get(data.name, 0) if data.layout == "ctc" else 0
+
+
 def find_frames(data: ml_collections.ConfigDict, folder: str) -> list[Frame]:
     """All labelled frames below a folder, in order of sequence and name.
 
