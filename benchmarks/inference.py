@@ -73,7 +73,7 @@ def our_model(given, *, as_onnx: bool):
         if hasattr(layer, name)
     }
     np.savez(os.path.join(given.folder, WEIGHTS), **weights)
-    constant = artefact.as_constants(network, given.weights, tile_memory.PROCESSOR)
+    constant = artefact.as_constants([network], given.weights, tile_memory.PROCESSOR)
     segmenter = Segmenter(
         freeze(network) if constant else with_variables(network),
         depth=DEPTH,
@@ -88,7 +88,7 @@ def our_model(given, *, as_onnx: bool):
     about |= {"normalization": None, "tta": False}
     if as_onnx:
         path = os.path.join(given.folder, artefact_layout.ONNX)
-        onnx.write_tile(path, network, segmenter, about)
+        onnx.write_tile(path, [network], segmenter, about)
         runtime = runtimes.OnnxRuntime(path, about)
     else:
         path = os.path.join(given.folder, "model")

@@ -4,7 +4,7 @@ Beside it, in assets.extra/: config, scores, model card, warm-up requests.
 
 from absl import flags
 
-from trainer.commands.shared_flags import CHECKPOINT, TTA, WORKDIR
+from trainer.commands.shared_flags import CHECKPOINT, TTA
 from trainer.devices import tensorflow_files
 from trainer.devices.startup import load_tensorflow
 from unet_tfrecords.command import cli, cli_flags, signals
@@ -17,11 +17,12 @@ def _export(values: flags.FlagValues, _: list[str]) -> None:
     if not destinations:
         raise UserError("--output or --publish must be given; see --help")
     load_tensorflow()
-    from trainer.export import artefact
+    from trainer.export import artefact, members
 
     named = {name: getattr(values, name) for name in artefact.ExportOptions._fields}
     options = artefact.ExportOptions(**named)
-    for version in artefact.export(values.workdir, destinations, options):
+    folders = members.folders_of(values.workdir)
+    for version in artefact.export(folders, destinations, options):
         print(f"{version}/saved_model.pb")
 
 
@@ -29,7 +30,11 @@ COMMAND = cli.Command(
     name="export",
     summary=__doc__,
     flags=(
-        WORKDIR,
+        cli_flags.string(
+            "workdir",
+            "folder of the run; several with commas between, or cross_validate's, "
+            "become one model that averages their probabilities",
+        ),
         cli_flags.string("output", "the model's folder; versions lie inside"),
         cli_flags.string(
             "publish",

@@ -1,6 +1,7 @@
 """A run's checkpoint to a SavedModel with all that belongs to it: see `layout`."""
 
 import os
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -8,14 +9,21 @@ import ml_collections
 import tensorflow as tf
 
 from trainer.devices import tensorflow_files
-from trainer.export import artefact_layout, bioimageio, model_card, onnx, warmup
+from trainer.export import (
+    artefact_layout,
+    bioimageio,
+    members,
+    model_card,
+    onnx,
+    warmup,
+)
 from trainer.export.publish import check, files_below, publish, staging
 from trainer.export.signatures import SignatureSet
 from trainer.export.tile_memory import Device, tile_within
+from trainer.inference import ensemble
 from trainer.inference.segmenter import Segmenter
 from trainer.network.layers import freeze, with_variables
 from trainer.run import workdir
-from trainer.run.restore import restore_network
 from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.dataset.dataset_info import DatasetInfo
 from unet_tfrecords.dataset.targets import planes_of
@@ -55,11 +63,13 @@ class ExportOptions(NamedTuple):
     bioimageio: bool = False
 
 
-def export(folder: str, destinations: list[str], options: ExportOptions) -> list[str]:
-    """Exports a checkpoint of a run.
+def export(
+    folders: list[str], destinations: list[str], options: ExportOptions
+) -> list[str]:
+    """Exports a checkpoint of a run, or of several as one model: see `ensemble`.
 
     Args:
-      folder: the work directory.
+      folders: the work directories.
       destinations: folders or gs:// prefixes of the model; versions lie inside.
       options: how.
 
@@ -67,8 +77,8 @@ def export(folder: str, destinations: list[str], options: ExportOptions) -> list
       The new version's folder in each.
 
     Raises:
-      UserError: no run or no checkpoint there, an illegal tile, too little memory, or
-        nothing can be written there.
+      UserError: no run or no checkpoint there, runs that don't go together, an illegal
+        tile, too little memory, or nothing can be written there.
     """
     for destination in destinations:
         tensorflow_files.check_name(destination)
@@ -77,21 +87,20 @@ def export(folder: str, destinations: list[str], options: ExportOptions) -> list
         onnx.library()
     if options.bioimageio:
         bioimageio.library()
-    config = workdir.read_config(folder)
-    info = workdir.read_info(folder)
-    rules = workdir.read_rules(folder)
+    runs = members.read(folders, options.checkpoint, options.precision)
+    config, info, rules = runs[0].config, runs[0].info, members.joined_rules(runs)
     tile = _chosen_tile(config.model, options)
-    network, step = restore_network(
-        folder, config, options.checkpoint, options.precision
-    )
-    workdir.warn_of_other_rules(folder, step=step, tta=options.tta)
-    constant = as_constants(network, options.weights, device_of(options))
+    for run in runs:
+        workdir.warn_of_other_rules(run.folder, step=run.step, tta=options.tta)
+    networks = [run.network for run in runs]
+    constant = as_constants(networks, options.weights, device_of(options))
+    outputs = {"classes": config.model.classes, "planes": planes_of(config.data)}
+    prepared = freeze if constant else with_variables
     try:
         segmenter = Segmenter(
-            freeze(network) if constant else with_variables(network),
+            ensemble.as_one([prepared(network) for network in networks], **outputs),
             depth=config.model.depth,
-            classes=config.model.classes,
-            planes=planes_of(config.data),
+            **outputs,
             tile=tile,
             tiles_per_step=options.tiles_per_step,
             normalization=info.normalization,
@@ -100,17 +109,12 @@ def export(folder: str, destinations: list[str], options: ExportOptions) -> list
         )
     except ValueError as error:
         raise UserError(f"--tile: {error}") from None
-    variables = [] if constant else [weight.value for weight in network.weights]
+    variables = [] if constant else [w.value for n in networks for w in n.weights]
     served = SignatureSet(
         segmenter, info.geometry, variables, tuple(config.data.channels)
     )
     content = model_card.describe(
-        folder,
-        config,
-        segmenter,
-        step=step,
-        precision=options.precision,
-        rules=rules,
+        runs, segmenter, precision=options.precision, rules=rules
     )
     made = []
     for destination in destinations:
@@ -120,9 +124,9 @@ def export(folder: str, destinations: list[str], options: ExportOptions) -> list
             write_extras(extra, config, served, content, info)
             if options.onnx:
                 path = os.path.join(extra, artefact_layout.ONNX)
-                onnx.write_tile(path, network, segmenter, content)
+                onnx.write_tile(path, networks, segmenter, content)
             if options.bioimageio:
-                bioimageio.package(network, segmenter, content, extra)
+                bioimageio.package(networks, segmenter, content, extra)
             checksums.write(stage, files_below(stage), artefact_layout.SUMS)
             made.append(publish(stage, destination))
     return made
@@ -140,13 +144,14 @@ def device_of(options: ExportOptions) -> Device:
     return Device(kind, options.precision)
 
 
-def as_constants(network: keras.Model, weights: str, device: Device) -> bool:
+def as_constants(networks: Sequence[keras.Model], weights: str, device: Device) -> bool:
     """Whether weights become constants of the graph.
 
     Only oneDNN gains from that. For a GPU they would lie in every function once more.
     """
     if weights == "auto":
-        small = 4 * network.count_params() <= MOST_CONSTANT_BYTES
+        parameters = sum(network.count_params() for network in networks)
+        small = 4 * parameters <= MOST_CONSTANT_BYTES
         return small and device.kind == "cpu"
     return weights == "constants"
 

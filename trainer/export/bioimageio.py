@@ -9,6 +9,7 @@ import os
 import pathlib
 import re
 import tempfile
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -76,13 +77,16 @@ def library():
 
 
 def package(
-    network: keras.Model, segmenter: Segmenter, about: dict[str, Any], extra: str
+    networks: Sequence[keras.Model],
+    segmenter: Segmenter,
+    about: dict[str, Any],
+    extra: str,
 ) -> None:
     """Writes a package.
 
     Args:
-      network: float32 [B, H, W, C] to logits.
-      segmenter: over it.
+      networks: float32 [B, H, W, C] to logits, to be averaged.
+      segmenter: over them.
       about: what model.json holds.
       extra: the local folder for it, with the model card in it.
     """
@@ -90,7 +94,7 @@ def package(
     with tempfile.TemporaryDirectory(prefix="unet-bioimageio-") as folder:
         function = block_function(segmenter, about["channels"])
         weights = os.path.join(folder, "weights.onnx")
-        onnx.write_block(weights, network, segmenter, about)
+        onnx.write_block(weights, networks, segmenter, about)
         _write_example(segmenter, function, about, folder)
         card = files.read_bytes(os.path.join(extra, artefact_layout.CARD)).decode()
         readme = f"{card}\n## Validation\n\nThe scores above are of whole frames that "

@@ -2,11 +2,12 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from typing import Any
 
-import ml_collections
 import msgspec
 
+from trainer.export.members import Member
 from trainer.inference.instances import InstanceRules
 from trainer.inference.segmenter import Segmenter
 from trainer.run import workdir
@@ -22,31 +23,24 @@ OF_OBJECTS = {"seg": "SEG", "det": "DET", "v_rand": "V_rand", "v_info": "V_info"
 
 
 def describe(
-    folder: str,
-    config: ml_collections.ConfigDict,
+    runs: Sequence[Member],
     segmenter: Segmenter,
     *,
-    step: int,
     precision: str,
     rules: InstanceRules,
 ) -> dict[str, Any]:
     """What model.json holds.
 
     Args:
-      folder: the work directory.
-      config: the run's.
+      runs: what the model is made of; what only one of them can say is the first's.
       segmenter: what is exported.
-      step: of the checkpoint.
       precision: a Keras dtype policy, in which the network computes.
       rules: how classes and instances are made of probabilities.
     """
-    info = files.read_bytes(files.join(folder, INFO_NAME))
+    config = runs[0].config
+    each = [_data_of(run) for run in runs]
     return {
-        "data": {
-            "name": config.data.name,
-            "dataset_info_sha256": hashlib.sha256(info).hexdigest(),
-            "training_frames": json.loads(info)["splits"]["train"]["num_frames"],
-        },
+        "data": {"name": config.data.name, **each[0]},
         "channels": config.model.channels,
         "selected_channels": list(config.data.channels),
         "class_names": class_names(config.model),
@@ -59,8 +53,12 @@ def describe(
         ),
         "postprocessing": rules._asdict(),
         "precision": precision,
-        "scores": _scores(folder, step, segmenter.tta, rules),
-        "step": step,
+        # An average of several was not measured by any of them.
+        "scores": _scores(runs[0], segmenter.tta, rules) if len(runs) == 1 else {},
+        "step": runs[0].step,
+        "runs": [
+            {"step": run.step, **own} for run, own in zip(runs, each, strict=True)
+        ],
         "targets": {
             "name": (name := config.data.targets),
             "version": TARGETS[name].VERSION,
@@ -73,11 +71,20 @@ def describe(
     }
 
 
-def _scores(folder: str, step: int, tta: bool, rules: InstanceRules) -> dict[str, Any]:
+def _data_of(run: Member) -> dict[str, Any]:
+    """What a run has learned from."""
+    info = files.read_bytes(files.join(run.folder, INFO_NAME))
+    return {
+        "dataset_info_sha256": hashlib.sha256(info).hexdigest(),
+        "training_frames": json.loads(info)["splits"]["train"]["num_frames"],
+    }
+
+
+def _scores(run: Member, tta: bool, rules: InstanceRules) -> dict[str, Any]:
     """Scores that were measured on this very step, by these rules, by split."""
     scores = {}
-    for line in workdir.read_metrics(folder):
-        if line["step"] == step and not tta:
+    for line in workdir.read_metrics(run.folder):
+        if line["step"] == run.step and not tta:
             validation = {
                 name.removeprefix("val_"): value
                 for name, value in line.items()
@@ -86,9 +93,9 @@ def _scores(folder: str, step: int, tta: bool, rules: InstanceRules) -> dict[str
             if validation:
                 scores["validation"] = validation
     for name in SPLITS:
-        evaluation = workdir.read_evaluation(folder, name)
+        evaluation = workdir.read_evaluation(run.folder, name)
         made_by = [evaluation.get(key) for key in ("step", "tta", "rules")]
-        if made_by == [step, tta, rules._asdict()]:
+        if made_by == [run.step, tta, rules._asdict()]:
             split = f"{evaluation['split']}, {evaluation['num_frames']} whole frames"
             scores[split] = evaluation["scores"]
     return scores

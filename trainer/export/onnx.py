@@ -7,6 +7,7 @@ channels-first, as onnxruntime's kernels want them.
 
 import json
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -63,17 +64,20 @@ class Graph:
 
 
 def write_tile(
-    path: str, network: keras.Model, segmenter: Segmenter, about: dict[str, Any]
+    path: str,
+    networks: Sequence[keras.Model],
+    segmenter: Segmenter,
+    about: dict[str, Any],
 ) -> None:
     """Writes what the signature `tile` does (see `signatures`).
 
     Args:
       path: of the file, local.
-      network: float32 [B, H, W, C] to logits.
-      segmenter: over it.
+      networks: float32 [B, H, W, C] to logits, to be averaged.
+      segmenter: over them.
       about: what model.json holds; it travels in the file's metadata.
     """
-    graph, channels = Graph(), network.input_shape[-1]
+    graph, channels = Graph(), networks[0].input_shape[-1]
     inputs = {"tile": ["batch", "height", "width", channels]}
     if known := segmenter.normalization:
         mean, std = graph.constant(known.mean), graph.constant(known.std)
@@ -85,8 +89,7 @@ def write_tile(
     std = graph.add("Where", is_positive, std, graph.constant(1))
     normal = graph.add("Div", graph.add("Sub", "tile", mean), std)
     image = graph.add("Transpose", normal, perm=TO_CHANNELS_FIRST)
-    logits = _logits(graph, network, image)
-    probabilities = _probabilities(graph, logits, segmenter)
+    probabilities, planes = _outputs(graph, networks, segmenter, image)
     graph.named(probabilities, "probabilities")
     graph.named(_classes(graph, probabilities, segmenter), "classes")
     area = ["batch", "out_height", "out_width"]
@@ -95,29 +98,48 @@ def write_tile(
         "classes": area,
     }
     if segmenter.planes:
-        graph.named(_planes(graph, logits, segmenter), "planes")
+        graph.named(planes, "planes")
         outputs["planes"] = [*area, segmenter.planes]
     _write(path, graph, inputs, outputs, about)
 
 
 def write_block(
-    path: str, network: keras.Model, segmenter: Segmenter, about: dict[str, Any]
+    path: str,
+    networks: Sequence[keras.Model],
+    segmenter: Segmenter,
+    about: dict[str, Any],
 ) -> None:
     """Writes what `bioimageio.block_function` does: blocks mirrored around, normalised.
 
     Args:
-      path, network, segmenter, about: as `write_tile` takes them.
+      path, networks, segmenter, about: as `write_tile` takes them.
     """
     graph, pad = Graph(), tiling.pad(segmenter.depth)
     image = graph.add("Transpose", "block", perm=TO_CHANNELS_FIRST)
     around = graph.integers(0, 0, pad, pad, 0, 0, pad, pad)
     image = graph.add("Pad", image, around, mode="reflect")
-    logits = _logits(graph, network, image)
-    graph.named(_probabilities(graph, logits, segmenter), "probabilities")
+    probabilities, _ = _outputs(graph, networks, segmenter, image)
+    graph.named(probabilities, "probabilities")
     area = ["batch", "height", "width"]
-    inputs = {"block": [*area, network.input_shape[-1]]}
+    inputs = {"block": [*area, networks[0].input_shape[-1]]}
     outputs = {"probabilities": [*area, segmenter.classes]}
     _write(path, graph, inputs, outputs, about)
+
+
+def _outputs(
+    graph: Graph, networks: Sequence[keras.Model], segmenter: Segmenter, image: str
+) -> tuple[str, str]:
+    """Mean probabilities [B, H, W, K] and mean planes [B, H, W, P] of the networks."""
+    each = [_logits(graph, network, image) for network in networks]
+    probabilities = [_probabilities(graph, logits, segmenter) for logits in each]
+    if not segmenter.planes:
+        return _mean(graph, probabilities), ""
+    planes = [_planes(graph, logits, segmenter) for logits in each]
+    return _mean(graph, probabilities), _mean(graph, planes)
+
+
+def _mean(graph: Graph, each: list[str]) -> str:
+    return graph.add("Mean", *each) if len(each) > 1 else each[0]
 
 
 def _probabilities(graph: Graph, logits: str, segmenter: Segmenter) -> str:

@@ -257,6 +257,9 @@ def test_cross_validation_goes_on_after_a_kill(cells, tmp_path, capsys):
     assert min(errors) <= result["scores"]["pixel_error"] <= max(errors)
     text = (folder / "report.html").read_text()
     assert "Fold by fold" in text and "fold 2" in text
+    assert run("export", workdir=folder, output=tmp_path / "model") == 0
+    about = read(tmp_path / "model/1/assets.extra", "model.json")
+    assert len(about["runs"]) == 3
     changed = process(*command, "--tta")
     assert changed.returncode == 2 and "tta" in changed.stderr
 

@@ -273,7 +273,7 @@ def test_onnx_is_the_signature_tile(tmp_path, classes, standardized):
         freeze(network), depth=2, classes=classes, tile=76, threshold=0.4
     )
     tile = tile_function(segmenter, 3)
-    onnx.write_tile(str(tmp_path / "tile.onnx"), network, segmenter, {"depth": 2})
+    onnx.write_tile(str(tmp_path / "tile.onnx"), [network], segmenter, {"depth": 2})
     session = onnxruntime.InferenceSession(tmp_path / "tile.onnx")
     pixels = np.random.default_rng(0)
     for height, width in ((76, 76), (92, 60)):
