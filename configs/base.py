@@ -117,4 +117,8 @@ def get_config() -> ml_collections.ConfigDict:
     again.quarter_turns = False  # turns by 0, 90, 180 or 270 degrees
     again.contrast = 0.0  # log factor on the deviation from the mean, up to
     again.brightness = 0.0  # added, in standard deviations of the frame, up to
+    # These touch every pixel: some milliseconds a tile of a core.
+    again.blur_px = 0.0  # deviation of a Gaussian filter, up to
+    again.gradient = 0.0  # slope over the tile, in deviations of the frame, up to
+    again.noise = 0.0  # deviation, in those of the frame, up to
     return config

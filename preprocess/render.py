@@ -80,6 +80,11 @@ class Window(NamedTuple):
             )
         )
 
+    def joined(self, other: "Window") -> "Window":
+        """The smallest window that holds both."""
+        pairs = zip(self, other, strict=True)
+        return Window(*((min(a, c), max(b, d)) for (a, b), (c, d) in pairs))
+
     def inside(self, outer: "Window") -> tuple[slice, slice]:
         """Where this window lies in an array that holds an outer one."""
         pairs = zip(self, outer, strict=True)
@@ -139,7 +144,7 @@ def render(
         part = np.s_[slice(*known.rows), slice(*known.columns)]
         truth = Truth(*(layer[part] for layer in truth))
     else:
-        evaluated = window.widened(max(pad, margin))
+        evaluated = seen.joined(known)
         positions = change.deformation.positions(*evaluated)
         pixels = _deformed(image, positions.within(seen.inside(evaluated)), change)
         looked_up = positions.within(known.inside(evaluated))

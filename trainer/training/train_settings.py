@@ -44,7 +44,10 @@ NOT_NEGATIVE = (
     "checkpoint_every_minutes",
     "augment.contrast",
     "augment.brightness",
+    "augment.gradient",
+    "augment.noise",
 )
+LARGEST_BLUR_PX = 5
 SHARES = ("momentum", "ema", "final_learning_rate")
 
 
@@ -56,6 +59,9 @@ def _misfit(name: str, value: Any) -> str:
         fits, rule = 0 < value < math.inf, "must be above 0"
     elif name in SHARES:
         fits, rule = 0 <= value < 1, "must be 0 up to below 1"
+    elif name == "augment.blur_px":
+        fits = 0 <= value <= LARGEST_BLUR_PX  # or the filter is wider than small tiles
+        rule = f"must be 0 to {LARGEST_BLUR_PX}"
     elif name in NOT_NEGATIVE:
         fits, rule = 0 <= value < math.inf, "must not be negative"
     else:

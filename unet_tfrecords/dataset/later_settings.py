@@ -9,6 +9,9 @@ from typing import Any
 LATER: dict[str, Any] = {
     "data.targets": "classes",
     "data.augment.zoom": 0.0,
+    "train.augment.blur_px": 0.0,
+    "train.augment.gradient": 0.0,
+    "train.augment.noise": 0.0,
 }
 
 

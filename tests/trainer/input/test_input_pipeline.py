@@ -1,10 +1,11 @@
 """Order, lanes, workers, light augmentation: functions of (seed, epoch, step)."""
 
-import ml_collections
 import numpy as np
 import pytest
 import tensorflow as tf
+from scipy import ndimage, optimize
 
+from configs import base
 from trainer.input import input_pipeline, light_augment
 from trainer.input.reading_order import ShardFile, deal_lanes, part_of
 from trainer.input.shard_files import find_shards
@@ -160,10 +161,21 @@ def test_shuffle_reaches_across_shards(info, many_shards):
 
 
 def everything():
-    augment = ml_collections.ConfigDict()
+    augment = base.get_config().train.augment
     augment.flip, augment.quarter_turns = True, True
     augment.contrast, augment.brightness = 0.3, 0.5
     return augment
+
+
+def seen_worse(image, seed=1, **changes):
+    """An image after some of the changes that touch pixels."""
+    augment = base.get_config().train.augment
+    augment.update(changes)
+    std = tf.fill([image.shape[2]], 40.0)
+    seed = tf.constant([7, seed], tf.int64)
+    made = light_augment.seen_worse(tf.constant(image), std, seed, augment)
+    assert made.dtype == image.dtype and made.shape == image.shape
+    return made.numpy()
 
 
 def drawn_tile():
@@ -210,6 +222,50 @@ def test_light_grey_values_are_contrast_and_brightness_after_normalising():
         assert np.exp(-0.3) <= contrast <= np.exp(0.3) and abs(brightness) <= 0.5
         changes.add(round(contrast, 5))
     assert len(changes) == 20
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_blur_is_scipys_gaussian_filter(dtype):
+    rng = np.random.default_rng(5)
+    image = rng.integers(0, np.iinfo(dtype).max, (50, 50, 2), dtype)
+    deviations = []
+    for seed in range(6):
+        blurred = seen_worse(image, seed, blur_px=1.5)
+
+        def by_scipy(sigma, image=image):
+            given = dict(sigma=(sigma, sigma, 0), mode="mirror", radius=(5, 5, 0))
+            return ndimage.gaussian_filter(image.astype(np.float64), **given)
+
+        def misfit(sigma, blurred=blurred):
+            return np.square(by_scipy(sigma) - blurred).sum()
+
+        found = optimize.minimize_scalar(misfit, bounds=(0.01, 1.5), method="bounded")
+        step = 2 if dtype == np.uint8 else 40  # of rounding and of the fit
+        assert np.abs(by_scipy(found.x) - blurred).max() < step
+        deviations.append(found.x)
+    assert min(deviations) < 0.6 and max(deviations) > 0.9
+
+
+def test_noise_and_gradient_have_the_frames_deviation_as_their_unit():
+    image = np.full((400, 400, 1), 3000, np.uint16)
+    spreads, slopes = [], []
+    for seed in range(30):
+        noise = seen_worse(image, seed, noise=0.5).astype(float) - 3000
+        assert abs(noise.mean()) < 1
+        spreads.append(noise.std() / 40)
+        plane = seen_worse(image, seed, gradient=2.0)[..., 0].astype(float) - 3000
+        down, across = plane[:, 200], plane[200]
+        np.testing.assert_allclose(plane, down[:, None] + across, atol=2.1)
+        slopes += [(down[-1] - down[0]) / 80, (across[-1] - across[0]) / 80]
+    assert max(spreads) <= 0.51 and max(spreads) > 0.4 and min(spreads) < 0.1
+    assert -2.02 <= min(slopes) < -1.5 and 1.5 < max(slopes) <= 2.02
+
+
+def test_values_beyond_the_dtype_are_clipped():
+    image = np.array([0, 255], np.uint8).repeat(800).reshape(40, 40, 1)
+    made = seen_worse(image, 3, noise=1.0, gradient=3.0)
+    assert made.min() == 0 and made.max() == 255
+    assert (np.abs(made.astype(int) - image) < 200).all()  # nothing has wrapped around
 
 
 @pytest.mark.slow
