@@ -92,11 +92,19 @@ STUDIES = {
     ),
 }
 TARGETS = ("classes", "border", "distance")
+ZOOM = "--config.data.augment.zoom=0.35"  # 0.7 to 1.4 times
+WORSE = (
+    "--config.train.augment.blur_px=1.5",
+    "--config.train.augment.gradient=0.5",
+    "--config.train.augment.noise=0.3",
+)
 # What may be tried beside the target, by name.
 OPTIONS = {
     "": (),
     "no-weights": ("--config.data.border_weight=0.0",),
-    "zoom": ("--config.data.augment.zoom=0.35",),
+    "zoom": (ZOOM,),
+    "worse": WORSE,
+    "zoom+worse": (ZOOM, *WORSE),
 }
 
 
