@@ -1,7 +1,7 @@
 """Scores on the whole frames of a split, through the code that is exported."""
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import ml_collections
@@ -20,7 +20,7 @@ from trainer.scores import frame as scoring
 from trainer.scores.bootstrap import intervals
 from unet_tfrecords.command import bars
 from unet_tfrecords.command.errors import UserError
-from unet_tfrecords.dataset.dataset_info import DatasetInfo
+from unet_tfrecords.dataset.dataset_info import DatasetInfo, Source
 from unet_tfrecords.dataset.images import layouts
 from unet_tfrecords.dataset.images.frames import Frame
 from unet_tfrecords.dataset.images.layouts import check_frame, find_frames, read_objects
@@ -72,6 +72,36 @@ def check_unseen(frames: list[Frame], folder: str, info: DatasetInfo) -> None:
                 for frame in seen
             ]
         )
+
+
+KINDS = {"ctc": "video", "isbi": "stack"}  # of sequences, by layout
+
+
+def relation(
+    frames: Sequence[Frame],
+    sources: Iterable[Source],
+    data: ml_collections.ConfigDict,
+) -> str:
+    """How near frames are to those that were trained on, in words.
+
+    Neighbouring frames are near copies: a score on the same video says little of the
+    next one.
+
+    Args:
+      frames: to be scored.
+      sources: of the data set.
+      data: the config's `data` part.
+    """
+    kind = KINDS.get(data.layout, "group")
+    if kind == "group" and not data.group:
+        return "from the same folder as the training frames"
+    before = {frame.key.removesuffix(frame.name) for frame in frames}
+    trained = [source.frame for source in sources if source.split == "train"]
+    same = [begin for begin in before if any(key.startswith(begin) for key in trained)]
+    if not same:
+        return f"from another {kind} than the training frames"
+    some = "" if len(same) == len(before) else "some "
+    return f"{some}from the same {kind} as the training frames"
 
 
 class Run(NamedTuple):
@@ -183,6 +213,8 @@ def evaluate(
         draw = functools.partial(panels, frame, rules)
         gallery.add(frame.key, scoring.rank(scoring.pooled([found])), draw)
     about = {"split": split, "step": run.step, "tta": tta, "rules": rules._asdict()}
+    sources = run.info.read_sources(folder)
+    about["frames_are"] = relation(frames, sources, run.config.data)
     about["edge_px"] = run.edge_px
     result = about | summary(measured)
     with locks.in_turn(folder):  # what is read together is of one evaluation
@@ -245,6 +277,8 @@ def table(result: dict[str, Any]) -> str:
         f"{result['split']} split, {result['num_frames']} whole frames, "
         f"step {result['step']}{', averaged over symmetries' if result['tta'] else ''}"
     ]
+    if "frames_are" in result:
+        lines.append(f"frames are {result['frames_are']}")
     if edge_px := result.get("edge_px"):
         lines.append(
             f"without objects that lie within {edge_px} px of the frame's edge"

@@ -72,8 +72,10 @@ def cross_validate(
             _fold(own, [*flags, *more], source, ["--tta"] * tta, tune)
             run = files.join(own, "train")
             measured += read_measured(run, "test")
-            by_fold.append(workdir.read_evaluation(run, "test")["scores"])
+            one = workdir.read_evaluation(run, "test")
+            by_fold.append(one["scores"])
         about = {"split": "test", "step": config.train.steps, "tta": tta}
+        about |= {key: one[key] for key in ("frames_are", "edge_px") if key in one}
         result = {**about, "folds": folds, **summary(measured), "by_fold": by_fold}
         write(folder, "test", result, measured)
         page.write_cross_validation(folder, config, result)

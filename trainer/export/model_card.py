@@ -97,6 +97,8 @@ def _scores(run: Member, tta: bool, rules: InstanceRules) -> dict[str, Any]:
         made_by = [evaluation.get(key) for key in ("step", "tta", "rules")]
         if made_by == [run.step, tta, rules._asdict()]:
             split = f"{evaluation['split']}, {evaluation['num_frames']} whole frames"
+            if origin := evaluation.get("frames_are"):
+                split += f" {origin}"
             scores[split] = evaluation["scores"]
     return scores
 

@@ -11,6 +11,7 @@ import signal
 import numpy as np
 import pytest
 
+from configs import base
 from tests.commands import TINY, mistakes, module, process, run, started
 from tests.conftest import until
 from trainer.evaluation import gallery
@@ -20,6 +21,9 @@ from trainer.inference.instances import InstanceRules
 from trainer.run import workdir
 from trainer.scores.frame import pooled
 from unet_tfrecords.command.errors import UserError
+from unet_tfrecords.dataset.dataset_info import Source, SourceFile
+from unet_tfrecords.dataset.images.frames import Frame
+from unet_tfrecords.dataset.images.pages import Page
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +58,54 @@ def test_evaluate_writes_scores_objects_and_sums(evaluated):
     assert {row["fate"] for row in rows} <= {"found", "missed", "split", "merged"}
     low, high = result["intervals"]["pixel_error"]
     assert low <= result["scores"]["pixel_error"] <= high
+    same = "from the same video as the training frames"
+    assert result["frames_are"] == same and result["edge_px"] == 0
+    assert same in (evaluated / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    "layout, scored, said",
+    [
+        ("ctc", "01/t3 01/t4", "from the same video as the training frames"),
+        ("ctc", "02/t3", "from another video than the training frames"),
+        ("ctc", "01/t3 02/t3", "some from the same video as the training frames"),
+        ("ctc", "011/t3", "from another video than the training frames"),
+        ("isbi", "01/z3", "from the same stack as the training frames"),
+        ("folder", "01/a", "from the same group as the training frames"),
+        ("folder", "02/a/b", "from another group than the training frames"),
+    ],
+)
+def test_a_score_says_how_near_its_frames_are_to_those_trained_on(layout, scored, said):
+    from trainer.evaluation.evaluate_run import relation
+
+    frames = [
+        Frame("set", *name.split("/", 1), layout, Page("f.tif"))
+        for name in scored.split()
+    ]
+    file = (SourceFile("f.tif", 0, "0"),)
+    sources = [Source("set/01/t0", "train", 9, 9, file)]
+    sources.append(Source("set/02/t9", "validation", 9, 9, file))
+    data = base.get_config().data
+    data.layout, data.group = layout, "^(..)"
+    assert relation(frames, sources, data) == said
+    if layout == "folder":
+        data.group = ""
+        assert "the same folder" in relation(frames, sources, data)
+
+
+@pytest.mark.slow
+def test_objects_at_the_edge_are_left_out_by_a_flag(evaluated, cells, tmp_path, capsys):
+    work = tmp_path / "run"
+    shutil.copytree(evaluated, work)
+    assert run("evaluate", "--edge_px=45", workdir=work, input=cells) == 0
+    assert "within 45 px of the frame's edge" in capsys.readouterr().out
+    found, whole = (read(each, "evaluation-test.json") for each in (work, evaluated))
+    assert found["edge_px"] == 45
+    few, all_ = (
+        (each / "evaluation-test-objects.csv").read_text().count("\n")
+        for each in (work, evaluated)
+    )
+    assert 1 < few < all_ and found["scores"]["iou_1"] == whole["scores"]["iou_1"]
 
 
 @pytest.mark.slow
