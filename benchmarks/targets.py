@@ -26,7 +26,7 @@ from unet_tfrecords.dataset.images.formats import read_image
 from unet_tfrecords.dataset.images.pages import Page
 
 ROOT = pathlib.Path(__file__).parent.parent
-SCORES = ("seg", "det", "ap_50", "ap_75")
+SCORES = ("seg", "det", "ap_50", "ap_75", "best_pixel_error", "v_rand", "v_info")
 
 
 class Study(NamedTuple):
@@ -90,6 +90,8 @@ STUDIES = {
             "--config.data.tile_size=444",  # gives 260 px: most images have 256
         ),
     ),
+    # Membranes: nothing to part, so only options are worth trying.
+    "ISBI2012": Study("isbi2012", "same stack", ("--config=configs/isbi2012.py:cpu",)),
 }
 TARGETS = ("classes", "border", "distance")
 ZOOM = "--config.data.augment.zoom=0.35"  # 0.7 to 1.4 times
@@ -102,6 +104,7 @@ WORSE = (
 OPTIONS = {
     "": (),
     "no-weights": ("--config.data.border_weight=0.0",),
+    "low-weights": ("--config.data.border_weight=2.0",),
     "zoom": (ZOOM,),
     "worse": WORSE,
     "zoom+worse": (ZOOM, *WORSE),
@@ -207,7 +210,7 @@ def table(output: pathlib.Path, wanted: list[Trial]) -> str:
             continue
         cells = []
         for score in SCORES:
-            each = [result["scores"][score] for result in found]
+            each = [result["scores"].get(score) for result in found]
             if None in each:
                 cells.append("-")
             else:
