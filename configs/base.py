@@ -22,6 +22,9 @@ def get_config() -> ml_collections.ConfigDict:
     data.mask_values = ""
     data.channels = ()  # of the files, from 0, such as (0, 2); () takes all there are
     data.sequences = ()  # ctc: ("01", "02"); () takes all there are
+    # isbi, ctc: images of the stack or video whose channels follow the frame's own, as
+    # (-1, 1) for the one before and the one after; model.channels counts all
+    data.neighbours = ()
     # folder: what frames belong together (plate, patient): a regular expression on the
     # image's path below the folder, such as "^(plate[0-9]+)"; groups are not divided
     data.group = ""

@@ -203,8 +203,9 @@ def _stamped(planned: PlannedFrame) -> PlannedFrame:
     frame = planned.frame
     found = ((name, getattr(frame, name)) for name in PAGES)
     pages: dict[str, Any] = {name: _with_stamp(page) for name, page in found if page}
-    objects = tuple(map(_with_stamp, frame.objects))
-    return planned._replace(frame=dataclasses.replace(frame, objects=objects, **pages))
+    for name in ("objects", "neighbours"):
+        pages[name] = tuple(map(_with_stamp, getattr(frame, name)))
+    return planned._replace(frame=dataclasses.replace(frame, **pages))
 
 
 def _with_stamp(page: Page) -> Page:

@@ -15,7 +15,7 @@ from preprocess import augment
 from preprocess.plan import Unit
 from preprocess.weights import border_weights, margin_px
 from unet_tfrecords.dataset import tiling
-from unet_tfrecords.dataset.images.formats import read_image
+from unet_tfrecords.dataset.images.formats import read_images
 from unet_tfrecords.dataset.images.frames import Frame, Truth
 from unet_tfrecords.dataset.images.layouts import read_truth
 from unet_tfrecords.dataset.pixel_statistics import Moments, moments
@@ -45,7 +45,7 @@ def load(frame: Frame, config: ml_collections.ConfigDict) -> LoadedFrame:
     """Reads a frame and its truth."""
     data, model = config.data, config.model
     truth = read_truth(frame, data, model.classes)
-    image = read_image(frame.image, model.channels, selected=data.channels)
+    image = read_images(frame.images, model.channels, selected=data.channels)
     return LoadedFrame(image, truth, moments(image))
 
 

@@ -131,7 +131,7 @@ class Run(NamedTuple):
             outputs = self.outputs(image)
             yield scoring.Segmented(
                 frame.key,
-                image,
+                image[..., : model.channels // len(frame.images)],
                 truth,
                 read_objects(frame, truth),
                 outputs["probabilities"],

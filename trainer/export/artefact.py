@@ -111,7 +111,11 @@ def export(
         raise UserError(f"--tile: {error}") from None
     variables = [] if constant else [w.value for n in networks for w in n.weights]
     served = SignatureSet(
-        segmenter, info.geometry, variables, tuple(config.data.channels)
+        segmenter,
+        info.geometry,
+        variables,
+        tuple(config.data.channels),
+        images=1 + len(config.data.neighbours),
     )
     content = model_card.describe(
         runs, segmenter, precision=options.precision, rules=rules
@@ -209,7 +213,11 @@ def write_extras(
         artefact_layout.ABOUT: json_files.as_json(content),
         artefact_layout.CARD: model_card.card(content, takes).encode(),
         artefact_layout.WARMUP: warmup.warmup_records(
-            height, width, served.geometry.channels, config.data.channels
+            height,
+            width,
+            served.geometry.channels,
+            config.data.channels,
+            images=1 + len(config.data.neighbours),
         ),
     }
     for name, value in written.items():

@@ -99,7 +99,10 @@ def read(folders: Sequence[str], checkpoint: str, precision: str) -> list[Member
 def _contract(config: ml_collections.ConfigDict, info: DatasetInfo) -> dict[str, Any]:
     """What images a run takes, and what it gives."""
     names = ("depth", "channels", "classes", "class_names")
-    data = {name: config.data[name] for name in ("targets", "channels", "name")}
+    data = {
+        name: config.data[name]
+        for name in ("targets", "channels", "neighbours", "name")
+    }
     content = {
         "model": {name: config.model[name] for name in names},
         "data": data | {"normalization": msgspec.to_builtins(info.normalization)},

@@ -48,6 +48,7 @@ def describe(
         "depth": config.model.depth,
         "edge_px": layouts.edge_px(config.data),
         "width": config.model.width,
+        "neighbours": list(config.data.neighbours),
         "normalization": json_files.as_read(
             msgspec.to_builtins(segmenter.normalization)
         ),

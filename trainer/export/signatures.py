@@ -44,6 +44,7 @@ class SignatureSet(tf.Module):
         geometry: Geometry,
         variables: Sequence[tf.Variable] = (),
         selected: Sequence[int] = (),
+        images: int = 1,
     ):
         """Wraps a segmenter.
 
@@ -52,6 +53,7 @@ class SignatureSet(tf.Module):
           geometry: of the records that the network learned from.
           variables: what that function reads; none where it holds constants.
           selected: which channels of an encoded image the network takes; () for all.
+          images: whose channels it takes: a frame's and its neighbours'.
         """
         super().__init__(name="served")
         self.geometry = geometry
@@ -68,16 +70,22 @@ class SignatureSet(tf.Module):
             "tile": tile_function(segmenter, channels),
             "tf_example": example_function(segmenter, geometry),
         }
-        if channels_in_file(channels, selected):
+        if channels_in_file(channels, selected, images):
             self.functions["image_bytes"] = bytes_function(whole, channels, selected)
 
 
-def channels_in_file(channels: int, selected: Sequence[int] = ()) -> int:
+def channels_in_file(
+    channels: int, selected: Sequence[int] = (), images: int = 1
+) -> int:
     """How many channels of a PNG or JPEG a model takes its own from; 0 if none does.
+
+    A model that takes several images at once takes none in one file.
 
     >>> channels_in_file(3), channels_in_file(2), channels_in_file(2, (0, 2))
     (3, 0, 3)
     """
+    if images > 1:
+        return 0
     wanted = max(selected, default=channels - 1) + 1
     if selected:
         wanted = max(wanted, 3)

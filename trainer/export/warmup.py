@@ -18,13 +18,17 @@ from unet_tfrecords.dataset.records import frame_record
 
 
 def warmup_records(
-    height: int, width: int, channels: int, selected: Sequence[int] = ()
+    height: int,
+    width: int,
+    channels: int,
+    selected: Sequence[int] = (),
+    images: int = 1,
 ) -> bytes:
     """One request to each signature for whole images, on noise of a size in px."""
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (height, width, channels), np.uint8)
     requests = [("serving_default", "image", image[None].astype(np.float32))]
-    if in_file := channels_in_file(channels, selected):
+    if in_file := channels_in_file(channels, selected, images):
         encoded = encode_png(rng.integers(0, 256, (height, width, in_file), np.uint8))
         requests.append(("image_bytes", "image_bytes", np.array([encoded])))
     return b"".join(frame_record(prediction_log(*request)) for request in requests)

@@ -1,5 +1,6 @@
 """Which images are to be segmented, and under which names their outputs go."""
 
+import collections
 import os
 import re
 from collections.abc import Iterable
@@ -7,7 +8,12 @@ from typing import NamedTuple
 
 from unet_tfrecords.command.errors import UserError, warn
 from unet_tfrecords.dataset.images.arrangements import OF_NNUNET
-from unet_tfrecords.dataset.images.formats import count_pages, is_image, unread
+from unet_tfrecords.dataset.images.formats import (
+    count_pages,
+    is_image,
+    neighbours_of,
+    unread,
+)
 from unet_tfrecords.dataset.images.frames import natural_key
 from unet_tfrecords.dataset.images.layouts import truth_files
 from unet_tfrecords.dataset.images.pages import Page
@@ -27,6 +33,7 @@ class Job(NamedTuple):
       stack: the same for all pages of a stack.
       pages: how many the file has.
       updated: when the file was last changed, s since 1970.
+      neighbours: images whose channels follow its own, see config.data.neighbours.
     """
 
     page: Page
@@ -34,6 +41,7 @@ class Job(NamedTuple):
     stack: str
     pages: int
     updated: float
+    neighbours: tuple[Page, ...] = ()
 
 
 def find_jobs(source: str, output: str) -> tuple[list[Job], list[str]]:
@@ -79,6 +87,37 @@ def find_jobs(source: str, output: str) -> tuple[list[Job], list[str]]:
         except UserError as error:
             problems += error.problems
     return jobs, problems
+
+
+def with_neighbours(jobs: list[Job], offsets: tuple[int, ...]) -> list[Job]:
+    """Gives each image its neighbours: pages of its stack, or images of its folder.
+
+    Raises:
+      UserError: images that are alone, a line each.
+    """
+    together: dict[str, list[Job]] = collections.defaultdict(list)
+    for job in jobs:
+        is_page = job.pages > 1
+        together[job.page.path if is_page else os.path.dirname(job.page.path)].append(
+            job
+        )
+    if alone := [those[0].page for those in together.values() if len(those) == 1]:
+        raise UserError(
+            [
+                f"{page}: is alone, and this model looks at an image's neighbours "
+                f"{offsets} in its stack or folder too; give the whole stack or folder"
+                for page in alone
+            ]
+        )
+    made = {}
+    for those in together.values():
+        pages = [job.page for job in those]
+        # A neighbour that has changed makes the outputs old.
+        updated = max(job.updated for job in those)
+        for place, job in enumerate(those):
+            beside = neighbours_of(pages, place, offsets)
+            made[job] = job._replace(neighbours=beside, updated=updated)
+    return [made[job] for job in jobs]
 
 
 def _channels_apart(paths: Iterable[str]) -> dict[str, str]:

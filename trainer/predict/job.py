@@ -14,12 +14,12 @@ import numpy as np
 from trainer.export import artefact_layout
 from trainer.inference.instances import InstanceRules, rules_from
 from trainer.predict import object_table, outputs, runtimes
-from trainer.predict.inputs import Job, find_jobs, page_names
+from trainer.predict.inputs import Job, find_jobs, page_names, with_neighbours
 from trainer.predict.ordered_map import ordered_map
 from trainer.predict.prediction_record import PredictionRecord
 from unet_tfrecords.command import bars
 from unet_tfrecords.command.errors import UserError, of_disk
-from unet_tfrecords.dataset.images.formats import is_spread, read_image
+from unet_tfrecords.dataset.images.formats import is_spread, read_images
 from unet_tfrecords.storage import files, json_files, locks
 
 FATAL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -72,6 +72,8 @@ def predict(
             edge_px=_edge_px(choice, about, edge_px),
         )
         jobs, problems = find_jobs(source, output)
+        if offsets := tuple(about.get("neighbours", ())):
+            jobs = with_neighbours(jobs, offsets)
         names, more = _outputs_of(jobs, choice, output)
         problems += more
         written = {os.path.dirname(path) for paths in names.values() for path in paths}
@@ -173,7 +175,8 @@ def _segment_all(
             made = runtime.segment(image)
         finally:
             free.put(runtime)
-        result = outputs.result_of(image, made, choice)
+        own = image[..., : image.shape[2] // (1 + len(job.neighbours))]
+        result = outputs.result_of(own, made, choice)
         for name, encode in outputs.encoders(job, choice).items():
             files.write_bytes(files.join(output, name), encode(result))
         if outputs.stack_name(job, choice):  # the caller makes one file of the pages
@@ -342,7 +345,8 @@ def _read(job: Job, about: dict[str, Any], selected: tuple[int, ...]) -> np.ndar
             f"{job.page}: neither 8 nor 16 bit unsigned, where this model takes the "
             "training frames' mean and deviation for its intensities; convert it"
         )
-    return read_image(job.page, about["channels"], selected=selected)
+    pages = [job.page, *job.neighbours]
+    return read_images(pages, about["channels"], selected=selected)
 
 
 def _lines_of(job: Job, error: BaseException) -> list[str]:

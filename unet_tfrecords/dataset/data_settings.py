@@ -12,6 +12,7 @@ from unet_tfrecords.dataset.records import ENCODINGS, UNLABELLED, weight_step
 from unet_tfrecords.dataset.targets import TARGETS
 from unet_tfrecords.storage import json_files
 
+ORDERED = ("isbi", "ctc")  # layouts whose frames have neighbours
 LARGEST_ZOOM = 1.5  # log of a factor: cells 4.5 times as large or small
 
 
@@ -53,14 +54,30 @@ def check_data_config(config: ml_collections.ConfigDict) -> None:
             f"config.model.class_names: {len(model.class_names)} names where "
             f"config.model.classes={model.classes}; name all, or give () to number them"
         )
-    if data.channels and (
-        not all(isinstance(channel, int) for channel in data.channels)
-        or len(set(data.channels)) != model.channels
-        or min(data.channels) < 0
+    images = 1 + len(data.neighbours)
+    if (
+        not all(isinstance(offset, int) and offset for offset in data.neighbours)
+        or len({*data.neighbours}) != len(data.neighbours)
+        or (data.neighbours and data.layout not in ORDERED)
     ):
         problems.append(
+            f"config.data.neighbours={tuple(data.neighbours)}: different offsets in a "
+            f"stack or video, such as (-1, 1), of layouts {' and '.join(ORDERED)}"
+        )
+    elif model.channels % images:
+        problems.append(
+            f"config.model.channels={model.channels}: {images} images of a frame, with "
+            f"config.data.neighbours, have {images} channels, or several times as many"
+        )
+    elif data.channels and (
+        not all(isinstance(channel, int) for channel in data.channels)
+        or len(set(data.channels)) != model.channels // images
+        or min(data.channels) < 0
+    ):
+        each = " for each image" if data.neighbours else ""
+        problems.append(
             f"config.data.channels={tuple(data.channels)}: take as many different "
-            f"ones, from 0, as config.model.channels={model.channels} says"
+            f"ones, from 0, as config.model.channels={model.channels} says{each}"
         )
     if not 0 < data.border_sigma_px < math.inf:
         problems.append(
@@ -117,7 +134,7 @@ def data_config(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """The part of a config that the shards depend on, as plain JSON values."""
     model = {name: config.model[name] for name in ("depth", "channels", "classes")}
     content = {"seed": config.seed, "data": config.data.to_dict(), "model": model}
-    return json_files.as_read(later_settings.stripped(content))
+    return later_settings.stripped(json_files.as_read(content))
 
 
 def class_names(model: ml_collections.ConfigDict) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any
 
 LATER: dict[str, Any] = {
     "data.targets": "classes",
+    "data.neighbours": [],  # as JSON has it
     "data.augment.zoom": 0.0,
     "train.augment.blur_px": 0.0,
     "train.augment.gradient": 0.0,
@@ -19,7 +20,7 @@ def filled(config: dict[str, Any]) -> dict[str, Any]:
     """A config from before, with what it lacks.
 
     >>> filled({"data": {"augment": {}}})
-    {'data': {'augment': {'zoom': 0.0}, 'targets': 'classes'}}
+    {'data': {'augment': {'zoom': 0.0}, 'neighbours': [], 'targets': 'classes'}}
     """
     return _each(config, lambda part, key, value: {key: value} | part)
 

@@ -109,20 +109,20 @@ def test_isbi_format_is_one_stack_of_float32(predict, em, whole, tmp_path):
 def test_a_stack_that_lacks_a_page_is_not_written(
     predict, em, tmp_path, monkeypatch, capfd
 ):
-    read_image = predict_job.read_image
+    read_images = predict_job.read_images
 
-    def broken(page, channels, **named):
-        if page.number == 2:
-            raise predict_job.UserError(f"{page}: cannot be read")
-        return read_image(page, channels, **named)
+    def broken(pages, channels, **named):
+        if pages[0].number == 2:
+            raise predict_job.UserError(f"{pages[0]}: cannot be read")
+        return read_images(pages, channels, **named)
 
-    monkeypatch.setattr(predict_job, "read_image", broken)
+    monkeypatch.setattr(predict_job, "read_images", broken)
     assert predict(em / "train-volume.tif", "--format=isbi") == 2
     said = capfd.readouterr().err
     assert "train-volume.tif: not written, for want of" in said
     assert "train-volume.tif (page 2): cannot be read" in said
     assert os.listdir(tmp_path / "out") == ["predict.json"]
-    monkeypatch.setattr(predict_job, "read_image", read_image)
+    monkeypatch.setattr(predict_job, "read_images", read_images)
     assert predict(em / "train-volume.tif", "--format=isbi") == 0
 
 

@@ -124,16 +124,16 @@ def test_an_overwrite_that_is_stopped_leaves_no_old_outputs(
     predict, images, tmp_path, monkeypatch
 ):
     assert predict(images) == 0
-    read_image = predict_job.read_image
+    read_images = predict_job.read_images
 
-    def stopping(page, channels, **named):
-        if "t004" in page.path:
+    def stopping(pages, channels, **named):
+        if "t004" in pages[0].path:
             raise KeyboardInterrupt
-        return read_image(page, channels, **named)
+        return read_images(pages, channels, **named)
 
-    monkeypatch.setattr(predict_job, "read_image", stopping)
+    monkeypatch.setattr(predict_job, "read_images", stopping)
     assert predict(images, "--overwrite", "--tta") == 130
-    monkeypatch.setattr(predict_job, "read_image", read_image)
+    monkeypatch.setattr(predict_job, "read_images", read_images)
     assert settings_of(tmp_path / "out")["tta"]
     assert len(list((tmp_path / "out").glob("*_mask.png"))) < 8
     assert predict(images, "--tta") == 0
@@ -197,8 +197,8 @@ def test_a_stop_notes_what_was_finished(predict, images, tmp_path, monkeypatch, 
             raise KeyboardInterrupt
         return read(*arguments, **named)
 
-    read = predict_job.read_image
-    monkeypatch.setattr(predict_job, "read_image", stopping)
+    read = predict_job.read_images
+    monkeypatch.setattr(predict_job, "read_images", stopping)
     monkeypatch.setattr(predict_job.outputs, "result_of", slow)
     assert predict(images) == 130
     monkeypatch.undo()

@@ -10,6 +10,7 @@ stacks, each labelled slice is a frame.
 """
 
 import collections
+import dataclasses
 import re
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
@@ -18,7 +19,12 @@ import ml_collections
 import numpy as np
 
 from unet_tfrecords.command.errors import UserError
-from unet_tfrecords.dataset.images.formats import count_pages, read_labels, unread
+from unet_tfrecords.dataset.images.formats import (
+    count_pages,
+    neighbours_of,
+    read_labels,
+    unread,
+)
 from unet_tfrecords.dataset.images.frames import (
     Frame,
     FrameListing,
@@ -142,7 +148,7 @@ def find(name: str, folder: str, data: ml_collections.ConfigDict) -> FrameListin
     truth = _truth_folders(folder)
     for number in wanted or present:
         base = files.join(folder, number)
-        found = _find_in(name, number, base, truth, labels)
+        found = _find_in(name, number, base, truth, labels, data.neighbours)
         frames += found.frames
         problems += found.problems
         unlabelled += found.unlabelled
@@ -151,7 +157,12 @@ def find(name: str, folder: str, data: ml_collections.ConfigDict) -> FrameListin
 
 
 def _find_in(
-    name: str, number: str, base: str, truth: dict[str, str], labels: str
+    name: str,
+    number: str,
+    base: str,
+    truth: dict[str, str],
+    labels: str,
+    neighbours: tuple[int, ...],
 ) -> FrameListing:
     """The frames of one sequence."""
     there = _sequence(base, truth, labels)
@@ -189,6 +200,8 @@ def _find_in(
             if time in labelled
         ]
         times = [t for t in times if t in there.gold or t in there.silver]
+    in_order = sorted(there.images, key=natural_key)  # labelled or not
+    video = {there.images[time]: place for place, time in enumerate(in_order)}
     frames: list[Frame] = []
     of_time: dict[str, dict[int, str]] = collections.defaultdict(dict)
     for (time, z), path in there.gold_slices.items():
@@ -196,9 +209,10 @@ def _find_in(
     for time in times:
         try:
             slices = of_time[time] if stacks else {}
-            frames += _frames_of(
+            made = _frames_of(
                 name, number, there, time, gold_slices=slices, stacks=stacks
             )
+            frames += (_with_neighbours(f, video, neighbours) for f in made)
         except UserError as error:
             problems += error.problems
     left_out = tuple(path for path in others if not unread(path))
@@ -272,6 +286,26 @@ def _frames_of(
             key = f"t{time}-z{z:03d}" if stacks else f"t{time}"
             truth = gold, silver, markers
             yield Frame(name, number, key, "ctc", Page(image, z), *truth)
+
+
+def _with_neighbours(
+    frame: Frame, video: dict[str, int], offsets: tuple[int, ...]
+) -> Frame:
+    """Slices beside a slice, or images before and after one.
+
+    Args:
+      video: the sequence's images, with their places in it.
+      offsets: config.data.neighbours.
+    """
+    if not offsets:
+        return frame
+    path, place = frame.image.path, frame.image.number
+    if is_slice(frame):
+        pages = [Page(path, z) for z in range(count_pages(path))]
+    else:
+        pages, place = list(map(Page, video)), video[path]
+    beside = neighbours_of(pages, place, offsets)
+    return dataclasses.replace(frame, neighbours=beside)
 
 
 def is_slice(frame: Frame) -> bool:

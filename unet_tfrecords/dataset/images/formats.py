@@ -15,6 +15,7 @@ import numpy as np
 
 from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.dataset.images import raster_file, tiff_file
+from unet_tfrecords.dataset.images.frames import size_text
 from unet_tfrecords.dataset.images.pages import Header, Page, Stored
 from unet_tfrecords.dataset.images.value_map import Mask
 from unet_tfrecords.dataset.pixel_statistics import strips
@@ -171,6 +172,56 @@ def decode(page: Page) -> Stored:
 
 
 @_explained
+def read_images(
+    pages: Sequence[Page],
+    channels: int,
+    notes: list[str] | None = None,
+    *,
+    selected: Sequence[int] = (),
+) -> np.ndarray:
+    """Reads images, such as a frame and its neighbours, as one of all their channels.
+
+    Args:
+      pages: where they are.
+      channels: how many they have together.
+      notes, selected: of each, as `read_image` takes them.
+
+    Returns:
+      uint8 or uint16 [H, W, channels].
+
+    Raises:
+      UserError: one is not as it should be, or another than the first.
+    """
+    each = channels // len(pages)
+    known: dict[Page, np.ndarray] = {}
+    for page in pages:  # at the ends of a stack some are the same
+        if page not in known:
+            known[page] = read_image(page, each, notes, selected=selected)
+    first = known[pages[0]]
+    for page, image in known.items():
+        if (image.shape, image.dtype) != (first.shape, first.dtype):
+            raise UserError(
+                f"{page}: {size_text(image)} px, {image.dtype}, but its neighbour "
+                f"{pages[0]} has {size_text(first)} px, {first.dtype}"
+            )
+    if len(pages) == 1:
+        return first
+    return np.concatenate([known[page] for page in pages], axis=2)
+
+
+def neighbours_of(
+    pages: Sequence[Page], place: int, offsets: Sequence[int]
+) -> tuple[Page, ...]:
+    """The pages beside one; beyond either end the last one there is.
+
+    >>> pages = [Page("a", z) for z in range(3)]
+    >>> [page.number for page in neighbours_of(pages, 0, (-1, 2))]
+    [0, 2]
+    """
+    last = len(pages) - 1
+    return tuple(pages[min(max(place + offset, 0), last)] for offset in offsets)
+
+
 def read_image(
     page: Page,
     channels: int,

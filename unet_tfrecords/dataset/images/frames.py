@@ -24,6 +24,7 @@ class Frame:
       markers: one dot a cell, for finding the unlabelled (Cell Tracking Challenge).
       split: train, validation or test.
       objects: masks of single objects, where each has a file of its own.
+      neighbours: images whose channels follow its own, see config.data.neighbours.
     """
 
     dataset: str
@@ -36,6 +37,7 @@ class Frame:
     markers: Page | None = None
     split: str = ""
     objects: tuple[Page, ...] = ()
+    neighbours: tuple[Page, ...] = ()
 
     @property
     def key(self) -> str:
@@ -45,7 +47,12 @@ class Frame:
     def pages(self) -> list[Page]:
         """Everything that the frame is made from."""
         named = [page for name in PAGES if (page := getattr(self, name))]
-        return [*named, *self.objects]
+        return [*named, *self.objects, *self.neighbours]
+
+    @property
+    def images(self) -> list[Page]:
+        """The picture, and its neighbours."""
+        return [self.image, *self.neighbours]
 
 
 class FrameListing(NamedTuple):

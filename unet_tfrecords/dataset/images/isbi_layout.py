@@ -10,7 +10,11 @@ import ml_collections
 import numpy as np
 
 from unet_tfrecords.command.errors import UserError
-from unet_tfrecords.dataset.images.formats import count_pages, read_labels
+from unet_tfrecords.dataset.images.formats import (
+    count_pages,
+    neighbours_of,
+    read_labels,
+)
 from unet_tfrecords.dataset.images.frames import Frame, FrameListing, Objects, Truth
 from unet_tfrecords.dataset.images.mask_values import foreground_of
 from unet_tfrecords.dataset.images.pages import Page
@@ -33,9 +37,13 @@ def find(name: str, folder: str, data: ml_collections.ConfigDict) -> FrameListin
             f"{labels}: {label_pages} pages, but {volume} has {pages}; "
             "both stacks need one page a slice"
         )
+    slices = [Page(volume, i) for i in range(pages)]
     frames = [
-        Frame(name, "stack", f"z{i:03d}", "isbi", Page(volume, i), Page(labels, i))
-        for i in range(pages)
+        Frame(
+            *(name, "stack", f"z{i:03d}", "isbi", image, Page(labels, i)),
+            neighbours=neighbours_of(slices, i, data.neighbours),
+        )
+        for i, image in enumerate(slices)
     ]
     return FrameListing(frames, [])
 

@@ -20,7 +20,7 @@ from unet_tfrecords.dataset.images import (
     isbi_layout,
     mask_survey,
 )
-from unet_tfrecords.dataset.images.formats import count_pages, is_spread, read_image
+from unet_tfrecords.dataset.images.formats import count_pages, is_spread, read_images
 from unet_tfrecords.dataset.images.frames import (
     Frame,
     FrameListing,
@@ -254,7 +254,7 @@ def check_frame(
             f"{frame.image}: not unsigned 8 or 16 bit, so its intensities are spread "
             "frame by frame; convert it, or use config.data.normalization='frame'"
         )
-    image = read_image(frame.image, channels, notes, selected=data.channels)
+    image = read_images(frame.images, channels, notes, selected=data.channels)
     if image.min() == image.max():
         raise UserError(f"{frame.image}: every pixel is {image.flat[0]}; remove it")
     truth = read_truth(frame, data, classes, notes)
