@@ -70,7 +70,9 @@ def test_an_engine_makes_the_same_bytes(cluster, cells, digests, made_here, tmp_
     assert not [line for line in said if line and not re.match("(frame|tile)s: ", line)]
 
 
-@pytest.mark.parametrize("name, config", [("DIC-C2DH-HeLa", "dic_hela")])
+@pytest.mark.parametrize(
+    "name, config", [("DIC-C2DH-HeLa", "dic_hela"), ("PhC-C2DH-U373", "phc_u373")]
+)
 def test_real_images_too(
     cluster, real_data, digests, made_here, tmp_path, name, config
 ):
