@@ -1,11 +1,12 @@
-"""Which target parts cells best: the same network, data, steps and augmentation, three
-targets, several seeds.
+"""Which target separates cells best: three targets, several seeds of each.
+
+With the same network, data, steps and augmentation.
 
     ./launch.sh benchmark --what=targets --input=SETS --output=DIR --minutes=120
 
 SETS holds the challenges' sets as their sites have them. A training is scored on frames
 that it has not seen, with rules tuned on its validation frames. Stopped, or out of
-minutes, the same command goes on where it was; the table is of what there is.
+minutes, the same command resumes; the table is of what there is.
 """
 
 import json
@@ -93,6 +94,7 @@ STUDIES = {
     # Membranes: nothing to part, so only options are worth trying.
     "ISBI2012": Study("isbi2012", "same stack", ("--config=configs/isbi2012.py:cpu",)),
 }
+OF_CELLS = [name for name in STUDIES if name != "ISBI2012"]
 TARGETS = ("classes", "border", "distance")
 ZOOM = "--config.data.augment.zoom=0.35"  # 0.7 to 1.4 times
 WORSE = (
@@ -117,17 +119,21 @@ class Trial(NamedTuple):
     study: str
     target: str
     option: str
+    steps: int
     seed: int
 
     def name(self) -> str:
         """Also of its folder; data sets are shared by seeds."""
-        return f"{self.data_name()}-{self.seed}"
+        return f"{self.data_name()}-{self.steps}-{self.seed}"
 
     def data_name(self) -> str:
         return "-".join(filter(None, (self.study, self.target, self.option)))
 
 
 def _run(values: flags.FlagValues, _: list[str]) -> None:
+    for name, known in (("sets", STUDIES), ("targets", TARGETS), ("options", OPTIONS)):
+        if unknown := {*values[name].value.split(",")} - {*known}:
+            raise UserError(f"--{name}: {', '.join(sorted(unknown))}: see --help")
     output = pathlib.Path(values.output).resolve()
     output.mkdir(parents=True, exist_ok=True)
     until = time.monotonic() + 60 * values.minutes
@@ -137,7 +143,7 @@ def _run(values: flags.FlagValues, _: list[str]) -> None:
             if time.monotonic() > until:
                 break
             print(f"[targets] {trial.name()}", file=sys.stderr, flush=True)
-            train_and_score(trial, values.input, output, values.steps)
+            train_and_score(trial, values.input, output)
     print(table(output, list(trials(values))))
 
 
@@ -147,10 +153,10 @@ def trials(values: flags.FlagValues) -> Iterator[Trial]:
         for study in values.sets.split(","):
             for target in values.targets.split(","):
                 for option in values.options.split(","):
-                    yield Trial(study, target, option, seed)
+                    yield Trial(study, target, option, values.steps, seed)
 
 
-def train_and_score(trial: Trial, sets: str, output: pathlib.Path, steps: int) -> None:
+def train_and_score(trial: Trial, sets: str, output: pathlib.Path) -> None:
     """Preprocess, train, tune, evaluate: the project's own commands."""
     study = STUDIES[trial.study]
     source = pathlib.Path(sets, study.folder).resolve()
@@ -177,8 +183,8 @@ def train_and_score(trial: Trial, sets: str, output: pathlib.Path, steps: int) -
         command("preprocess.main", *settings, f"--input={source}", f"--output={data}")
         command(
             *("trainer.main", "train", *settings, f"--data={data}", run),
-            *(f"--config.train.steps={steps}", f"--config.seed={trial.seed}"),
-            f"--config.train.validate_every_steps={max(1, steps // 4)}",
+            *(f"--config.train.steps={trial.steps}", f"--config.seed={trial.seed}"),
+            f"--config.train.validate_every_steps={max(1, trial.steps // 4)}",
         )
         command("trainer.main", "evaluate", run, f"--input={source}", "--tune")
         command("trainer.main", "evaluate", run, f"--input={source}")
@@ -227,11 +233,11 @@ def _names(name: str, known: dict | tuple) -> str:
 
 COMMAND = cli.Command(
     "benchmark --what=targets",
-    "Which target parts cells best, by trainings of each on several sets.",
+    "Which target separates cells best, by trainings of each on several sets.",
     flags=(
         cli_flags.string("input", "folder of the sets, by their challenges' names"),
         cli_flags.string("output", "folder for data, runs and scores"),
-        cli_flags.string("sets", _names("sets", STUDIES), ",".join(STUDIES)),
+        cli_flags.string("sets", _names("sets", STUDIES), ",".join(OF_CELLS)),
         cli_flags.string("targets", _names("targets", TARGETS), ",".join(TARGETS)),
         cli_flags.string("options", _names("options, none of them too", OPTIONS), ""),
         cli_flags.integer("steps", "of each training", 600, least=1),

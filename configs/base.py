@@ -64,7 +64,7 @@ def get_config() -> ml_collections.ConfigDict:
     augment.rotation_deg = 180.0  # turns by up to this, either way, degrees
     augment.flip = True  # mirrors along either axis, half of the time each
     augment.shift_px = 32.0  # moves by up to this along either axis, px
-    augment.zoom = 0.0  # log of the factor that objects grow by, up to, either way
+    augment.zoom = 0.0  # log of the factor that scales objects, up to, either way
     augment.contrast = 0.25  # log factor on the deviation from the mean, up to
     augment.brightness = 0.25  # added, in standard deviations of the frame, up to
     augment.gamma = 0.2  # log of the power on the normalised value, up to
@@ -120,7 +120,8 @@ def get_config() -> ml_collections.ConfigDict:
     again.quarter_turns = False  # turns by 0, 90, 180 or 270 degrees
     again.contrast = 0.0  # log factor on the deviation from the mean, up to
     again.brightness = 0.0  # added, in standard deviations of the frame, up to
-    # These touch every pixel: some milliseconds a tile of a core.
+    # These touch every pixel. On 572 px a core takes 8 ms for a blur up to 1.5 px, 33
+    # for one up to 5 px, 11 for noise, 2 for a gradient.
     again.blur_px = 0.0  # deviation of a Gaussian filter, up to
     again.gradient = 0.0  # slope over the tile, in deviations of the frame, up to
     again.noise = 0.0  # deviation, in those of the frame, up to

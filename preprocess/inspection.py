@@ -107,7 +107,7 @@ def inspect(frame: Frame, config: ml_collections.ConfigDict) -> Inspection:
         tuple(np.flatnonzero(counts).tolist()),
         moments(image),
         notes=tuple(notes),
-        pixels=_pixels_of(image),
+        pixels=_pixels_of(image[..., : image.shape[2] // len(frame.images)]),
     )
 
 

@@ -21,7 +21,7 @@ def room_for(frame: Frame) -> Iterator[None]:
     """
     is_large = False
     with contextlib.suppress(UserError, OSError):  # the reader reports what is wrong
-        is_large = pixels_of(frame.image) >= LARGE_PIXELS
+        is_large = sum(map(pixels_of, {*frame.images})) >= LARGE_PIXELS
     with _one_at_a_time if is_large else contextlib.nullcontext():
         yield
 

@@ -10,7 +10,7 @@ import tensorflow as tf
 import tifffile
 
 from configs import dic_hela, isbi2012
-from tests.commands import TINY, refused, run
+from tests.commands import TINY, run
 from tests.dataset.layouts import frames_of
 from unet_tfrecords.dataset import dataset_info, shards
 from unet_tfrecords.dataset.images import layouts
@@ -59,9 +59,41 @@ def test_a_neighbour_of_another_size_is_named(cells, tmp_path, capsys):
     assert "t003.tif: 40 x 50 px, uint8, but its neighbour" in said
 
 
+def test_copies_in_two_splits_are_seen_whatever_is_beside_them(cells, tmp_path, capsys):
+    shutil.copytree(cells, tmp_path / "set")
+    images = tmp_path / "set/01"
+    page = tifffile.imread(images / "t000.tif")
+    tifffile.imwrite(images / "t007.tif", page, compression="zlib")
+    where = {"input": tmp_path / "set", "output": tmp_path / "data"}
+    assert run("preprocess", *TINY, *BESIDE, **where) == 2
+    assert "t007.tif (test) is a copy of" in capsys.readouterr().err
+
+
+def test_a_broken_neighbour_is_named_alone(cells, tmp_path, capsys):
+    shutil.copytree(cells, tmp_path / "set")
+    for name in ("01_GT/SEG/man_seg003.tif", "01_ST/SEG/man_seg003.tif"):
+        (tmp_path / "set" / name).unlink(missing_ok=True)
+    (tmp_path / "set/01/t003.tif").write_bytes(b"II*\0broken")
+    where = {"input": tmp_path / "set", "output": tmp_path / "data"}
+    assert run("preprocess", *TINY, *BESIDE, **where) == 2
+    said = capsys.readouterr().err
+    assert "01/t003.tif: cannot be read as an image" in said and "Page(" not in said
+
+
+def test_a_blank_frame_between_others_is_refused(cells, tmp_path, capsys):
+    shutil.copytree(cells, tmp_path / "set")
+    blank = np.full_like(tifffile.imread(cells / "01/t003.tif"), 7)
+    tifffile.imwrite(tmp_path / "set/01/t003.tif", blank)
+    where = {"input": tmp_path / "set", "output": tmp_path / "data"}
+    assert run("preprocess", *TINY, *BESIDE, **where) == 2
+    assert "t003.tif: every pixel is 7" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "given, line",
     [
+        (["--config.data.neighbours=(-1,True)"], "config.data.neighbours=(-1, True)"),
+        (["--config.data.neighbours=(-1,101)"], "different offsets up to 100"),
         (["--config.data.neighbours=(-1,0)"], "config.data.neighbours=(-1, 0)"),
         (["--config.data.neighbours=(1,1)"], "config.data.neighbours=(1, 1)"),
         (["--config.data.neighbours=(-1,1)"], "config.model.channels=1: 3 images"),
@@ -131,11 +163,59 @@ def test_predict_gives_the_model_an_image_with_its_neighbours(road, cells, tmp_p
 
 
 @pytest.mark.slow
-def test_an_image_alone_is_refused(road, cells, tmp_path, capsys):
+def test_an_image_alone_is_refused_and_the_others_are_segmented(
+    road, cells, tmp_path, capsys
+):
+    source = tmp_path / "in"
+    shutil.copytree(cells / "01", source / "01")
+    (source / "alone").mkdir()
+    shutil.copy(cells / "01/t003.tif", source / "alone/x.tif")
     where = {"model": road / "model", "output": tmp_path / "out"}
-    line = refused(capsys, "predict", input=cells / "01/t003.tif", **where)
-    assert "t003.tif: is alone, and this model looks at" in line
-    assert not os.path.exists(tmp_path / "out/t003_mask.png")
+    assert run("predict", input=source, **where) == 2
+    assert "alone/x.tif: is alone, and this model also" in capsys.readouterr().err
+    assert len(list((tmp_path / "out/01").glob("*_mask.png"))) == 8
+    assert not (tmp_path / "out/alone/x_mask.png").exists()
+
+
+@pytest.mark.slow
+def test_neighbours_are_those_of_the_folder_whichever_images_are_asked_for(
+    road, cells, tmp_path
+):
+    more = ("--probabilities=npy", f"--model={road / 'model'}")
+    assert run("predict", *more, input=cells / "01", output=tmp_path / "whole") == 0
+    some = cells / "01/t00[04].tif"
+    assert run("predict", *more, input=some, output=tmp_path / "some") == 0
+    one = cells / "01/t003.tif"
+    assert run("predict", *more, input=one, output=tmp_path / "one") == 0
+    for folder, name in (("some", "t000"), ("some", "t004"), ("one", "t003")):
+        pair = (tmp_path / f / f"{name}_probabilities.npy" for f in (folder, "whole"))
+        np.testing.assert_array_equal(*map(np.load, pair))
+
+
+@pytest.mark.slow
+def test_outputs_whose_neighbours_changed_are_made_again_and_no_others(
+    road, cells, tmp_path
+):
+    source, output = tmp_path / "in", tmp_path / "out"
+    shutil.copytree(cells / "01", source)
+
+    def again() -> set[str]:
+        """Images whose outputs a run makes."""
+        before = {p.name: p.stat().st_mtime_ns for p in output.glob("*_mask.png")}
+        where = {"model": road / "model", "input": source, "output": output}
+        assert run("predict", **where) == 0
+        now = {p.name: p.stat().st_mtime_ns for p in output.glob("*_mask.png")}
+        return {name[:4] for name in now if now[name] != before.get(name)}
+
+    assert len(again()) == 8 and not again()
+    (source / "t002.tif").unlink()  # others are beside t001 and t003 now
+    assert again() == {"t001", "t003"}
+    older = source / "t005.tif"
+    tifffile.imwrite(older, tifffile.imread(older)[::-1])
+    os.utime(older, (1e9, 1e9))
+    assert again() == {"t004", "t005", "t006"}
+    shutil.copy(source / "t007.tif", source / "t008.tif")
+    assert again() == {"t007", "t008"}
 
 
 @pytest.mark.slow
@@ -160,5 +240,6 @@ def test_model_and_report_say_so(road):
     extra = road / "model/1/assets.extra"
     about = json.loads((extra / "model.json").read_text())
     assert about["neighbours"] == [-1, 1] and about["channels"] == 3
+    assert run("preview", data=road / "data", output=road / "seen") == 0
     assert "those of its neighbours -1, 1" in (extra / "model_card.md").read_text()
     assert (road / "run/report.html").exists()

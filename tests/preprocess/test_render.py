@@ -58,6 +58,22 @@ def test_tiles_do_not_depend_on_windows(
                 np.testing.assert_array_equal(there, here, err_msg=f"{name} of {key}")
 
 
+@pytest.mark.parametrize("targets", ["border", "distance"])
+def test_two_arms_of_a_cell_are_one_cell_in_every_window(monkeypatch, targets):
+    """They are joined far below the window that they are seen in."""
+    instances = np.zeros((400, 60), np.int32)
+    instances[20:380, 10:50] = 1
+    instances[20:340, 29:31] = 0  # a narrow slit from above: a U
+    given = dict(augmentation=0, tile_size=60, depth=2, targets=targets)
+    whole = made(instances, **given)
+    monkeypatch.setattr(render, "WINDOW_PX", 40)
+    parts = made(instances, **given)
+    for key, tile in parts.items():
+        np.testing.assert_array_equal(tile.planes, whole[key].planes)
+    if targets == "border":
+        assert not any(tile.planes.any() for tile in parts.values())
+
+
 def test_moments_are_numpys():
     image = np.random.default_rng(1).integers(0, 65536, (2100, 1030, 2))
     found = pixel_statistics.moments(image.astype(np.uint16))

@@ -139,8 +139,10 @@ def test_a_run_keeps_what_it_learns_from(cells, parted, tmp_path, config):
     assert list(sizes.values()) == [(128, 128)]
     frames = plan.plan_dataset(str(cells), config).frames
     unseen = [frame for frame in frames if frame.split == "test"]
-    evaluate_run.check_unseen(unseen, folder, info)
-    assert len(mistakes(evaluate_run.check_unseen, frames, folder, info)) == 5
+    origin = evaluate_run.origin_of(unseen, folder, info, config.data)
+    assert origin == "from the same video as the training frames"
+    given = (frames, folder, info, config.data)
+    assert len(mistakes(evaluate_run.origin_of, *given)) == 5
 
 
 # --- The summary of a data set --------------------------------------------------------

@@ -33,7 +33,8 @@ COMMAND = cli.Command(
         cli_flags.string(
             "workdir",
             "folder of the run; several with commas between, or cross_validate's, "
-            "become one model that averages their probabilities",
+            "become one model that averages their probabilities, by the medians of "
+            "their rules",
         ),
         cli_flags.string("output", "the model's folder; versions lie inside"),
         cli_flags.string(

@@ -1,7 +1,7 @@
 """Scores on the whole frames of a split, through the code that is exported."""
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import ml_collections
@@ -20,9 +20,9 @@ from trainer.scores import frame as scoring
 from trainer.scores.bootstrap import intervals
 from unet_tfrecords.command import bars
 from unet_tfrecords.command.errors import UserError
-from unet_tfrecords.dataset.dataset_info import DatasetInfo, Source
+from unet_tfrecords.dataset.dataset_info import DatasetInfo
 from unet_tfrecords.dataset.images import layouts
-from unet_tfrecords.dataset.images.frames import Frame
+from unet_tfrecords.dataset.images.frames import Frame, size_text
 from unet_tfrecords.dataset.images.layouts import check_frame, find_frames, read_objects
 from unet_tfrecords.dataset.splits import assign_splits
 from unet_tfrecords.dataset.targets import planes_of
@@ -32,7 +32,19 @@ from unet_tfrecords.storage.csv_tables import as_csv, not_a_formula
 SHOWN = 3  # best frames, and as many worst ones, whose pictures the report shows
 
 
-def frames_of_split(folder: str, source: str, split: str) -> list[Frame]:
+class SplitFrames(NamedTuple):
+    """What is to be scored.
+
+    Attributes:
+      frames: of the split.
+      origin: how near they are to those that were trained on, in words.
+    """
+
+    frames: list[Frame]
+    origin: str
+
+
+def frames_of_split(folder: str, source: str, split: str) -> SplitFrames:
     """The frames of a split, as preprocess made the splits, less those it skipped.
 
     Raises:
@@ -46,24 +58,38 @@ def frames_of_split(folder: str, source: str, split: str) -> list[Frame]:
     chosen = [f for f in frames if f.split == split and f.key not in skipped]
     if not chosen:
         raise UserError(f"{source}: no frame in the {split} split; see --split")
-    if split != "train":
-        check_unseen(chosen, folder, info)
-    return chosen
+    if split == "train":
+        return SplitFrames(chosen, "the training frames themselves")
+    return SplitFrames(chosen, origin_of(chosen, folder, info, data))
 
 
-def check_unseen(frames: list[Frame], folder: str, info: DatasetInfo) -> None:
-    """Checks that no frame to be scored was trained on.
+def origin_of(
+    frames: Sequence[Frame],
+    folder: str,
+    info: DatasetInfo,
+    data: ml_collections.ConfigDict,
+) -> str:
+    """How near frames are to those that were trained on, in words; by their content.
+
+    Args:
+      frames: to be scored.
+      folder: the work directory, or the data set's.
+      info: the data set's.
+      data: the config's `data` part.
 
     Raises:
-      UserError: naming every image that was, by its content and page.
+      UserError: naming every image that was trained on.
     """
-    trained = {
-        (source.files[0].sha256, source.files[0].page)
-        for source in info.read_sources(folder)
-        if source.split == "train"
-    }
+    splits: dict[tuple[str, int], str] = {}
+    trained: set[str] = set()  # all that their keys begin with, such as "HeLa/01"
+    for entry in info.read_sources(folder):
+        splits[entry.files[0].sha256, entry.files[0].page] = entry.split
+        if entry.split == "train":
+            parts = entry.frame.split("/")
+            trained.update("/".join(parts[:n]) for n in range(2, len(parts)))
     digest = functools.cache(files.sha256_of)
-    seen = [f for f in frames if (digest(f.image.path), f.image.number) in trained]
+    found = [splits.get((digest(f.image.path), f.image.number)) for f in frames]
+    seen = [f for f, split in zip(frames, found, strict=True) if split == "train"]
     if seen:
         raise UserError(
             [
@@ -72,35 +98,35 @@ def check_unseen(frames: list[Frame], folder: str, info: DatasetInfo) -> None:
                 for frame in seen
             ]
         )
+    if None in found:
+        return "from files that are not of the data set"
+    return relation(frames, trained, data)
 
 
 KINDS = {"ctc": "video", "isbi": "stack"}  # of sequences, by layout
 
 
 def relation(
-    frames: Sequence[Frame],
-    sources: Iterable[Source],
-    data: ml_collections.ConfigDict,
+    frames: Sequence[Frame], trained: set[str], data: ml_collections.ConfigDict
 ) -> str:
-    """How near frames are to those that were trained on, in words.
+    """How near frames of the data set are to those that were trained on, in words.
 
     Neighbouring frames are near copies: a score on the same video says little of the
     next one.
 
     Args:
       frames: to be scored.
-      sources: of the data set.
+      trained: what keys of training frames begin with, "DATASET/SEQUENCE" among it.
       data: the config's `data` part.
     """
     kind = KINDS.get(data.layout, "group")
     if kind == "group" and not data.group:
         return "from the same folder as the training frames"
-    before = {frame.key.removesuffix(frame.name) for frame in frames}
-    trained = [source.frame for source in sources if source.split == "train"]
-    same = [begin for begin in before if any(key.startswith(begin) for key in trained)]
+    sequences = {f"{frame.dataset}/{frame.sequence}" for frame in frames}
+    same = sequences & trained
     if not same:
         return f"from another {kind} than the training frames"
-    some = "" if len(same) == len(before) else "some "
+    some = "" if same == sequences else "some "
     return f"{some}from the same {kind} as the training frames"
 
 
@@ -128,6 +154,11 @@ class Run(NamedTuple):
             image, truth = check_frame(
                 frame, data, channels=model.channels, classes=model.classes
             )
+            if 0 < min(image.shape[:2]) <= 2 * self.edge_px:
+                raise UserError(
+                    f"{frame.image}: {size_text(image)} px, all of which is within "
+                    f"{self.edge_px} px of the edge; give --edge_px=0"
+                )
             outputs = self.outputs(image)
             yield scoring.Segmented(
                 frame.key,
@@ -169,6 +200,8 @@ def load_run(
         named = segment(tf.constant(image[None], tf.float32))
         return {name: value[0].numpy() for name, value in named.items()}
 
+    if edge_px and config.data.layout == "isbi":
+        raise UserError("--edge_px is of objects; isbi's slices are scored as a whole")
     if edge_px is None:
         edge_px = layouts.edge_px(config.data)
     return Run(config, info, step, outputs, edge_px)
@@ -200,22 +233,20 @@ def evaluate(
     Returns:
       What evaluation-SPLIT.json holds.
     """
-    frames = frames_of_split(folder, source, split)
+    chosen = frames_of_split(folder, source, split)
     files.remove_unfinished(folder)
     rules = workdir.read_rules(folder)
     run = load_run(folder, checkpoint, tta, edge_px)
     workdir.warn_of_other_rules(folder, step=run.step, tta=tta)
     measured = []
     gallery = Gallery(SHOWN)
-    for frame in run.segment(frames):
+    for frame in run.segment(chosen.frames):
         found = scoring.measure(frame, rules)
         measured.append(found)
         draw = functools.partial(panels, frame, rules)
         gallery.add(frame.key, scoring.rank(scoring.pooled([found])), draw)
     about = {"split": split, "step": run.step, "tta": tta, "rules": rules._asdict()}
-    sources = run.info.read_sources(folder)
-    about["frames_are"] = relation(frames, sources, run.config.data)
-    about["edge_px"] = run.edge_px
+    about |= {"frames_are": chosen.origin, "edge_px": run.edge_px}
     result = about | summary(measured)
     with locks.in_turn(folder):  # what is read together is of one evaluation
         gallery.write(folder, split)

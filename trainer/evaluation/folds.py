@@ -19,6 +19,7 @@ from trainer.evaluation.report import page
 from trainer.run import workdir
 from unet_tfrecords.command import signals
 from unet_tfrecords.command.errors import UserError
+from unet_tfrecords.dataset import later_settings
 from unet_tfrecords.storage import files, json_files, locks
 
 SETUP_NAME = "cross-validation.json"
@@ -63,7 +64,7 @@ def cross_validate(
         _claim(
             folder, config, input=source.rstrip("/"), folds=folds, tta=tta, tune=tune
         )
-        measured, by_fold = [], []
+        measured, by_fold, scored = [], [], []
         for fold in range(folds):
             own = files.join(folder, f"fold-{fold}")
             print(f"fold {fold} of {folds}: {own}", file=sys.stderr, flush=True)
@@ -74,8 +75,14 @@ def cross_validate(
             measured += read_measured(run, "test")
             one = workdir.read_evaluation(run, "test")
             by_fold.append(one["scores"])
+            scored.append({name: one.get(name) for name in ("frames_are", "edge_px")})
+            if scored[-1] != scored[0]:  # by another version of this program
+                raise UserError(
+                    f"{run}/evaluation-test.json: was scored otherwise than fold 0 "
+                    f"({scored[-1]}, {scored[0]}); remove both files and run this again"
+                )
         about = {"split": "test", "step": config.train.steps, "tta": tta}
-        about |= {key: one[key] for key in ("frames_are", "edge_px") if key in one}
+        about |= {name: value for name, value in scored[0].items() if value is not None}
         result = {**about, "folds": folds, **summary(measured), "by_fold": by_fold}
         write(folder, "test", result, measured)
         page.write_cross_validation(folder, config, result)
@@ -90,6 +97,7 @@ def _claim(folder: str, config: ml_collections.ConfigDict, **settings) -> None:
         json_files.write(path, mine)
         return
     there = json_files.read(path, cure="give another --workdir")
+    there["config"] = later_settings.filled(there.get("config", {}))
     if lines := json_files.differences(there, mine):
         raise UserError(
             [f"{path}: {line}; give another --workdir" for line in lines[:20]]

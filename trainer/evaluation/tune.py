@@ -82,7 +82,7 @@ def tune(
     Raises:
       UserError: no validation split.
     """
-    frames = frames_of_split(folder, source, "validation")
+    frames, _ = frames_of_split(folder, source, "validation")
     run = load_run(folder, checkpoint, tta, edge_px)
     with tempfile.TemporaryDirectory(prefix="unet-tune-") as scratch:
         found = _search(

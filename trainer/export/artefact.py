@@ -89,16 +89,24 @@ def export(
         bioimageio.library()
     runs = members.read(folders, options.checkpoint, options.precision)
     config, info, rules = runs[0].config, runs[0].info, members.joined_rules(runs)
-    tile = _chosen_tile(config.model, options)
+    widest = max(run.config.model.width for run in runs)
+    tile = _chosen_tile(config.model, widest, options)
     for run in runs:
         workdir.warn_of_other_rules(run.folder, step=run.step, tta=options.tta)
     networks = [run.network for run in runs]
+    scalings = [run.scaling for run in runs]
     constant = as_constants(networks, options.weights, device_of(options))
     outputs = {"classes": config.model.classes, "planes": planes_of(config.data)}
     prepared = freeze if constant else with_variables
     try:
         segmenter = Segmenter(
-            ensemble.as_one([prepared(network) for network in networks], **outputs),
+            ensemble.as_one(
+                [
+                    ensemble.scaled(prepared(network), scaling)
+                    for network, scaling in zip(networks, scalings, strict=True)
+                ],
+                **outputs,
+            ),
             depth=config.model.depth,
             **outputs,
             tile=tile,
@@ -128,9 +136,9 @@ def export(
             write_extras(extra, config, served, content, info)
             if options.onnx:
                 path = os.path.join(extra, artefact_layout.ONNX)
-                onnx.write_tile(path, networks, segmenter, content)
+                onnx.write_tile(path, networks, segmenter, content, scalings)
             if options.bioimageio:
-                bioimageio.package(networks, segmenter, content, extra)
+                bioimageio.package(networks, segmenter, content, extra, scalings)
             checksums.write(stage, files_below(stage), artefact_layout.SUMS)
             made.append(publish(stage, destination))
     return made
@@ -160,7 +168,9 @@ def as_constants(networks: Sequence[keras.Model], weights: str, device: Device) 
     return weights == "constants"
 
 
-def _chosen_tile(model: ml_collections.ConfigDict, options: ExportOptions) -> int:
+def _chosen_tile(
+    model: ml_collections.ConfigDict, width: int, options: ExportOptions
+) -> int:
     """--tile, or the largest that --memory_mb allows."""
     if (options.onnx or options.bioimageio) and options.precision != "float32":
         flag = "onnx" if options.onnx else "bioimageio"
@@ -174,7 +184,7 @@ def _chosen_tile(model: ml_collections.ConfigDict, options: ExportOptions) -> in
     try:
         return tile_within(
             options.memory_mb,
-            width=model.width,
+            width=width,
             depth=model.depth,
             tiles_per_step=options.tiles_per_step,
             device=device_of(options),

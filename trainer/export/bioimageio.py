@@ -18,6 +18,7 @@ import tensorflow as tf
 
 from trainer.devices.graphs import graph_function
 from trainer.export import artefact_layout, onnx
+from trainer.inference.ensemble import Scaling
 from trainer.inference.segmenter import Segmenter, normalise_images
 from unet_tfrecords.command.extras import load_extra
 from unet_tfrecords.dataset import tiling
@@ -81,6 +82,7 @@ def package(
     segmenter: Segmenter,
     about: dict[str, Any],
     extra: str,
+    scalings: Sequence[Scaling | None] = (),
 ) -> None:
     """Writes a package.
 
@@ -89,12 +91,13 @@ def package(
       segmenter: over them.
       about: what model.json holds.
       extra: the local folder for it, with the model card in it.
+      scalings: of each network's images; see `ensemble`.
     """
     bioimageio_spec = library()
     with tempfile.TemporaryDirectory(prefix="unet-bioimageio-") as folder:
         function = block_function(segmenter, about["channels"])
         weights = os.path.join(folder, "weights.onnx")
-        onnx.write_block(weights, networks, segmenter, about)
+        onnx.write_block(weights, networks, segmenter, about, scalings)
         _write_example(segmenter, function, about, folder)
         card = files.read_bytes(os.path.join(extra, artefact_layout.CARD)).decode()
         readme = f"{card}\n## Validation\n\nThe scores above are of whole frames that "

@@ -5,6 +5,7 @@ has few kinds of layers, each of which is one or two operators. Inside, images a
 channels-first, as onnxruntime's kernels want them.
 """
 
+import itertools
 import json
 import os
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from trainer.inference.ensemble import Scaling
 from trainer.inference.segmenter import Segmenter
 from trainer.network.dropout import TileDropout
 from trainer.network.layers import Convolution3x3, MaxPool2x2, UpConvolution2x2
@@ -68,6 +70,7 @@ def write_tile(
     networks: Sequence[keras.Model],
     segmenter: Segmenter,
     about: dict[str, Any],
+    scalings: Sequence[Scaling | None] = (),
 ) -> None:
     """Writes what the signature `tile` does (see `signatures`).
 
@@ -76,6 +79,7 @@ def write_tile(
       networks: float32 [B, H, W, C] to logits, to be averaged.
       segmenter: over them.
       about: what model.json holds; it travels in the file's metadata.
+      scalings: of each network's images; see `ensemble`.
     """
     graph, channels = Graph(), networks[0].input_shape[-1]
     inputs = {"tile": ["batch", "height", "width", channels]}
@@ -89,7 +93,7 @@ def write_tile(
     std = graph.add("Where", is_positive, std, graph.constant(1))
     normal = graph.add("Div", graph.add("Sub", "tile", mean), std)
     image = graph.add("Transpose", normal, perm=TO_CHANNELS_FIRST)
-    probabilities, planes = _outputs(graph, networks, segmenter, image)
+    probabilities, planes = _outputs(graph, networks, scalings, segmenter, image)
     graph.named(probabilities, "probabilities")
     graph.named(_classes(graph, probabilities, segmenter), "classes")
     area = ["batch", "out_height", "out_width"]
@@ -108,17 +112,18 @@ def write_block(
     networks: Sequence[keras.Model],
     segmenter: Segmenter,
     about: dict[str, Any],
+    scalings: Sequence[Scaling | None] = (),
 ) -> None:
     """Writes what `bioimageio.block_function` does: blocks mirrored around, normalised.
 
     Args:
-      path, networks, segmenter, about: as `write_tile` takes them.
+      path, networks, segmenter, about, scalings: as `write_tile` takes them.
     """
     graph, pad = Graph(), tiling.pad(segmenter.depth)
     image = graph.add("Transpose", "block", perm=TO_CHANNELS_FIRST)
     around = graph.integers(0, 0, pad, pad, 0, 0, pad, pad)
     image = graph.add("Pad", image, around, mode="reflect")
-    probabilities, _ = _outputs(graph, networks, segmenter, image)
+    probabilities, _ = _outputs(graph, networks, scalings, segmenter, image)
     graph.named(probabilities, "probabilities")
     area = ["batch", "height", "width"]
     inputs = {"block": [*area, networks[0].input_shape[-1]]}
@@ -127,15 +132,30 @@ def write_block(
 
 
 def _outputs(
-    graph: Graph, networks: Sequence[keras.Model], segmenter: Segmenter, image: str
+    graph: Graph,
+    networks: Sequence[keras.Model],
+    scalings: Sequence[Scaling | None],
+    segmenter: Segmenter,
+    image: str,
 ) -> tuple[str, str]:
     """Mean probabilities [B, H, W, K] and mean planes [B, H, W, P] of the networks."""
-    each = [_logits(graph, network, image) for network in networks]
+    each = [
+        _logits(graph, network, _scaled(graph, image, scaling))
+        for network, scaling in itertools.zip_longest(networks, scalings)
+    ]
     probabilities = [_probabilities(graph, logits, segmenter) for logits in each]
     if not segmenter.planes:
         return _mean(graph, probabilities), ""
     planes = [_planes(graph, logits, segmenter) for logits in each]
     return _mean(graph, probabilities), _mean(graph, planes)
+
+
+def _scaled(graph: Graph, image: str, scaling: Scaling | None) -> str:
+    """The image [B, C, H, W] as `ensemble.scaled` gives it to a network."""
+    if scaling is None:
+        return image
+    by, plus = (graph.constant(value[:, None, None]) for value in scaling)
+    return graph.add("Add", graph.add("Mul", image, by), plus)
 
 
 def _mean(graph: Graph, each: list[str]) -> str:
@@ -231,6 +251,7 @@ def _write(
     inputs: dict[str, list],
     outputs: dict[str, list],
     about: dict[str, Any],
+    scalings: Sequence[Scaling | None] = (),
 ) -> None:
     onnx = library()
 

@@ -5,12 +5,49 @@ an ensemble is a network like any other to all that takes one.
 """
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
+from unet_tfrecords.dataset.dataset_info import Normalization
 from unet_tfrecords.dataset.targets import planes_are
 
 Network = Callable[[tf.Tensor], tf.Tensor]
+
+
+class Scaling(NamedTuple):
+    """From an image as it is normalised to one as a network learned: x * by + plus.
+
+    Attributes:
+      by, plus: float32 [C].
+    """
+
+    by: np.ndarray
+    plus: np.ndarray
+
+
+def scaling_of(
+    own: Normalization | None, given: Normalization | None
+) -> Scaling | None:
+    """What turns one normalisation into another; None where they are the same.
+
+    Args:
+      own: by which the network learned; None is each image's own.
+      given: by which images are normalised; None only where `own` is.
+    """
+    if own is None or given is None or own == given:
+        return None
+    mean, std = np.array(own.mean), np.array(own.std)
+    by, plus = np.array(given.std) / std, (np.array(given.mean) - mean) / std
+    return Scaling(by.astype(np.float32), plus.astype(np.float32))
+
+
+def scaled(network: Network, scaling: Scaling | None) -> Network:
+    """The network, on images normalised otherwise."""
+    if scaling is None:
+        return network
+    return lambda image: network(image * scaling.by + scaling.plus)
 
 
 def as_one(networks: Sequence[Network], *, classes: int, planes: int) -> Network:

@@ -1,6 +1,5 @@
 """Which images are to be segmented, and under which names their outputs go."""
 
-import collections
 import os
 import re
 from collections.abc import Iterable
@@ -89,35 +88,47 @@ def find_jobs(source: str, output: str) -> tuple[list[Job], list[str]]:
     return jobs, problems
 
 
-def with_neighbours(jobs: list[Job], offsets: tuple[int, ...]) -> list[Job]:
+def with_neighbours(
+    jobs: list[Job], offsets: tuple[int, ...]
+) -> tuple[list[Job], list[str]]:
     """Gives each image its neighbours: pages of its stack, or images of its folder.
 
-    Raises:
-      UserError: images that are alone, a line each.
+    Those of the folder as it is, whichever of them are to be segmented.
+
+    Returns:
+      The jobs, and a line for each image that is alone, which gets no job.
     """
-    together: dict[str, list[Job]] = collections.defaultdict(list)
+    folders = {os.path.dirname(job.page.path) for job in jobs if job.pages == 1}
+    videos = {folder: _images_in(folder) for folder in folders}
+    places = {
+        page.path: place
+        for pages in videos.values()
+        for place, page in enumerate(pages)
+    }
+    made, problems = [], []
     for job in jobs:
-        is_page = job.pages > 1
-        together[job.page.path if is_page else os.path.dirname(job.page.path)].append(
-            job
-        )
-    if alone := [those[0].page for those in together.values() if len(those) == 1]:
-        raise UserError(
-            [
-                f"{page}: is alone, and this model looks at an image's neighbours "
-                f"{offsets} in its stack or folder too; give the whole stack or folder"
-                for page in alone
-            ]
-        )
-    made = {}
-    for those in together.values():
-        pages = [job.page for job in those]
-        # A neighbour that has changed makes the outputs old.
-        updated = max(job.updated for job in those)
-        for place, job in enumerate(those):
-            beside = neighbours_of(pages, place, offsets)
-            made[job] = job._replace(neighbours=beside, updated=updated)
-    return [made[job] for job in jobs]
+        if job.pages > 1:
+            pages = [Page(job.page.path, z) for z in range(job.pages)]
+            beside = neighbours_of(pages, job.page.number, offsets)
+            made.append(job._replace(neighbours=beside))
+            continue
+        pages = videos[os.path.dirname(job.page.path)]
+        if len(pages) == 1:
+            problems.append(
+                f"{job.page}: is alone, and this model also looks at an image's "
+                f"neighbours {offsets} in its stack or folder; put them beside it"
+            )
+            continue
+        beside = neighbours_of(pages, places[job.page.path], offsets)
+        made.append(job._replace(neighbours=beside))
+    return made, problems
+
+
+def _images_in(folder: str) -> list[Page]:
+    """The images of a folder, in the order of the numbers in their names."""
+    paths = files.list_files(folder)
+    images = set(filter(is_image, paths)) - truth_files(folder, paths)
+    return [Page(path) for path in sorted(images, key=natural_key)]
 
 
 def _channels_apart(paths: Iterable[str]) -> dict[str, str]:

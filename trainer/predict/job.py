@@ -73,7 +73,8 @@ def predict(
         )
         jobs, problems = find_jobs(source, output)
         if offsets := tuple(about.get("neighbours", ())):
-            jobs = with_neighbours(jobs, offsets)
+            jobs, alone = with_neighbours(jobs, offsets)
+            problems += alone
         names, more = _outputs_of(jobs, choice, output)
         problems += more
         written = {os.path.dirname(path) for paths in names.values() for path in paths}
@@ -340,12 +341,13 @@ def _settings(
 
 def _read(job: Job, about: dict[str, Any], selected: tuple[int, ...]) -> np.ndarray:
     """Reads an image whose intensities mean what they meant in training."""
-    if about["normalization"] and is_spread(job.page):
+    pages = [job.page, *job.neighbours]
+    spread = [page for page in dict.fromkeys(pages) if is_spread(page)]
+    if about["normalization"] and spread:
         raise UserError(
-            f"{job.page}: neither 8 nor 16 bit unsigned, where this model takes the "
+            f"{spread[0]}: neither 8 nor 16 bit unsigned, where this model takes the "
             "training frames' mean and deviation for its intensities; convert it"
         )
-    pages = [job.page, *job.neighbours]
     return read_images(pages, about["channels"], selected=selected)
 
 

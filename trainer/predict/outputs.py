@@ -29,6 +29,7 @@ from trainer.predict.runtimes import Outputs
 from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.dataset import regions
 from unet_tfrecords.dataset.images.formats import pixel_size_um, read_image
+from unet_tfrecords.dataset.images.frames import size_text
 from unet_tfrecords.dataset.images.png import encode_png
 from unet_tfrecords.dataset.pictures import overlay
 from unet_tfrecords.storage import files
@@ -124,6 +125,11 @@ def result_of(image: np.ndarray, made: Outputs, choice: Choice) -> Result:
     is_wanted = any(wanted) or choice.format == "ctc"
     instances = None
     if is_wanted:
+        if min(classes.shape) <= 2 * choice.edge_px:
+            raise UserError(
+                f"{size_text(image)} px, of which the challenge scores nothing within "
+                f"{choice.edge_px} px of the edge; give --edge_px=0 to keep all cells"
+            )
         instances = instances_of(probabilities, choice.rules, planes)
         instances = regions.away_from_edge(instances, choice.edge_px)
     return Result(image, probabilities, classes, instances)

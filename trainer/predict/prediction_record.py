@@ -19,19 +19,22 @@ from unet_tfrecords.storage import files, json_files
 SHARE = 0.05  # of the time, at most, is spent on writing the record
 
 
-class ImageNote(msgspec.Struct, frozen=True):
+class ImageNote(msgspec.Struct, frozen=True, omit_defaults=True):
     """An image as it was when it was segmented.
 
     Attributes:
       path, bytes: of the file.
       updated: when it was last changed, s since 1970.
       made_by: fingerprint of the settings.
+      neighbours: fingerprint of the files beside it that the model looked at; "" where
+        it looks at none but its own.
     """
 
     path: str
     bytes: int
     updated: float
     made_by: str
+    neighbours: str = ""
 
 
 class Contents(msgspec.Struct):
@@ -39,6 +42,18 @@ class Contents(msgspec.Struct):
 
     settings: dict[str, Any]
     images: dict[str, ImageNote]
+
+
+def _fingerprint(job: Job) -> str:
+    """Of the neighbours that are in other files."""
+    others = {page.path for page in job.neighbours} - {job.page.path}
+    if not others:
+        return ""
+    content = []
+    for path in sorted(others):
+        changed = 0 if files.is_remote(path) else os.stat(path).st_mtime_ns
+        content.append([files.basename(path), files.size_of(path), changed])
+    return json_files.fingerprint(content)
 
 
 class PredictionRecord:
@@ -80,12 +95,13 @@ class PredictionRecord:
     def note_of(self, job: Job) -> ImageNote:
         """Describes an image as it is now."""
         path = job.page.path
+        beside = _fingerprint(job)
         if files.is_remote(path):
             # A web server's list does not say when: then the size must do.
             size = 0 if job.updated else files.size_of(path)
-            return ImageNote(path, size, job.updated, self.made_by)
-        size = files.size_of(path)
-        return ImageNote(os.path.abspath(path), size, job.updated, self.made_by)
+            return ImageNote(path, size, job.updated, self.made_by, beside)
+        size, whole = files.size_of(path), os.path.abspath(path)
+        return ImageNote(whole, size, job.updated, self.made_by, beside)
 
     def other_image(self, job: Job) -> str:
         """Returns the path of another existing image whose outputs have this name."""

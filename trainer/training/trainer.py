@@ -77,7 +77,11 @@ class Trainer:
         self.validator = None
         if info.splits["validation"].shards:
             self.validator = Validator(
-                self.state.averaged, devices, self.data.validation_frames, config.model
+                self.state.averaged,
+                devices,
+                self.data.validation_frames,
+                config.model,
+                images=1 + len(config.data.neighbours),
             )
 
     def iterator(self, start_step: int):

@@ -50,12 +50,14 @@ class Validator:
       strategy: over which replicas.
       frames: reads this worker's frames; called again at each validation.
       model: the config's `model` part.
+      images: whose channels a frame has: its own, and its neighbours'.
     """
 
     network: keras.Model
     strategy: tf.distribute.Strategy
     frames: Callable[[], Iterator[WholeFrame]]
     model: ml_collections.ConfigDict
+    images: int = 1
 
     def __post_init__(self):
         strategy, model = self.strategy, self.model
@@ -107,7 +109,7 @@ class Validator:
                 confusion += confusion_matrix(frame.label, predicted, classes)
                 entropy += cross_entropy(frame.label, probability)
                 if len(drawn) < PICTURES:
-                    drawn[frame.key] = picture(frame, probability)
+                    drawn[frame.key] = picture(frame, probability, self.images)
         sums = tf.constant([*confusion.ravel().tolist(), entropy], tf.float64)
         *counts, entropy = self.add_up(sums).numpy().tolist()
         confusion = np.rint(counts).astype(np.int64).reshape(classes, classes)
@@ -140,21 +142,23 @@ def cross_entropy(label: np.ndarray, probability: np.ndarray) -> float:
     return float(-np.log(np.maximum(true, smallest)).sum(dtype=np.float64))
 
 
-def picture(frame: WholeFrame, probability: np.ndarray) -> np.ndarray:
+def picture(frame: WholeFrame, probability: np.ndarray, images: int = 1) -> np.ndarray:
     """Draws input, truth, foreground probability and errors side by side.
 
     Args:
       frame: the validated frame.
       probability: float32 [H, W, K].
+      images: whose channels it has, its own first, which are shown.
 
     Returns:
       uint8 RGB [H, 4 * W, 3], at most PICTURE_PX high and 4 * PICTURE_PX wide.
     """
     truth = np.where(frame.label == UNLABELLED, 0, frame.label)
+    image = frame.image[..., : frame.image.shape[2] // images]
     panels = [
-        pictures.grey_levels(frame.image),
-        pictures.overlay(frame.image, truth),
+        pictures.grey_levels(image),
+        pictures.overlay(image, truth),
         pictures.heat_map(1 - probability[..., 0]),
-        pictures.error_map(frame.image, frame.label, probability.argmax(-1)),
+        pictures.error_map(image, frame.label, probability.argmax(-1)),
     ]
     return np.concatenate([pictures.shrunk(p, PICTURE_PX) for p in panels], axis=1)

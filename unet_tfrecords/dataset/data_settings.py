@@ -12,6 +12,7 @@ from unet_tfrecords.dataset.records import ENCODINGS, UNLABELLED, weight_step
 from unet_tfrecords.dataset.targets import TARGETS
 from unet_tfrecords.storage import json_files
 
+FURTHEST = 100  # of a neighbour, in frames
 ORDERED = ("isbi", "ctc")  # layouts whose frames have neighbours
 LARGEST_ZOOM = 1.5  # log of a factor: cells 4.5 times as large or small
 
@@ -56,13 +57,17 @@ def check_data_config(config: ml_collections.ConfigDict) -> None:
         )
     images = 1 + len(data.neighbours)
     if (
-        not all(isinstance(offset, int) and offset for offset in data.neighbours)
+        not all(
+            type(offset) is int and 0 < abs(offset) <= FURTHEST
+            for offset in data.neighbours
+        )
         or len({*data.neighbours}) != len(data.neighbours)
         or (data.neighbours and data.layout not in ORDERED)
     ):
         problems.append(
-            f"config.data.neighbours={tuple(data.neighbours)}: different offsets in a "
-            f"stack or video, such as (-1, 1), of layouts {' and '.join(ORDERED)}"
+            f"config.data.neighbours={tuple(data.neighbours)}: different offsets up to "
+            f"{FURTHEST} in a stack or video, such as (-1, 1), of layouts "
+            f"{' and '.join(ORDERED)}"
         )
     elif model.channels % images:
         problems.append(

@@ -77,9 +77,13 @@ def _sample(data: str, info: DatasetInfo, split: str, number: int) -> list[Tile]
 
 
 def _tiles(data: str, info: DatasetInfo, shard: Shard) -> Iterator[Tile]:
+    """A shard's tiles, with the frames' own channels, without their neighbours'."""
     path = files.join(data, shard.name)
+    images = 1 + len(info.config["data"].get("neighbours", ()))
+    own = info.geometry.channels // images
     try:
-        yield from read_tiles(path, info.geometry)
+        for tile in read_tiles(path, info.geometry):
+            yield tile._replace(image=tile.image[..., :own])
     except (ValueError, OSError) as error:
         raise UserError(f"{path}: {error}; see ./launch.sh verify") from error
 

@@ -13,6 +13,7 @@ from unet_tfrecords.dataset.records import UNLABELLED
 
 Box = tuple[int, int, int, int]  # top, left, bottom, right, ends exclusive
 FAR = 1e18  # px
+LONGER = 1.5  # a cell's box, turned and deformed, to its box before
 
 
 def distances_to(mask: np.ndarray) -> np.ndarray:
@@ -166,6 +167,12 @@ def away_from_edge(instances: np.ndarray, edge_px: int) -> np.ndarray:
         return instances
     inner = instances[edge_px:-edge_px, edge_px:-edge_px]
     return np.where(np.isin(instances, inner), instances, 0).astype(instances.dtype)
+
+
+def longest_px(instances: np.ndarray) -> int:
+    """The longest side of any instance's box."""
+    _, boxes = bounding_boxes(instances)
+    return int((boxes[:, 2:] - boxes[:, :2]).max(initial=0))
 
 
 def pieces_of_cells(instances: np.ndarray, classes: np.ndarray) -> np.ndarray:

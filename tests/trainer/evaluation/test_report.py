@@ -14,14 +14,14 @@ import pytest
 from configs import base
 from tests.commands import TINY, mistakes, module, process, run, started
 from tests.conftest import until
-from trainer.evaluation import gallery
+from trainer.evaluation import folds, gallery
 from trainer.evaluation.report import charts, page
 from trainer.evaluation.report.comparison import compare
 from trainer.inference.instances import InstanceRules
 from trainer.run import workdir
 from trainer.scores.frame import pooled
 from unet_tfrecords.command.errors import UserError
-from unet_tfrecords.dataset.dataset_info import Source, SourceFile
+from unet_tfrecords.dataset import later_settings
 from unet_tfrecords.dataset.images.frames import Frame
 from unet_tfrecords.dataset.images.pages import Page
 
@@ -82,15 +82,13 @@ def test_a_score_says_how_near_its_frames_are_to_those_trained_on(layout, scored
         Frame("set", *name.split("/", 1), layout, Page("f.tif"))
         for name in scored.split()
     ]
-    file = (SourceFile("f.tif", 0, "0"),)
-    sources = [Source("set/01/t0", "train", 9, 9, file)]
-    sources.append(Source("set/02/t9", "validation", 9, 9, file))
+    trained = {"set/01", "set/01/deeper"}
     data = base.get_config().data
     data.layout, data.group = layout, "^(..)"
-    assert relation(frames, sources, data) == said
+    assert relation(frames, trained, data) == said
     if layout == "folder":
         data.group = ""
-        assert "the same folder" in relation(frames, sources, data)
+        assert "the same folder" in relation(frames, trained, data)
 
 
 @pytest.mark.slow
@@ -106,6 +104,8 @@ def test_objects_at_the_edge_are_left_out_by_a_flag(evaluated, cells, tmp_path, 
         for each in (work, evaluated)
     )
     assert 1 < few < all_ and found["scores"]["iou_1"] == whole["scores"]["iou_1"]
+    assert run("evaluate", "--edge_px=64", workdir=work, input=cells) == 2
+    assert "128 x 128 px, all of which is within 64 px" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -314,6 +314,22 @@ def test_cross_validation_goes_on_after_a_kill(cells, tmp_path, capsys):
     assert len(about["runs"]) == 3
     changed = process(*command, "--tta")
     assert changed.returncode == 2 and "tta" in changed.stderr
+
+
+def test_cross_validations_from_before_later_settings_resume(config, tmp_path):
+    folder = str(tmp_path)
+    folds._claim(folder, config, folds=3)
+    path = tmp_path / folds.SETUP_NAME
+    there = json.loads(path.read_text())
+    there["config"] = later_settings.stripped(there["config"])
+    assert "zoom" not in there["config"]["data"]["augment"]
+    path.write_text(json.dumps(there))
+    folds._claim(folder, config, folds=3)
+    config.data.augment.zoom = 0.5
+    assert (
+        "zoom: 0.0 there, 0.5 here"
+        in mistakes(folds._claim, folder, config, folds=3)[0]
+    )
 
 
 def test_cross_validation_wants_three_folds(cells, tmp_path, capsys):

@@ -125,6 +125,45 @@ def test_runs_that_do_not_go_together_are_refused(two, trained, tmp_path, capsys
 
 
 @pytest.mark.slow
+def test_each_network_has_the_moments_of_its_own_data_set(cells, tmp_path):
+    """Folds that normalise by their own training frames, by all ways."""
+    models, runs = {}, []
+    for fold in (0, 1):
+        folder = tmp_path / f"fold{fold}"
+        split = "--config.data.split"
+        given = (
+            *TINY,
+            *(f"{split}.method=fold", f"{split}.folds=3", f"{split}.fold={fold}"),
+            "--config.data.normalization=dataset",
+        )
+        assert run("preprocess", *given, input=cells, output=folder / "data") == 0
+        where = {"data": folder / "data", "workdir": folder / "run"}
+        assert run("train", *given, *LEARN, **where) == 0
+        runs.append(folder / "run")
+    for name, folders in (("a", runs[:1]), ("b", runs[1:]), ("both", runs)):
+        given = ",".join(map(str, folders))
+        where = {"workdir": given, "output": tmp_path / name}
+        assert run("export", "--onnx", "--tile=108", **where) == 0
+    about = [workdir.read_info(str(folder)).normalization for folder in runs]
+    assert about[0] != about[1]
+    image = tifffile.imread(sorted((cells / "01").glob("*.tif"))[0])[..., None]
+    for runtime in ("tensorflow", "onnx"):
+        for name in ("a", "b", "both"):
+            [one] = runtimes.load(str(tmp_path / name / "1"), runtime=runtime)
+            models[name] = one.segment(image).probabilities
+        mean = (models["a"] + models["b"]) / 2
+        np.testing.assert_allclose(models["both"], mean, atol=2e-5)
+        assert np.abs(models["a"] - models["b"]).max() > 1e-3
+
+
+@pytest.mark.slow
+def test_a_run_may_have_a_comma_in_its_name(two, tmp_path):
+    odd = tmp_path / "lr=0.1,wd=0"
+    odd.symlink_to(two / "a")
+    assert run("export", workdir=odd, output=tmp_path / "model") == 0
+
+
+@pytest.mark.slow
 def test_folds_of_a_cross_validation_are_one_model(two, settings, tmp_path, capsys):
     folds = tmp_path / "folds"
     for number, name in enumerate("ab"):

@@ -83,6 +83,8 @@ def test_challenge_format_leaves_out_cells_at_the_edge(predict, images, tmp_path
         fewer += (mask != every).any()
     assert fewer
     assert predict(images, field[1], output="other") == 2
+    assert predict(images, field[0], "--edge_px=64", output="all") == 2
+    assert not list((tmp_path / "all").glob("mask*"))
 
 
 @pytest.mark.slow

@@ -57,6 +57,10 @@ def _notes(evaluations: Sequence[dict[str, Any]], shown: list[str]) -> list[str]
         notes.append("the runs were evaluated on different frames")
     if len({e.get("tta", False) for e in evaluations if e}) > 1:
         notes.append("some were averaged over symmetries and some were not")
+    if len({e.get("edge_px") or 0 for e in evaluations if e}) > 1:
+        notes.append("they leave out objects at other distances from the frame's edge")
+    if len({e.get("frames_are") for e in evaluations if e}) > 1:
+        notes.append("some frames are nearer to the training frames than others")
     return notes
 
 

@@ -11,6 +11,7 @@ stacks, each labelled slice is a frame.
 
 import collections
 import dataclasses
+import itertools
 import re
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
@@ -200,8 +201,6 @@ def _find_in(
             if time in labelled
         ]
         times = [t for t in times if t in there.gold or t in there.silver]
-    in_order = sorted(there.images, key=natural_key)  # labelled or not
-    video = {there.images[time]: place for place, time in enumerate(in_order)}
     frames: list[Frame] = []
     of_time: dict[str, dict[int, str]] = collections.defaultdict(dict)
     for (time, z), path in there.gold_slices.items():
@@ -209,12 +208,14 @@ def _find_in(
     for time in times:
         try:
             slices = of_time[time] if stacks else {}
-            made = _frames_of(
+            frames += _frames_of(
                 name, number, there, time, gold_slices=slices, stacks=stacks
             )
-            frames += (_with_neighbours(f, video, neighbours) for f in made)
         except UserError as error:
             problems += error.problems
+    if neighbours:
+        images = [there.images[t] for t in sorted(there.images, key=natural_key)]
+        frames = list(_with_neighbours(frames, images, neighbours))
     left_out = tuple(path for path in others if not unread(path))
     return FrameListing(frames, problems, len(there.images) - len(times), left_out)
 
@@ -289,23 +290,26 @@ def _frames_of(
 
 
 def _with_neighbours(
-    frame: Frame, video: dict[str, int], offsets: tuple[int, ...]
-) -> Frame:
-    """Slices beside a slice, or images before and after one.
+    frames: Iterable[Frame], images: list[str], offsets: tuple[int, ...]
+) -> Iterator[Frame]:
+    """Gives slices those beside them, and images those before and after.
 
     Args:
-      video: the sequence's images, with their places in it.
+      frames: of one sequence, those of a stack in a row.
+      images: of the sequence in order, labelled or not.
       offsets: config.data.neighbours.
     """
-    if not offsets:
-        return frame
-    path, place = frame.image.path, frame.image.number
-    if is_slice(frame):
-        pages = [Page(path, z) for z in range(count_pages(path))]
-    else:
-        pages, place = list(map(Page, video)), video[path]
-    beside = neighbours_of(pages, place, offsets)
-    return dataclasses.replace(frame, neighbours=beside)
+    video = [Page(path) for path in images]
+    place_of = {path: place for place, path in enumerate(images)}
+    for path, those in itertools.groupby(frames, key=lambda frame: frame.image.path):
+        slices: list[Page] = []
+        for frame in those:
+            pages, place = video, place_of[path]
+            if is_slice(frame):
+                slices = slices or [Page(path, z) for z in range(count_pages(path))]
+                pages, place = slices, frame.image.number
+            beside = neighbours_of(pages, place, offsets)
+            yield dataclasses.replace(frame, neighbours=beside)
 
 
 def is_slice(frame: Frame) -> bool:

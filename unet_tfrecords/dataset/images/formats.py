@@ -171,7 +171,6 @@ def decode(page: Page) -> Stored:
     return _reader_of(page.path).read(page)
 
 
-@_explained
 def read_images(
     pages: Sequence[Page],
     channels: int,
@@ -196,7 +195,9 @@ def read_images(
     known: dict[Page, np.ndarray] = {}
     for page in pages:  # at the ends of a stack some are the same
         if page not in known:
-            known[page] = read_image(page, each, notes, selected=selected)
+            known[page] = read_image(
+                page, each, notes, selected=selected, images=len(pages)
+            )
     first = known[pages[0]]
     for page, image in known.items():
         if (image.shape, image.dtype) != (first.shape, first.dtype):
@@ -222,6 +223,7 @@ def neighbours_of(
     return tuple(pages[min(max(place + offset, 0), last)] for offset in offsets)
 
 
+@_explained
 def read_image(
     page: Page,
     channels: int,
@@ -229,6 +231,7 @@ def read_image(
     *,
     selected: Sequence[int] = (),
     spread: bool = True,
+    images: int = 1,
 ) -> np.ndarray:
     """Reads one image as viewers show it.
 
@@ -243,6 +246,7 @@ def read_image(
       notes: takes in a line on each thing that its owner should look at.
       selected: which channels of the file they are, from 0; () takes all there are.
       spread: whether other than 8 and 16 bit is spread.
+      images: how many are read as one, for the message.
 
     Returns:
       uint8 or uint16 [H, W, channels], or as stored where nothing is spread.
@@ -269,7 +273,7 @@ def read_image(
     if channels == 3 and image.shape[2] == 1:
         image = np.repeat(image, 3, axis=2)
     if image.shape[2] != channels:
-        raise UserError(_other_channels(page, image, channels))
+        raise UserError(_other_channels(page, image, channels, images))
     if image.dtype.kind == "c":
         raise UserError(f"{page}: complex numbers; save their magnitude")
     if image.dtype.kind not in "uib" and not np.isfinite(image).all():
@@ -304,7 +308,15 @@ def _selected(page: Page, image: np.ndarray, selected: Sequence[int]) -> np.ndar
     return image[..., list(selected)]
 
 
-def _other_channels(page: Page, image: np.ndarray, channels: int) -> str:
+def _other_channels(
+    page: Page, image: np.ndarray, channels: int, images: int = 1
+) -> str:
+    if images > 1:
+        return (
+            f"{page}: {image.shape[2]} channels, where each of {images} images, the "
+            f"frame and its neighbours, has {channels} of config.model.channels="
+            f"{images * channels}; set that to {images * image.shape[2]}, or convert it"
+        )
     line = (
         f"{page}: {image.shape[2]} channels where config.model.channels promises "
         f"{channels}; "

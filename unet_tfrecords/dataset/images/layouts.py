@@ -249,14 +249,18 @@ def check_frame(
             f"{frame.image}: {pages} pages, in a sequence whose first labelled image "
             "has one; put stacks into a sequence of their own"
         )
-    if data.normalization == "dataset" and is_spread(frame.image):
-        raise UserError(
-            f"{frame.image}: not unsigned 8 or 16 bit, so its intensities are spread "
-            "frame by frame; convert it, or use config.data.normalization='frame'"
-        )
+    if data.normalization == "dataset":
+        for page in dict.fromkeys(frame.images):
+            if is_spread(page):
+                raise UserError(
+                    f"{page}: not unsigned 8 or 16 bit, so its intensities are spread "
+                    "frame by frame; convert it, or use "
+                    "config.data.normalization='frame'"
+                )
     image = read_images(frame.images, channels, notes, selected=data.channels)
-    if image.min() == image.max():
-        raise UserError(f"{frame.image}: every pixel is {image.flat[0]}; remove it")
+    own = image[..., : channels // len(frame.images)]
+    if own.min() == own.max():
+        raise UserError(f"{frame.image}: every pixel is {own.flat[0]}; remove it")
     truth = read_truth(frame, data, classes, notes)
     if truth.classes.shape != image.shape[:2]:
         label = frame.label or frame.silver or frame.objects[0]

@@ -1,10 +1,12 @@
 """One more class, beside the label's: pixels where cells touch or nearly touch.
 
-A pixel of it lies between two cells, or in one of them next to the other. Networks that
-learn it part cells better than those of foreground alone (Guerrero-Pena et al. 2018,
-arXiv 1802.07465; Caicedo et al. 2019, doi:10.1038/s41592-019-0612-7). It is a plane of
-its own and not one more value of the label, because such a pixel also has its class.
+A pixel of it lies between two cells, or in one of them next to the other
+(Guerrero-Pena et al. 2018, arXiv 1802.07465; Caicedo et al. 2019,
+doi:10.1038/s41592-019-0612-7). It is a plane of its own and not one more value of the
+label, because such a pixel also has its class.
 """
+
+import math
 
 import numpy as np
 
@@ -18,8 +20,9 @@ NEAR_PX = 3  # of the distances to both cells together
 
 
 def reach_px(instances: np.ndarray, zoom: float = 1.0) -> int:
-    """How far around a pixel cells must be known; 4 px are for those that touch."""
-    return NEAR_PX + 4
+    """How far around a pixel cells must be whole, or one would count as two."""
+    longest = regions.longest_px(instances)
+    return math.ceil(zoom * regions.LONGER * longest) + NEAR_PX
 
 
 def render(instances: np.ndarray, classes: np.ndarray) -> np.ndarray:

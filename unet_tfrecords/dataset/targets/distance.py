@@ -23,7 +23,6 @@ TOP = 255  # stands for 1
 RADIUS_PX = 40  # no cell further away counts as a neighbour
 GAP_PX = 3  # gaps of at most N px between two cells are filled
 BEYOND_PX = 3  # how much further than the cell's own depth a neighbour counts
-LONGER = 1.5  # a cell's box, turned and deformed, to its box before
 
 
 def reach_px(instances: np.ndarray, zoom: float = 1.0) -> int:
@@ -33,9 +32,8 @@ def reach_px(instances: np.ndarray, zoom: float = 1.0) -> int:
       instances: integer [H, W] of the frame before it is deformed, 0 is background.
       zoom: how many times as large cells may get.
     """
-    _, boxes = regions.bounding_boxes(instances)
-    longest = int((boxes[:, 2:] - boxes[:, :2]).max(initial=0))
-    return math.ceil(zoom * LONGER * longest) + RADIUS_PX
+    longest = regions.longest_px(instances)
+    return math.ceil(zoom * regions.LONGER * longest) + RADIUS_PX
 
 
 def render(instances: np.ndarray, classes: np.ndarray) -> np.ndarray:
