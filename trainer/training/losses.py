@@ -11,9 +11,6 @@ import tensorflow as tf
 from unet_tfrecords.dataset.records import UNLABELLED
 from unet_tfrecords.dataset.targets import planes_are
 
-# Errors of scalars are below 1 and squared: cross-entropy is larger.
-PLANE_WEIGHTS = {"scalars": 10.0, "probabilities": 1.0}
-
 
 def class_weights(class_pixels: Sequence[int], method: str) -> list[float]:
     """Weights w_c that balance the class frequencies of the training tiles.
@@ -83,7 +80,10 @@ def soft_dice_loss(logits_BHWK: tf.Tensor, label_BHW: tf.Tensor) -> tf.Tensor:
 
 
 def plane_losses(
-    outputs_BHWP: tf.Tensor, planes_BHWP: tf.Tensor, label_BHW: tf.Tensor
+    outputs_BHWP: tf.Tensor,
+    planes_BHWP: tf.Tensor,
+    label_BHW: tf.Tensor,
+    weight: float,
 ) -> tf.Tensor:
     """The loss of a target's planes, weighted and summed over planes.
 
@@ -93,14 +93,14 @@ def plane_losses(
       outputs_BHWP: float32, of the network; logits of probabilities.
       planes_BHWP: uint8, 0 to 255 for 0 to 1.
       label_BHW: int64; where 255 nothing counts.
+      weight: of the loss, see config.train.plane_weight.
 
     Returns:
       float32 [B], per pixel of the tile, as of the other losses.
     """
     labelled_BHW1 = tf.cast(label_BHW != UNLABELLED, tf.float32)[..., None]
     truth_BHWP = tf.cast(planes_BHWP, tf.float32) / 255
-    kind = planes_are(outputs_BHWP.shape[-1])
-    if kind == "probabilities":
+    if planes_are(outputs_BHWP.shape[-1]) == "probabilities":
         loss_BHWP = tf.nn.sigmoid_cross_entropy_with_logits(truth_BHWP, outputs_BHWP)
     else:
         error_BHWP = tf.abs(outputs_BHWP - truth_BHWP)
@@ -108,7 +108,7 @@ def plane_losses(
             error_BHWP < 1, 0.5 * tf.square(error_BHWP), error_BHWP - 0.5
         )
     means_BP = tf.reduce_mean(loss_BHWP * labelled_BHW1, axis=[1, 2])
-    return PLANE_WEIGHTS[kind] * tf.reduce_sum(means_BP, axis=-1)
+    return weight * tf.reduce_sum(means_BP, axis=-1)
 
 
 def tile_losses(

@@ -148,7 +148,12 @@ class TrainingSteps:
                 self.train.loss, logits[..., :classes], label, border, weights
             )
             if self.geometry.planes:
-                losses += plane_losses(logits[..., classes:], batch["planes"], label)
+                losses += plane_losses(
+                    logits[..., classes:],
+                    batch["planes"],
+                    label,
+                    self.train.plane_weight,
+                )
             total = tf.reduce_sum(losses) / self.train.global_batch
             scaled = state.optimizer.scale_loss(total)
         return state.packs.join(total, tape.gradient(scaled, variables))

@@ -37,6 +37,7 @@ NOT_NEGATIVE = (
     "validate_every_steps",
     "checkpoint_every_steps",
     "weight_decay",
+    "plane_weight",
     "clip_norm",
     "warmup_steps",
     "validate_frames",

@@ -10,6 +10,7 @@ LATER: dict[str, Any] = {
     "data.targets": "classes",
     "data.neighbours": [],  # as JSON has it
     "data.augment.zoom": 0.0,
+    "train.plane_weight": 1.0,
     "train.augment.blur_px": 0.0,
     "train.augment.gradient": 0.0,
     "train.augment.noise": 0.0,

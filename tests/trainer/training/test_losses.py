@@ -112,10 +112,10 @@ def test_planes_cost_smooth_l1_where_labelled():
     outputs = rng.uniform(-2, 3, (3, 8, 9, 2)).astype(np.float32)
     planes = rng.integers(0, 256, (3, 8, 9, 2)).astype(np.uint8)
     label = rng.choice([0, 1, 255], (3, 8, 9))
-    found = losses.plane_losses(*map(tf.constant, (outputs, planes, label)))
+    found = losses.plane_losses(*map(tf.constant, (outputs, planes, label)), 10.0)
     each = keras.losses.huber(planes[..., None] / 255, outputs[..., None], delta=1.0)
     each = np.asarray(each) * (label != 255)[..., None]
-    expected = losses.PLANE_WEIGHTS["scalars"] * each.mean((1, 2)).sum(-1)
+    expected = 10 * each.mean((1, 2)).sum(-1)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
@@ -124,8 +124,8 @@ def test_loss_of_a_plane_of_probabilities_is_kerass():
     logits = rng.uniform(-4, 4, (3, 8, 9, 1)).astype(np.float32)
     planes = rng.choice([0, 255], (3, 8, 9, 1)).astype(np.uint8)
     label = rng.choice([0, 1, 255], (3, 8, 9))
-    found = losses.plane_losses(*map(tf.constant, (logits, planes, label)))
+    found = losses.plane_losses(*map(tf.constant, (logits, planes, label)), 0.5)
     each = keras.losses.binary_crossentropy(planes / 255, logits, from_logits=True)
     each = np.asarray(each) * (label != 255)
-    expected = losses.PLANE_WEIGHTS["probabilities"] * each.mean((1, 2))
+    expected = 0.5 * each.mean((1, 2))
     np.testing.assert_allclose(found, expected, rtol=1e-5)
