@@ -98,29 +98,32 @@ def with_neighbours(
     Returns:
       The jobs, and a line for each image that is alone, which gets no job.
     """
-    folders = {os.path.dirname(job.page.path) for job in jobs if job.pages == 1}
-    videos = {folder: _images_in(folder) for folder in folders}
-    places = {
-        page.path: place
-        for pages in videos.values()
-        for place, page in enumerate(pages)
+    videos = {
+        folder: _images_in(folder)
+        for folder in {os.path.dirname(job.page.path) for job in jobs if job.pages == 1}
     }
-    made, problems = [], []
+    places = {
+        folder: {files.basename(page.path): n for n, page in enumerate(pages)}
+        for folder, pages in videos.items()
+    }
+    made, problems, stack = [], [], list[Page]()
     for job in jobs:
+        path, place = job.page.path, job.page.number
         if job.pages > 1:
-            pages = [Page(job.page.path, z) for z in range(job.pages)]
-            beside = neighbours_of(pages, job.page.number, offsets)
-            made.append(job._replace(neighbours=beside))
-            continue
-        pages = videos[os.path.dirname(job.page.path)]
-        if len(pages) == 1:
+            if not stack or stack[0].path != path:  # its pages come in a row
+                stack = [Page(path, z) for z in range(job.pages)]
+            pages = stack
+        else:
+            folder = os.path.dirname(path)
+            pages = videos[folder]
+            place = places[folder].get(files.basename(path), -1)
+        if len(pages) < 2 or place < 0:  # or it is taken for a mask there
             problems.append(
                 f"{job.page}: is alone, and this model also looks at an image's "
                 f"neighbours {offsets} in its stack or folder; put them beside it"
             )
             continue
-        beside = neighbours_of(pages, places[job.page.path], offsets)
-        made.append(job._replace(neighbours=beside))
+        made.append(job._replace(neighbours=neighbours_of(pages, place, offsets)))
     return made, problems
 
 
