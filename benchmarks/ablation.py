@@ -3,7 +3,7 @@
     ./launch.sh benchmark --what=ablation --config=configs/dic_hela.py:cpu --data=DIR \
         --steps=300
 
-Each is a whole training of so many steps, scored by its last validation; one seed, so
+Each is a whole training of --steps, scored by its last validation; one seed, so
 differences of a point mean little.
 """
 

@@ -69,7 +69,7 @@ def scale_of(quick: bool) -> Scale:
 
 
 def visible(count: int) -> list[str]:
-    """The GPUs that the user lets be used, of so many; all where nothing is said."""
+    """Of N GPUs, those that the user lets be used; all where nothing says."""
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     if given is None:
         return [str(index) for index in range(count)]
@@ -108,7 +108,7 @@ def run_child(command: list[str], scale: Scale, gpus: int) -> str:
 def step_of(
     scale: Scale, data: str, scratch: pathlib.Path, *more: str, gpus: int = 1
 ) -> dict[str, float]:
-    """One setting's figures over so many steps; see benchmarks/train.py."""
+    """One setting's figures over some steps; see benchmarks/train.py."""
     out = scratch / "step.json"
     out.unlink(missing_ok=True)
     command = ["benchmarks/train.py", *scale.config, *more, f"--data={data}"]

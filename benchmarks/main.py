@@ -11,7 +11,7 @@ Peers are PyTorch and MONAI, from an environment of their own if there is one:
     .venv-bench/bin/pip install 'torch>=2.6' monai pillow
 
 What is absent is said on the page. What was measured before by the same command on the
-same revision and machine is kept: stopped, it goes on where it was; --again measures
+same revision and machine is kept: stopped, it resumes; --again measures
 again.
 """
 
@@ -108,7 +108,7 @@ BENCHMARKS = (
     ),
     Benchmark(
         "scale",
-        "Growth: what does the plan of so many frames cost?",
+        "Growth: what does the plan of N frames cost?",
         ("--frames", "10000", "100000", "1000000"),
         ("--frames", "1000", "2000"),
     ),
@@ -228,7 +228,7 @@ def main() -> None:
     parser.add_argument("--work", type=pathlib.Path, default=work, help="scratch data")
     parser.add_argument("--only", default="", help="names, with commas between")
     parser.add_argument("--quick", action="store_true", help="small, for the code")
-    parser.add_argument("--again", action="store_true", help="all anew")
+    parser.add_argument("--again", action="store_true", help="measures all again")
     parser.add_argument("--page", action="store_true", help="only draws what there is")
     parser.add_argument("--sets", help="the challenges' sets, instead of drawn ones")
     given = parser.parse_args()

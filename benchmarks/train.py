@@ -166,7 +166,7 @@ COMMAND = cli.Command(
     summary=__doc__.split("\n\n", 1)[0] + "\n\n" + __doc__.split("\n\n")[2].strip(),
     flags=(
         cli_flags.string("data", "folder that preprocess made"),
-        cli_flags.integer("rounds", "medians are over so many", 5, least=1),
+        cli_flags.integer("rounds", "that medians are over", 5, least=1),
         cli_flags.integer(
             "steps", "of each kind in a round; more than are read ahead", 10, least=1
         ),

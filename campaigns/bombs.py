@@ -10,7 +10,7 @@ BLOCK = 10**7  # zero bytes that one piece of a stream stands for
 
 
 def zeros(number: int) -> bytes:
-    """A zlib stream of so many zero bytes, without ever making them."""
+    """A zlib stream of N zero bytes, without ever making them."""
 
     def piece(size: int) -> bytes:
         made = zlib.compressobj(9, zlib.DEFLATED, -15)

@@ -1,7 +1,7 @@
 """Every command on disks that are full, read-only or closed: how does it end, and then?
 
 Each case runs a command against a small tmpfs in a mount namespace of its own, looks at
-what it said, mends the disk and runs the same command again, which has to come to what
+what it said, repairs the disk and runs the same command again, which has to come to what
 a quiet run comes to.
 
     python -m campaigns.disk --count=20 --seed=1
@@ -77,7 +77,7 @@ class Outcome(NamedTuple):
       code: the exit code under the fault; -1 for a traceback.
       said: the command's own lines.
       left: temporary files once the command has ended.
-      again: the exit code of the same command on the mended disk.
+      again: the exit code of the same command on the repaired disk.
       wrong: what is not as after a quiet run, and what else is to be blamed.
     """
 
@@ -238,7 +238,7 @@ class Bench:
         return self.quiet[command]
 
     def try_out(self, case: Case) -> Outcome:
-        """One case, and the same command again on the mended disk."""
+        """One case, and the same command again on the repaired disk."""
         expected = self.quietly(case.command)[0]
         self.set_up(case.command)
         nobody = contextlib.nullcontext()

@@ -17,7 +17,7 @@ Mutate = Callable[[np.random.Generator, bytearray], bytes]
 
 
 def _place(rng: np.random.Generator, size: int) -> int:
-    """A byte's number in a file of so many."""
+    """A byte's number in a file of N bytes."""
     where = rng.integers(4)
     if where == 0:
         return int(rng.integers(min(NEAR, size)))

@@ -112,7 +112,7 @@ def get_config() -> ml_collections.ConfigDict:
     train.validate_every_steps = 0  # scores, pictures; 0: about 20 times in all
     train.validate_frames = 0  # whole frames each time, spread over the split; 0: all
     train.best_metric = "mean_iou"  # or pixel_error, cross_entropy: what "best" means
-    train.patience = 0  # stops after so many validations without a better; 0: never
+    train.patience = 0  # stops after N validations without a better one; 0: never
     train.checkpoint_every_steps = 0  # 0: by time alone
     train.checkpoint_every_minutes = 10.0  # whichever comes first; 0: by steps alone
     train.keep_checkpoints = 3  # the newest; the best stays too

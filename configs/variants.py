@@ -1,4 +1,4 @@
-"""What the variants have in common: which exist, and what a wrong one is told."""
+"""What the variants have in common: which exist, and the error for a wrong one."""
 
 from collections.abc import Callable
 

@@ -165,7 +165,7 @@ def write_plan(
       output: the folder where they go, and stay until the job is done.
       planned: frame by frame, as they are made.
       number: how many.
-      parts: at least so many files, if there are as many frames.
+      parts: at least N files, if there are as many frames.
       job: in their names, so that jobs on one bucket leave each other's alone.
     """
     of_each = max(1, min(FRAMES_A_FILE, -(-number // parts)))

@@ -239,7 +239,7 @@ def goes_on(result) -> bool:
         return False
     try:
         return not PipelineState.is_terminal(result.state)
-    except Exception:  # whoever knows can't be asked
+    except Exception:  # nothing else can be asked
         return True
 
 

@@ -90,7 +90,7 @@ def start(
     MirroredStrategy over all GPUs of this host, or the one device there is.
 
     Args:
-      devices: above 0, the first GPU, or else the processor, is split into so many
+      devices: above 0, the first GPU, or else the processor, is split into as many
         logical ones, to try out what many do.
       all_reduce: auto or nccl (GPUs sum by NCCL), or ring (by TensorFlow itself).
       allow_cpu: whether to train on the processor where there are GPUs that

@@ -26,11 +26,11 @@ class InstanceRules(NamedTuple):
         of doubt come apart. Cores below `min_size_px` count where there is no larger
         one; a piece without any goes.
       split_px: cores are parted where a bridge between two bulges is narrower than
-        both by so many px (each half-width): peaks of the distance transform. 0 parts
+        both by N px (each half-width): peaks of the distance transform. 0 parts
         nothing.
       min_size_px: instances of fewer pixels are dropped.
       fill_holes: whether background that a single instance encloses becomes part of it.
-      border_px: gaps between two instances of up to so many px are given back to them,
+      border_px: gaps between two instances of up to N px are given back to them,
         each pixel to the nearer one: in training, background was drawn there.
       seed_threshold: of targets with planes: cells begin where this is exceeded by
         their depth, less their nearness to others ("distance"), or by the probability
@@ -212,7 +212,7 @@ def _grown_from_seeds(
 
 
 def _large_cores(cores: np.ndarray, mask: np.ndarray, least_px: int) -> np.ndarray:
-    """Cores of so many pixels; of a piece that has smaller ones alone, the largest.
+    """Cores of `least_px` pixels or more; where all are smaller, the largest.
 
     Args:
       cores, mask: bool [H, W], cores within the mask.

@@ -51,7 +51,7 @@ def predict(
       choice: what that is; its rules are the model's own.
       runtime: tensorflow or onnx.
       tta: averages over the eight symmetries of the square.
-      devices: above 0, the first device is split into so many logical ones.
+      devices: above 0, into how many logical ones the first device is split.
       overwrite: whether what is there is made again.
       rules: those of `InstanceRules` that are to be other than the model's.
       edge_px: see `outputs.Choice`; None takes the model's, whose data set has one.

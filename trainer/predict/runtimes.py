@@ -41,7 +41,7 @@ def load(
       version: its folder.
       runtime: tensorflow or onnx.
       tta: averages over the eight symmetries of the square.
-      devices: above 0, so many logical devices; see `strategy.start`.
+      devices: above 0, how many logical devices; see `strategy.start`.
 
     Raises:
       UserError: broken, made by something else, or without what the runtime needs.

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 PACK_BYTES = 32 * 2**20  # a pack travels while the gradients of the next are computed
 BYTES = 4  # of a float32
-# One sum for each vector: TensorFlow would join them again, up to so many bytes.
+# One sum for each vector: TensorFlow would join them again, up to N bytes.
 NOT_JOINED = tf.distribute.experimental.CommunicationOptions(bytes_per_pack=1)
 
 

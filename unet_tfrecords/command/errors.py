@@ -1,4 +1,4 @@
-"""Mistakes that a user can mend: shown as lines without a traceback, exit code 2."""
+"""Mistakes that a user can fix: shown as lines without a traceback, exit code 2."""
 
 import errno
 import os

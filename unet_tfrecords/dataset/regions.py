@@ -158,7 +158,7 @@ def narrowed(instances: np.ndarray) -> np.ndarray:
 
 
 def away_from_edge(instances: np.ndarray, edge_px: int) -> np.ndarray:
-    """Instances without those that lie entirely within so many px of the frame's edge.
+    """Instances without those that lie entirely within `edge_px` of the frame's edge.
 
     Args:
       instances: integer [H, W], 0 is background; returned itself where `edge_px` is 0.

@@ -35,7 +35,7 @@ def shard_name(split: str, index: int, count: int) -> str:
 
 
 def parts_for(frames: int) -> int:
-    """Into how many files the sources of so many frames go; 0: `dataset_info.json`.
+    """Into how many files the sources of N frames go; 0: `dataset_info.json`.
 
     >>> parts_for(50_000), parts_for(50_001), parts_for(10**7)
     (0, 2, 200)

@@ -299,7 +299,7 @@ def remove_unfinished(folder: str, *, older_s: float = ABANDONED_S) -> None:
     Args:
       folder: where to look; not below.
       older_s: what has no lock, or lies on a disk without locks, goes when it was not
-        touched for so many seconds.
+        touched for N seconds.
     """
     if is_remote(folder) or not os.path.isdir(folder):
         return

@@ -69,7 +69,7 @@ def _own_lock(folder: str) -> IO[bytes]:
 
 
 def _open_lock(path: str) -> IO[bytes]:
-    # Not through a link: whoever packed the folder would have another file opened.
+    # Not through a link, by which a packed folder could have another file opened.
     how = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
     try:
         handle = os.open(path, how, 0o666)
@@ -81,7 +81,7 @@ def _open_lock(path: str) -> IO[bytes]:
 def _sign(file: IO[bytes]) -> None:
     """Notes who holds a lock, for whom it keeps out to read."""
     now = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
-    with contextlib.suppress(OSError):  # a full disk is told of where it matters
+    with contextlib.suppress(OSError):  # a full disk is reported where it matters
         file.truncate(0)
         file.write(
             f"process {os.getpid()} on {socket.gethostname()} since {now}".encode()

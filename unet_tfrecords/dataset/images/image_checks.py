@@ -165,7 +165,7 @@ def check_strips(page: tifffile.TiffPage) -> None:
         found = min(len(offsets), len(counts))
         raise ValueError(f"{wanted} strips or tiles, and places of {found}")
     for offset, count in zip(offsets, counts, strict=True):
-        # Both 0: left out by whoever wrote the file, as allowed; the value is `nodata`.
+        # Both 0: left out by the writer, as allowed; the value is `nodata`.
         if bool(offset) != bool(count) or offset + count > size:
             raise ValueError("strips or tiles of it are missing")
 
@@ -198,10 +198,10 @@ def check_jpeg(path: str, content: bytes, height: int, width: int) -> None:
 
     Raises:
       UserError: more pixels than memory could hold.
-      ValueError: fewer bytes than the least that so many pixels take.
+      ValueError: fewer bytes than that many pixels take at least.
     """
     check_size(path, height, width, 3)
-    # A block of 8 x 8 px takes a bit at least, even the first time it is told of.
+    # A block of 8 x 8 px takes a bit at least, even where it is described first.
     if height * width > 8 * 64 * len(content):
         raise ValueError(f"{height} x {width} px in {len(content)} bytes")
 
