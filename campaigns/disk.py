@@ -1,7 +1,7 @@
 """Every command on disks that are full, read-only or closed: how does it end, and then?
 
 Each case runs a command against a small tmpfs in a mount namespace of its own, looks at
-what it said, repairs the disk and runs the same command again, which has to come to what
+what it said, repairs it and runs the same command again, which has to come to what
 a quiet run comes to.
 
     python -m campaigns.disk --count=20 --seed=1

@@ -212,7 +212,7 @@ def _grown_from_seeds(
 
 
 def _large_cores(cores: np.ndarray, mask: np.ndarray, least_px: int) -> np.ndarray:
-    """Cores of `least_px` pixels or more; where all are smaller, the largest.
+    """Cores of `least_px` pixels or more; in a piece without any, its largest one.
 
     Args:
       cores, mask: bool [H, W], cores within the mask.
