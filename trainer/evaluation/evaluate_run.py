@@ -80,17 +80,19 @@ def origin_of(
     Raises:
       UserError: naming every image that was trained on.
     """
-    splits: dict[tuple[str, int], str] = {}
+    known: set[tuple[str, int]] = set()  # of the data set, by content
+    learned: set[tuple[str, int]] = set()  # of these, what was trained on
     trained: set[str] = set()  # all that their keys begin with, such as "HeLa/01"
     for entry in info.read_sources(folder):
-        splits[entry.files[0].sha256, entry.files[0].page] = entry.split
+        content = entry.files[0].sha256, entry.files[0].page
+        known.add(content)
         if entry.split == "train":
+            learned.add(content)
             parts = entry.frame.split("/")
             trained.update("/".join(parts[:n]) for n in range(2, len(parts)))
     digest = functools.cache(files.sha256_of)
-    found = [splits.get((digest(f.image.path), f.image.number)) for f in frames]
-    seen = [f for f, split in zip(frames, found, strict=True) if split == "train"]
-    if seen:
+    found = {f.key: (digest(f.image.path), f.image.number) for f in frames}
+    if seen := [f for f in frames if found[f.key] in learned]:
         raise UserError(
             [
                 f"{frame.image}: was trained on, so its score would mean nothing; "
@@ -98,7 +100,7 @@ def origin_of(
                 for frame in seen
             ]
         )
-    if None in found:
+    if not known.issuperset(found.values()):
         return "from files that are not of the data set"
     return relation(frames, trained, data)
 

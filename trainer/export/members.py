@@ -64,7 +64,7 @@ def folders_of(given: str) -> list[str]:
             )
         number = workdir.read_evaluation(folder, "test")["folds"]
         found += [files.join(folder, f"fold-{n}", "train") for n in range(number)]
-    return found
+    return found or [given]
 
 
 def read(folders: Sequence[str], checkpoint: str, precision: str) -> list[Member]:

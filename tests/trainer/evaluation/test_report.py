@@ -1,12 +1,14 @@
 """Evaluation, tuning, report, comparison and cross-validation, as commands."""
 
 import csv
+import hashlib
 import json
 import os
 import pathlib
 import re
 import shutil
 import signal
+import types
 
 import numpy as np
 import pytest
@@ -22,6 +24,7 @@ from trainer.run import workdir
 from trainer.scores.frame import pooled
 from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.dataset import later_settings
+from unet_tfrecords.dataset.dataset_info import Source, SourceFile
 from unet_tfrecords.dataset.images.frames import Frame
 from unet_tfrecords.dataset.images.pages import Page
 
@@ -89,6 +92,30 @@ def test_a_score_says_how_near_its_frames_are_to_those_trained_on(layout, scored
     if layout == "folder":
         data.group = ""
         assert "the same folder" in relation(frames, trained, data)
+
+
+def test_what_was_trained_on_is_known_by_content_wherever_it_is_too(tmp_path):
+    """An image that is in two splits, as in a video that stands still."""
+    from trainer.evaluation.evaluate_run import origin_of
+
+    digests = {}
+    for name in ("still", "other"):
+        (tmp_path / name).write_bytes(name.encode())
+        digests[name] = hashlib.sha256(name.encode()).hexdigest()
+
+    def frame(name):
+        return Frame("set", "01", name, "ctc", Page(str(tmp_path / name)))
+
+    entries = [
+        Source(f"set/01/t{n}", split, 9, 9, (SourceFile("x", 0, digests["still"]),))
+        for n, split in enumerate(("validation", "train", "test"))
+    ]
+    info = types.SimpleNamespace(read_sources=lambda _: iter(entries))
+    given = ("", info, base.get_config().data)
+    with pytest.raises(UserError, match="still: was trained on"):
+        origin_of([frame("still")], *given)
+    outside = "from files that are not of the data set"
+    assert origin_of([frame("other")], *given) == outside
 
 
 @pytest.mark.slow
