@@ -24,6 +24,7 @@ import ml_collections
 
 from benchmarks.record import Record, parser_of, run
 from benchmarks.sides import turns
+from configs import base, variants
 from trainer.devices.startup import starting
 from trainer.input.reading_order import deal_lanes
 from trainer.input.shard_files import find_shards
@@ -112,9 +113,10 @@ def parse(record, image: str, target: str, geometry) -> dict[str, tf.Tensor]:
 
 
 def all_changes() -> ml_collections.ConfigDict:
-    return ml_collections.ConfigDict(
-        {"flip": True, "quarter_turns": True, "contrast": 0.2, "brightness": 0.2}
-    )
+    """All that the variant `:cpu` turns on."""
+    config = base.get_config()
+    variants.cpu(config)
+    return config.train.augment
 
 
 def stream(path: str, image: str, target: str, geometry) -> tf.data.Dataset:
