@@ -20,8 +20,10 @@ LATER: dict[str, Any] = {
 def filled(config: dict[str, Any]) -> dict[str, Any]:
     """A config from before, with what it lacks.
 
-    >>> filled({"data": {"augment": {}}})
-    {'data': {'augment': {'zoom': 0.0}, 'neighbours': [], 'targets': 'classes'}}
+    >>> filled({"train": {"plane_weight": 2.0}})["train"]
+    {'plane_weight': 2.0}
+    >>> filled({"data": {"augment": {}}})["data"]["augment"]
+    {'zoom': 0.0}
     """
     return _each(config, lambda part, key, value: {key: value} | part)
 
