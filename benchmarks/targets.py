@@ -35,12 +35,10 @@ class Study(NamedTuple):
 
     Attributes:
       folder: within SETS.
-      where: the frames that are scored, to those that were trained on.
       settings: a config and what is to be other than there.
     """
 
     folder: str
-    where: str
     settings: tuple[str, ...]
 
 
@@ -59,7 +57,6 @@ def _listed(name: str, validation: str, test: str) -> tuple[str, ...]:
 STUDIES = {
     "HeLa": Study(
         "DIC-C2DH-HeLa",
-        "same video",
         (
             "--config=configs/dic_hela.py:cpu",
             "--config.data.split.method=fold",
@@ -67,15 +64,13 @@ STUDIES = {
             "--config.data.split.fold=1",  # the last has three gold cells in all
         ),
     ),
-    "U373": Study("PhC-C2DH-U373", "same video", ("--config=configs/phc_u373.py:cpu",)),
+    "U373": Study("PhC-C2DH-U373", ("--config=configs/phc_u373.py:cpu",)),
     "Fluo-01": Study(
         "Fluo-N2DL-HeLa",
-        "another video",
         _listed("Fluo-N2DL-HeLa", "01/t052", "02/t023 02/t036 02/t075 02/t079"),
     ),
     "Fluo-02": Study(
         "Fluo-N2DL-HeLa",
-        "another video",
         _listed(
             "Fluo-N2DL-HeLa",
             "02/t075",
@@ -84,15 +79,14 @@ STUDIES = {
     ),
     "DSB2018": Study(
         "DSB2018",
-        "other images",
         (
             "--config=configs/folder.py:cpu",
             "--config.data.labels=instance",
             "--config.data.tile_size=444",  # gives 260 px: most images have 256
         ),
     ),
-    # Membranes: nothing to part, so only options are worth trying.
-    "ISBI2012": Study("isbi2012", "same stack", ("--config=configs/isbi2012.py:cpu",)),
+    # Membranes: nothing to separate, so only options are worth trying.
+    "ISBI2012": Study("isbi2012", ("--config=configs/isbi2012.py:cpu",)),
 }
 OF_CELLS = [name for name in STUDIES if name != "ISBI2012"]
 TARGETS = ("classes", "border", "distance")
@@ -203,7 +197,9 @@ def grey_alone(source: pathlib.Path, links: pathlib.Path) -> pathlib.Path:
 
 def table(output: pathlib.Path, wanted: list[Trial]) -> str:
     """Mean, lowest and highest of the seeds, Markdown."""
-    head = f"| set | scored on | target | option | seeds | {' | '.join(SCORES)} |"
+    head = (
+        f"| set | scored frames are | target | option | seeds | {' | '.join(SCORES)} |"
+    )
     lines = [head, "|---" * (5 + len(SCORES)) + "|"]
     for first in [trial for trial in wanted if trial.seed == 1]:
         paths = [
@@ -222,7 +218,7 @@ def table(output: pathlib.Path, wanted: list[Trial]) -> str:
             else:
                 spread = f" ({min(each):.3f} to {max(each):.3f})"
                 cells.append(f"{np.mean(each):.3f}{spread if len(each) > 1 else ''}")
-        what = (first.study, STUDIES[first.study].where, first.target, first.option)
+        what = (first.study, found[0]["frames_are"], first.target, first.option)
         lines.append(f"| {' | '.join((*what, str(len(found)), *cells))} |")
     return "\n".join(lines)
 

@@ -38,7 +38,7 @@ def ask_rest(server: str, model: str, image: bytes, timeout: float) -> np.ndarra
         {"Content-Type": "application/json"},
     )
     try:
-        with urllib.request.urlopen(request, timeout=timeout) as response:  # noqa: S310
+        with urllib.request.urlopen(request, timeout=timeout) as response:  # noqa: S310  as above
             return np.array(json.load(response)["outputs"]["classes"][0], np.uint8)
     except urllib.error.HTTPError as error:
         sys.exit(f"{server}: {error} {error.read().decode()[:300]}")

@@ -8,8 +8,10 @@ import subprocess
 
 import pytest
 
+from benchmarks import targets
 from tests.commands import PYTHON, process, started, typed
 from tests.pages import Page
+from unet_tfrecords.command import cli
 from unet_tfrecords.command.errors import UserError
 
 SIDES = {
@@ -152,3 +154,33 @@ def test_the_benchmark_takes_the_visible_gpus(monkeypatch, given, count, last):
     scale = gpu.scale_of(False)
     assert scale.gpus == count
     assert gpu.environment(scale, 4)["CUDA_VISIBLE_DEVICES"] == last
+
+
+def evaluated(folder: pathlib.Path, trial: targets.Trial, seg: float) -> None:
+    run = folder / trial.name() / "run"
+    run.mkdir(parents=True)
+    found = {"scores": {"seg": seg, "v_rand": None}, "frames_are": "from another video"}
+    (run / "evaluation-test.json").write_text(json.dumps(found))
+
+
+def test_the_table_of_targets_is_of_what_there_is(tmp_path):
+    """Mean and range of the seeds; other steps and options are apart."""
+    trials = [
+        targets.Trial("U373", target, "", 600, seed)
+        for seed in (1, 2)
+        for target in ("classes", "border", "distance")
+    ]
+    for trial, seg in zip(trials, (0.5, 0.7, 0.6, 0.9), strict=False):
+        evaluated(tmp_path, trial, seg)  # both of classes, one of each other
+    evaluated(tmp_path, trials[0]._replace(steps=9), 0.1)
+    evaluated(tmp_path, trials[0]._replace(option="zoom"), 0.1)
+    rows = targets.table(tmp_path, trials).splitlines()[2:]
+    assert "from another video | classes |  | 2 | 0.700 (0.500 to 0.900) |" in rows[0]
+    assert "| 1 | 0.700 |" in rows[1] and "| 1 | 0.600 |" in rows[2]
+
+
+@pytest.mark.parametrize("flag", ["sets", "targets", "options"])
+def test_unknown_names_of_targets_are_refused(tmp_path, capsys, flag):
+    given = typed(input=tmp_path, output=tmp_path / "out", **{flag: "classes,x"})
+    assert cli.main(targets.COMMAND, given) == 2
+    assert f"--{flag}: " in capsys.readouterr().err

@@ -41,3 +41,12 @@ def test_cells_within_the_edge_are_those_whose_box_is(random_cells):
             kept = (own & inside).any()
             np.testing.assert_array_equal(found == name, own & kept)
         assert found.dtype == cells.dtype
+
+
+@pytest.mark.parametrize("turns", range(4))
+def test_a_cell_counts_from_its_first_pixel_beyond_the_edge(turns):
+    cells = np.zeros((40, 40), np.int32)
+    cells[5:10, 25:29] = 1  # its last row is the strip's last of 10 px
+    cells[5:11, 15:19] = 2  # a row further
+    found = away_from_edge(np.rot90(cells, turns), 10)
+    np.testing.assert_array_equal(found, np.rot90(np.where(cells == 2, 2, 0), turns))
