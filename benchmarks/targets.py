@@ -6,7 +6,10 @@ With the same network, data, steps and augmentation.
 
 SETS holds the challenges' sets as their sites have them. A training is scored on frames
 that it has not seen, with rules tuned on its validation frames. Stopped, or out of
-minutes, the same command resumes; the table is of what there is.
+minutes, the same command resumes; the table shows the trainings that are finished.
+
+--results keeps the scores of each finished training, so that the runs themselves can be
+deleted and later sittings, on other machines too, continue.
 """
 
 import json
@@ -25,8 +28,10 @@ from unet_tfrecords.command import cli, cli_flags
 from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.dataset.images.formats import read_image
 from unet_tfrecords.dataset.images.pages import Page
+from unet_tfrecords.storage import files
 
 ROOT = pathlib.Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks/results/targets.jsonl"
 SCORES = ("seg", "det", "ap_50", "ap_75", "best_pixel_error", "v_rand", "v_info")
 
 
@@ -130,15 +135,32 @@ def _run(values: flags.FlagValues, _: list[str]) -> None:
             raise UserError(f"--{name}: {', '.join(sorted(unknown))}: see --help")
     output = pathlib.Path(values.output).resolve()
     output.mkdir(parents=True, exist_ok=True)
+    results = pathlib.Path(values.results)
     until = time.monotonic() + 60 * values.minutes
     for trial in trials(values):
-        done = output / trial.name() / "run/evaluation-test.json"
-        if not done.exists():
-            if time.monotonic() > until:
-                break
-            print(f"[targets] {trial.name()}", file=sys.stderr, flush=True)
-            train_and_score(trial, values.input, output)
-    print(table(output, list(trials(values))))
+        if trial in read(results):
+            continue
+        if time.monotonic() > until:
+            break
+        print(f"[targets] {trial.name()}", file=sys.stderr, flush=True)
+        keep(results, trial, train_and_score(trial, values.input, output))
+    print(table(read(results), list(trials(values))))
+
+
+def read(results: pathlib.Path) -> dict[Trial, dict]:
+    """What the evaluation of each finished training found."""
+    lines = results.read_text().splitlines() if results.exists() else []
+    found = map(json.loads, lines)
+    return {Trial(**line["trial"]): line["found"] for line in found}
+
+
+def keep(results: pathlib.Path, trial: Trial, found: dict) -> None:
+    """Adds a line to the results."""
+    scores = {name: found["scores"].get(name) for name in SCORES}
+    kept = {"frames_are": found["frames_are"], "scores": scores}
+    line = json.dumps({"trial": trial._asdict(), "found": kept})
+    before = results.read_text() if results.exists() else ""
+    files.write_bytes(str(results), f"{before}{line}\n".encode())
 
 
 def trials(values: flags.FlagValues) -> Iterator[Trial]:
@@ -150,8 +172,8 @@ def trials(values: flags.FlagValues) -> Iterator[Trial]:
                     yield Trial(study, target, option, values.steps, seed)
 
 
-def train_and_score(trial: Trial, sets: str, output: pathlib.Path) -> None:
-    """Preprocess, train, tune, evaluate: the project's own commands."""
+def train_and_score(trial: Trial, sets: str, output: pathlib.Path) -> dict:
+    """Preprocess, train, tune, evaluate: what evaluation-test.json holds."""
     study = STUDIES[trial.study]
     source = pathlib.Path(sets, study.folder).resolve()
     if trial.study == "DSB2018":
@@ -182,6 +204,7 @@ def train_and_score(trial: Trial, sets: str, output: pathlib.Path) -> None:
         )
         command("trainer.main", "evaluate", run, f"--input={source}", "--tune")
         command("trainer.main", "evaluate", run, f"--input={source}")
+    return json.loads((folder / "run/evaluation-test.json").read_text())
 
 
 def grey_alone(source: pathlib.Path, links: pathlib.Path) -> pathlib.Path:
@@ -195,19 +218,15 @@ def grey_alone(source: pathlib.Path, links: pathlib.Path) -> pathlib.Path:
     return links
 
 
-def table(output: pathlib.Path, wanted: list[Trial]) -> str:
+def table(results: dict[Trial, dict], wanted: list[Trial]) -> str:
     """Mean, lowest and highest of the seeds, Markdown."""
     head = (
         f"| set | scored frames are | target | option | seeds | {' | '.join(SCORES)} |"
     )
     lines = [head, "|---" * (5 + len(SCORES)) + "|"]
     for first in [trial for trial in wanted if trial.seed == 1]:
-        paths = [
-            output / trial.name() / "run/evaluation-test.json"
-            for trial in wanted
-            if trial[:3] == first[:3]
-        ]
-        found = [json.loads(path.read_text()) for path in paths if path.exists()]
+        seeds = [trial for trial in wanted if trial[:3] == first[:3]]
+        found = [results[trial] for trial in seeds if trial in results]
         if not found:
             continue
         cells = []
@@ -233,6 +252,7 @@ COMMAND = cli.Command(
     flags=(
         cli_flags.string("input", "folder of the sets, by their challenges' names"),
         cli_flags.string("output", "folder for data, runs and scores"),
+        cli_flags.string("results", "scores of finished trainings", str(RESULTS)),
         cli_flags.string("sets", _names("sets", STUDIES), ",".join(OF_CELLS)),
         cli_flags.string("targets", _names("targets", TARGETS), ",".join(TARGETS)),
         cli_flags.string("options", _names("options, none of them too", OPTIONS), ""),

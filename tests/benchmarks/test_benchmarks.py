@@ -156,11 +156,10 @@ def test_the_benchmark_takes_the_visible_gpus(monkeypatch, given, count, last):
     assert gpu.environment(scale, 4)["CUDA_VISIBLE_DEVICES"] == last
 
 
-def evaluated(folder: pathlib.Path, trial: targets.Trial, seg: float) -> None:
-    run = folder / trial.name() / "run"
-    run.mkdir(parents=True)
-    found = {"scores": {"seg": seg, "v_rand": None}, "frames_are": "from another video"}
-    (run / "evaluation-test.json").write_text(json.dumps(found))
+def kept(results: pathlib.Path, trial: targets.Trial, seg: float) -> None:
+    """As if the trial had been trained and evaluated."""
+    found = {"frames_are": "from another video", "scores": {"seg": seg}}
+    targets.keep(results, trial, found)
 
 
 def test_the_table_of_targets_is_of_what_there_is(tmp_path):
@@ -170,13 +169,35 @@ def test_the_table_of_targets_is_of_what_there_is(tmp_path):
         for seed in (1, 2)
         for target in ("classes", "border", "distance")
     ]
+    results = tmp_path / "results.jsonl"
     for trial, seg in zip(trials, (0.5, 0.7, 0.6, 0.9), strict=False):
-        evaluated(tmp_path, trial, seg)  # both of classes, one of each other
-    evaluated(tmp_path, trials[0]._replace(steps=9), 0.1)
-    evaluated(tmp_path, trials[0]._replace(option="zoom"), 0.1)
-    rows = targets.table(tmp_path, trials).splitlines()[2:]
+        kept(results, trial, seg)  # both of classes, one of each other
+    kept(results, trials[0]._replace(steps=9), 0.1)
+    kept(results, trials[0]._replace(option="zoom"), 0.1)
+    rows = targets.table(targets.read(results), trials).splitlines()[2:]
     assert "from another video | classes |  | 2 | 0.700 (0.500 to 0.900) |" in rows[0]
     assert "| 1 | 0.700 |" in rows[1] and "| 1 | 0.600 |" in rows[2]
+
+
+def test_targets_trains_only_what_the_results_lack(tmp_path, capsys, monkeypatch):
+    """So runs can be deleted, and another machine continues."""
+    trained = []
+
+    def train(trial: targets.Trial, *_: object) -> dict:
+        trained.append(trial)
+        return {"frames_are": "from the same video", "scores": {"seg": 0.25}}
+
+    monkeypatch.setattr(targets, "train_and_score", train)
+    results = tmp_path / "results.jsonl"
+    first = targets.Trial("HeLa", "classes", "", 7, 1)
+    kept(results, first, 0.5)
+    options = {"results": results, "sets": "HeLa", "targets": "classes", "steps": 7}
+    given = typed(input=tmp_path, output=tmp_path / "out", seeds=2, **options)
+    assert cli.main(targets.COMMAND, given) == 0
+    assert trained == [first._replace(seed=2)]
+    assert "0.375 (0.250 to 0.500)" in capsys.readouterr().out
+    assert cli.main(targets.COMMAND, given) == 0
+    assert len(trained) == 1
 
 
 @pytest.mark.parametrize("flag", ["sets", "targets", "options"])
