@@ -197,9 +197,10 @@ def test_names_like_patterns_are_read(store):
 
 
 @each(*WRITABLE)
-def test_names_like_patterns_are_not_written(store):
+@pytest.mark.parametrize("name", ["run[1]/c.bin", "a\tb.bin", "a\nb.bin"])
+def test_names_that_clients_misread_are_not_written(store, name):
     with pytest.raises(UserError, match="a name with"):
-        files.write_bytes(f"{store.root}/run[1]/c.bin", b"c")
+        files.write_bytes(f"{store.root}/{name}", b"c")
 
 
 @each(*WRITABLE)

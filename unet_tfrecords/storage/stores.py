@@ -532,8 +532,10 @@ def put(source: str | bytes, path: str, *, new: bool = False) -> None:
     """
     if _is_web(path):
         raise UserError(f"{path}: web servers are read only; give a disk or a bucket")
-    if set(path) & set(ODD):
-        raise UserError(f"{path}: a name with * ? or [; write to another")
+    if set(path) & set(ODD) or not path.isprintable():
+        raise UserError(
+            f"{path!r}: a name with * ? [ or a control character; write to another"
+        )
     how: dict[str, Any] = {}
     if new:
         how = {"overwrite": False} if _is_azure(path) else {"mode": "create"}
