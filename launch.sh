@@ -190,8 +190,8 @@ lock() {
   done
   # What workers far away install: without TensorFlow, in the versions of here, because
   # other versions of OpenCV may make other bytes.
-  uv pip compile "$root/pyproject.toml" --universal --python-version 3.11 --no-annotate \
-    --quiet --override "$root/requirements/cpu.override" \
+  uv pip compile "$root/pyproject.toml" --extra zarr --universal --python-version 3.11 \
+    --no-annotate --quiet --override "$root/requirements/cpu.override" \
     --constraint "$root/requirements/cpu.lock" \
     --custom-compile-command "./launch.sh lock" -o "$root/requirements/worker.txt"
 }

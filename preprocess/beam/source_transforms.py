@@ -12,9 +12,9 @@ from preprocess.beam import progress
 from preprocess.beam.progress import FRAMES, TILES, Stopwatch
 from preprocess.inspection import DatasetSummary, FrameTotals, Inspection, inspect
 from preprocess.worker_memory import room_for
+from unet_tfrecords.dataset.images import formats
 from unet_tfrecords.dataset.images.frames import Frame
 from unet_tfrecords.dataset.images.pages import Page, check_unchanged
-from unet_tfrecords.storage import files
 
 MOST_DIGESTS = 10_000  # that a worker remembers, about 300 bytes each
 
@@ -54,7 +54,7 @@ class InspectFrame(beam.DoFn):
 def _sha256_if_readable(page: Page) -> str:
     """A file that can't be read has no digest; its frame's inspection says why."""
     try:
-        digest = files.sha256_of(page.path)
+        digest = formats.sha256_of(page.path)
         check_unchanged(page)
     except OSError:
         return ""

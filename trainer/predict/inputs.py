@@ -8,9 +8,11 @@ from typing import NamedTuple
 from unet_tfrecords.command.errors import UserError, warn
 from unet_tfrecords.dataset.images.arrangements import OF_NNUNET
 from unet_tfrecords.dataset.images.formats import (
+    FOLDER_ENDING,
     count_pages,
     is_image,
     neighbours_of,
+    newest,
     unread,
 )
 from unet_tfrecords.dataset.images.frames import natural_key
@@ -157,11 +159,17 @@ def _files_of(source: str) -> dict[str, float]:
     """When each file there was last changed, by path; hidden files are left out."""
     if os.path.isfile(source):
         return {source: os.path.getmtime(source)}
+    folder = source.rstrip("/")
+    if folder.lower().endswith(FOLDER_ENDING) and (
+        inside := files.updated_below(folder)
+    ):
+        return {folder: max(inside.values())}
     if os.path.isdir(source) or files.is_remote(source) and not _is_pattern(source):
-        found = files.updated_below(source)
+        start = len(folder) + 1
+        found = newest(files.updated_below(source), start)
         if found:
             return _without_truth(source, found)
-    found = files.updated(source)
+    found = files.updated(source) | files.updated_inside(source, FOLDER_ENDING)
     found = {p: t for p, t in found.items() if not files.basename(p).startswith(".")}
     return _without_truth(_root_of(source, list(found)).rstrip("/"), found)
 

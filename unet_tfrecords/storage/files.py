@@ -57,6 +57,11 @@ def exists(path: str) -> bool:
     return stores.exists(path) if is_remote(path) else os.path.exists(path)
 
 
+def is_file(path: str) -> bool:
+    """Whether there is a file, and not a folder, of this name."""
+    return stores.exists(path) if is_remote(path) else os.path.isfile(path)
+
+
 def size_of(path: str) -> int:
     """Bytes of a file.
 
@@ -87,6 +92,24 @@ def updated(pattern: str) -> dict[str, float]:
         found = local_glob.glob(pattern)
         return {p: os.path.getmtime(p) for p in sorted(found) if os.path.isfile(p)}
     return {entry.path: entry.updated for entry in stores.matching(pattern)}
+
+
+def updated_inside(pattern: str, ending: str) -> dict[str, float]:
+    """When the newest file was changed in each folder that matches, by folder.
+
+    Args:
+      pattern: as in `updated`.
+      ending: of the folders' names.
+    """
+    if not is_remote(pattern):
+        folders = [p for p in local_glob.glob(pattern) if p.endswith(ending)]
+        inside = {folder: updated_below(folder).values() for folder in folders}
+        return {p: max(times) for p, times in sorted(inside.items()) if times}
+    found: dict[str, float] = {}
+    for entry in stores.matching(f"{pattern}/**") if pattern.endswith(ending) else []:
+        folder = entry.path[: entry.path.find(f"{ending}/") + len(ending)]
+        found[folder] = max(entry.updated, found.get(folder, 0.0))
+    return found
 
 
 def glob_in(folder: str, pattern: str) -> list[str]:
@@ -187,6 +210,20 @@ def read_bytes(path: str) -> bytes:
         return stores.content(path)
     with open_read(path) as file:
         return file.read()
+
+
+def read_range(path: str, start: int | None, end: int | None) -> bytes:
+    """A part of a file's content, as of a slice; a negative start counts from its end.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+    """
+    if is_remote(path):
+        return stores.content(path, start, end)
+    with open_read(path) as file:
+        first, stop, _ = slice(start, end).indices(size_of(path))
+        file.seek(first)
+        return file.read(max(0, stop - first))
 
 
 def read_blocks(path: str, size: int = 1 << 22) -> Iterator[bytes]:

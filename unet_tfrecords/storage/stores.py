@@ -483,13 +483,13 @@ def _updated(entry: dict[str, Any]) -> float:
     return 0.0
 
 
-def content(path: str) -> bytes:
-    """An object's bytes.
+def content(path: str, start: int | None = None, end: int | None = None) -> bytes:
+    """An object's bytes, or a slice of them.
 
     Raises:
       FileNotFoundError: there is none.
     """
-    return _ask(path, lambda fs: fs.cat_file(_named(path)))
+    return _ask(path, lambda fs: fs.cat_file(_named(path), start=start, end=end))
 
 
 def fetch(path: str, to: str, size: int | None = None) -> None:

@@ -11,7 +11,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from unet_tfrecords.command.errors import UserError
-from unet_tfrecords.dataset.images.formats import around_of, is_image, unread
+from unet_tfrecords.dataset.images import zarr_image
+from unet_tfrecords.dataset.images.formats import (
+    FOLDER_ENDING,
+    is_image,
+    newest,
+    unread,
+)
 from unet_tfrecords.storage import files
 
 IMAGES = ("images", "image")
@@ -149,10 +155,10 @@ def _single(masks: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
 
 def _in_two_folders(folder: Folder, suffix: str) -> Pairs | None:
     """images/NAME.* with masks/NAME.* or labels/NAME.*; NAME_mask.* is taken too."""
-    where = folder.find(*IMAGES)
-    if where is None:
+    where, place = folder.find(*IMAGES), folder.find(*MASKS)
+    if where is None or place is None and _labels_inside(where, suffix):
         return None
-    place = folder.find(*MASKS) or Folder(files.join(folder.path, MASKS[0]), [])
+    place = place or Folder(files.join(folder.path, MASKS[0]), [])
     problems: list[str] = []
     images = _by_stem(dict(where.walk()), problems)
     masks = _by_stem(dict(place.walk()), problems, suffix)
@@ -277,7 +283,39 @@ def _side_by_side(folder: Folder, suffix: str) -> Pairs | None:
     )
 
 
+def _labels_inside(folder: Folder, suffix: str) -> Pairs | None:
+    """NAME.zarr, which has its masks inside, in labels/."""
+    images, masks, problems = dict[str, str](), dict[str, tuple[str, ...]](), []
+    for name in folder.files:
+        path = files.join(folder.path, name)
+        names = zarr_image.label_names(path) if name.endswith(FOLDER_ENDING) else []
+        if not names:
+            continue
+        stem = stem_of(name)
+        images[stem] = path
+        wanted = suffix or names[0]
+        if wanted not in names or len(names) > 1 and not suffix:
+            problems.append(
+                f"{path}: has the labels {', '.join(names)}; name one of them, as "
+                f"--config.data.mask_suffix={names[0]}"
+            )
+        masks[stem] = (zarr_image.label_path(path, wanted),)
+    if not images:
+        return None
+    found = _by_stem({files.join(folder.path, n): n for n in folder.files}, problems)
+    return Pairs(
+        found,
+        masks,
+        lambda stem: (
+            files.join(folder.path, f"{stem}.zarr/{zarr_image.LABELS}"),
+            files.join(folder.path, f"{stem}.zarr"),
+        ),
+        tuple(problems),
+    )
+
+
 ARRANGEMENTS = {
+    "NAME.zarr with labels/ inside": _labels_inside,
     "images/ and masks/": _in_two_folders,
     "imagesTr/ and labelsTr/": _of_nnunet,
     "ID/images/ and ID/masks/": _by_object,
@@ -313,7 +351,8 @@ def arranged(path: str, suffix: str, inside: Sequence[str] | None = None) -> Arr
     Raises:
       UserError: two arrangements fit.
     """
-    folder = Folder(path, files.list_below(path) if inside is None else inside)
+    inside = files.list_below(path) if inside is None else inside
+    folder = Folder(path, newest(dict.fromkeys(inside, 0.0), 0))
     found = list(_fitting(folder, suffix, ""))
     names = list(dict.fromkeys(name for name, _ in found))
     if len(names) > 1:
@@ -322,11 +361,7 @@ def arranged(path: str, suffix: str, inside: Sequence[str] | None = None) -> Arr
     used = {path for each in pairs for path in each.images.values()}
     used |= {path for each in pairs for group in each.masks.values() for path in group}
     used |= {line.partition(": ")[0] for each in pairs for line in each.problems}
-    left = (
-        path
-        for path, name in folder.walk()
-        if path not in used and around_of(path, len(path) - len(name)) not in used
-    )
+    left = (path for path, _ in folder.walk() if path not in used)
     return Arranged(names[0] if names else "", pairs, tuple(sorted(left)))
 
 

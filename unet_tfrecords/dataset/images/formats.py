@@ -8,19 +8,20 @@ import functools
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
 
 from unet_tfrecords.command.errors import UserError
-from unet_tfrecords.dataset.images import raster_file, tiff_file
+from unet_tfrecords.dataset.images import raster_file, tiff_file, zarr_image
 from unet_tfrecords.dataset.images.frames import size_text
 from unet_tfrecords.dataset.images.pages import Header, Page, Stored
 from unet_tfrecords.dataset.images.value_map import Mask
 from unet_tfrecords.dataset.pixel_statistics import strips
-from unet_tfrecords.storage import files
+from unet_tfrecords.storage import files, json_files
 
+FOLDER_ENDING = ".zarr"
 MOST_LABELS = 2**24  # whole numbers that float32 holds exactly: see augment.warp_labels
 
 
@@ -43,13 +44,14 @@ class Reader(Protocol):
 READERS: dict[str, Reader] = {  # by the ending of a name
     **dict.fromkeys((".tif", ".tiff", ".lsm", ".btf", ".tf8"), tiff_file),
     **dict.fromkeys(raster_file.FORMATS, raster_file),
+    FOLDER_ENDING: zarr_image,
 }
 # Images all the same, to be named wherever images are looked for.
 UNREAD = {
     **dict.fromkeys((".czi", ".nd2", ".lif", ".oib", ".oif", ".zvi"), "TIFF"),
     **dict.fromkeys((".vsi", ".ims", ".dv", ".stk", ".flex", ".mrc"), "TIFF"),
     **dict.fromkeys((".dcm", ".dicom", ".nii", ".nrrd", ".mha", ".h5"), "TIFF"),
-    **dict.fromkeys((".npy", ".npz", ".zarr", ".svs", ".ndpi", ".scn"), "TIFF"),
+    **dict.fromkeys((".npy", ".npz", ".zip", ".svs", ".ndpi", ".scn"), "TIFF"),
     **dict.fromkeys((".jp2", ".jpx", ".heic", ".avif", ".psd", ".pgm"), "PNG or TIFF"),
     **dict.fromkeys((".ppm", ".pnm", ".tga", ".exr", ".fits"), "PNG or TIFF"),
     **dict.fromkeys((".mpo", ".jxl", ".dng", ".pbm", ".pcx", ".raw"), "PNG or TIFF"),
@@ -85,6 +87,23 @@ def around_of(path: str, start: int) -> str:
     return path[: match.end()] if match else ""
 
 
+def newest(found: Mapping[str, float], start: int) -> dict[str, float]:
+    """Files and when each was changed, with one entry for an image that is a folder.
+
+    Args:
+      found: times by path.
+      start: as in `around_of`.
+
+    >>> newest({"a/1.png": 5.0, "a/2.zarr/0/0": 3.0, "a/2.zarr/0/1": 4.0}, 2)
+    {'a/1.png': 5.0, 'a/2.zarr': 4.0}
+    """
+    times: dict[str, float] = {}
+    for path, changed in found.items():
+        image = around_of(path, start) or path
+        times[image] = max(changed, times.get(image, changed))
+    return times
+
+
 def unread(path: str, start: int | None = None) -> str:
     """Says that an image is of a format which is not read; "" of any other file.
 
@@ -94,8 +113,8 @@ def unread(path: str, start: int | None = None) -> str:
 
     >>> unread("a/f04.czi")
     'a/f04.czi: CZI is not read; convert it to TIFF'
-    >>> unread("a/f05.zarr/0/c/0/0", 2)
-    'a/f05.zarr: ZARR is not read; convert it to TIFF'
+    >>> unread("a/f05.n5/0/0/0", 2)
+    'a/f05.n5: N5 is not read; convert it to TIFF'
     """
     if start is not None:
         path = around_of(path, start) or path
@@ -107,11 +126,17 @@ def unread(path: str, start: int | None = None) -> str:
 
 
 def _reader_of(path: str) -> Reader:
-    return READERS[os.path.splitext(path)[1].lower()]
+    """Also of an image inside one: the labels of an OME-Zarr, whose names are any."""
+    own = os.path.splitext(path)[1].lower()
+    return READERS[own] if own in READERS else READERS[FOLDER_ENDING]
 
 
 def _is_tiff(path: str) -> bool:
     return _reader_of(path) is READERS[".tif"]
+
+
+def _is_raster(path: str) -> bool:
+    return _reader_of(path) is READERS[".png"]
 
 
 def _explained(read):
@@ -159,11 +184,21 @@ def header_of(page: Page) -> Header:
 
 @_explained
 def pixels_of(page: Page) -> int:
-    """Height times width of a TIFF's image; of any other file, its bytes."""
-    if not _is_tiff(page.path):
+    """Height times width; of a file whose header says nothing of it, its bytes."""
+    if _is_raster(page.path):
         return files.size_of(page.path)
-    header = tiff_file.header_of(page)
+    header = _reader_of(page.path).header_of(page)
     return header.height * header.width
+
+
+def sha256_of(path: str) -> str:
+    """sha256 of a file; of a folder that is an image, of what its files have."""
+    if READERS[FOLDER_ENDING] is not _reader_of(path):
+        return files.sha256_of(path)
+    names = files.list_below(path)
+    return json_files.fingerprint(
+        [[name, files.sha256_of(files.join(path, name))] for name in names]
+    )
 
 
 def decode(page: Page) -> Stored:
@@ -345,9 +380,9 @@ def pixel_size_um(page: Page) -> tuple[float, float] | None:
 @_explained
 def is_spread(page: Page) -> bool:
     """Whether `read_image` spreads the intensities, as it does but for 8 and 16 bit."""
-    if not _is_tiff(page.path):
+    if _is_raster(page.path):
         return False
-    return tiff_file.header_of(page).dtype not in ("uint8", "uint16")
+    return _reader_of(page.path).header_of(page).dtype not in ("uint8", "uint16")
 
 
 def _note_hot_pixels(image: np.ndarray, notes: list[str]) -> None:

@@ -11,6 +11,7 @@ from unet_tfrecords.storage import files
 
 ORIENTATION = 274  # tag of EXIF and of TIFF
 UPRIGHT = 1
+FOLDER_METADATA = ("zarr.json", ".zattrs")  # OME-Zarr 0.5, and before
 
 
 class Page(NamedTuple):
@@ -20,11 +21,13 @@ class Page(NamedTuple):
       path: the file.
       number: which of its images, 0 for files of one image.
       stamp: `stamp_of` the file when it was found; "" where it may change.
+      level: which resolution, 0 is the largest.
     """
 
     path: str
     number: int = 0
     stamp: str = ""
+    level: int = 0
 
     def __str__(self) -> str:
         return f"{self.path} (page {self.number})" if self.number else self.path
@@ -33,11 +36,13 @@ class Page(NamedTuple):
 def stamp_of(path: str) -> str:
     """What tells a file from what takes its place: this machine, bytes, time.
 
-    Machines may have copies of their own, with other times; remote files have none.
+    Of a folder that is an image, those of its metadata. Machines may have copies of
+    their own, with other times; remote files have none.
     """
     if files.is_remote(path):
         return ""
-    there = os.stat(path)
+    inside = (files.join(path, name) for name in FOLDER_METADATA)
+    there = os.stat(next(filter(os.path.exists, inside), path))
     return f"{socket.gethostname()}/{there.st_size}/{there.st_mtime_ns}"
 
 

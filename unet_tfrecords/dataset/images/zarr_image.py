@@ -1,0 +1,252 @@
+"""OME-Zarr: an image as a folder of chunks, at several resolutions.
+
+Versions 0.1 to 0.5 of the format (ngff.openmicroscopy.org). A 2D image is a page: of
+each time and each z, in this order; of several images in one folder (a file converted
+by bioformats2raw, the wells of a plate), one image after the other.
+"""
+
+import functools
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from unet_tfrecords.command.errors import UserError
+from unet_tfrecords.command.extras import load_extra
+from unet_tfrecords.dataset.images import image_checks
+from unet_tfrecords.dataset.images.pages import (
+    Header,
+    Page,
+    Stored,
+    check_unchanged,
+    stamp_of,
+)
+from unet_tfrecords.storage import files
+
+AXES = "tczyx"  # in the order that the format prescribes
+LABELS = "labels"
+UM = {  # of the format's names of units, which are UDUNITS-2's
+    **{"angstrom": 1e-4, "nanometer": 1e-3, "micrometer": 1.0, "millimeter": 1e3},
+    **{"centimeter": 1e4, "meter": 1e6, "picometer": 1e-6, "inch": 25_400.0},
+}
+KEPT_LAYOUTS = 256  # of images that are read again and again
+
+
+class Level(NamedTuple):
+    """An image at one resolution.
+
+    Attributes:
+      name: of its array, relative to the image's folder.
+      shape: by the axis' name; axes that the image lacks have 1.
+      axes: that the array has, in its order.
+      dtype: of its values.
+      pixel_um: height and width of a pixel; None where that is not said.
+    """
+
+    name: str
+    shape: Mapping[str, int]
+    axes: str
+    dtype: np.dtype
+    pixel_um: tuple[float, float] | None
+
+
+def count_pages(path: str) -> int:
+    """How many 2D images there are: images times times times z."""
+    return sum(_planes(levels[0]) for levels in _images(path))
+
+
+def header_of(page: Page) -> Header:
+    """What the metadata say of a page."""
+    level, _ = _at(page)
+    size = level.shape
+    return Header(size["y"], size["x"], size["c"], str(level.dtype))
+
+
+def pixel_size_um(path: str) -> tuple[float, float] | None:
+    """Height and width of a pixel in micrometres, where all images agree."""
+    found = {levels[0].pixel_um for levels in _images(path)}
+    return found.pop() if len(found) == 1 else None
+
+
+def read(page: Page) -> Stored:
+    """Reads a page as a whole."""
+    header = header_of(page)
+    itemsize = header.channels * np.dtype(header.dtype).itemsize
+    image_checks.check_size(str(page), header.height, header.width, itemsize)
+    return read_window(page, slice(0, header.height), slice(0, header.width))
+
+
+def read_window(page: Page, rows: slice, columns: slice) -> Stored:
+    """Reads a part of a page: no more chunks than it touches.
+
+    Args:
+      page: which.
+      rows, columns: of it, from a start to a stop.
+
+    Raises:
+      UserError: not stored as it should be.
+    """
+    level, place = _at(page)
+    array = _open(page.path)[level.name]
+    at = {**place, "c": slice(None), "y": rows, "x": columns}
+    values = np.asarray(array[tuple(at[axis] for axis in level.axes)])
+    check_unchanged(page)
+    if "c" in level.axes:
+        values = np.moveaxis(values, 0, -1)
+    return Stored(values)
+
+
+def label_names(path: str) -> list[str]:
+    """Names of the label images that an image has, in `labels/`."""
+    try:
+        group = _open(files.join(path, LABELS))
+    except UserError:
+        return []
+    return [str(name) for name in _ome(group.attrs).get("labels", [])]
+
+
+def label_path(path: str, name: str) -> str:
+    """Where the label image of that name is."""
+    return files.join(path, LABELS, name)
+
+
+def _images(path: str) -> tuple[tuple[Level, ...], ...]:
+    """The resolutions, largest first, of each image in a folder.
+
+    Raises:
+      UserError: it is no OME-Zarr, or of a form that is not read.
+    """
+    if not (files.is_remote(path) or os.path.isdir(path)):
+        raise UserError(f"{path}: is no folder, as OME-Zarr is; unpack it")
+    return _read_metadata(path, stamp_of(path))
+
+
+@functools.lru_cache(KEPT_LAYOUTS)
+def _read_metadata(path: str, _stamp: str) -> tuple[tuple[Level, ...], ...]:
+    group = _open(path)
+    found = [_levels(path, group, name) for name in _image_names(path, group)]
+    if not found:
+        raise UserError(f"{path}: holds no image")
+    return tuple(found)
+
+
+def _image_names(path: str, group: Any) -> Iterator[str]:
+    """Groups with an image each, relative to the folder."""
+    ome = _ome(group.attrs)
+    if "multiscales" in ome:
+        yield ""
+    elif "plate" in ome:
+        for well in ome["plate"].get("wells", []):
+            inside = _ome(group[well["path"]].attrs).get("well", {})
+            for field in inside.get("images", []):
+                yield f"{well['path']}/{field['path']}"
+    elif "bioformats2raw.layout" in ome:
+        listed = _ome(group["OME"].attrs).get("series") if "OME" in group else None
+        names = listed or sorted((n for n in group if n.isdecimal()), key=int)
+        yield from map(str, names)
+    else:
+        raise UserError(
+            f"{path}: no OME-Zarr image (no 'multiscales' in its metadata); --input "
+            "takes the folder that has them, or convert it by bioformats2raw"
+        )
+
+
+def _levels(path: str, group: Any, name: str) -> tuple[Level, ...]:
+    multiscales = _ome((group[name] if name else group).attrs).get("multiscales")
+    if not multiscales:
+        raise UserError(f"{files.join(path, name)}: no OME-Zarr image")
+    first = multiscales[0]
+    axes = "".join(_axis_name(axis) for axis in first.get("axes", AXES))
+    if set("yx") - set(axes) or [a for a in AXES if a in axes] != [*axes]:
+        raise UserError(
+            f"{path}: its axes are {', '.join(axes)}, where some of t, c, z, y, x are "
+            "read, in this order"
+        )
+    levels = []
+    for dataset in first["datasets"]:
+        inside = f"{name}/{dataset['path']}".lstrip("/")
+        array = group[inside]
+        if len(array.shape) != len(axes):
+            raise ValueError(f"{len(array.shape)} axes where {len(axes)} are named")
+        shape = dict.fromkeys(AXES, 1) | dict(zip(axes, array.shape, strict=True))
+        scales = [_scale(each, len(axes)) for each in (dataset, first)]
+        size = _pixel_um(axes, first.get("axes", ()), np.prod(scales, axis=0))
+        levels.append(Level(inside, shape, axes, np.dtype(array.dtype), size))
+    if not levels:
+        raise ValueError("no 'datasets' in its metadata")
+    return tuple(levels)
+
+
+def _axis_name(axis: Any) -> str:
+    """Version 0.4 describes an axis, 0.3 has its name alone."""
+    return str(axis["name"] if isinstance(axis, Mapping) else axis).lower()
+
+
+def _scale(described: Mapping[str, Any], axes: int) -> np.ndarray:
+    for change in described.get("coordinateTransformations", ()):
+        if change.get("type") == "scale":
+            return np.asarray(change["scale"], np.float64)
+    return np.ones(axes)
+
+
+def _pixel_um(
+    axes: str, described: Sequence[Any], scale: np.ndarray
+) -> tuple[float, float] | None:
+    units = [str(a.get("unit")) for a in described if isinstance(a, Mapping)]
+    if len(units) != len(axes):
+        return None
+    height, width = (
+        float(scale[axes.index(axis)]) * UM.get(units[axes.index(axis)], math.nan)
+        for axis in "yx"
+    )
+    is_known = 0 < height < math.inf and 0 < width < math.inf
+    return (height, width) if is_known else None
+
+
+def _planes(level: Level) -> int:
+    return level.shape["t"] * level.shape["z"]
+
+
+def _at(page: Page) -> tuple[Level, dict[str, int]]:
+    """The resolution that a page is taken from, and its time and z.
+
+    Raises:
+      UserError, ValueError: there is no such resolution, or page.
+    """
+    left = page.number
+    for levels in _images(page.path):
+        if left < _planes(levels[0]):
+            if page.level >= len(levels):
+                raise UserError(
+                    f"{page.path}: has {len(levels)} resolutions, 0 to "
+                    f"{len(levels) - 1}, but {page.level} is asked for"
+                )
+            level = levels[page.level]
+            time, z = divmod(left, levels[0].shape["z"])
+            return level, {"t": time, "z": z}
+        left -= _planes(levels[0])
+    raise ValueError(f"it has no page {page.number}")
+
+
+def _ome(attributes: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The format's own metadata: version 0.5 has them under a name."""
+    return attributes.get("ome", attributes)
+
+
+def _open(path: str) -> Any:
+    """A group of zarr's.
+
+    Raises:
+      UserError: there is none, or zarr is not installed.
+    """
+    zarr = load_extra("zarr", flag=f"{path}: OME-Zarr", extra="zarr")
+    from unet_tfrecords.storage.zarr_store import FolderStore
+
+    try:
+        return zarr.open_group(FolderStore(path), mode="r")
+    except FileNotFoundError:
+        raise UserError(
+            f"{path}: is no Zarr folder; replace it or take it out"
+        ) from None
