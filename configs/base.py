@@ -21,6 +21,10 @@ def get_config() -> ml_collections.ConfigDict:
     # "1=0, 255=unlabelled" or "#000000=0, #ff0000=1, #0000ff=2"
     data.mask_values = ""
     data.channels = ()  # of the files, from 0, such as (0, 2); () takes all there are
+    # OME-Zarr: which resolution, 0 is the largest; times and z, from 0, () takes all
+    data.level = 0
+    data.times = ()
+    data.slices = ()
     data.sequences = ()  # ctc: ("01", "02"); () takes all there are
     # isbi, ctc: images of the stack or video whose channels follow the frame's own, as
     # (-1, 1) for the one before and the one after; model.channels counts all
@@ -28,7 +32,8 @@ def get_config() -> ml_collections.ConfigDict:
     # folder: what frames belong together (plate, patient): a regular expression on the
     # image's path below the folder, such as "^(plate[0-9]+)"; groups are not divided
     data.group = ""
-    data.mask_suffix = ""  # folder: "_mask" where a.png goes with a_mask.png
+    # folder: "_mask" where a.png goes with a_mask.png; OME-Zarr: which of its labels/
+    data.mask_suffix = ""
     data.on_bad_frame = "fail"  # fail: list all and stop; skip: leave out and record
     data.tile_size = 572  # px in; valid convolutions give 388 out at depth 4
     data.num_shards = 16  # at most, per split; several per reading worker are good

@@ -3,6 +3,8 @@ background, so it looks black), NAME_overlay.png is for looking at. Run again, i
 continues with what is not done.
 """
 
+from typing import TYPE_CHECKING
+
 from absl import flags
 
 from trainer.commands.shared_flags import TTA
@@ -10,6 +12,9 @@ from trainer.devices import tensorflow_files
 from trainer.devices.startup import load_tensorflow
 from unet_tfrecords.command import cli, cli_flags, signals
 from unet_tfrecords.command.errors import UserError
+
+if TYPE_CHECKING:
+    from unet_tfrecords.dataset.images.pages import Planes
 
 # How predict makes instances of probabilities.
 ELSE = "; by default as the model has it, from evaluate --tune"
@@ -58,6 +63,7 @@ def _predict(values: flags.FlagValues, _: list[str]) -> None:
     from trainer.predict import job
     from trainer.predict.outputs import Choice
 
+    chosen = _planes(values)
     changes = {
         name: given
         for name in InstanceRules._fields
@@ -92,9 +98,29 @@ def _predict(values: flags.FlagValues, _: list[str]) -> None:
         overwrite=values.overwrite,
         rules=changes,
         edge_px=values.edge_px,
+        planes=chosen,
     )
     done = f", {before} were there" if before else ""
     print(f"{made} images segmented{done}: {values.output}")
+
+
+def _planes(values: flags.FlagValues) -> "Planes | None":
+    """Which images of an OME-Zarr were asked for; None where no flag says.
+
+    Raises:
+      UserError: what was given is no number.
+    """
+    from unet_tfrecords.dataset.images.pages import Planes
+
+    chosen: dict[str, tuple[int, ...]] = {}
+    for name in ("times", "slices"):
+        given = values[name].value
+        if not all(text.strip().isdecimal() for text in given):
+            raise UserError(f"--{name}={','.join(given)}: whole numbers from 0")
+        chosen[name] = tuple(map(int, given))
+    if values.level is None and not any(chosen.values()):
+        return None
+    return Planes(values.level or 0, **chosen)
 
 
 COMMAND = cli.Command(
@@ -105,9 +131,18 @@ COMMAND = cli.Command(
         cli_flags.string(
             "input",
             "folder with its subfolders, glob or one file, on a disk or in a store: "
-            "TIFF (stacks by page), PNG, JPEG, BMP, GIF, WebP; masks of images there "
+            "TIFF (stacks by page), OME-Zarr, PNG, JPEG, BMP, GIF, WebP; masks of images there "
             "are left out",
         ),
+        cli_flags.integer(
+            "level",
+            "of OME-Zarr: which resolution, 0 is the largest; by default the one that "
+            "the model was trained on",
+            None,
+            least=0,
+        ),
+        cli_flags.strings("times", "of OME-Zarr: some, from 0, with commas between"),
+        cli_flags.strings("slices", "of OME-Zarr: the same of z"),
         cli_flags.string("output", "folder for what is written"),
         cli_flags.choice(
             "format",

@@ -49,6 +49,7 @@ def describe(
         "edge_px": layouts.edge_px(config.data),
         "width": config.model.width,
         "neighbours": list(config.data.neighbours),
+        "level": config.data.level,
         "normalization": json_files.as_read(
             msgspec.to_builtins(segmenter.normalization)
         ),

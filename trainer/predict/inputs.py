@@ -8,16 +8,18 @@ from typing import NamedTuple
 from unet_tfrecords.command.errors import UserError, warn
 from unet_tfrecords.dataset.images.arrangements import OF_NNUNET
 from unet_tfrecords.dataset.images.formats import (
+    ALL_PLANES,
     FOLDER_ENDING,
     count_pages,
     is_image,
     neighbours_of,
     newest,
+    pages_of,
     unread,
 )
 from unet_tfrecords.dataset.images.frames import natural_key
 from unet_tfrecords.dataset.images.layouts import truth_files
-from unet_tfrecords.dataset.images.pages import Page
+from unet_tfrecords.dataset.images.pages import Page, Planes
 from unet_tfrecords.storage import files
 
 RECORD = "predict.json"  # in a folder of outputs
@@ -45,12 +47,16 @@ class Job(NamedTuple):
     neighbours: tuple[Page, ...] = ()
 
 
-def find_jobs(source: str, output: str) -> tuple[list[Job], list[str]]:
+def find_jobs(
+    source: str, output: str, planes: Planes | None = None, *, level: int = 0
+) -> tuple[list[Job], list[str]]:
     """Images of a folder, a glob or one file, every page of every file.
 
     Args:
       source: the folder, glob or file, local or remote.
       output: where outputs go.
+      planes: which images of OME-Zarrs, where there are to be no other files.
+      level: their resolution, where that is None.
 
     Returns:
       The jobs, and a line for each file that can't be opened.
@@ -84,7 +90,7 @@ def find_jobs(source: str, output: str) -> tuple[list[Job], list[str]]:
             )
             continue
         try:
-            jobs += _jobs_of(path, stem, changed)
+            jobs += _jobs_of(path, stem, changed, planes or _all(path, level))
         except UserError as error:
             problems += error.problems
     return jobs, problems
@@ -113,7 +119,7 @@ def with_neighbours(
         path, place = job.page.path, job.page.number
         if job.pages > 1:
             if not stack or stack[0].path != path:  # its pages come in a row
-                stack = [Page(path, z) for z in range(job.pages)]
+                stack = pages_of(path, _all(path, job.page.level))
             pages = stack
         else:
             folder = os.path.dirname(path)
@@ -237,20 +243,24 @@ def _root_of(source: str, paths: list[str]) -> str:
     return fixed[: fixed.rfind("/") + 1]
 
 
-def _jobs_of(path: str, stem: str, updated: float) -> list[Job]:
-    pages = count_pages(path)
+def _jobs_of(path: str, stem: str, updated: float, planes: Planes) -> list[Job]:
+    total, pages = count_pages(path), pages_of(path, planes)
     if not pages:
         raise UserError(f"{path}: holds no image; replace the file or take it out")
     return [
-        Job(Page(path, z), name, stem, pages, updated)
-        for z, name in enumerate(page_names(stem, pages))
+        Job(page, page_name(stem, page.number, total), stem, total, updated)
+        for page in pages
     ]
 
 
-def page_names(stem: str, pages: int) -> list[str]:
-    """What the outputs' names of each page begin with.
+def _all(path: str, level: int) -> Planes:
+    return Planes(level) if path.lower().endswith(FOLDER_ENDING) else ALL_PLANES
 
-    >>> page_names("a", 1), page_names("a", 2)
-    (['a'], ['a-z000', 'a-z001'])
+
+def page_name(stem: str, number: int, pages: int) -> str:
+    """What the names of a page's outputs begin with.
+
+    >>> page_name("a", 0, 1), page_name("a", 1, 2)
+    ('a', 'a-z001')
     """
-    return [stem] if pages == 1 else [f"{stem}-z{z:03d}" for z in range(pages)]
+    return stem if pages == 1 else f"{stem}-z{number:03d}"

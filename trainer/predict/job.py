@@ -14,12 +14,13 @@ import numpy as np
 from trainer.export import artefact_layout
 from trainer.inference.instances import InstanceRules, rules_from
 from trainer.predict import object_table, outputs, runtimes
-from trainer.predict.inputs import Job, find_jobs, page_names, with_neighbours
+from trainer.predict.inputs import Job, find_jobs, with_neighbours
 from trainer.predict.ordered_map import ordered_map
 from trainer.predict.prediction_record import PredictionRecord
 from unet_tfrecords.command import bars
 from unet_tfrecords.command.errors import UserError, of_disk
 from unet_tfrecords.dataset.images.formats import is_spread, read_images
+from unet_tfrecords.dataset.images.pages import Planes
 from unet_tfrecords.storage import files, json_files, locks
 
 FATAL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -41,6 +42,7 @@ def predict(
     overwrite: bool = False,
     rules: Mapping[str, Any] | None = None,
     edge_px: int | None = None,
+    planes: Planes | None = None,
 ) -> tuple[int, int]:
     """Segments every image that has not been segmented yet.
 
@@ -55,6 +57,7 @@ def predict(
       overwrite: whether what is there is made again.
       rules: those of `InstanceRules` that are to be other than the model's.
       edge_px: see `outputs.Choice`; None takes the model's, whose data set has one.
+      planes: which images of an OME-Zarr; None takes all, of the model's resolution.
 
     Returns:
       How many images were segmented, and how many had been before.
@@ -71,7 +74,8 @@ def predict(
             selected_channels=tuple(about.get("selected_channels", ())),
             edge_px=_edge_px(choice, about, edge_px),
         )
-        jobs, problems = find_jobs(source, output)
+        level = planes.level if planes else about.get("level", 0)
+        jobs, problems = find_jobs(source, output, planes, level=level)
         if offsets := tuple(about.get("neighbours", ())):
             jobs, alone = with_neighbours(jobs, offsets)
             problems += alone
@@ -80,7 +84,8 @@ def predict(
         written = {os.path.dirname(path) for paths in names.values() for path in paths}
         for folder in {output, *written}:
             files.remove_unfinished(folder, older_s=0)
-        settings = _settings(version, choice, runtime, tta or about.get("tta", False))
+        tta = tta or about.get("tta", False)
+        settings = _settings(version, choice, runtime, tta, level)
         there = files.updated_below(output)
         record = PredictionRecord(output, settings, overwrite=overwrite)
         if not overwrite:
@@ -212,9 +217,18 @@ def _write_stack(
 ) -> list[str]:
     """Writes a stack and notes its pages; returns a line if it could not be written."""
     first, page = next(pages)
+    names = list[str]()
+
+    def noted(
+        found: Iterable[tuple[Job, np.ndarray | None]],
+    ) -> Iterator[tuple[Job, np.ndarray | None]]:
+        for job, each in found:
+            names.append(job.name)
+            yield job, each
+
     try:
-        outputs.write_stack(path, itertools.chain([(first, page)], pages))
-        record.add(page_names(first.stack, first.pages), record.note_of(first))
+        outputs.write_stack(path, noted(itertools.chain([(first, page)], pages)))
+        record.add(names, record.note_of(first))
     except outputs.PageMissing as error:
         return error.problems
     except _GiveUp:
@@ -322,7 +336,7 @@ def _edge_px(choice: outputs.Choice, about: dict[str, Any], given: int | None) -
 
 
 def _settings(
-    version: str, choice: outputs.Choice, runtime: str, tta: bool
+    version: str, choice: outputs.Choice, runtime: str, tta: bool, level: int
 ) -> dict[str, Any]:
     """What outputs depend on besides the images."""
     content = {
@@ -336,6 +350,8 @@ def _settings(
     }
     if not choice.edge_px:  # as it was noted before there was one
         del content["edge_px"]
+    if level:
+        content["level"] = level
     return json_files.as_read(content)
 
 

@@ -84,6 +84,16 @@ def check_data_config(config: ml_collections.ConfigDict) -> None:
             f"config.data.channels={tuple(data.channels)}: take as many different "
             f"ones, from 0, as config.model.channels={model.channels} says{each}"
         )
+    for name, numbers in (
+        ("level", (data.level,)),
+        ("times", data.times),
+        ("slices", data.slices),
+    ):
+        are_numbers = all(type(n) is int and n >= 0 for n in numbers)
+        if not are_numbers or len({*numbers}) != len(numbers):
+            problems.append(
+                f"config.data.{name}={data[name]}: whole numbers from 0, none twice"
+            )
     if not 0 < data.border_sigma_px < math.inf:
         problems.append(
             f"config.data.border_sigma_px={data.border_sigma_px}: must be above 0 and "

@@ -9,6 +9,9 @@ from typing import Any
 LATER: dict[str, Any] = {
     "data.targets": "classes",
     "data.neighbours": [],  # as JSON has it
+    "data.level": 0,
+    "data.times": [],
+    "data.slices": [],
     "data.augment.zoom": 0.0,
     "train.plane_weight": 1.0,
     "train.augment.blur_px": 0.0,

@@ -14,7 +14,7 @@ from unet_tfrecords.dataset.images.arrangements import (
     arranged,
     masks_among,
 )
-from unet_tfrecords.dataset.images.formats import count_pages, read_mask
+from unet_tfrecords.dataset.images.formats import count_pages, pages_of, read_mask
 from unet_tfrecords.dataset.images.frames import (
     Frame,
     FrameListing,
@@ -30,7 +30,7 @@ from unet_tfrecords.dataset.images.mask_values import (
     check_rims,
     foreground_of,
 )
-from unet_tfrecords.dataset.images.pages import Page
+from unet_tfrecords.dataset.images.pages import Page, Planes
 from unet_tfrecords.dataset.images.value_map import parse
 from unet_tfrecords.dataset.records import UNLABELLED
 from unet_tfrecords.dataset.regions import connected_instances, narrowed
@@ -81,9 +81,11 @@ def find(name: str, folder: str, data: ml_collections.ConfigDict) -> FrameListin
         masks |= pairs.masks
     frames = []
     page_like = _page_like(images)
+    planes = Planes(data.level, tuple(data.times), tuple(data.slices))
     for stem in sorted(images.keys() & masks.keys()):
         image, mask = images[stem], masks[stem]
         try:
+            found = pages_of(image, planes)
             pages = count_pages(image)
             if len(mask) > 1:
                 _check_single(mask)
@@ -108,13 +110,10 @@ def find(name: str, folder: str, data: ml_collections.ConfigDict) -> FrameListin
                 f"{image}: config.data.group={data.group!r} matches nothing in {stem!r}"
             )
             continue
-        names = [stem] if pages == 1 else [f"{stem}-z{i:03d}" for i in range(pages)]
-        frames += [
-            _frame_of(
-                (name, group, own), Page(image, i), [Page(path, i) for path in mask]
-            )
-            for i, own in enumerate(names)
-        ]
+        for page in found:
+            own = stem if pages == 1 else f"{stem}-z{page.number:03d}"
+            truth = [page._replace(path=path) for path in mask]
+            frames.append(_frame_of((name, group, own), page, truth))
     problems += _differing_in_case({frame.sequence for frame in frames})
     if any(frame.objects for frame in frames):  # so are frames of a single object
         frames = [

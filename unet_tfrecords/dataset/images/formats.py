@@ -16,12 +16,13 @@ import numpy as np
 from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.dataset.images import raster_file, tiff_file, zarr_image
 from unet_tfrecords.dataset.images.frames import size_text
-from unet_tfrecords.dataset.images.pages import Header, Page, Stored
+from unet_tfrecords.dataset.images.pages import Header, Page, Planes, Stored
 from unet_tfrecords.dataset.images.value_map import Mask
 from unet_tfrecords.dataset.pixel_statistics import strips
 from unet_tfrecords.storage import files, json_files
 
 FOLDER_ENDING = ".zarr"
+ALL_PLANES = Planes()
 MOST_LABELS = 2**24  # whole numbers that float32 holds exactly: see augment.warp_labels
 
 
@@ -177,6 +178,20 @@ def count_pages(path: str) -> int:
 
 
 @_explained
+def pages_of(path: str, planes: Planes = ALL_PLANES) -> list[Page]:
+    """The images of a file, or those of an OME-Zarr that are wanted."""
+    if _reader_of(path) is not READERS[FOLDER_ENDING]:
+        if planes != ALL_PLANES:
+            raise UserError(
+                f"{path}: level, times and slices choose images of an OME-Zarr, and "
+                "this is another format; leave them out"
+            )
+        return [Page(path, number) for number in range(count_pages(path))]
+    numbers = zarr_image.numbers_of(path, planes)
+    return [Page(path, number, level=planes.level) for number in numbers]
+
+
+@_explained
 def header_of(page: Page) -> Header:
     """What the file says of an image; its pixels may still be damaged."""
     return _reader_of(page.path).header_of(page)
@@ -193,7 +208,7 @@ def pixels_of(page: Page) -> int:
 
 def sha256_of(path: str) -> str:
     """sha256 of a file; of a folder that is an image, of what its files have."""
-    if READERS[FOLDER_ENDING] is not _reader_of(path):
+    if _reader_of(path) is not READERS[FOLDER_ENDING]:
         return files.sha256_of(path)
     names = files.list_below(path)
     return json_files.fingerprint(

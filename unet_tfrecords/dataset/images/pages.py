@@ -33,6 +33,19 @@ class Page(NamedTuple):
         return f"{self.path} (page {self.number})" if self.number else self.path
 
 
+class Planes(NamedTuple):
+    """Which 2D images of an OME-Zarr are taken.
+
+    Attributes:
+      level: which resolution, 0 is the largest.
+      times, slices: from 0; () takes all.
+    """
+
+    level: int = 0
+    times: tuple[int, ...] = ()
+    slices: tuple[int, ...] = ()
+
+
 def stamp_of(path: str) -> str:
     """What tells a file from what takes its place: this machine, bytes, time.
 

@@ -19,6 +19,7 @@ from unet_tfrecords.dataset.images import image_checks
 from unet_tfrecords.dataset.images.pages import (
     Header,
     Page,
+    Planes,
     Stored,
     check_unchanged,
     stamp_of,
@@ -55,6 +56,32 @@ class Level(NamedTuple):
 def count_pages(path: str) -> int:
     """How many 2D images there are: images times times times z."""
     return sum(_planes(levels[0]) for levels in _images(path))
+
+
+def numbers_of(path: str, planes: Planes) -> list[int]:
+    """The numbers of the pages that are wanted.
+
+    Raises:
+      UserError: an image has no such time, z or resolution.
+    """
+    numbers, first = list[int](), 0
+    for levels in _images(path):
+        shape = levels[0].shape
+        for kind, axis, wanted, size in (
+            ("levels", "resolution", (planes.level,), len(levels)),
+            ("times", "time", planes.times, shape["t"]),
+            ("slices", "z", planes.slices, shape["z"]),
+        ):
+            if max(wanted, default=0) >= size:
+                raise UserError(
+                    f"{path}: {kind} are 0 to {size - 1}, but {axis} {max(wanted)} is "
+                    "asked for"
+                )
+        times = planes.times or range(shape["t"])
+        slices = planes.slices or range(shape["z"])
+        numbers += [first + t * shape["z"] + z for t in times for z in slices]
+        first += _planes(levels[0])
+    return numbers
 
 
 def header_of(page: Page) -> Header:
@@ -218,11 +245,6 @@ def _at(page: Page) -> tuple[Level, dict[str, int]]:
     left = page.number
     for levels in _images(page.path):
         if left < _planes(levels[0]):
-            if page.level >= len(levels):
-                raise UserError(
-                    f"{page.path}: has {len(levels)} resolutions, 0 to "
-                    f"{len(levels) - 1}, but {page.level} is asked for"
-                )
             level = levels[page.level]
             time, z = divmod(left, levels[0].shape["z"])
             return level, {"t": time, "z": z}
