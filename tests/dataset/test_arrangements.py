@@ -274,10 +274,10 @@ def test_groups_that_differ_in_case_are_refused(tmp_path):
 
 
 def test_images_that_are_folders_are_named(tmp_path):
-    touch(tmp_path / "images/a.zarr/0/c/0/0")
-    touch(tmp_path / "images/a.zarr/0/c/0/1")
+    touch(tmp_path / "images/a.n5/0/0/0")
+    touch(tmp_path / "images/a.n5/0/0/1")
     [line] = mistakes(frames_of, tmp_path)
-    assert line == f"{tmp_path}/images/a.zarr: ZARR is not read; convert it to TIFF"
+    assert line == f"{tmp_path}/images/a.n5: N5 is not read; convert it to TIFF"
 
 
 # --- A mask an object ----------------------------------------------------------------

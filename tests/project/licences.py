@@ -76,6 +76,7 @@ RELEASED = {
     "tifffile": "2026-11-08",
     "tqdm": "2026-09-11",
     "xprof": "2026-10-29",
+    "zarr": "2026-10-27",
 }
 HEAD = """# Which licences has what is installed?
 

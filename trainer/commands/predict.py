@@ -3,8 +3,6 @@ background, so it looks black), NAME_overlay.png is for looking at. Run again, i
 continues with what is not done.
 """
 
-from typing import TYPE_CHECKING
-
 from absl import flags
 
 from trainer.commands.shared_flags import TTA
@@ -12,9 +10,6 @@ from trainer.devices import tensorflow_files
 from trainer.devices.startup import load_tensorflow
 from unet_tfrecords.command import cli, cli_flags, signals
 from unet_tfrecords.command.errors import UserError
-
-if TYPE_CHECKING:
-    from unet_tfrecords.dataset.images.pages import Planes
 
 # How predict makes instances of probabilities.
 ELSE = "; by default as the model has it, from evaluate --tune"
@@ -63,7 +58,7 @@ def _predict(values: flags.FlagValues, _: list[str]) -> None:
     from trainer.predict import job
     from trainer.predict.outputs import Choice
 
-    chosen = _planes(values)
+    times, slices = (_numbers(n, getattr(values, n)) for n in ("times", "slices"))
     changes = {
         name: given
         for name in InstanceRules._fields
@@ -98,29 +93,23 @@ def _predict(values: flags.FlagValues, _: list[str]) -> None:
         overwrite=values.overwrite,
         rules=changes,
         edge_px=values.edge_px,
-        planes=chosen,
+        level=values.level,
+        times=times,
+        slices=slices,
     )
     done = f", {before} were there" if before else ""
     print(f"{made} images segmented{done}: {values.output}")
 
 
-def _planes(values: flags.FlagValues) -> "Planes | None":
-    """Which images of an OME-Zarr were asked for; None where no flag says.
+def _numbers(name: str, given: list[str]) -> tuple[int, ...]:
+    """Numbers from 0 that a flag was given.
 
     Raises:
-      UserError: what was given is no number.
+      UserError: what was given is none.
     """
-    from unet_tfrecords.dataset.images.pages import Planes
-
-    chosen: dict[str, tuple[int, ...]] = {}
-    for name in ("times", "slices"):
-        given = values[name].value
-        if not all(text.strip().isdecimal() for text in given):
-            raise UserError(f"--{name}={','.join(given)}: whole numbers from 0")
-        chosen[name] = tuple(map(int, given))
-    if values.level is None and not any(chosen.values()):
-        return None
-    return Planes(values.level or 0, **chosen)
+    if not all(text.strip().isdecimal() for text in given):
+        raise UserError(f"--{name}={','.join(given)}: whole numbers from 0")
+    return tuple(map(int, given))
 
 
 COMMAND = cli.Command(
@@ -131,8 +120,8 @@ COMMAND = cli.Command(
         cli_flags.string(
             "input",
             "folder with its subfolders, glob or one file, on a disk or in a store: "
-            "TIFF (stacks by page), OME-Zarr, PNG, JPEG, BMP, GIF, WebP; masks of images there "
-            "are left out",
+            "TIFF (stacks by page), OME-Zarr, PNG, JPEG, BMP, GIF, WebP; masks of "
+            "images there are left out",
         ),
         cli_flags.integer(
             "level",

@@ -42,7 +42,9 @@ def predict(
     overwrite: bool = False,
     rules: Mapping[str, Any] | None = None,
     edge_px: int | None = None,
-    planes: Planes | None = None,
+    level: int | None = None,
+    times: tuple[int, ...] = (),
+    slices: tuple[int, ...] = (),
 ) -> tuple[int, int]:
     """Segments every image that has not been segmented yet.
 
@@ -57,7 +59,8 @@ def predict(
       overwrite: whether what is there is made again.
       rules: those of `InstanceRules` that are to be other than the model's.
       edge_px: see `outputs.Choice`; None takes the model's, whose data set has one.
-      planes: which images of an OME-Zarr; None takes all, of the model's resolution.
+      level: of OME-Zarrs, which resolution; None takes the model's.
+      times, slices: of OME-Zarrs, which images; () takes all.
 
     Returns:
       How many images were segmented, and how many had been before.
@@ -74,7 +77,9 @@ def predict(
             selected_channels=tuple(about.get("selected_channels", ())),
             edge_px=_edge_px(choice, about, edge_px),
         )
-        level = planes.level if planes else about.get("level", 0)
+        is_chosen = level is not None or times or slices
+        level = about.get("level", 0) if level is None else level
+        planes = Planes(level, times, slices) if is_chosen else None
         jobs, problems = find_jobs(source, output, planes, level=level)
         if offsets := tuple(about.get("neighbours", ())):
             jobs, alone = with_neighbours(jobs, offsets)

@@ -13,6 +13,7 @@ import tifffile
 
 from tests.cloud import dataflow, stores
 from tests.commands import PYTHON, lines_of, module, process, run
+from tests.dataset import ome_zarr
 from tests.trainer.predict.conftest import NOTES
 from trainer.predict import job as predict_job
 
@@ -397,3 +398,41 @@ def test_mistakes_are_one_line(predict, images, tmp_path, capfd, more, message):
     [line] = capfd.readouterr().err.splitlines()
     assert line.startswith("predict: ") and message in line
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_images_of_an_ome_zarr_are_segmented_as_those_of_a_stack(
+    predict, images, tmp_path
+):
+    pages = np.stack([tifffile.imread(images / f"t{i:03d}.tif") for i in range(4)])
+    (tmp_path / "stack").mkdir()
+    tifffile.imwrite(tmp_path / "stack/a.tif", pages, photometric="minisblack")
+    array = pages.reshape(2, 2, 128, 128)
+    path = ome_zarr.write(tmp_path / "zarr/a.zarr", array, "tzyx", levels=2)
+    flags = "--table", "--instances"
+    assert predict(tmp_path / "stack", *flags, output="expected") == 0
+    assert predict(path, *flags) == 0
+    for name in (f"a-z{i:03d}_{what}" for i in range(4) for what in OUTPUTS):
+        found, expected = (read(tmp_path / to / name) for to in ("out", "expected"))
+        np.testing.assert_array_equal(found, expected)
+    # A folder of them, and some of their images, continue there.
+    chosen = "--times=1", "--slices=0"
+    assert predict(tmp_path / "zarr", *flags, *chosen, output="some") == 0
+    made = {path.name for path in (tmp_path / "some").iterdir()}
+    assert made == {f"a-z002_{what}" for what in (*OUTPUTS, "objects.csv")} | {
+        "objects.csv",
+        *NOTES,
+    }
+    # The smaller resolution.
+    assert predict(path, "--level=1", "--times=0", "--slices=0", output="half") == 0
+    assert read(tmp_path / "half/a-z000_mask.png").shape == (64, 64)
+
+
+OUTPUTS = ("mask.png", "overlay.png", "instances.tif")
+
+
+def test_what_chooses_of_an_ome_zarr_is_checked(predict, images, capsys):
+    assert predict(images, "--times=x") == 2
+    assert "--times=x: whole numbers from 0" in capsys.readouterr().err
+    assert predict(images, "--level=1") == 2
+    assert "choose images of an OME-Zarr" in capsys.readouterr().err

@@ -35,7 +35,7 @@ class Reader(Protocol):
     def header_of(self, page: Page) -> Header:
         """Size, channels and type of an image, before its pixels are read."""
 
-    def pixel_size_um(self, path: str) -> tuple[float, float] | None:
+    def pixel_size_um(self, page: Page) -> tuple[float, float] | None:
         """Height and width of a pixel in micrometres; None where it is not known."""
 
     def read(self, page: Page) -> Stored:
@@ -389,7 +389,7 @@ def _other_channels(
 @_explained
 def pixel_size_um(page: Page) -> tuple[float, float] | None:
     """Height and width of a pixel in micrometres; None where the file does not say."""
-    return _reader_of(page.path).pixel_size_um(page.path)
+    return _reader_of(page.path).pixel_size_um(page)
 
 
 @_explained

@@ -48,7 +48,7 @@ def count_pages(path: str) -> int:
     return 1
 
 
-def pixel_size_um(path: str) -> tuple[float, float] | None:
+def pixel_size_um(page: Page) -> tuple[float, float] | None:
     """None: what these formats say is a screen's or a printer's."""
     return None
 

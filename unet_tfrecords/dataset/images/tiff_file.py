@@ -164,12 +164,12 @@ def header_of(page: Page) -> Header:
     return Header(height, width, max(channels, len(numbers)), str(described.dtype))
 
 
-def pixel_size_um(path: str) -> tuple[float, float] | None:
+def pixel_size_um(page: Page) -> tuple[float, float] | None:
     """Height and width of a pixel in micrometres, as OME or ImageJ metadata say.
 
     Resolution tags alone are mostly a screen's or a printer's.
     """
-    with opened(path) as tiff:
+    with opened(page.path) as tiff:
         if tiff.is_ome and tiff.ome_metadata:
             found = {
                 _ome_pixel_size(tag) for tag in OME_PIXELS.findall(tiff.ome_metadata)

@@ -91,10 +91,9 @@ def header_of(page: Page) -> Header:
     return Header(size["y"], size["x"], size["c"], str(level.dtype))
 
 
-def pixel_size_um(path: str) -> tuple[float, float] | None:
-    """Height and width of a pixel in micrometres, where all images agree."""
-    found = {levels[0].pixel_um for levels in _images(path)}
-    return found.pop() if len(found) == 1 else None
+def pixel_size_um(page: Page) -> tuple[float, float] | None:
+    """Height and width of a pixel in micrometres; None where that is not said."""
+    return _at(page)[0].pixel_um
 
 
 def read(page: Page) -> Stored:
