@@ -1,6 +1,7 @@
 """Probabilities to classes and instances: which pixels are one cell."""
 
 import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import cv2
@@ -12,6 +13,13 @@ from unet_tfrecords.dataset.targets import border, distance
 
 LEAST_BETWEEN = 0.05  # nearness below this counts as none
 LEAST_SEED_PX = 4
+# Each pixel of an image, and the one above, below, left or right of it.
+BESIDE = tuple(
+    (pair, other)
+    for one, two in ((np.s_[:-1, :], np.s_[1:, :]), (np.s_[:, :-1], np.s_[:, 1:]))
+    for pair, other in ((one, two), (two, one))
+)
+TOP = 65535  # stands for 1 where planes are smoothed
 
 
 class InstanceRules(NamedTuple):
@@ -112,29 +120,84 @@ def instances_of(
       int32 [H, W], 0 is background.
     """
     classes = classes_of(probabilities, rules.threshold)
-    if planes is not None:
-        certainty, height = SEEN_IN[planes.shape[-1]](probabilities, planes, rules)
-        seeds = certainty > rules.seed_threshold
-        found = _grown_from_seeds(classes, seeds, height)
-    elif rules.core_threshold > rules.threshold or rules.split_px:
-        found = _grown_from_cores(classes, 1 - probabilities[..., 0], rules)
-    else:
-        found = regions.connected_instances(classes).astype(np.int32)
-    if rules.min_size_px > 1:
-        found = _drop_small(found, rules.min_size_px)
+    found = parted(probabilities, classes, rules, planes)
     if rules.fill_holes:
         found = _fill_holes(found)
     if rules.border_px:
-        found = _give_back_borders(found, rules.border_px)
-    return _numbered_without_gaps(found)
+        found = give_back_borders(found, rules.border_px)
+    return numbered_without_gaps(found)
+
+
+def are_parted(rules: InstanceRules, planes: int) -> bool:
+    """Whether a piece of a class may become several instances."""
+    return bool(planes or rules.core_threshold > rules.threshold or rules.split_px)
+
+
+def parted(
+    probabilities: np.ndarray,
+    classes: np.ndarray,
+    rules: InstanceRules,
+    planes: np.ndarray | None = None,
+    least_seed_px: Mapping[int, float] | None = None,
+) -> np.ndarray:
+    """Instances before holes and borders are given to them.
+
+    Those of a piece, which is all connected pixels of a class, depend on that piece
+    alone: an image can be parted piece by piece.
+
+    Args:
+      probabilities, rules, planes: as `instances_of` takes them.
+      classes: uint8 [H, W]; of some of the pieces where others are to be left out.
+      least_seed_px: smallest seeds by class; by default of the seeds that are here.
+
+    Returns:
+      int32 [H, W], 0 is background.
+    """
+    if planes is not None:
+        seeds, height = seeds_of(probabilities, planes, rules)
+        found = _grown_from_seeds(classes, seeds, height, least_seed_px)
+    elif are_parted(rules, 0):
+        found = _grown_from_cores(classes, 1 - probabilities[..., 0], rules)
+    else:
+        found = regions.connected_instances(classes).astype(np.int32)
+    return drop_small(found, rules.min_size_px) if rules.min_size_px > 1 else found
+
+
+def seeds_of(
+    probabilities: np.ndarray, planes: np.ndarray, rules: InstanceRules
+) -> tuple[np.ndarray, np.ndarray]:
+    """Where cells begin, bool [H, W], and what they grow down from, float32 [H, W].
+
+    Both depend on pixels up to `reach_px` away.
+    """
+    certainty, height = SEEN_IN[planes.shape[-1]](probabilities, planes, rules)
+    return certainty > rules.seed_threshold, height
+
+
+def reach_px(rules: InstanceRules, planes: int) -> int:
+    """How far away pixels count in `seeds_of`."""
+    return math.ceil(4 * rules.smoothing_px) + 1 if planes else 0
+
+
+def _flooded(height: np.ndarray, seeds: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Watershed of seeds in a mask, down from the highest pixels.
+
+    All seeds are flooded from at the start, in reading order (Meyer 1994). Left to
+    scikit-image, seeds of equal height come in an order that depends on the rest of
+    the image.
+    """
+    from skimage import segmentation
+
+    depth = -height.astype(np.float64)
+    places = np.flatnonzero(seeds)
+    depth.ravel()[places] = depth.min() - np.arange(len(places), 0, -1)
+    return segmentation.watershed(depth, seeds, mask=mask, connectivity=1)
 
 
 def _grown_from_cores(
     classes: np.ndarray, foreground: np.ndarray, rules: InstanceRules
 ) -> np.ndarray:
     """Instances as watersheds around cores, class by class."""
-    from skimage import segmentation
-
     grown = np.zeros(classes.shape, np.int32)
     for value in np.unique(classes[classes > 0]):
         mask = classes == value
@@ -143,7 +206,7 @@ def _grown_from_cores(
             seeds, height = _bulges(cores, rules.split_px)
         else:
             seeds, height = _large_cores(cores, mask, rules.min_size_px), foreground
-        found = segmentation.watershed(-height, seeds, mask=mask, connectivity=1)
+        found = _flooded(height, seeds, mask)
         grown += np.where(found > 0, found + grown.max(), 0)
     return grown
 
@@ -172,7 +235,11 @@ def _from_distance(
 
 
 def _smoothed(plane: np.ndarray, deviation_px: float) -> np.ndarray:
-    return cv2.GaussianBlur(plane, (0, 0), deviation_px) if deviation_px else plane
+    """In steps of 1 / 65,535, in which OpenCV's filter is exact anywhere."""
+    if not deviation_px:
+        return plane
+    steps = np.rint(np.clip(plane, 0, 1) * TOP).astype(np.uint16)
+    return cv2.GaussianBlur(steps, (0, 0), deviation_px).astype(np.float32) / TOP
 
 
 # How certainly a cell begins at each pixel, and what it grows down from, float32
@@ -181,7 +248,10 @@ SEEN_IN = {border.PLANES: _from_border, distance.PLANES: _from_distance}
 
 
 def _grown_from_seeds(
-    classes: np.ndarray, begins: np.ndarray, height: np.ndarray
+    classes: np.ndarray,
+    begins: np.ndarray,
+    height: np.ndarray,
+    least_px: Mapping[int, float] | None,
 ) -> np.ndarray:
     """Instances as watersheds around seeds, class by class.
 
@@ -189,8 +259,9 @@ def _grown_from_seeds(
       classes: uint8 [H, W].
       begins: bool [H, W], seeds; those of few pixels don't count.
       height: float32 [H, W], which falls towards the edges of cells.
+      least_px: of the seeds that count, by class; None takes a share of their mean.
     """
-    from skimage import measure, segmentation
+    from skimage import measure
 
     grown = np.zeros(classes.shape, np.int32)
     for value in np.unique(classes[classes > 0]):
@@ -198,7 +269,11 @@ def _grown_from_seeds(
         seeds = measure.label(mask & begins, connectivity=1)
         size = np.bincount(seeds.ravel())[1:]
         small = np.zeros(len(size) + 1, bool)
-        small[1:] = size < max(LEAST_SEED_PX, size.mean() / 10 if len(size) else 0)
+        if least_px is None:
+            least = least_seed_px(int(size.sum()), len(size))
+        else:
+            least = least_px[int(value)]
+        small[1:] = size < least
         seeds[small[seeds]] = 0
         # A piece of the class without a seed is a cell too, shallow or badly seen.
         pieces = measure.label(mask, connectivity=1)
@@ -206,9 +281,14 @@ def _grown_from_seeds(
         has_seed[pieces[seeds > 0]] = True
         others = mask & ~has_seed[pieces]
         seeds[others] = pieces[others] + seeds.max()
-        found = segmentation.watershed(-height, seeds, mask=mask, connectivity=1)
+        found = _flooded(height, seeds, mask)
         grown += np.where(found > 0, found + grown.max(), 0).astype(np.int32)
     return grown
+
+
+def least_seed_px(pixels: int, seeds: int) -> float:
+    """How large a seed must be, by how many pixels all of them have."""
+    return max(LEAST_SEED_PX, pixels / seeds / 10 if seeds else 0)
 
 
 def _large_cores(cores: np.ndarray, mask: np.ndarray, least_px: int) -> np.ndarray:
@@ -246,12 +326,15 @@ def _bulges(mask: np.ndarray, least_px: float) -> tuple[np.ndarray, np.ndarray]:
     from skimage import measure, morphology
 
     depth = regions.distances_to(~mask)
-    peaks = mask & (morphology.h_maxima(depth, least_px) > 0)
+    # Over edges alone, as pieces connect: or one would depend on its corners' others.
+    over_edges = morphology.diamond(1)
+    peaks = mask & (morphology.h_maxima(depth, least_px, over_edges) > 0)
     pieces = regions.connected_instances(mask.view(np.uint8))
     has_peak = np.zeros(int(pieces.max()) + 1, bool)
     has_peak[pieces[peaks]] = True
     peaks |= mask & ~has_peak[pieces]
-    return measure.label(peaks, connectivity=2).astype(np.int32), depth
+    numbers = np.where(peaks, pieces, 0)  # pieces that meet at a corner stay apart
+    return measure.label(numbers, connectivity=2).astype(np.int32), depth
 
 
 def _fill_holes(instances: np.ndarray) -> np.ndarray:
@@ -259,17 +342,11 @@ def _fill_holes(instances: np.ndarray) -> np.ndarray:
     number, holes = cv2.connectedComponents((instances == 0).view(np.uint8))
     least = np.full(number, np.iinfo(np.int32).max, np.int32)
     most = np.zeros(number, np.int32)
-    for axis in (0, 1):
-        along = [slice(None)] * 2
-        for first, second in ((np.s_[:-1], np.s_[1:]), (np.s_[1:], np.s_[:-1])):
-            along[axis] = first
-            here = tuple(along)
-            along[axis] = second
-            there = tuple(along)
-            meets = (instances[here] == 0) & (instances[there] > 0)
-            hole, beside = holes[here][meets], instances[there][meets]
-            np.minimum.at(least, hole, beside)
-            np.maximum.at(most, hole, beside)
+    for here, there in BESIDE:
+        meets = (instances[here] == 0) & (instances[there] > 0)
+        hole, beside = holes[here][meets], instances[there][meets]
+        np.minimum.at(least, hole, beside)
+        np.maximum.at(most, hole, beside)
     filled = np.where(least == most, most, 0)
     for edge in (holes[0], holes[-1], holes[:, 0], holes[:, -1]):
         filled[edge] = 0
@@ -277,20 +354,20 @@ def _fill_holes(instances: np.ndarray) -> np.ndarray:
     return instances + filled[holes]
 
 
-def _drop_small(instances: np.ndarray, least_px: int) -> np.ndarray:
+def drop_small(instances: np.ndarray, least_px: int) -> np.ndarray:
     """Without instances of fewer than `least_px` pixels."""
     small = np.bincount(instances.ravel()) < least_px
     return np.where(small[instances], 0, instances)
 
 
-def _numbered_without_gaps(instances: np.ndarray) -> np.ndarray:
+def numbered_without_gaps(instances: np.ndarray) -> np.ndarray:
     """The same instances as 1, 2, ..., in the order of their numbers."""
     there = np.bincount(instances.ravel()) > 0
     there[0] = False
     return np.where(there, np.cumsum(there), 0).astype(np.int32)[instances]
 
 
-def _give_back_borders(instances: np.ndarray, border_px: int) -> np.ndarray:
+def give_back_borders(instances: np.ndarray, border_px: int) -> np.ndarray:
     """Gaps of up to `border_px` between two instances, to the nearer one of them."""
     # A pixel in a straight gap of n pixels has distances that add up to n + 1, in a
     # diagonal one up to some tenths more.

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from scipy import ndimage
+from skimage import measure
 
 from trainer.inference import instances
 from trainer.inference.instances import InstanceRules, classes_of
@@ -220,3 +221,17 @@ def test_a_piece_without_a_seed_is_a_cell_beside_those_with_one():
     assert len(np.unique(found[5:15, 5:15])) == 1 and found[10, 10] > 0
     assert found[10, 30] != found[10, 50]
     np.testing.assert_array_equal(found > 0, foreground > 0)
+
+
+def test_a_watershed_of_a_piece_does_not_depend_on_other_pieces():
+    """Ties among seeds are broken by their order, not by what else is in the image."""
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        mask = rng.random((40, 40)) < 0.75
+        height = np.rint(rng.random((40, 40)) * 4).astype(np.float32)
+        seeds = measure.label(mask & (rng.random((40, 40)) < 0.05), connectivity=1)
+        whole = instances._flooded(height, seeds, mask)
+        for region in measure.regionprops(measure.label(mask, connectivity=1)):
+            own, box = region.image, region.slice
+            alone = instances._flooded(height[box], np.where(own, seeds[box], 0), own)
+            np.testing.assert_array_equal(alone, np.where(own, whole[box], 0))
