@@ -23,7 +23,7 @@ import cv2
 import numpy as np
 
 from trainer.inference import instances
-from trainer.inference.instances import InstanceRules
+from trainer.inference.instances import InstanceRules, Outputs
 from unet_tfrecords.dataset import regions
 from unet_tfrecords.dataset.regions import Box
 
@@ -100,19 +100,7 @@ def _common(box: Box, other: Box) -> Box:
     )  # type: ignore[return-value]  # two and two
 
 
-class Outputs(NamedTuple):
-    """What the network says of a window.
-
-    Attributes:
-      probabilities: float32 [H, W, K].
-      planes: float32 [H, W, P]; None where its target has none.
-    """
-
-    probabilities: np.ndarray
-    planes: np.ndarray | None = None
-
-
-class Source(NamedTuple):
+class WindowSource(NamedTuple):
     """The network's outputs of an image.
 
     Attributes:
@@ -181,7 +169,9 @@ class Pieces(NamedTuple):
         return sides.prod(axis=1) > most_px
 
 
-def survey(grid: Grid, number: int, source: Source, rules: InstanceRules) -> Survey:
+def survey(
+    grid: Grid, number: int, source: WindowSource, rules: InstanceRules
+) -> Survey:
     """Lists the parts of pieces in a block.
 
     Args:
@@ -316,7 +306,7 @@ def part(
     grid: Grid,
     number: int,
     pieces: Pieces,
-    source: Source,
+    source: WindowSource,
     rules: InstanceRules,
     *,
     most_px: int = MOST_PX,
@@ -373,7 +363,7 @@ def _parted_window(
     box: Box,
     group: np.ndarray,
     pieces: Pieces,
-    source: Source,
+    source: WindowSource,
     rules: InstanceRules,
 ) -> np.ndarray:
     """Instances of some pieces, int32, of the window around them."""
@@ -412,7 +402,7 @@ def assemble(
     pieces: Pieces,
     parted: Mapping[int, Parted],
     firsts: Sequence[int],
-    source: Source,
+    source: WindowSource,
     rules: InstanceRules,
 ) -> np.ndarray:
     """The instances in a block, int32 [H, W].

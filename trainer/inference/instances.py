@@ -56,6 +56,18 @@ class InstanceRules(NamedTuple):
     smoothing_px: float = 1.0
 
 
+class Outputs(NamedTuple):
+    """What a network says of an image, or of a window of it.
+
+    Attributes:
+      probabilities: float32 [H, W, K].
+      planes: float32 [H, W, P], of its target; None where that has none.
+    """
+
+    probabilities: np.ndarray
+    planes: np.ndarray | None = None
+
+
 def check_rules(rules: InstanceRules) -> list[str]:
     """What is wrong with rules, a line each."""
     problems = [

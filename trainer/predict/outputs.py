@@ -22,10 +22,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import tifffile
 
-from trainer.inference.instances import InstanceRules, classes_of, instances_of
+from trainer.inference.instances import (
+    InstanceRules,
+    Outputs,
+    classes_of,
+    instances_of,
+)
 from trainer.predict import object_table, outlines
 from trainer.predict.inputs import Job
-from trainer.predict.runtimes import Outputs
 from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.dataset import regions
 from unet_tfrecords.dataset.images.formats import pixel_size_um, read_image

@@ -4,13 +4,14 @@ Neither needs the trainer's model code. TensorFlow is loaded only where it is us
 """
 
 import os
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from trainer.devices import tensorflow_files
 from trainer.export import artefact_layout
 from trainer.inference import numpy_segmenter
+from trainer.inference.instances import Outputs
 from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.command.extras import load_extra
 from unet_tfrecords.storage import files, local_copies
@@ -60,18 +61,6 @@ def load(
             TensorFlowRuntime(near, name=version, tta=tta, device=device)
             for device in strategy.device_names(devices)
         ]
-
-
-class Outputs(NamedTuple):
-    """What a network says of an image.
-
-    Attributes:
-      probabilities: float32 [H, W, K].
-      planes: float32 [H, W, P], of its target; None where that has none.
-    """
-
-    probabilities: np.ndarray
-    planes: np.ndarray | None = None
 
 
 class TensorFlowRuntime:

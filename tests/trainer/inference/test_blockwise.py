@@ -7,8 +7,8 @@ import pytest
 from scipy import ndimage
 
 from trainer.inference import blockwise
-from trainer.inference.blockwise import Box, Grid, Outputs, Source
-from trainer.inference.instances import InstanceRules, instances_of
+from trainer.inference.blockwise import Box, Grid, WindowSource
+from trainer.inference.instances import InstanceRules, Outputs, instances_of
 
 RULES = {
     "pieces": InstanceRules(min_size_px=5),
@@ -51,7 +51,7 @@ def by_blocks(outputs: Outputs, rules: InstanceRules, block: int, **how) -> np.n
         return Outputs(outputs.probabilities[part], planes)
 
     planes = 0 if outputs.planes is None else outputs.planes.shape[-1]
-    source = Source(read, planes)
+    source = WindowSource(read, planes)
     blocks = range(len(grid.boxes))
     surveys = [blockwise.survey(grid, n, source, rules) for n in blocks]
     pieces = blockwise.joined(grid, surveys)
@@ -176,7 +176,7 @@ def test_pieces_beyond_memory_are_kept_whole_and_reported():
     outputs = Outputs(np.stack([1 - likely, likely], -1))
     rules = InstanceRules(core_threshold=0.7, border_px=0)
     grid = Grid(60, 90, 16)
-    source = Source(lambda b: Outputs(outputs[0][b[0] : b[2], b[1] : b[3]]))
+    source = WindowSource(lambda b: Outputs(outputs[0][b[0] : b[2], b[1] : b[3]]))
     surveys = [blockwise.survey(grid, n, source, rules) for n in range(24)]
     pieces = blockwise.joined(grid, surveys)
     assert sorted(pieces.sizes.tolist()) == [164, 164, 360]
@@ -201,11 +201,13 @@ def test_parting_reads_no_more_than_its_pieces_reach():
         return of_labels(image[box[0] : box[2], box[1] : box[3]])
 
     grid, rules = Grid(200, 200, 40), InstanceRules(split_px=1.0)
-    surveys = [blockwise.survey(grid, n, Source(window), rules) for n in range(25)]
+    surveys = [
+        blockwise.survey(grid, n, WindowSource(window), rules) for n in range(25)
+    ]
     pieces = blockwise.joined(grid, surveys)
     assert [(b - t, r - lf) for t, lf, b, r in read] == [(40, 40)] * 25
     read.clear()
-    blockwise.part(grid, 0, pieces, Source(window), rules)
+    blockwise.part(grid, 0, pieces, WindowSource(window), rules)
     assert read == [(37, 37, 46, 46)]
 
 
