@@ -41,6 +41,12 @@ class Reader(Protocol):
     def read(self, page: Page) -> Stored:
         """Reads an image, upright; or says in a UserError what it cannot read."""
 
+    def read_window(self, page: Page, rows: slice, columns: slice) -> Stored:
+        """Reads a part of an image, from the first row and column to before the last.
+
+        Of an image that is larger than memory, no more than that.
+        """
+
 
 READERS: dict[str, Reader] = {  # by the ending of a name
     **dict.fromkeys((".tif", ".tiff", ".lsm", ".btf", ".tf8"), tiff_file),
@@ -282,8 +288,9 @@ def read_image(
     selected: Sequence[int] = (),
     spread: bool = True,
     images: int = 1,
+    window: tuple[slice, slice] | None = None,
 ) -> np.ndarray:
-    """Reads one image as viewers show it.
+    """Reads one image, or a part of it, as viewers show it.
 
     A palette is applied. An alpha channel is dropped. Grey saved as RGB (three equal
     channels) counts as one channel, and grey becomes three equal channels where three
@@ -297,6 +304,7 @@ def read_image(
       selected: which channels of the file they are, from 0; () takes all there are.
       spread: whether other than 8 and 16 bit is spread.
       images: how many are read as one, for the message.
+      window: rows and columns, from a start to a stop; None takes all.
 
     Returns:
       uint8 or uint16 [H, W, channels], or as stored where nothing is spread.
@@ -304,7 +312,10 @@ def read_image(
     Raises:
       UserError: unreadable, not 2D, not finite or of other channels.
     """
-    stored = decode(page)
+    if window is None:
+        stored = decode(page)
+    else:
+        stored = _reader_of(page.path).read_window(page, *window)
     image = stored.values
     if stored.palette is not None:
         image = stored.palette[image]
@@ -337,6 +348,11 @@ def read_image(
     if not spread:
         return np.ascontiguousarray(image)
     if image.dtype not in (np.uint8, np.uint16):
+        if window:
+            raise UserError(
+                f"{page}: {image.dtype}, which is spread by its smallest and largest "
+                "value; convert it to unsigned 8 or 16 bit to have it read in parts"
+            )
         # Each channel by itself: one can be a ratio, another a count.
         spread_channels = [_spread(image[..., c], notes) for c in range(channels)]
         image = np.stack(spread_channels, axis=2)

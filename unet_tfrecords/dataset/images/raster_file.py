@@ -94,6 +94,12 @@ def read(page: Page) -> Stored:
     return _read_by_pillow(page.path, content)
 
 
+def read_window(page: Page, rows: slice, columns: slice) -> Stored:
+    """Reads a part of an image; these formats are decoded as a whole for it."""
+    stored = read(page)
+    return stored._replace(values=stored.values[rows, columns])
+
+
 def _read_png(path: str, content: bytes) -> Stored:
     parts = image_checks.check_png(content)  # first, or the size may be anything
     image_checks.check_size(path, *image_checks.png_size(content))

@@ -17,6 +17,7 @@ import numpy as np
 import tifffile
 
 from unet_tfrecords.command.errors import UserError
+from unet_tfrecords.command.extras import load_extra
 from unet_tfrecords.dataset.images import image_checks
 from unet_tfrecords.dataset.images.pages import (
     ORIENTATION,
@@ -214,9 +215,26 @@ def read(page: Page) -> Stored:
     Raises:
       ValueError, UserError: broken, or of a form that is not read.
     """
+    return _read(page, None)
+
+
+def read_window(page: Page, rows: slice, columns: slice) -> Stored:
+    """Reads a part of an image: no more tiles or strips than it touches.
+
+    Args:
+      page: which.
+      rows, columns: of it, from a start to a stop.
+
+    Raises:
+      ValueError, UserError: broken, or of a form that is not read.
+    """
+    return _read(page, (rows, columns))
+
+
+def _read(page: Page, window: tuple[slice, slice] | None) -> Stored:
     numbers = _numbers(page)
     with opened(page.path) as tiff:
-        planes = [_read_page(page, tiff, number) for number in numbers]
+        planes = [_read_page(page, tiff, number, window) for number in numbers]
     check_unchanged(page)
     if len(planes) == 1:
         return planes[0]
@@ -226,10 +244,18 @@ def read(page: Page) -> Stored:
     return planes[0]._replace(values=np.stack(values, -1))
 
 
-def _read_page(page: Page, tiff: tifffile.TiffFile, number: int) -> Stored:
+def _read_page(
+    page: Page,
+    tiff: tifffile.TiffFile,
+    number: int,
+    window: tuple[slice, slice] | None,
+) -> Stored:
     described = tiff.pages[number].aspage()
-    _check(page, described)
-    values = np.asarray(described.asarray())
+    _check(page, described, window)
+    if window is None:
+        values = np.asarray(described.asarray())
+    else:
+        values = _window_of(page, described, window)
     if described.planarconfig == 2 and values.ndim == 3:
         values = np.moveaxis(values, 0, -1)
     palette = None
@@ -252,6 +278,23 @@ def _read_page(page: Page, tiff: tifffile.TiffFile, number: int) -> Stored:
         and (extra[-1:] in _ALPHAS or (channels, len(extra)) == (4, 1)),
         is_lossy=described.compression in LOSSY,
     )
+
+
+def _window_of(
+    page: Page, described: tifffile.TiffPage, window: tuple[slice, slice]
+) -> np.ndarray:
+    tag = described.tags.get(ORIENTATION)
+    if tag and tag.value != UPRIGHT:
+        raise UserError(
+            f"{page}: its orientation tag turns it, and it is too large to be turned "
+            "in memory; save it upright"
+        )
+    at = (..., *window) if described.axes.endswith("YX") else window
+    if described.is_memmappable:
+        return np.array(described.asarray(out="memmap")[at])
+    zarr = load_extra("zarr", flag=f"{page}: a part of a TIFF", extra="zarr")
+    with described.aszarr() as store:
+        return np.asarray(zarr.open_array(store, mode="r")[at])
 
 
 def _black_as_zero(
@@ -282,7 +325,9 @@ def _black_as_zero(
     return white - values
 
 
-def _check(page: Page, described: tifffile.TiffPage) -> None:
+def _check(
+    page: Page, described: tifffile.TiffPage, window: tuple[slice, slice] | None
+) -> None:
     height, width = described.imagelength, described.imagewidth
     if described.dtype is None or not height * width:
         raise ValueError(f"{height} x {width} px of no known kind")
@@ -296,6 +341,9 @@ def _check(page: Page, described: tifffile.TiffPage) -> None:
     if kind not in (*SHOWN_AS_STORED, WHITE_IS_ZERO, PALETTE) and not decoded:
         name = getattr(kind, "name", kind)
         raise UserError(f"{page}: its colours are {name}; save it as RGB or grey")
-    image_checks.check_size(str(page), height, width, described.nbytes / height / width)
+    bytes_a_pixel = described.nbytes / height / width
+    if window:
+        height, width = (side.stop - side.start for side in window)
+    image_checks.check_size(str(page), height, width, bytes_a_pixel)
     image_checks.repair_counts(described)
     image_checks.check_strips(described)
