@@ -12,6 +12,7 @@ import numpy as np
 from trainer.inference.symmetry import SYMMETRIES, Symmetry
 from unet_tfrecords.dataset import tiling
 from unet_tfrecords.dataset.pixel_statistics import strips
+from unet_tfrecords.dataset.regions import Box
 
 
 def normalise(image: np.ndarray) -> np.ndarray:
@@ -54,22 +55,18 @@ def segment(
     Returns:
       float32 [H, W, K].
     """
-    around = tiling.border(depth) + 4  # see inference_grid on the 4
-    pad, largest = tiling.pad(depth), tiling.output_size(tile, depth)
 
     def stitched(image: np.ndarray) -> np.ndarray:
         """Probabilities tile by tile."""
         height, width = image.shape[:2]
-        rows, down = tiling.inference_grid(height, largest, depth)
-        columns, across = tiling.inference_grid(width, largest, depth)
-        whole = np.empty((rows * down, columns * across, classes), np.float32)
-        for row, column in itertools.product(range(rows), range(columns)):
-            top, left = row * down, column * across
-            ys = tiling.mirror_indices(top - pad, top - pad + down + around, height)
-            xs = tiling.mirror_indices(left - pad, left - pad + across + around, width)
-            tile_probabilities = network(image[ys[:, None], xs])[:down, :across]
-            whole[top : top + down, left : left + across] = tile_probabilities
-        return whole[:height, :width]
+        return segment_window(
+            lambda rows, columns: image[rows, columns],
+            (0, 0, height, width),
+            (height, width),
+            network,
+            depth=depth,
+            tile=tile,
+        )
 
     if not tta:
         return stitched(image)
@@ -78,6 +75,59 @@ def segment(
         total += _undo(symmetry, stitched(_apply(symmetry, image)))
     total /= len(SYMMETRIES)
     return total
+
+
+def segment_window(
+    read: Callable[[slice, slice], np.ndarray],
+    box: Box,
+    size: tuple[int, int],
+    network: Callable[[np.ndarray], np.ndarray],
+    *,
+    depth: int,
+    tile: int,
+) -> np.ndarray:
+    """The probabilities of a part of an image: those that the whole would have there.
+
+    Args:
+      read: gives pixels [h, w, C] of the image, by rows and columns.
+      box: the part; its top and left are multiples of 2**depth, as the origins of all
+        tiles, or pooling grids would shift.
+      size: height and width of the image.
+      network, depth, tile: as in `segment`.
+
+    Returns:
+      float32 [bottom - top, right - left, K].
+
+    Raises:
+      ValueError: the part begins elsewhere.
+    """
+    if box[0] % 2**depth or box[1] % 2**depth:
+        raise ValueError(f"{box} does not begin at multiples of {2**depth} px")
+    around = tiling.border(depth) + 4  # see inference_grid on the 4
+    pad, largest = tiling.pad(depth), tiling.output_size(tile, depth)
+    sides = [stop - start for start, stop in zip(box[:2], box[2:], strict=True)]
+    (rows, down), (columns, across) = (
+        tiling.inference_grid(side, largest, depth) for side in sides
+    )
+    ys, xs = (
+        tiling.mirror_indices(start - pad, start - pad + count * stride + around, end)
+        for start, count, stride, end in zip(
+            box[:2], (rows, columns), (down, across), size, strict=True
+        )
+    )
+    top, left = ys.min(), xs.min()
+    pixels = read(slice(top, ys.max() + 1), slice(left, xs.max() + 1))
+    whole = None
+    for row, column in itertools.product(range(rows), range(columns)):
+        own_ys = ys[row * down : (row + 1) * down + around] - top
+        own_xs = xs[column * across : (column + 1) * across + around] - left
+        made = network(pixels[own_ys[:, None], own_xs])[:down, :across]
+        if whole is None:
+            whole = np.empty((rows * down, columns * across, made.shape[2]), np.float32)
+        there = np.s_[row * down :, column * across :]
+        whole[there][:down, :across] = made
+    assert whole is not None
+    return whole[: sides[0], : sides[1]]
 
 
 def _apply(symmetry: Symmetry, image: np.ndarray) -> np.ndarray:

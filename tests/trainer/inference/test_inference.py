@@ -1,5 +1,7 @@
 """Stitched equals one-shot, on any size; the SavedModel gives the trainer's numbers."""
 
+import itertools
+
 import cv2
 import numpy as np
 import pytest
@@ -374,3 +376,34 @@ def test_numpy_segments_as_the_graph_does(tta):
     np.testing.assert_allclose(found, expected, atol=1e-6)
     flat = numpy_segmenter.normalise(np.full((4, 5, 2), 1e4, np.float32))
     assert not flat.any()
+
+
+@pytest.mark.slow
+def test_windows_of_an_image_are_those_of_the_whole():
+    """Read no further than the border; in the image's corners it is mirrored."""
+    network, depth = network_of(2), 2
+    reach = tiling.pad(depth) + 4 + 2**depth
+
+    def of_tile(tile):
+        return tf.nn.softmax(network(tile[None]))[0].numpy()
+
+    for height, width in ((90, 130), (7, 61)):
+        image = np.random.default_rng(5).normal(size=(height, width, 1))
+        image = image.astype(np.float32)
+        how = {"depth": depth, "tile": 60}
+        whole = numpy_segmenter.segment(image, of_tile, classes=2, **how)
+        for top, left in itertools.product(range(0, height, 36), range(0, width, 44)):
+            box = top, left, min(top + 36, height), min(left + 44, width)
+
+            def read(rows, columns, image=image, box=box):
+                assert rows.start >= max(0, box[0] - reach)
+                assert columns.stop <= max(box[3] + reach, 2 * reach)
+                return image[rows, columns]
+
+            found = numpy_segmenter.segment_window(
+                read, box, (height, width), of_tile, **how
+            )
+            expected = whole[box[0] : box[2], box[1] : box[3]]
+            np.testing.assert_allclose(found, expected, atol=1e-6)
+    with pytest.raises(ValueError, match="multiples of 4 px"):
+        numpy_segmenter.segment_window(read, (2, 0, 4, 4), (7, 61), of_tile, **how)
