@@ -177,7 +177,7 @@ def broken(tmp_path: pathlib.Path, how: str) -> str:
         ("plain", "no OME-Zarr image"),
         ("axes", "its axes are w, x"),
         ("empty", "is no Zarr folder"),
-        ("array", "cannot be read as an image"),
+        ("array", "metadata are broken"),
         ("chunk", "cannot be read as an image"),
         ("metadata", "cannot be read as an image"),
     ],
@@ -237,4 +237,83 @@ writer.write_labels(found["labels"], group, name="cells", axes="yx", fmt=form)
     data, [frame] = frames_of(own_images, tmp_path, labels="instance")
     read = formats.read_image(frame.image, 2)
     np.testing.assert_array_equal(np.moveaxis(read, -1, 0), image)
+    np.testing.assert_array_equal(truth_of(data, frame).instances, cells())
+
+
+def test_labels_of_other_times_and_slices_are_refused(tmp_path):
+    """Six pages each, but not of the same times and z."""
+    path = ome_zarr.write(tmp_path / "a.zarr", image_of(2, 3, 16, 16), "tzyx")
+    ome_zarr.add_labels(path, "cells", image_of(3, 2, 16, 16), axes="tzyx")
+    line = problems(frames_of, own_images, tmp_path)
+    assert f"3 times and 2 z, but {path} has 2 and 3" in line
+
+
+def test_a_resolution_that_is_smaller_in_z_is_refused(tmp_path):
+    path = ome_zarr.write(tmp_path / "a.zarr", image_of(6, 16, 16), "zyx", levels=2)
+    shutil.rmtree(path / "1")
+    half = zarr.open_group(str(path)).create_array("1", shape=(3, 8, 8), dtype="u2")
+    half[...] = 1
+    line = problems(formats.pages_of, str(path), Planes(1))
+    assert "resolution 1 has other times or z than 0" in line
+
+
+def test_bytes_in_the_other_order_are_the_same_numbers(tmp_path):
+    array = image_of(16, 16)
+    path = str(ome_zarr.write(tmp_path / "a.zarr", array.astype(">u2")))
+    assert not formats.is_spread(Page(path))
+    np.testing.assert_array_equal(formats.read_image(Page(path), 1)[..., 0], array)
+
+
+@pytest.mark.parametrize("how", ["empty", "folder"])
+def test_chunks_that_hold_nothing_are_no_fill_values(tmp_path, how):
+    path = ome_zarr.write(tmp_path / "a.zarr", image_of(16, 16))
+    chunk = path / "0/0.0"
+    chunk.unlink()
+    np.testing.assert_array_equal(formats.read_image(Page(str(path)), 1), 0)
+    chunk.touch() if how == "empty" else chunk.mkdir()
+    line = problems(formats.read_image, Page(str(path)), 1)
+    assert line.startswith(str(path)) and "\n" not in line
+
+
+@pytest.mark.parametrize(
+    "content", ['{"labels": null}', '{"labels": "nuclei"}', "[1]", '{"a', "{}"]
+)
+def test_broken_metadata_of_labels_are_named(tmp_path, content):
+    path = ome_zarr.write(tmp_path / "a.zarr", image_of(16, 16))
+    ome_zarr.add_labels(path, "nuclei", cells(16, 16))
+    (path / "labels/.zattrs").write_text(content)
+    line = problems(frames_of, own_images, tmp_path)
+    assert str(path) in line or "no frames found" in line
+
+
+BROKEN = (
+    '"datasets": null',
+    '"datasets": [{}]',
+    '"datasets": ["0"]',
+    '"datasets": [{"path": "7"}]',
+    '"axes": null, "datasets": [{"path": "0"}]',
+    '"axes": [{}, {}], "datasets": [{"path": "0"}]',
+    '"axes": ["height", "width"], "datasets": [{"path": "0"}]',
+    '"axes": [], "datasets": [{"path": "0"}]',
+    '"datasets": [{"path": "0"}]',
+    '"axes": ["y", "x"], "datasets": [{"path": "0", "coordinateTransformations": '
+    '[{"type": "scale"}]}]',
+    '"axes": ["y", "x"], "datasets": [{"path": "0", "coordinateTransformations": '
+    '[{"type": "scale", "scale": [1]}]}]',
+)
+
+
+@pytest.mark.parametrize("content", BROKEN)
+def test_broken_metadata_are_named(tmp_path, content):
+    path = ome_zarr.write(tmp_path / "a.zarr", image_of(16, 16))
+    (path / ".zattrs").write_text(f'{{"multiscales": [{{{content}}}]}}')
+    line = problems(formats.header_of, Page(str(path)))
+    assert "its OME-Zarr metadata are broken" in line or "its axes are" in line
+    assert "h, e, i" not in line and "\n" not in line
+
+
+def test_upper_case_and_labels_named_like_files_are_read(tmp_path):
+    path = ome_zarr.write(tmp_path / "A.ZARR", image_of(70, 90))
+    ome_zarr.add_labels(path, "cells.tif", cells())
+    data, [frame] = frames_of(own_images, tmp_path, labels="instance")
     np.testing.assert_array_equal(truth_of(data, frame).instances, cells())

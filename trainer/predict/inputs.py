@@ -10,16 +10,18 @@ from unet_tfrecords.dataset.images.arrangements import OF_NNUNET
 from unet_tfrecords.dataset.images.formats import (
     ALL_PLANES,
     FOLDER_ENDING,
+    around_of,
     count_pages,
     is_image,
     neighbours_of,
     newest,
     pages_of,
+    stack_of,
     unread,
 )
 from unet_tfrecords.dataset.images.frames import natural_key
 from unet_tfrecords.dataset.images.layouts import truth_files
-from unet_tfrecords.dataset.images.pages import Page, Planes
+from unet_tfrecords.dataset.images.pages import FOLDER_METADATA, Page, Planes
 from unet_tfrecords.storage import files
 
 RECORD = "predict.json"  # in a folder of outputs
@@ -64,6 +66,8 @@ def find_jobs(
     Raises:
       UserError: no images there, or images in `output`.
     """
+    if source.lower().rstrip("/").endswith(FOLDER_ENDING):
+        source = source.rstrip("/")
     found = _files_of(source)
     _check_output(output, source, found)
     there = _outside(output, source, found)
@@ -75,6 +79,8 @@ def find_jobs(
     problems = [*dict.fromkeys(unreadable), *apart.values()]
     if not updated:
         lines = [f"{source}: no images there that can be read; see --input"]
+        if around := around_of(_resolved(source) + "/", 0):
+            lines = [f"{source}: is inside {around}; give that folder"]
         raise UserError(problems or lines)
     others = [p for p in there if not (is_image(p) or unread(p, len(root)))]
     if others:
@@ -107,8 +113,12 @@ def with_neighbours(
       The jobs, and a line for each image that is alone, which gets no job.
     """
     videos = {
-        folder: _images_in(folder)
-        for folder in {os.path.dirname(job.page.path) for job in jobs if job.pages == 1}
+        folder: _images_in(folder, level)
+        for folder, level in {
+            (os.path.dirname(job.page.path), job.page.level)
+            for job in jobs
+            if job.pages == 1
+        }
     }
     places = {
         folder: {files.basename(page.path): n for n, page in enumerate(pages)}
@@ -121,6 +131,9 @@ def with_neighbours(
             if not stack or stack[0].path != path:  # its pages come in a row
                 stack = pages_of(path, _all(path, job.page.level))
             pages = stack
+            if path.lower().endswith(FOLDER_ENDING):  # of one time, or one z
+                pages = stack_of(job.page)
+                place = pages.index(job.page)
         else:
             folder = os.path.dirname(path)
             pages = videos[folder]
@@ -135,11 +148,16 @@ def with_neighbours(
     return made, problems
 
 
-def _images_in(folder: str) -> list[Page]:
+def _images_in(folder: str, level: int) -> list[Page]:
     """The images of a folder, in the order of the numbers in their names."""
     paths = files.list_files(folder)
+    paths += [
+        files.join(folder, name)
+        for name in files.list_folders(folder)
+        if name.lower().endswith(FOLDER_ENDING)
+    ]
     images = set(filter(is_image, paths)) - truth_files(folder, paths)
-    return [Page(path) for path in sorted(images, key=natural_key)]
+    return [Page(path, level=level) for path in sorted(images, key=natural_key)]
 
 
 def _channels_apart(paths: Iterable[str]) -> dict[str, str]:
@@ -166,10 +184,10 @@ def _files_of(source: str) -> dict[str, float]:
     if os.path.isfile(source):
         return {source: os.path.getmtime(source)}
     folder = source.rstrip("/")
-    if folder.lower().endswith(FOLDER_ENDING) and (
-        inside := files.updated_below(folder)
-    ):
-        return {folder: max(inside.values())}
+    if folder.lower().endswith(FOLDER_ENDING):
+        inside = files.all_below(folder)
+        if any(files.basename(name) in FOLDER_METADATA for name in inside):
+            return {folder: max(changed for _, changed in inside.values())}
     if os.path.isdir(source) or files.is_remote(source) and not _is_pattern(source):
         start = len(folder) + 1
         found = newest(files.updated_below(source), start)
@@ -202,6 +220,14 @@ def _check_output(output: str, source: str, paths: Iterable[str]) -> None:
     }
     has_record = files.exists(files.join(output, RECORD))
     is_own = has_record and _resolved(output) != _resolved(source)
+    place = _resolved(output) + "/"
+    for path in paths:
+        if path.lower().endswith(FOLDER_ENDING) and place.startswith(
+            _resolved(path) + "/"
+        ):
+            raise UserError(
+                f"--output={output}: is inside the image {path}; give another folder"
+            )
     if (
         not files.is_remote(output)
         and os.path.realpath(output) in folders

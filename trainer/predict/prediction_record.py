@@ -4,6 +4,7 @@ Times of outputs would not tell: clocks step back, a file that is copied over an
 may be the older one, and two folders can hold images of the same name.
 """
 
+import functools
 import os
 import threading
 import time
@@ -14,6 +15,7 @@ import msgspec
 
 from trainer.predict.inputs import RECORD, Job
 from unet_tfrecords.command.errors import UserError
+from unet_tfrecords.dataset.images.formats import FOLDER_ENDING
 from unet_tfrecords.storage import files, json_files
 
 SHARE = 0.05  # of the time, at most, is spent on writing the record
@@ -96,12 +98,22 @@ class PredictionRecord:
         """Describes an image as it is now."""
         path = job.page.path
         beside = _fingerprint(job)
+        if path.lower().endswith(FOLDER_ENDING):
+            size, updated = self._of_folder(path)
+            where = path if files.is_remote(path) else os.path.abspath(path)
+            return ImageNote(where, size, updated, self.made_by, beside)
         if files.is_remote(path):
             # A web server's list does not say when: then the size must do.
             size = 0 if job.updated else files.size_of(path)
             return ImageNote(path, size, job.updated, self.made_by, beside)
         size, whole = files.size_of(path), os.path.abspath(path)
         return ImageNote(whole, size, job.updated, self.made_by, beside)
+
+    @functools.lru_cache(maxsize=1)  # noqa: B019  a run has one record; pages come in a row
+    def _of_folder(self, path: str) -> tuple[int, float]:
+        """Bytes of all files of an image that is a folder, and the newest's time."""
+        inside = files.all_below(path).values()
+        return sum(size for size, _ in inside), max(t for _, t in inside)
 
     def other_image(self, job: Job) -> str:
         """Returns the path of another existing image whose outputs have this name."""

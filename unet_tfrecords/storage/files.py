@@ -101,13 +101,16 @@ def updated_inside(pattern: str, ending: str) -> dict[str, float]:
       pattern: as in `updated`.
       ending: of the folders' names.
     """
+    pattern = pattern.rstrip("/")
     if not is_remote(pattern):
-        folders = [p for p in local_glob.glob(pattern) if p.endswith(ending)]
+        folders = [p for p in local_glob.glob(pattern) if p.lower().endswith(ending)]
         inside = {folder: updated_below(folder).values() for folder in folders}
         return {p: max(times) for p, times in sorted(inside.items()) if times}
     found: dict[str, float] = {}
-    for entry in stores.matching(f"{pattern}/**") if pattern.endswith(ending) else []:
-        folder = entry.path[: entry.path.find(f"{ending}/") + len(ending)]
+    for entry in (
+        stores.matching(f"{pattern}/**") if pattern.lower().endswith(ending) else []
+    ):
+        folder = entry.path[: entry.path.lower().find(f"{ending}/") + len(ending)]
         found[folder] = max(entry.updated, found.get(folder, 0.0))
     return found
 
@@ -141,6 +144,17 @@ def updated_below(folder: str) -> dict[str, float]:
         return {e.path: e.updated for e in _shown_below(folder)}
     paths = (join(folder, name) for name in list_below(folder))
     return {path: os.lstat(path).st_mtime for path in paths}
+
+
+def all_below(folder: str) -> dict[str, tuple[int, float]]:
+    """Bytes, and when it was last changed, of each file below; hidden ones too."""
+    start = len(folder.rstrip("/")) + 1
+    if is_remote(folder):
+        found = stores.below(folder)
+        return {e.path[start:]: (e.size or 0, e.updated) for e in found}
+    paths = (join(to, name) for to, _, names in os.walk(folder) for name in names)
+    known = ((path, os.stat(path)) for path in sorted(paths))
+    return {path[start:]: (s.st_size, s.st_mtime) for path, s in known}
 
 
 def list_below(folder: str) -> list[str]:

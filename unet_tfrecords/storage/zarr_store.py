@@ -17,6 +17,7 @@ from zarr.abc.store import (
 )
 from zarr.core.buffer import Buffer, BufferPrototype
 
+from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.storage import files
 
 
@@ -58,8 +59,10 @@ class FolderStore(Store):
             content = await asyncio.to_thread(
                 files.read_range, self._path(key), start, end
             )
-        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        except (FileNotFoundError, NotADirectoryError):
             return None
+        if not content:  # zarr would fill a shard
+            raise UserError(f"{self._path(key)}: is empty; write the image again")
         return prototype.buffer.from_bytes(content)
 
     async def get_partial_values(

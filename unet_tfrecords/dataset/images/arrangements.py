@@ -13,8 +13,8 @@ from typing import NamedTuple
 from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.dataset.images import zarr_image
 from unet_tfrecords.dataset.images.formats import (
-    FOLDER_ENDING,
     is_image,
+    label_names,
     newest,
     unread,
 )
@@ -285,24 +285,24 @@ def _side_by_side(folder: Folder, suffix: str) -> Pairs | None:
 
 def _labels_inside(folder: Folder, suffix: str) -> Pairs | None:
     """NAME.zarr, which has its masks inside, in labels/."""
-    images, masks, problems = dict[str, str](), dict[str, tuple[str, ...]](), []
+    masks, problems = dict[str, tuple[str, ...]](), list[str]()
+    images = dict[str, str]()
     for name in folder.files:
         path = files.join(folder.path, name)
-        names = zarr_image.label_names(path) if name.endswith(FOLDER_ENDING) else []
-        if not names:
-            continue
-        stem = stem_of(name)
-        images[stem] = path
-        wanted = suffix or names[0]
-        if wanted not in names or len(names) > 1 and not suffix:
-            problems.append(
-                f"{path}: has the labels {', '.join(names)}; name one of them, as "
-                f"--config.data.mask_suffix={names[0]}"
-            )
-        masks[stem] = (zarr_image.label_path(path, wanted),)
-    if not images:
+        try:
+            names = label_names(path)
+            if not names:
+                continue
+            images[stem_of(name)] = path
+            masks[stem_of(name)] = (_of_label(path, names, suffix),)
+        except UserError as error:
+            problems += error.problems
+    if not images and not problems:
         return None
-    found = _by_stem({files.join(folder.path, n): n for n in folder.files}, problems)
+    there = {files.join(folder.path, name): name for name in folder.files}
+    own = _by_stem(there, problems)
+    refused = {line.partition(": ")[0] for line in problems}
+    found = {s: p for s, p in (own | images).items() if p not in refused}
     return Pairs(
         found,
         masks,
@@ -312,6 +312,21 @@ def _labels_inside(folder: Folder, suffix: str) -> Pairs | None:
         ),
         tuple(problems),
     )
+
+
+def _of_label(path: str, names: list[str], suffix: str) -> str:
+    """The label image that is wanted, of those in an image.
+
+    Raises:
+      UserError: it is not there, or there are several.
+    """
+    wanted = suffix or names[0]
+    if wanted not in names or len(names) > 1 and not suffix:
+        raise UserError(
+            f"{path}: has the labels {', '.join(names)}; name one of them, as "
+            f"--config.data.mask_suffix={names[0]}"
+        )
+    return zarr_image.label_path(path, wanted)
 
 
 ARRANGEMENTS = {

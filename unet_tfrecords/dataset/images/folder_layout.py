@@ -14,7 +14,12 @@ from unet_tfrecords.dataset.images.arrangements import (
     arranged,
     masks_among,
 )
-from unet_tfrecords.dataset.images.formats import count_pages, pages_of, read_mask
+from unet_tfrecords.dataset.images.formats import (
+    check_alike,
+    count_pages,
+    pages_of,
+    read_mask,
+)
 from unet_tfrecords.dataset.images.frames import (
     Frame,
     FrameListing,
@@ -89,6 +94,8 @@ def find(name: str, folder: str, data: ml_collections.ConfigDict) -> FrameListin
             pages = count_pages(image)
             if len(mask) > 1:
                 _check_single(mask)
+            elif pages > 1:
+                check_alike(image, mask[0])
             if len(mask) == 1 and (mask_pages := count_pages(mask[0])) != pages:
                 problems.append(
                     f"{mask[0]}: {mask_pages} pages, but {image} has {pages}"

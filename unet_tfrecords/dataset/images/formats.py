@@ -70,6 +70,7 @@ UNREAD = {
     **dict.fromkeys((".arw", ".orf", ".rw2", ".tiff.gz"), "PNG or TIFF"),
 }
 FOLDERS = re.compile(r".*?\.(zarr|n5)(?=/)", re.IGNORECASE)  # images that are folders
+OF_LABELS = re.compile(rf"\.zarr/{zarr_image.LABELS}/[^/]+$", re.IGNORECASE)
 ROBUST_SHARE = 0.001  # of the pixels, at either end, that are no part of the bulk
 LEAST_BULK = 0.05  # of the pixels, or there is no telling
 LEAST_LEVELS = 256  # of 65,536 that the bulk of a spread image has
@@ -134,6 +135,8 @@ def unread(path: str, start: int | None = None) -> str:
 
 def _reader_of(path: str) -> Reader:
     """Also of an image inside one: the labels of an OME-Zarr, whose names are any."""
+    if OF_LABELS.search(path):
+        return READERS[FOLDER_ENDING]
     own = os.path.splitext(path)[1].lower()
     return READERS[own] if own in READERS else READERS[FOLDER_ENDING]
 
@@ -198,6 +201,36 @@ def pages_of(path: str, planes: Planes = ALL_PLANES) -> list[Page]:
 
 
 @_explained
+def label_names(path: str) -> list[str]:
+    """Names of the label images inside an OME-Zarr; none of any other file."""
+    is_folder = path.lower().endswith(FOLDER_ENDING)
+    return zarr_image.label_names(path) if is_folder else []
+
+
+@_explained
+def check_alike(image: str, mask: str) -> None:
+    """Sees that pages of one number are of the same time and z.
+
+    Raises:
+      UserError: they are not.
+    """
+    if {_reader_of(image), _reader_of(mask)} != {READERS[FOLDER_ENDING]}:
+        return  # by number
+    own, others = zarr_image.stacks_of(image), zarr_image.stacks_of(mask)
+    if own != others:
+        (times, slices), (mask_times, mask_slices) = own[0], others[0]
+        raise UserError(
+            f"{mask}: {mask_times} times and {mask_slices} z, but {image} has {times} "
+            f"and {slices}"
+        )
+
+
+def stack_of(page: Page) -> list[Page]:
+    """The pages of an OME-Zarr that are neighbours in z, or else in time."""
+    return zarr_image.beside(page)
+
+
+@_explained
 def header_of(page: Page) -> Header:
     """What the file says of an image; its pixels may still be damaged."""
     return _reader_of(page.path).header_of(page)
@@ -216,7 +249,7 @@ def sha256_of(path: str) -> str:
     """sha256 of a file; of a folder that is an image, of what its files have."""
     if _reader_of(path) is not READERS[FOLDER_ENDING]:
         return files.sha256_of(path)
-    names = files.list_below(path)
+    names = sorted(files.all_below(path))
     return json_files.fingerprint(
         [[name, files.sha256_of(files.join(path, name))] for name in names]
     )

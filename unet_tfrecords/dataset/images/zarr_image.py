@@ -17,6 +17,7 @@ from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.command.extras import load_extra
 from unet_tfrecords.dataset.images import image_checks
 from unet_tfrecords.dataset.images.pages import (
+    FOLDER_METADATA,
     Header,
     Page,
     Planes,
@@ -77,11 +78,35 @@ def numbers_of(path: str, planes: Planes) -> list[int]:
                     f"{path}: {kind} are 0 to {size - 1}, but {axis} {max(wanted)} is "
                     "asked for"
                 )
+        chosen = levels[planes.level].shape
+        if (chosen["t"], chosen["z"]) != (shape["t"], shape["z"]):
+            raise UserError(
+                f"{path}: resolution {planes.level} has other times or z than 0, which "
+                "is not read; choose one that is smaller in y and x alone"
+            )
         times = planes.times or range(shape["t"])
         slices = planes.slices or range(shape["z"])
         numbers += [first + t * shape["z"] + z for t in times for z in slices]
         first += _planes(levels[0])
     return numbers
+
+
+def stacks_of(path: str) -> list[tuple[int, int]]:
+    """How many times and z each image has."""
+    return [(level.shape["t"], level.shape["z"]) for level, *_ in _images(path)]
+
+
+def beside(page: Page) -> list[Page]:
+    """The pages of a page's stack: those of all z, or of all times where z is one."""
+    first = 0
+    for times, slices in stacks_of(page.path):
+        if page.number < first + times * slices:
+            break
+        first += times * slices
+    if slices > 1:
+        start = page.number - (page.number - first) % slices
+        return [page._replace(number=start + z) for z in range(slices)]
+    return [page._replace(number=first + t) for t in range(times)]
 
 
 def header_of(page: Page) -> Header:
@@ -121,16 +146,19 @@ def read_window(page: Page, rows: slice, columns: slice) -> Stored:
     check_unchanged(page)
     if "c" in level.axes:
         values = np.moveaxis(values, 0, -1)
-    return Stored(values)
+    return Stored(values.astype(level.dtype, copy=False))
 
 
 def label_names(path: str) -> list[str]:
     """Names of the label images that an image has, in `labels/`."""
-    try:
-        group = _open(files.join(path, LABELS))
-    except UserError:
+    inside = files.join(path, LABELS)
+    marks = (*FOLDER_METADATA, ".zgroup")
+    if not any(files.exists(files.join(inside, name)) for name in marks):
         return []
-    return [str(name) for name in _ome(group.attrs).get("labels", [])]
+    names = _ome(_open(inside).attrs).get("labels", [])
+    if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
+        raise UserError(f"{inside}: its metadata are broken ('labels' is no list)")
+    return names
 
 
 def label_path(path: str, name: str) -> str:
@@ -152,7 +180,14 @@ def _images(path: str) -> tuple[tuple[Level, ...], ...]:
 @functools.lru_cache(KEPT_LAYOUTS)
 def _read_metadata(path: str, _stamp: str) -> tuple[tuple[Level, ...], ...]:
     group = _open(path)
-    found = [_levels(path, group, name) for name in _image_names(path, group)]
+    try:
+        found = [_levels(path, group, name) for name in _image_names(path, group)]
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:100]
+        raise UserError(
+            f"{path}: its OME-Zarr metadata are broken ({type(error).__name__}: "
+            f"{reason}); convert it again or take it out"
+        ) from error
     if not found:
         raise UserError(f"{path}: holds no image")
     return tuple(found)
@@ -182,13 +217,15 @@ def _image_names(path: str, group: Any) -> Iterator[str]:
 def _levels(path: str, group: Any, name: str) -> tuple[Level, ...]:
     multiscales = _ome((group[name] if name else group).attrs).get("multiscales")
     if not multiscales:
-        raise UserError(f"{files.join(path, name)}: no OME-Zarr image")
+        where = files.join(path, name) if name else path
+        raise UserError(f"{where}: no OME-Zarr image ('multiscales' is empty)")
     first = multiscales[0]
-    axes = "".join(_axis_name(axis) for axis in first.get("axes", AXES))
-    if set("yx") - set(axes) or [a for a in AXES if a in axes] != [*axes]:
+    names = [_axis_name(axis) for axis in first.get("axes", AXES)]
+    axes = "".join(names)
+    if {*"yx"} - {*names} or [a for a in AXES if a in names] != names:
         raise UserError(
-            f"{path}: its axes are {', '.join(axes)}, where some of t, c, z, y, x are "
-            "read, in this order"
+            f"{path}: its axes are {', '.join(names) or 'none'}, where some of t, c, "
+            "z, y, x are read, in this order"
         )
     levels = []
     for dataset in first["datasets"]:
@@ -199,10 +236,15 @@ def _levels(path: str, group: Any, name: str) -> tuple[Level, ...]:
         shape = dict.fromkeys(AXES, 1) | dict(zip(axes, array.shape, strict=True))
         scales = [_scale(each, len(axes)) for each in (dataset, first)]
         size = _pixel_um(axes, first.get("axes", ()), np.prod(scales, axis=0))
-        levels.append(Level(inside, shape, axes, np.dtype(array.dtype), size))
+        levels.append(Level(inside, shape, axes, _native(array.dtype), size))
     if not levels:
         raise ValueError("no 'datasets' in its metadata")
     return tuple(levels)
+
+
+def _native(dtype: Any) -> np.dtype:
+    """A type in this machine's byte order: others do not compare equal to it."""
+    return np.dtype(dtype).newbyteorder("=")
 
 
 def _axis_name(axis: Any) -> str:
