@@ -182,7 +182,10 @@ def test_accumulation_is_the_whole_batch(
         train_config.train.accumulate = parts
         run(train_config, shards_folder, tmp_path / str(parts))
         losses[parts] = [line["loss"] for line in metrics(tmp_path / str(parts))]
-    np.testing.assert_allclose(losses[4], losses[1], rtol=1e-5)
+    # Sums in another order round otherwise, by 1e-7. A ReLU or pooling whose inputs are
+    # that close sends its gradient elsewhere, which later steps show (1.5e-5, on AVX2).
+    np.testing.assert_allclose(losses[4][:10], losses[1][:10], rtol=1e-6)
+    np.testing.assert_allclose(losses[4], losses[1], rtol=1e-4)
 
 
 @pytest.mark.slow
