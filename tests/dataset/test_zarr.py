@@ -75,10 +75,10 @@ def test_times_and_slices_are_chosen(tmp_path):
     path = str(ome_zarr.write(tmp_path / "a.zarr", image_of(3, 4, 8, 8), "tzyx"))
     chosen = formats.pages_of(path, Planes(times=(0, 2), slices=(1,)))
     assert [page.number for page in chosen] == [1, 9]
-    assert "times are 0 to 2, but time 3" in problems(
+    assert "has times 0 to 2, but time 3 was given" in problems(
         formats.pages_of, path, Planes(times=(3,))
     )
-    assert "levels are 0 to 0" in problems(formats.pages_of, path, Planes(1))
+    assert "has levels 0 to 0" in problems(formats.pages_of, path, Planes(1))
 
 
 def test_a_window_reads_only_the_chunks_that_it_touches(tmp_path, monkeypatch):
@@ -173,7 +173,7 @@ def broken(tmp_path: pathlib.Path, how: str) -> str:
 @pytest.mark.parametrize(
     ("how", "said"),
     [
-        ("packed", "is no folder"),
+        ("packed", "is not a folder"),
         ("plain", "no OME-Zarr image"),
         ("axes", "its axes are w, x"),
         ("empty", "is no Zarr folder"),

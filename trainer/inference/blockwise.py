@@ -43,19 +43,19 @@ class Grid(NamedTuple):
     block: int
 
     @property
+    def rows(self) -> int:
+        return math.ceil(self.height / self.block)
+
+    @property
     def columns(self) -> int:
         return math.ceil(self.width / self.block)
 
-    @property
-    def boxes(self) -> list[Box]:
-        tops, lefts = (range(0, n, self.block) for n in (self.height, self.width))
-        return [
-            (top, left, *self._end(top, left))
-            for top, left in itertools.product(tops, lefts)
-        ]
-
-    def _end(self, top: int, left: int) -> tuple[int, int]:
-        return min(top + self.block, self.height), min(left + self.block, self.width)
+    def box(self, number: int) -> Box:
+        """The pixels of a block."""
+        row, column = divmod(number, self.columns)
+        top, left = row * self.block, column * self.block
+        end = min(top + self.block, self.height), min(left + self.block, self.width)
+        return top, left, *end
 
     def widened(self, box: Box, px: int) -> Box:
         """A box with some pixels around it, as far as the image has them."""
@@ -63,28 +63,16 @@ class Grid(NamedTuple):
         end = min(bottom + px, self.height), min(right + px, self.width)
         return max(0, top - px), max(0, left - px), *end
 
-    def touched(self, box: Box) -> list[int]:
-        """The blocks that a box has pixels of."""
-        top, left, bottom, right = (edge // self.block for edge in _last(box))
-        rows, columns = range(top, bottom + 1), range(left, right + 1)
-        return [row * self.columns + column for row in rows for column in columns]
-
     def pairs(self) -> Iterator[tuple[int, int, int, int]]:
         """Blocks that meet, the first one before the other: and how, by rows, columns.
 
         Over an edge to the right (0, 1) or below (1, 0), over a corner (1, 1), (1, -1).
         """
-        rows = math.ceil(self.height / self.block)
-        for row, column in itertools.product(range(rows), range(self.columns)):
+        for row, column in itertools.product(range(self.rows), range(self.columns)):
             for down, right in ((0, 1), (1, 0), (1, 1), (1, -1)):
-                if row + down < rows and 0 <= column + right < self.columns:
+                if row + down < self.rows and 0 <= column + right < self.columns:
                     here = row * self.columns + column
                     yield here, here + down * self.columns + right, down, right
-
-
-def _last(box: Box) -> Box:
-    top, left, bottom, right = box
-    return top, left, bottom - 1, right - 1
 
 
 def _inside(box: Box, outer: Box) -> tuple[slice, slice]:
@@ -179,7 +167,7 @@ def survey(
       source: the network's outputs.
       rules: as in `instances_of`.
     """
-    box = grid.boxes[number]
+    box = grid.box(number)
     window = grid.widened(box, instances.reach_px(rules, source.planes))
     probabilities, planes = source.read(window)
     own = _inside(box, window)
@@ -262,13 +250,13 @@ def _meeting(
     first: Parts, second: Parts, down: int, right: int, over_corners: bool
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Numbers of parts on either side of an edge, pixel by pixel, or of a corner."""
-    first_row, last_row, _, last_column = range(4)
+    first_row, last_row, first_column, last_column = range(4)
     if down and right:
         here, there = (-1, 0) if right > 0 else (0, -1)
         yield first.edges[last_row][[here]], second.edges[first_row][[there]]
         return
     a = first.edges[last_row] if down else first.edges[last_column]
-    b = second.edges[first_row] if down else second.edges[2]
+    b = second.edges[first_row] if down else second.edges[first_column]
     yield a, b
     if over_corners:
         yield a[1:], b[:-1]
@@ -390,7 +378,7 @@ def first_numbers(counts: Sequence[int]) -> list[int]:
 
 def contributors(grid: Grid, pieces: Pieces) -> list[list[int]]:
     """For each block, those whose pieces reach into it."""
-    found: list[set[int]] = [set() for _ in grid.boxes]
+    found: list[set[int]] = [set() for _ in pieces.of_part]
     for block, of_part in enumerate(pieces.of_part):
         found[block] |= set(pieces.owners[of_part].tolist())
     return [sorted(each) for each in found]
@@ -412,7 +400,7 @@ def assemble(
       parted: of all `contributors`.
       firsts: `first_numbers`.
     """
-    box = grid.boxes[number]
+    box = grid.box(number)
     found = np.zeros((box[2] - box[0], box[3] - box[1]), np.int32)
     for owner, each in parted.items():
         for window, numbers in each.windows:
@@ -461,7 +449,7 @@ def holes(grid: Grid, number: int, read_labels: ReadLabels) -> Holes:
       grid, number: the block.
       read_labels: gives what `assemble` made, of a window of the image.
     """
-    box = grid.boxes[number]
+    box = grid.box(number)
     window = grid.widened(box, 1)
     around = read_labels(window)
     own = _inside(box, window)
@@ -515,7 +503,7 @@ def finish(
       read_labels: gives what `filled` made, of a window of the image.
       rules: as in `survey`.
     """
-    box = grid.boxes[number]
+    box = grid.box(number)
     if not rules.border_px:
         return read_labels(box)
     window = grid.widened(box, 2 * (rules.border_px + 2))

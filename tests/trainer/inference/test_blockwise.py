@@ -52,7 +52,8 @@ def by_blocks(outputs: Outputs, rules: InstanceRules, block: int, **how) -> np.n
 
     planes = 0 if outputs.planes is None else outputs.planes.shape[-1]
     source = WindowSource(read, planes)
-    blocks = range(len(grid.boxes))
+    blocks = range(grid.rows * grid.columns)
+    boxes = [grid.box(n) for n in blocks]
     surveys = [blockwise.survey(grid, n, source, rules) for n in blocks]
     pieces = blockwise.joined(grid, surveys)
     parted = [blockwise.part(grid, n, pieces, source, rules, **how) for n in blocks]
@@ -61,7 +62,7 @@ def by_blocks(outputs: Outputs, rules: InstanceRules, block: int, **how) -> np.n
 
     def laid(made) -> np.ndarray:
         whole = np.zeros((height, width), np.int32)
-        for box, labels in zip(grid.boxes, made, strict=True):
+        for box, labels in zip(boxes, made, strict=True):
             whole[box[0] : box[2], box[1] : box[3]] = labels
         return whole
 
@@ -79,7 +80,7 @@ def by_blocks(outputs: Outputs, rules: InstanceRules, block: int, **how) -> np.n
         fills = blockwise.fillings(grid, surveyed)
         found = laid(
             blockwise.filled(read_from(found)(box), fill)
-            for box, fill in zip(grid.boxes, fills, strict=True)
+            for box, fill in zip(boxes, fills, strict=True)
         )
     return laid(blockwise.finish(grid, n, read_from(found), rules) for n in blocks)
 

@@ -1,6 +1,6 @@
 """OME-Zarr: an image as a folder of chunks, at several resolutions.
 
-Versions 0.1 to 0.5 of the format (ngff.openmicroscopy.org). A 2D image is a page: of
+Versions 0.3 to 0.5 of the format (ngff.openmicroscopy.org). A 2D image is a page: of
 each time and each z, in this order; of several images in one folder (a file converted
 by bioformats2raw, the wells of a plate), one image after the other.
 """
@@ -55,7 +55,7 @@ class Level(NamedTuple):
 
 
 def count_pages(path: str) -> int:
-    """How many 2D images there are: images times times times z."""
+    """The number of 2D images: one for each time and z of each image."""
     return sum(_planes(levels[0]) for levels in _images(path))
 
 
@@ -75,8 +75,8 @@ def numbers_of(path: str, planes: Planes) -> list[int]:
         ):
             if max(wanted, default=0) >= size:
                 raise UserError(
-                    f"{path}: {kind} are 0 to {size - 1}, but {axis} {max(wanted)} is "
-                    "asked for"
+                    f"{path}: has {kind} 0 to {size - 1}, but {axis} {max(wanted)} was "
+                    "given"
                 )
         chosen = levels[planes.level].shape
         if (chosen["t"], chosen["z"]) != (shape["t"], shape["z"]):
@@ -173,7 +173,7 @@ def _images(path: str) -> tuple[tuple[Level, ...], ...]:
       UserError: it is no OME-Zarr, or of a form that is not read.
     """
     if not (files.is_remote(path) or os.path.isdir(path)):
-        raise UserError(f"{path}: is no folder, as OME-Zarr is; unpack it")
+        raise UserError(f"{path}: is not a folder, as an OME-Zarr must be; unpack it")
     return _read_metadata(path, stamp_of(path))
 
 
