@@ -143,7 +143,8 @@ def test_wells_of_a_plate_and_series_are_images(tmp_path):
         ome_zarr.write(tmp_path / "s.zarr" / str(name), image)
     for name in ("p.zarr", "s.zarr"):
         path = str(tmp_path / name)
-        assert formats.count_pages(path) == 2
+        assert [page.number for page in formats.pages_of(path)] == [0, 1]
+        assert formats.stack_of(Page(path, 1)) == [Page(path, 1)]
         for number, image in enumerate(images):
             read = formats.read_image(Page(path, number), 1)[..., 0]
             np.testing.assert_array_equal(read, image)
@@ -273,6 +274,18 @@ def test_chunks_that_hold_nothing_are_no_fill_values(tmp_path, how):
     chunk.touch() if how == "empty" else chunk.mkdir()
     line = problems(formats.read_image, Page(str(path)), 1)
     assert line.startswith(str(path)) and "\n" not in line
+
+
+def test_shards_that_hold_nothing_are_refused(tmp_path):
+    path = ome_zarr.write(tmp_path / "a.zarr", image_of(64, 64), version="0.5")
+    shutil.rmtree(path / "0")
+    group = zarr.open_group(str(path))
+    how = {"shape": (64, 64), "chunks": (8, 8), "shards": (32, 32), "dtype": "u2"}
+    group.create_array("0", **how)[...] = 7
+    np.testing.assert_array_equal(formats.read_image(Page(str(path)), 1), 7)
+    (path / "0/c/0/1").write_bytes(b"")
+    line = problems(formats.read_image, Page(str(path)), 1)
+    assert "0/c/0/1: is empty" in line
 
 
 @pytest.mark.parametrize(
