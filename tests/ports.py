@@ -1,12 +1,22 @@
 """Ports of loopback, and clusters on them."""
 
 import json
+import random
 import socket
+
+# Below those that Linux gives to programs that ask for any port, so that no other test
+# is given this one before the server starts on it.
+PORTS = range(10_000, 32_000)
 
 
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return taken.getsockname()[1]
+    while True:
+        try:
+            port = random.SystemRandom().choice(PORTS)
+            with socket.create_server(("127.0.0.1", port)):
+                return port
+        except OSError:
+            continue
 
 
 def cluster_of(number: int) -> list[dict[str, str]]:

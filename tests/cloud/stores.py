@@ -240,10 +240,10 @@ def _process(*command: str, port: int) -> Iterator[None]:
         try:
             end = time.monotonic() + START_S
             while True:
+                assert server.poll() is None and time.monotonic() < end, command
                 with contextlib.suppress(OSError):
                     socket.create_connection(("127.0.0.1", port), 1).close()
                     break
-                assert server.poll() is None and time.monotonic() < end, command
                 time.sleep(0.02)
             yield
         finally:

@@ -15,6 +15,8 @@ from tests.dataset.layouts import frames_of
 from unet_tfrecords.dataset import dataset_info, shards
 from unet_tfrecords.dataset.images import layouts
 
+# On a busy machine TensorFlow gives single pixels another last bit (docs/training.md).
+LAST_BITS = 1e-6
 BESIDE = ("--config.data.neighbours=(-1,1)", "--config.model.channels=3")
 LEARN = ("--config.train.steps=4", "--config.train.validate_every_steps=2")
 
@@ -152,7 +154,7 @@ def test_predict_gives_the_model_an_image_with_its_neighbours(road, cells, tmp_p
     for place in range(8):
         given = tf.constant(stacked(images, place)[None], tf.float32)
         expected = model.signatures["serving_default"](image=given)["probabilities"][0]
-        for folder, apart in (("out", 0), ("onnx", 1e-5)):
+        for folder, apart in (("out", LAST_BITS), ("onnx", 1e-5)):
             path = tmp_path / folder / f"t{place:03d}_probabilities.npy"
             np.testing.assert_allclose(np.load(path), expected, atol=apart)
     # A neighbour that changes makes the outputs old.
@@ -189,7 +191,7 @@ def test_neighbours_are_those_of_the_folder_whichever_images_are_asked_for(
     assert run("predict", *more, input=one, output=tmp_path / "one") == 0
     for folder, name in (("some", "t000"), ("some", "t004"), ("one", "t003")):
         pair = (tmp_path / f / f"{name}_probabilities.npy" for f in (folder, "whole"))
-        np.testing.assert_array_equal(*map(np.load, pair))
+        np.testing.assert_allclose(*map(np.load, pair), rtol=0, atol=LAST_BITS)
 
 
 @pytest.mark.slow
@@ -232,7 +234,7 @@ def test_pages_of_a_stack_have_those_beside_them(road, cells, tmp_path):
             tmp_path / f"out/stack-z{place:03d}_probabilities.npy",
             tmp_path / f"video/t{place:03d}_probabilities.npy",
         )
-        np.testing.assert_array_equal(*map(np.load, pages))
+        np.testing.assert_allclose(*map(np.load, pages), rtol=0, atol=LAST_BITS)
 
 
 @pytest.mark.slow
