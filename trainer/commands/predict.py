@@ -56,7 +56,7 @@ def _predict(values: flags.FlagValues, _: list[str]) -> None:
     """Segments images."""
     from trainer.inference.instances import InstanceRules, check_rules
     from trainer.predict import job
-    from trainer.predict.outputs import Choice
+    from trainer.predict.outputs import OME_TIFF, OME_ZARR, Choice
 
     times, slices = (_numbers(n, getattr(values, n)) for n in ("times", "slices"))
     changes = {
@@ -68,19 +68,24 @@ def _predict(values: flags.FlagValues, _: list[str]) -> None:
         raise UserError([f"--{problem}" for problem in problems])
     if values.runtime == "onnx" and values.devices:
         raise UserError("--devices is TensorFlow's; not with --runtime=onnx")
+    if values.block_px % 16:
+        raise UserError(f"--block_px={values.block_px}: must be a multiple of 16")
+    if values.into_image and values.format == "ome-tiff":
+        raise UserError("--into_image is of OME-Zarr: not with --format=ome-tiff")
     if values.edge_px is not None and values.format != "ctc":
         raise UserError("--edge_px is of --format=ctc: others have all instances")
     if values.runtime == "tensorflow":
         load_tensorflow(values.devices)
-    is_png = values.format == "png"
+    is_shown = values.format in ("png", OME_ZARR, OME_TIFF)
     choice = Choice(
         values.format,
         values.probabilities,
-        is_png if values.overlays is None else values.overlays,
+        is_shown if values.overlays is None else values.overlays,
         values.instances,
         values.table,
         values.rois,
         values.geojson,
+        into_image=values.into_image,
     )
     made, before = job.predict(
         values.model,
@@ -96,6 +101,8 @@ def _predict(values: flags.FlagValues, _: list[str]) -> None:
         level=values.level,
         times=times,
         slices=slices,
+        block_px=values.block_px,
+        is_shared=values.shared,
     )
     done = f", {before} were there" if before else ""
     print(f"{made} images segmented{done}: {values.output}")
@@ -138,9 +145,28 @@ COMMAND = cli.Command(
             "png: NAME_mask.png of class numbers; ctc: maskNNN.tif of "
             "tNNN.tif, uint16 instances, as the Cell Tracking Challenge takes "
             "results; isbi: NAME.tif, float32 probability of class 1, a page a "
-            "page",
-            ("png", "ctc", "isbi"),
+            "page; ome-zarr: NAME_mask.zarr, and ome-tiff: NAME_mask.tif, by blocks, "
+            "at several resolutions, of images of any size. With png, images of more "
+            "than 67 Mpx are written as one of these two: as the image is",
+            ("png", "ctc", "isbi", "ome-zarr", "ome-tiff"),
             "png",
+        ),
+        cli_flags.boolean(
+            "into_image",
+            "of OME-Zarr by blocks: masks and instances go into the image itself, as "
+            "labels/unet_mask and labels/unet_instances",
+        ),
+        cli_flags.integer(
+            "block_px",
+            "side of the blocks of images that are segmented by blocks, a multiple of "
+            "16; larger ones take more memory",
+            2048,
+            least=64,
+        ),
+        cli_flags.boolean(
+            "shared",
+            "other processes, of this machine or of others, may be started with the "
+            "same flags: they share the blocks",
         ),
         cli_flags.choice(
             "probabilities",

@@ -11,7 +11,7 @@ MODEL/VERSION/saved_model.pb, variables/   the signatures and the weights
                 tf_serving_warmup_requests which Serving replays before it answers
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from unet_tfrecords.command.errors import UserError
@@ -76,3 +76,8 @@ def read_about(version: str) -> dict[str, Any]:
 
 
 NEEDED = ("channels", "class_names", "classes", "depth", "normalization", "tile")
+
+
+def planes_of(about: Mapping[str, Any]) -> int:
+    """How many planes a model's target has, beside its classes."""
+    return about.get("targets", {}).get("planes", 0)

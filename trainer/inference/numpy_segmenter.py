@@ -4,6 +4,7 @@ The same steps on one image: normalise, cut tiles from the mirrored image, stitc
 average over the symmetries. H, W pixels, C channels, K classes.
 """
 
+import functools
 import itertools
 from collections.abc import Callable
 
@@ -13,6 +14,9 @@ from trainer.inference.symmetry import SYMMETRIES, Symmetry
 from unet_tfrecords.dataset import tiling
 from unet_tfrecords.dataset.pixel_statistics import strips
 from unet_tfrecords.dataset.regions import Box
+
+ReadPixels = Callable[[slice, slice], np.ndarray]
+Network = Callable[[np.ndarray], np.ndarray]
 
 
 def normalise(image: np.ndarray) -> np.ndarray:
@@ -35,10 +39,9 @@ def normalise(image: np.ndarray) -> np.ndarray:
 
 def segment(
     image: np.ndarray,
-    network: Callable[[np.ndarray], np.ndarray],
+    network: Network,
     *,
     depth: int,
-    classes: int,
     tile: int,
     tta: bool = False,
 ) -> np.ndarray:
@@ -48,7 +51,6 @@ def segment(
       image: float32 [H, W, C], as the network takes it.
       network: legal tile [h, w, C] to probabilities [h - border, w - border, K].
       depth: its poolings.
-      classes: its classes.
       tile: the largest tile, px.
       tta: averages over the eight symmetries of the square.
 
@@ -56,53 +58,65 @@ def segment(
       float32 [H, W, K].
     """
 
-    def stitched(image: np.ndarray) -> np.ndarray:
-        """Probabilities tile by tile."""
-        height, width = image.shape[:2]
-        return segment_window(
-            lambda rows, columns: image[rows, columns],
-            (0, 0, height, width),
-            (height, width),
-            network,
-            depth=depth,
-            tile=tile,
-        )
-
-    if not tta:
-        return stitched(image)
-    total = np.zeros((*image.shape[:2], classes), np.float32)
-    for symmetry in SYMMETRIES:
-        total += _undo(symmetry, stitched(_apply(symmetry, image)))
-    total /= len(SYMMETRIES)
-    return total
+    size = image.shape[:2]
+    return segment_window(
+        lambda rows, columns: image[rows, columns],
+        (0, 0, *size),
+        size,
+        network,
+        depth=depth,
+        tile=tile,
+        tta=tta,
+    )
 
 
 def segment_window(
-    read: Callable[[slice, slice], np.ndarray],
+    read: ReadPixels,
     box: Box,
     size: tuple[int, int],
-    network: Callable[[np.ndarray], np.ndarray],
+    network: Network,
     *,
     depth: int,
     tile: int,
+    tta: bool = False,
 ) -> np.ndarray:
     """The probabilities of a part of an image: those that the whole would have there.
 
     Args:
       read: gives pixels [h, w, C] of the image, by rows and columns.
-      box: the part; its top and left are multiples of 2**depth, as the origins of all
-        tiles, or pooling grids would shift.
+      box: the part.
       size: height and width of the image.
-      network, depth, tile: as in `segment`.
+      network, depth, tile, tta: as in `segment`.
 
     Returns:
       float32 [bottom - top, right - left, K].
-
-    Raises:
-      ValueError: the part begins elsewhere.
     """
-    if box[0] % 2**depth or box[1] % 2**depth:
-        raise ValueError(f"{box} does not begin at multiples of {2**depth} px")
+    how = {"depth": depth, "tile": tile}
+    if not tta:
+        return _stitched(read, box, size, network, **how)
+    total = None
+    for symmetry in SYMMETRIES:
+        turned = functools.partial(_read_turned, read, symmetry, size)
+        place = _turned(symmetry, box, size), _turned(symmetry, (0, 0, *size), size)[2:]
+        made = _undo(symmetry, _stitched(turned, *place, network, **how))
+        total = made if total is None else total + made
+    assert total is not None
+    return np.divide(total, len(SYMMETRIES), dtype=np.float32)
+
+
+def _stitched(
+    read: ReadPixels,
+    box: Box,
+    size: tuple[int, int],
+    network: Network,
+    *,
+    depth: int,
+    tile: int,
+) -> np.ndarray:
+    """`segment_window`, tile by tile."""
+    # Origins of tiles are multiples of 2**depth, or pooling grids would shift.
+    more = box[0] % 2**depth, box[1] % 2**depth
+    box = box[0] - more[0], box[1] - more[1], *box[2:]
     around = tiling.border(depth) + 4  # see inference_grid on the 4
     pad, largest = tiling.pad(depth), tiling.output_size(tile, depth)
     sides = [stop - start for start, stop in zip(box[:2], box[2:], strict=True)]
@@ -127,7 +141,38 @@ def segment_window(
         there = np.s_[row * down :, column * across :]
         whole[there][:down, :across] = made
     assert whole is not None
-    return whole[: sides[0], : sides[1]]
+    return whole[more[0] : sides[0], more[1] : sides[1]]
+
+
+def _turned(symmetry: Symmetry, box: Box, size: tuple[int, int]) -> Box:
+    """Where a part of an image is once the image has been turned."""
+    ends = [(box[0], box[2]), (box[1], box[3])]
+    if symmetry.transposed:
+        ends, size = ends[::-1], size[::-1]
+    for axis in _axes(symmetry):
+        start, stop = ends[axis]
+        ends[axis] = size[axis] - stop, size[axis] - start
+    (top, bottom), (left, right) = ends
+    return top, left, bottom, right
+
+
+def _read_turned(
+    read: ReadPixels,
+    symmetry: Symmetry,
+    size: tuple[int, int],
+    rows: slice,
+    columns: slice,
+) -> np.ndarray:
+    """Pixels of the turned image."""
+    ends = [rows, columns]
+    if symmetry.transposed:
+        size = size[::-1]
+    for axis in _axes(symmetry):
+        side = ends[axis]
+        ends[axis] = slice(size[axis] - side.stop, size[axis] - side.start)
+    if symmetry.transposed:
+        ends = ends[::-1]
+    return _apply(symmetry, read(*ends))
 
 
 def _apply(symmetry: Symmetry, image: np.ndarray) -> np.ndarray:

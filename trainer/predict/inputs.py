@@ -12,10 +12,12 @@ from unet_tfrecords.dataset.images.formats import (
     FOLDER_ENDING,
     around_of,
     count_pages,
+    has_header,
     is_image,
     neighbours_of,
     newest,
     pages_of,
+    pixels_of,
     stack_of,
     unread,
 )
@@ -39,6 +41,7 @@ class Job(NamedTuple):
       pages: how many the file has.
       updated: when the file was last changed, s since 1970.
       neighbours: images whose channels follow its own, see config.data.neighbours.
+      pixels: height times width of the file's first; 0 where its header does not say.
     """
 
     page: Page
@@ -47,6 +50,7 @@ class Job(NamedTuple):
     pages: int
     updated: float
     neighbours: tuple[Page, ...] = ()
+    pixels: int = 0
 
 
 def find_jobs(
@@ -273,10 +277,18 @@ def _jobs_of(path: str, stem: str, updated: float, planes: Planes) -> list[Job]:
     total, pages = count_pages(path), pages_of(path, planes)
     if not pages:
         raise UserError(f"{path}: holds no image; replace the file or take it out")
+    pixels = _pixels_of(pages[0])
     return [
-        Job(page, page_name(stem, page.number, total), stem, total, updated)
+        Job(page, page_name(stem, page.number, total), stem, total, updated, (), pixels)
         for page in pages
     ]
+
+
+def _pixels_of(page: Page) -> int:
+    try:
+        return pixels_of(page) if has_header(page.path) else 0
+    except UserError:  # reported when the image is read
+        return 0
 
 
 def _all(path: str, level: int) -> Planes:

@@ -1,6 +1,7 @@
 """Segments all images of a folder: reads, segments and writes several at a time."""
 
 import collections
+import contextlib
 import errno
 import itertools
 import os
@@ -9,11 +10,16 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from trainer.export import artefact_layout
 from trainer.inference.instances import InstanceRules, rules_from
 from trainer.predict import object_table, outputs, runtimes
+from trainer.predict.blocks import results, segment
+from trainer.predict.blocks.results import is_by_blocks
+from trainer.predict.blocks.scratch import DoneElsewhere, Scratch
+from trainer.predict.blocks.segment import Setup
 from trainer.predict.inputs import Job, find_jobs, with_neighbours
 from trainer.predict.ordered_map import ordered_map
 from trainer.predict.prediction_record import PredictionRecord
@@ -27,6 +33,7 @@ FATAL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 # Images in work for each device: one on it, some read ahead, some being encoded, since
 # a mask and its overlay take longer than a GPU takes for the image.
 AHEAD, WRITERS, LEAST_WRITERS = 2, 2, 2
+BLOCK_PX = 2048
 WINDOW = 16  # images, times those in work, that may be done before a slow one is
 
 
@@ -45,6 +52,8 @@ def predict(
     level: int | None = None,
     times: tuple[int, ...] = (),
     slices: tuple[int, ...] = (),
+    block_px: int = BLOCK_PX,
+    is_shared: bool = False,
 ) -> tuple[int, int]:
     """Segments every image that has not been segmented yet.
 
@@ -61,6 +70,8 @@ def predict(
       edge_px: see `outputs.Choice`; None takes the model's, whose data set has one.
       level: of OME-Zarrs, which resolution; None takes the model's.
       times, slices: of OME-Zarrs, which images; () takes all.
+      block_px: side of the blocks of images that are segmented by blocks.
+      is_shared: whether other processes share these blocks, with the same output.
 
     Returns:
       How many images were segmented, and how many had been before.
@@ -69,7 +80,7 @@ def predict(
       UserError: no model or no images, or outputs of another model there; or, after
         all others have been segmented, images that can't be read.
     """
-    with locks.exclusive(output):
+    with contextlib.nullcontext() if is_shared else locks.exclusive(output):
         version = artefact_layout.newest_version(model)
         about = artefact_layout.read_about(version)
         choice = choice._replace(
@@ -86,12 +97,18 @@ def predict(
             problems += alone
         names, more = _outputs_of(jobs, choice, output)
         problems += more
+        if is_shared and (whole := [j for j in names if not is_by_blocks(j, choice)]):
+            raise UserError(
+                f"{whole[0].page}: is segmented in one piece, which --shared does not "
+                "share; give --format=ome-zarr or ome-tiff"
+            )
         written = {os.path.dirname(path) for paths in names.values() for path in paths}
-        for folder in {output, *written}:
+        for folder in {output, *written} if not is_shared else ():
             files.remove_unfinished(folder, older_s=0)
         tta = tta or about.get("tta", False)
         settings = _settings(version, choice, runtime, tta, level)
         there = files.updated_below(output)
+        there |= {p: 0.0 for ps in names.values() for p in ps if _is_hidden_there(p)}
         record = PredictionRecord(output, settings, overwrite=overwrite)
         if not overwrite:
             problems += _take_out_others(names, record, output)
@@ -100,19 +117,27 @@ def predict(
             loaded = runtimes.load(version, runtime=runtime, tta=tta, devices=devices)
             # Or a stopped run would leave outputs of before beside new ones.
             old = [path for job in todo for path in names[job] if path in there]
-            if old and record.is_new and not overwrite:
+            if old and record.is_new and not overwrite and not is_shared:
                 raise UserError(
                     f"{old[0]}: is there, and no predict.json says of which image; "
                     "give another --output, or --overwrite"
                 )
             record.forget(job.name for job in todo)
-            record.write()
-            files.remove(old)
+            if not is_shared:  # or others have written some of these meanwhile
+                record.write()
+                for path in old:
+                    results.remove(path)
             done = len(names) - len(todo)
+            apart = [job for job in todo if is_by_blocks(job, choice)]
+            todo_whole = [job for job in todo if not is_by_blocks(job, choice)]
+            setup = Setup(about, choice, loaded, tta, output, block_px, is_shared)
             try:
-                problems += _segment_all(
-                    todo, loaded, about, choice, output, record, done
-                )
+                if todo_whole:
+                    problems += _segment_all(
+                        todo_whole, loaded, about, choice, output, record, done
+                    )
+                for job in apart:
+                    problems += _segment_by_blocks(job, setup, record)
             finally:  # without hiding what ended it
                 problems += _written(record)
         if choice.table:
@@ -120,6 +145,40 @@ def predict(
         if problems:
             raise UserError(problems)
         return len(todo), len(names) - len(todo)
+
+
+def _is_hidden_there(path: str) -> bool:
+    """Whether an output is there that lists of files leave out."""
+    return files.basename(path).startswith(".") and files.exists(path)
+
+
+def _segment_by_blocks(job: Job, setup: Setup, record: PredictionRecord) -> list[str]:
+    """Segments and writes an image; returns a line for what was wrong with it."""
+    folder, _, name = job.name.rpartition("/")
+    parts = (*([folder] if folder else []), f".{name}.blocks")
+    note = record.note_of(job)
+    made_by = {
+        "image": msgspec.to_builtins(note),
+        "block_px": setup.block_px,
+        "tta": setup.tta,
+    }
+    try:
+        scratch = Scratch(
+            files.join(setup.output, *parts), made_by, is_shared=setup.is_shared
+        )
+        try:
+            segment.segment(job, setup, scratch)
+        except DoneElsewhere:
+            record.add([job.name], note)
+            return []
+        record.add([job.name], note)
+        record.write()
+        scratch.remove()
+    except (OSError, UserError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno in FATAL:
+            raise
+        return _lines_of(job, error)
+    return []
 
 
 def _unfinished(
@@ -287,15 +346,13 @@ def _outputs_of(
     problems: list[str] = []
     for job in jobs:
         try:
-            stack = outputs.stack_name(job, choice)
-            own = [*outputs.encoders(job, choice), *([stack] if stack else [])]
+            own = _paths_of(job, choice, output)
             lengths = {n: len(os.fsencode(files.basename(n))) for n in own}
             if too_long := [n for n in own if lengths[n] > files.MOST_BYTES]:
                 raise UserError(
-                    f"{job.page}: its output {too_long[0]} would have a name of more "
+                    f"{job.page}: its output {files.basename(too_long[0])} would have a name of more "
                     f"than {files.MOST_BYTES} bytes; rename the image"
                 )
-            own = [files.join(output, name) for name in own]
         except UserError as error:
             problems += error.problems
             continue
@@ -309,6 +366,19 @@ def _outputs_of(
         owners |= dict.fromkeys(own, job)
         names[job] = own
     return names, problems
+
+
+def _paths_of(job: Job, choice: outputs.Choice, output: str) -> list[str]:
+    if is_by_blocks(job, choice):
+        return results.paths_of(job, choice, output)
+    if choice.into_image:
+        raise UserError(
+            f"{job.page}: is segmented in one piece; --into_image takes "
+            "--format=ome-zarr"
+        )
+    stack = outputs.stack_name(job, choice)
+    own = [*outputs.encoders(job, choice), *([stack] if stack else [])]
+    return [files.join(output, name) for name in own]
 
 
 def _take_out_others(
@@ -353,8 +423,9 @@ def _settings(
         **choice._asdict(),
         "rules": choice.rules._asdict(),
     }
-    if not choice.edge_px:  # as it was noted before there was one
-        del content["edge_px"]
+    for later in ("edge_px", "into_image"):  # as it was noted before there was one
+        if not content[later]:
+            del content[later]
     if level:
         content["level"] = level
     return json_files.as_read(content)

@@ -4,11 +4,13 @@ NAME_objects.csv of each image, and objects.csv of all of them.
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from trainer.predict.inputs import Job
+from unet_tfrecords.dataset import regions
 from unet_tfrecords.dataset.images.formats import pixel_size_um
 from unet_tfrecords.storage import csv_tables, files
 
@@ -35,24 +37,83 @@ def header(channels: int) -> list[str]:
     return [*SHAPE, *intensities]
 
 
-def table_of(
-    job: Job, image: np.ndarray, instances: np.ndarray, probabilities: np.ndarray
-) -> bytes:
-    """The table of one image, as CSV.
+class Measures(NamedTuple):
+    """Sums over the pixels of objects, which add up over parts of an image.
+
+    Attributes:
+      numbers: int64 [N], of the objects, rising.
+      boxes: int64 [N, 4]: top, left, bottom, right in the image, px.
+      sums: float64 [N, 7 + C]: of 1, y, x, y * y, x * x, x * y, of the probability of
+        foreground, and of each channel's intensity.
+    """
+
+    numbers: np.ndarray
+    boxes: np.ndarray
+    sums: np.ndarray
+
+
+def measured(
+    instances: np.ndarray,
+    image: np.ndarray,
+    probabilities: np.ndarray,
+    origin: tuple[int, int] = (0, 0),
+) -> Measures:
+    """Measures the objects of an image, or of a part of it.
 
     Args:
-      job: the image's file.
-      image: [H, W, C], intensities as they are stored.
       instances: integer [H, W], 0 is background.
+      image: [H, W, C], intensities as they are stored.
       probabilities: float32 [H, W, K]; all but the first are foreground.
+      origin: of the part, in the image: row and column.
     """
-    from skimage.measure import regionprops_table
+    numbers, boxes = regions.bounding_boxes(instances)
+    flat = instances.ravel()
+    inside = np.flatnonzero(flat)
+    which = np.searchsorted(numbers, flat[inside])
+    rows, columns = np.divmod(inside, instances.shape[1])
+    y, x = (rows + origin[0]).astype(float), (columns + origin[1]).astype(float)
+    foreground = 1 - probabilities[..., 0].ravel()[inside].astype(np.float64)
+    channels = image.reshape(-1, image.shape[2])[inside].T
+    values = (np.ones(len(y)), y, x, y * y, x * x, x * y, foreground, *channels)
+    sums = [np.bincount(which, each, len(numbers)) for each in values]
+    boxes = boxes + np.tile(origin, 2)
+    return Measures(numbers.astype(np.int64), boxes, np.stack(sums, axis=1))
 
-    channels = image.shape[2]
-    wanted = ("label", "area", "centroid", "bbox", "eccentricity", "intensity_mean")
-    foreground = 1 - probabilities[..., 0]
-    measured = np.concatenate([foreground[..., None], image], axis=2, dtype=np.float64)
-    found = regionprops_table(instances, measured, properties=wanted)
+
+def added(parts: Sequence[Measures]) -> Measures:
+    """The measures of an image, of those of its parts."""
+    numbers, which = np.unique(
+        np.concatenate([part.numbers for part in parts]), return_inverse=True
+    )
+    order = np.argsort(which, kind="stable")
+    starts = np.searchsorted(which[order], np.arange(len(numbers)))
+    boxes = np.concatenate([part.boxes for part in parts])[order]
+    sums = np.concatenate([part.sums for part in parts])[order]
+    if not len(numbers):
+        return Measures(numbers, boxes, sums)
+    low = np.minimum.reduceat(boxes[:, :2], starts)
+    high = np.maximum.reduceat(boxes[:, 2:], starts)
+    boxes = np.concatenate([low, high], axis=1)
+    return Measures(numbers, boxes, np.add.reduceat(sums, starts))
+
+
+def _eccentricity(sums: np.ndarray) -> np.ndarray:
+    """That of the ellipse with an object's second moments, 0 to below 1: [N].
+
+    As scikit-image's regionprops has it.
+    """
+    count, y, x, yy, xx, xy = sums[:, :6].T
+    spread_y = yy / count - (y / count) ** 2
+    spread_x = xx / count - (x / count) ** 2
+    common = xy / count - (y / count) * (x / count)
+    half = np.sqrt((spread_y - spread_x) ** 2 / 4 + common**2)
+    long, short = ((spread_y + spread_x) / 2 + sign * half for sign in (1, -1))
+    share = np.clip(short, 0, None) / np.where(long > 0, long, 1)
+    return np.where(long > 0, np.sqrt(np.clip(1 - share, 0, 1)), 0.0)
+
+
+def table_of(job: Job, measures: Measures) -> bytes:
+    """The table of one image, as CSV."""
     size = pixel_size_um(job.page)
     name = csv_tables.not_a_formula(
         job.stack
@@ -60,21 +121,21 @@ def table_of(
         + (f" (page {job.page.number})" if job.pages > 1 else "")
     )
     rows = []
-    for i in range(len(found["label"])):
-        area = int(found["area"][i])
-        y, x = found["centroid-0"][i], found["centroid-1"][i]
-        means = [found[f"intensity_mean-{k}"][i] for k in range(channels + 1)]
+    of_all = zip(*measures, _eccentricity(measures.sums), strict=True)
+    for number, box, sums, eccentricity in of_all:
+        area = int(sums[0])
+        y, x, probability = sums[1] / area, sums[2] / area, sums[6] / area
         in_um = (area * size[0] * size[1], y * size[0], x * size[1]) if size else ()
         rows.append(
             [
-                *(name, int(found["label"][i]), area, f"{y:.3f}", f"{x:.3f}"),
-                *(int(found[f"bbox-{k}"][i]) for k in range(4)),
-                *(f"{found['eccentricity'][i]:.4f}", f"{means[0]:.4f}"),
+                *(name, int(number), area, f"{y:.3f}", f"{x:.3f}"),
+                *(box.tolist()),
+                *(f"{eccentricity:.4f}", f"{probability:.4f}"),
                 *([f"{value:.6g}" for value in in_um] or [""] * 3),
-                *(f"{v:.6g}" for mean in means[1:] for v in (mean, mean * area)),
+                *(f"{v:.6g}" for total in sums[7:] for v in (total / area, total)),
             ]
         )
-    return csv_tables.as_csv(header(channels), rows)
+    return csv_tables.as_csv(header(measures.sums.shape[1] - 7), rows)
 
 
 def join(output: str, names: Iterable[str]) -> None:

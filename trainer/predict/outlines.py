@@ -4,11 +4,10 @@ Coordinates are those of both programs: pixel 0 reaches from 0 to 1, so that an 
 has whole numbers and encloses the area that the object has in pixels.
 """
 
-import io
 import json
 import zipfile
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Sequence
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
@@ -24,13 +23,17 @@ MOVE, LINE, CLOSE = (
     1,
     4,
 )  # segments of a path, as java.awt.geom.PathIterator has them
+Numbered = tuple[int, "shapely.Geometry"]
 
 
-def outlines(instances: np.ndarray) -> Iterator[tuple[int, "shapely.Geometry"]]:
+def outlines(
+    instances: np.ndarray, origin: tuple[int, int] = (0, 0)
+) -> Iterator[Numbered]:
     """Yields the number and the outline of each object.
 
     Args:
       instances: integer [H, W], 0 is background.
+      origin: of this part in the image: row and column.
 
     Yields:
       A number, and a Polygon or, of an object in pieces, a MultiPolygon. Outer rings
@@ -44,45 +47,55 @@ def outlines(instances: np.ndarray) -> Iterator[tuple[int, "shapely.Geometry"]]:
         edges = np.diff(inside.astype(np.int8), axis=1, prepend=0, append=0)
         rows, starts = np.nonzero(edges > 0)
         _, ends = np.nonzero(edges < 0)  # in reading order, as the starts are
-        runs = shapely.box(left + starts, top + rows, left + ends, top + rows + 1)
-        merged = shapely.simplify(shapely.union_all(runs), 0)
-        yield int(number), shapely.orient_polygons(shapely.normalize(merged))
+        above, before = top + origin[0] + rows, left + origin[1]
+        runs = shapely.box(before + starts, above, before + ends, above + 1)
+        yield int(number), joined(runs)
 
 
-def geojson(instances: np.ndarray) -> bytes:
-    """Objects as a GeoJSON FeatureCollection of QuPath's detections.
+def joined(parts: "Sequence[shapely.Geometry] | np.ndarray") -> "shapely.Geometry":
+    """One outline of an object's parts, without points on straight lines."""
+    import shapely
+
+    merged = shapely.simplify(shapely.union_all(parts), 0)
+    return shapely.orient_polygons(shapely.normalize(merged))
+
+
+def geojson(objects: Iterable[Numbered]) -> Iterator[bytes]:
+    """Objects as a GeoJSON FeatureCollection of QuPath's detections, piece by piece.
 
     QuPath's schema: https://qupath.readthedocs.io/en/stable/docs/advanced/exporting_annotations.html
     """
     import shapely
 
-    features = [
-        {
+    yield b'{"type":"FeatureCollection","features":['
+    between = b""
+    for number, outline in objects:
+        feature = {
             "type": "Feature",
             "geometry": json.loads(shapely.to_geojson(outline)),
             "properties": {"objectType": "detection", "name": str(number)},
         }
-        for number, outline in outlines(instances)
-    ]
-    content = {"type": "FeatureCollection", "features": features}
-    return json.dumps(content, separators=(",", ":")).encode()
+        yield between + json.dumps(feature, separators=(",", ":")).encode()
+        between = b","
+    yield b"]}"
 
 
-def imagej_rois(instances: np.ndarray, page: int | None = None) -> bytes:
-    """Objects as a ZIP of ImageJ's ROIs, for its ROI Manager.
+def write_rois(
+    file: IO[bytes], objects: Iterable[Numbered], page: int | None = None
+) -> None:
+    """Writes objects as a ZIP of ImageJ's ROIs, for its ROI Manager.
 
     A polygon each; with holes or in pieces, a composite.
 
     Args:
-      instances: integer [H, W], 0 is background.
+      file: takes the ZIP.
+      objects: numbers and outlines.
       page: of a stack, from 0; None of a single image.
     """
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for number, outline in outlines(instances):
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for number, outline in objects:
             entry = zipfile.ZipInfo(f"{number:06d}.roi", ZIP_TIME)
             archive.writestr(entry, _roi(f"{number}", outline, page))
-    return buffer.getvalue()
 
 
 def _roi(name: str, outline: "shapely.Geometry", page: int | None) -> bytes:

@@ -5,6 +5,7 @@
 | png    | NAME_mask.png: class numbers; NAME_overlay.png to look at                 |
 | ctc    | maskNNN.tif of tNNN.tif: uint16 instances, as the challenge takes results |
 | isbi   | NAME.tif: float32 pages, probability of class 1, as ISBI 2012 takes it    |
+| ome-*  | see `blocks.results`, which writes these and what is large                |
 
 On request besides: NAME_objects.csv, a row a cell; NAME_instances.tif, OME-TIFF with
 the image's pixel size; NAME_rois.zip for ImageJ; NAME_objects.geojson for QuPath;
@@ -49,7 +50,7 @@ class Choice(NamedTuple):
     """What is to be written.
 
     Attributes:
-      format: png, ctc or isbi.
+      format: png, ctc, isbi, ome-zarr or ome-tiff.
       probabilities: none, tiff or npy.
       overlays: whether there are pictures to look at.
       instances: whether instances are written; the challenge's format always does.
@@ -60,6 +61,7 @@ class Choice(NamedTuple):
       selected_channels: of the image files, which tables measure; () takes all.
       edge_px: instances that lie entirely this near to the edge are left out, in the
         challenge's format.
+      into_image: whether labels go into the OME-Zarr that they are of.
     """
 
     format: str = "png"
@@ -72,6 +74,16 @@ class Choice(NamedTuple):
     rules: InstanceRules = InstanceRules()
     selected_channels: tuple[int, ...] = ()
     edge_px: int = 0
+    into_image: bool = False
+
+    @property
+    def wants_instances(self) -> bool:
+        """Whether any output has them."""
+        each = self.instances, self.table, self.rois, self.geojson
+        return any(each) or self.format == "ctc"
+
+
+OME_ZARR, OME_TIFF = "ome-zarr", "ome-tiff"
 
 
 class Result(NamedTuple):
@@ -125,10 +137,8 @@ def result_of(image: np.ndarray, made: Outputs, choice: Choice) -> Result:
     """Adds classes, and instances where they are wanted."""
     probabilities, planes = made
     classes = classes_of(probabilities, choice.rules.threshold)
-    wanted = (choice.instances, choice.table, choice.rois, choice.geojson)
-    is_wanted = any(wanted) or choice.format == "ctc"
     instances = None
-    if is_wanted:
+    if choice.wants_instances:
         if min(classes.shape) <= 2 * choice.edge_px:
             raise UserError(
                 f"{size_text(image)} px, of which the challenge scores nothing within "
@@ -167,12 +177,14 @@ def _rois(job: Job, result: Result) -> bytes:
     assert result.instances is not None
     # ImageJ counts each channel of a stack.
     page = job.page.number * result.image.shape[2] if job.pages > 1 else None
-    return outlines.imagej_rois(result.instances, page)
+    buffer = io.BytesIO()
+    outlines.write_rois(buffer, outlines.outlines(result.instances), page)
+    return buffer.getvalue()
 
 
 def _geojson(result: Result) -> bytes:
     assert result.instances is not None
-    return outlines.geojson(result.instances)
+    return b"".join(outlines.geojson(outlines.outlines(result.instances)))
 
 
 def _instances(result: Result) -> bytes:
@@ -205,7 +217,8 @@ def _numbers(result: Result) -> np.ndarray:
 def _table(job: Job, selected: tuple[int, ...], result: Result) -> bytes:
     assert result.instances is not None
     image = read_image(job.page, result.image.shape[2], selected=selected, spread=False)
-    return object_table.table_of(job, image, result.instances, result.probabilities)
+    found = object_table.measured(result.instances, image, result.probabilities)
+    return object_table.table_of(job, found)
 
 
 def _probabilities_tiff(result: Result) -> bytes:

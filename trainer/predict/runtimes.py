@@ -1,10 +1,11 @@
-"""An exported model, ready for whole images: by TensorFlow, or by onnxruntime.
+"""An exported model, ready for images or their tiles: by TensorFlow, or by onnxruntime.
 
 Neither needs the trainer's model code. TensorFlow is loaded only where it is used.
 """
 
+import functools
 import os
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -63,6 +64,17 @@ def load(
         ]
 
 
+class Normalization(NamedTuple):
+    """What a model that normalises each image by itself is told of an image.
+
+    Attributes:
+      mean, std: float32 [C], of its intensities.
+    """
+
+    mean: np.ndarray
+    std: np.ndarray
+
+
 class TensorFlowRuntime:
     """A SavedModel on one device."""
 
@@ -79,6 +91,7 @@ class TensorFlowRuntime:
                 self.model = tf.saved_model.load(path)
             signature = "image_tta" if tta else "serving_default"
             self.function = self.model.signatures[signature]
+            self.of_tile = self.model.signatures["tile"]
         except Exception as error:
             # TensorFlow raises anything from OSError to KeyError here.
             tensorflow_files.check_name(path)
@@ -89,18 +102,30 @@ class TensorFlowRuntime:
 
     def segment(self, image: np.ndarray) -> Outputs:
         """Of one image, raw intensities [H, W, C]."""
+        return Outputs(*self._run(self.function, image=image))
+
+    def segment_tile(self, tile: np.ndarray, how: Normalization | None) -> np.ndarray:
+        """Of a legal tile [h, w, C]: float32 [h - border, w - border, K + P]."""
+        parts = self._run(self.of_tile, tile=tile, **(how._asdict() if how else {}))
+        return np.concatenate(parts, axis=-1) if len(parts) > 1 else parts[0]
+
+    def _run(self, function: Any, **arrays: np.ndarray) -> list[np.ndarray]:
+        """Outputs of one image or tile; all arrays without the axis of a batch."""
         import tensorflow as tf
 
         with tf.device(self.device):
             try:
-                batch = tf.constant(image[None])  # cast there: fewer bytes cross
-                result = self.function(image=tf.cast(batch, tf.float32))
+                # Cast there: fewer bytes cross.
+                given = {n: tf.constant(array[None]) for n, array in arrays.items()}
+                result = function(
+                    **{n: tf.cast(each, tf.float32) for n, each in given.items()}
+                )
             except tf.errors.ResourceExhaustedError as error:
                 raise UserError(
                     "needs more memory than there is; export with a smaller --memory_mb"
                 ) from error
         named = ("probabilities", "planes")  # numpy() would be a copy
-        return Outputs(*(np.asarray(result[n])[0] for n in named if n in result))
+        return [np.asarray(result[n])[0] for n in named if n in result]
 
 
 class OnnxRuntime:
@@ -123,10 +148,9 @@ class OnnxRuntime:
         self.inputs = [entry.name for entry in self.session.get_inputs()]
         self.classes = about["classes"]
         self.outputs = ["probabilities"]
-        if planes := about.get("targets", {}).get("planes", 0):
+        if artefact_layout.planes_of(about):
             self.outputs.append("planes")
         self.geometry = {name: about[name] for name in ("depth", "tile")}
-        self.geometry["classes"] = self.classes + planes
         self.tta = bool(tta or about.get("tta"))
 
     def segment(self, image: np.ndarray) -> Outputs:
@@ -135,16 +159,21 @@ class OnnxRuntime:
             image = numpy_segmenter.normalise(image)
         else:  # the data set's mean and deviation are in the file
             image = image.astype(np.float32)
-        made = numpy_segmenter.segment(image, self._tile, tta=self.tta, **self.geometry)
+        # It is normalised already.
+        channels = image.shape[2]
+        as_it_is = Normalization(
+            np.zeros(channels, np.float32), np.ones(channels, np.float32)
+        )
+        network = functools.partial(self.segment_tile, how=as_it_is)
+        made = numpy_segmenter.segment(image, network, tta=self.tta, **self.geometry)
         parts = np.split(made, [self.classes], axis=-1)
         return Outputs(*parts[: len(self.outputs)])
 
-    def _tile(self, tile: np.ndarray) -> np.ndarray:
-        given = {"tile": tile[None]}
-        if "mean" in self.inputs:  # it is normalised already
-            channels = (1, tile.shape[2])
-            given["mean"] = np.zeros(channels, np.float32)
-            given["std"] = np.ones(channels, np.float32)
+    def segment_tile(self, tile: np.ndarray, how: Normalization | None) -> np.ndarray:
+        """Of a legal tile [h, w, C]: float32 [h - border, w - border, K + P]."""
+        given = {"tile": tile[None].astype(np.float32, copy=False)}
+        if how and "mean" in self.inputs:
+            given |= {name: each[None] for name, each in how._asdict().items()}
         made = [each[0] for each in self.session.run(self.outputs, given)]
         return np.concatenate(made, axis=-1) if len(made) > 1 else made[0]
 

@@ -273,6 +273,14 @@ def remove(paths: list[str]) -> None:
     stores.remove(remote)
 
 
+def remove_folder(path: str) -> None:
+    """Removes all below a folder, and the folder; a missing one is fine."""
+    if is_remote(path):
+        stores.remove([entry.path for entry in stores.below(path)])
+    elif os.path.isdir(path):
+        shutil.rmtree(path)
+
+
 @contextlib.contextmanager
 def open_atomic(path: str) -> Iterator[IO[bytes]]:
     """A binary file that appears under its name only when the block ends well.
@@ -393,6 +401,20 @@ def write_bytes(path: str, content: bytes) -> None:
         stores.put(content, path)
         return
     with open_atomic(path) as file:
+        file.write(content)
+
+
+def write_new(path: str, content: bytes) -> None:
+    """Writes a small file that is not there yet, whoever else tries to meanwhile.
+
+    Raises:
+      FileExistsError: it is there.
+    """
+    if is_remote(path):
+        stores.put(content, path, new=True)
+        return
+    make_folder(os.path.dirname(path) or ".")
+    with open(path, "xb") as file:
         file.write(content)
 
 

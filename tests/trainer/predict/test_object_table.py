@@ -5,6 +5,7 @@ import csv
 import numpy as np
 import pytest
 import tifffile
+from skimage.measure import regionprops_table
 
 from trainer.predict import object_table
 from trainer.predict.inputs import Job
@@ -27,8 +28,8 @@ def test_measures_are_those_of_the_stored_pixels(tmp_path, dtype):
     tifffile.imwrite(path, image, imagej=True, resolution=(4, 2), metadata=UM)
     probabilities = np.stack([image / 500, 1 - image / 500], -1).astype(np.float32)
     job = Job(Page(str(path)), "=a", "=a", 1, 0.0)
-    measured = image[..., None]
-    rows = rows_of(object_table.table_of(job, measured, INSTANCES, probabilities))
+    found = object_table.measured(INSTANCES, image[..., None], probabilities)
+    rows = rows_of(object_table.table_of(job, found))
     assert [row["label"] for row in rows] == ["1", "4"]
     for row in rows:
         inside = INSTANCES == int(row["label"])
@@ -45,6 +46,39 @@ def test_measures_are_those_of_the_stored_pixels(tmp_path, dtype):
         assert total == pytest.approx(image[inside].sum(), rel=1e-5)
         mean = float(row["mean_probability"])
         assert mean == pytest.approx(probabilities[..., 1][inside].mean(), abs=1e-4)
+
+
+def test_measures_are_scikit_images_and_add_up_over_parts(random_cells):
+    instances = random_cells(3)
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 60_000, (*instances.shape, 2), np.uint16)
+    foreground = rng.random(instances.shape, np.float32)
+    probabilities = np.stack([1 - foreground, foreground], axis=-1)
+    parts = []
+    for top, left in np.ndindex(3, 4):
+        at = np.s_[top * 50 : (top + 1) * 50, left * 40 : (left + 1) * 40]
+        parts.append([each[at] for each in (instances, image, probabilities)])
+        parts[-1].append((top * 50, left * 40))
+    assert sum(part[0].size for part in parts) >= instances.size
+    whole = object_table.measured(instances, image, probabilities)
+    joined = object_table.added([object_table.measured(*part) for part in parts])
+    for one, two in zip(whole, joined, strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-12)
+    job = Job(Page("a.png"), "a", "a", 1, 0.0)
+    assert object_table.table_of(job, whole) == object_table.table_of(job, joined)
+    wanted = "label", "area", "centroid", "bbox", "eccentricity", "intensity_mean"
+    values = np.concatenate([foreground[..., None], image], axis=2, dtype=np.float64)
+    expected = regionprops_table(instances, values, properties=wanted)
+    rows = rows_of(object_table.table_of(job, whole))
+    for name, column in {
+        **{"label": "label", "area_px": "area", "eccentricity": "eccentricity"},
+        **{"centroid_y_px": "centroid-0", "centroid_x_px": "centroid-1"},
+        **{"bottom_px": "bbox-2", "left_px": "bbox-1"},
+        "mean_probability": "intensity_mean-0",
+        "mean_intensity_1": "intensity_mean-2",
+    }.items():
+        found = [float(row[name]) for row in rows]
+        np.testing.assert_allclose(found, expected[column], atol=6e-4, rtol=1e-5)
 
 
 def test_the_size_of_a_pixel_is_read_where_it_is_known(tmp_path):

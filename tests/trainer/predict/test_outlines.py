@@ -39,12 +39,22 @@ def rois_of(content):
         return [ImagejRoi.frombytes(archive.read(name)) for name in archive.namelist()]
 
 
+def geojson_of(instances) -> bytes:
+    return b"".join(outlines.geojson(outlines.outlines(instances)))
+
+
+def rois_file_of(instances) -> bytes:
+    file = io.BytesIO()
+    outlines.write_rois(file, outlines.outlines(instances))
+    return file.getvalue()
+
+
 @pytest.mark.parametrize("of", ["shapes", "cells"])
 def test_filled_outlines_are_the_objects(of, random_cells):
     instances = shapes() if of == "shapes" else random_cells(4)
     numbers = np.unique(instances)[1:]
-    features = json.loads(outlines.geojson(instances))["features"]
-    rois = rois_of(outlines.imagej_rois(instances))
+    features = json.loads(geojson_of(instances))["features"]
+    rois = rois_of(rois_file_of(instances))
     assert [int(roi.name) for roi in rois] == numbers.tolist()
     assert [int(f["properties"]["name"]) for f in features] == numbers.tolist()
     for number, feature, roi in zip(numbers, features, rois, strict=True):
@@ -58,11 +68,24 @@ def test_filled_outlines_are_the_objects(of, random_cells):
         np.testing.assert_array_equal(filled(rings, instances.shape), expected)
 
 
+@pytest.mark.parametrize("block", [7, 16, 33])
+def test_outlines_of_parts_join_to_those_of_the_whole(random_cells, block):
+    for instances in (shapes(), random_cells(4)):
+        parts: dict[int, list] = {}
+        for top, left in np.ndindex(*(-(-side // block) for side in instances.shape)):
+            origin = top * block, left * block
+            part = instances[origin[0] :, origin[1] :][:block, :block]
+            for number, outline in outlines.outlines(part, origin):
+                parts.setdefault(number, []).append(outline)
+        for number, whole in outlines.outlines(instances):
+            assert outlines.joined(parts[number]).equals_exact(whole)
+
+
 def test_the_same_objects_are_the_same_bytes_and_none_is_an_empty_file():
-    for write in (outlines.geojson, outlines.imagej_rois):
+    for write in (geojson_of, rois_file_of):
         assert write(shapes()) == write(shapes().astype(np.uint32))
         assert len(write(np.zeros((9, 9), np.uint16))) < 100
-    assert rois_of(outlines.imagej_rois(np.zeros((9, 9), np.uint16))) == []
+    assert rois_of(rois_file_of(np.zeros((9, 9), np.uint16))) == []
 
 
 @pytest.mark.slow

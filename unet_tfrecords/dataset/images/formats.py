@@ -41,6 +41,9 @@ class Reader(Protocol):
     def read(self, page: Page) -> Stored:
         """Reads an image, upright; or says in a UserError what it cannot read."""
 
+    def has_windows(self, page: Page) -> bool:
+        """Whether a part of an image can be read without the rest."""
+
     def read_window(self, page: Page, rows: slice, columns: slice) -> Stored:
         """Reads a part of an image, from the first row and column to before the last.
 
@@ -237,9 +240,24 @@ def header_of(page: Page) -> Header:
 
 
 @_explained
+def has_windows(page: Page) -> bool:
+    """Whether parts of an image can be read, in memory for no more than them."""
+    reader = _reader_of(page.path)
+    if not reader.has_windows(page):
+        return False
+    # Others are spread by their smallest and largest value.
+    return reader.header_of(page).dtype in ("uint8", "uint16")
+
+
+def has_header(path: str) -> bool:
+    """Whether a file says how large its images are before they are decoded."""
+    return not _is_raster(path)
+
+
+@_explained
 def pixels_of(page: Page) -> int:
     """Height times width; of a file whose header says nothing of it, its bytes."""
-    if _is_raster(page.path):
+    if not has_header(page.path):
         return files.size_of(page.path)
     header = _reader_of(page.path).header_of(page)
     return header.height * header.width
@@ -266,13 +284,14 @@ def read_images(
     notes: list[str] | None = None,
     *,
     selected: Sequence[int] = (),
+    window: tuple[slice, slice] | None = None,
 ) -> np.ndarray:
     """Reads images, such as a frame and its neighbours, as one of all their channels.
 
     Args:
       pages: where they are.
       channels: how many they have together.
-      notes, selected: of each, as `read_image` takes them.
+      notes, selected, window: of each, as `read_image` takes them.
 
     Returns:
       uint8 or uint16 [H, W, channels].
@@ -285,7 +304,12 @@ def read_images(
     for page in pages:  # at the ends of a stack some are the same
         if page not in known:
             known[page] = read_image(
-                page, each, notes, selected=selected, images=len(pages)
+                page,
+                each,
+                notes,
+                selected=selected,
+                images=len(pages),
+                window=window,
             )
     first = known[pages[0]]
     for page, image in known.items():

@@ -94,8 +94,13 @@ def read(page: Page) -> Stored:
     return _read_by_pillow(page.path, content)
 
 
+def has_windows(_: Page) -> bool:
+    """These formats are decoded as a whole."""
+    return False
+
+
 def read_window(page: Page, rows: slice, columns: slice) -> Stored:
-    """Reads a part of an image; these formats are decoded as a whole for it."""
+    """Reads a part of an image, which is decoded as a whole for it."""
     stored = read(page)
     return stored._replace(values=stored.values[rows, columns])
 

@@ -218,6 +218,13 @@ def read(page: Page) -> Stored:
     return _read(page, None)
 
 
+def has_windows(page: Page) -> bool:
+    """Tiles and strips are read one by one, unless they are then turned."""
+    with opened(page.path) as tiff:
+        tags = [tiff.pages[n].aspage().tags.get(ORIENTATION) for n in _numbers(page)]
+    return all(tag is None or tag.value == UPRIGHT for tag in tags)
+
+
 def read_window(page: Page, rows: slice, columns: slice) -> Stored:
     """Reads a part of an image: no more tiles or strips than it touches.
 

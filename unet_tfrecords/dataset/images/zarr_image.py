@@ -129,6 +129,11 @@ def read(page: Page) -> Stored:
     return read_window(page, slice(0, header.height), slice(0, header.width))
 
 
+def has_windows(_: Page) -> bool:
+    """Chunks are read one by one."""
+    return True
+
+
 def read_window(page: Page, rows: slice, columns: slice) -> Stored:
     """Reads a part of a page: no more chunks than it touches.
 
@@ -159,6 +164,28 @@ def label_names(path: str) -> list[str]:
     if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
         raise UserError(f"{inside}: its metadata are broken ('labels' is no list)")
     return names
+
+
+def add_label_name(path: str, name: str) -> None:
+    """Lists a label image, which is in `labels/` by now, among those of an image."""
+    zarr = load_extra("zarr", flag=f"{path}: OME-Zarr", extra="zarr")
+    from unet_tfrecords.storage.zarr_store import FolderStore
+
+    names = label_names(path)
+    is_new = files.exists(files.join(path, FOLDER_METADATA[0]))
+    form = 3 if is_new else 2
+    store = FolderStore(files.join(path, LABELS), read_only=False)
+    group = zarr.open_group(store, mode="a", zarr_format=form)
+    listed = {"labels": [*dict.fromkeys([*names, name])]}
+    if is_new:
+        before = group.attrs.asdict().get("ome", {"version": "0.5"})
+        listed = {"ome": {**before, **listed}}
+    group.attrs.update(listed)
+
+
+def axes_of(page: Page) -> str:
+    """The axes that an image has, of t, c, z, y, x."""
+    return _at(page)[0].axes
 
 
 def label_path(path: str, name: str) -> str:

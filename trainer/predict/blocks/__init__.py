@@ -1,0 +1,1 @@
+"""Images that no memory holds: block by block, from pixels to outputs."""

@@ -1,0 +1,50 @@
+"""An image's pixels by window, however large it is."""
+
+import numpy as np
+
+from trainer.predict.inputs import Job
+from unet_tfrecords.dataset.images.formats import has_windows, header_of, read_images
+from unet_tfrecords.dataset.regions import Box
+
+
+class Pixels:
+    """An image, and its neighbours' channels after its own.
+
+    Attributes:
+      size: height and width, px.
+    """
+
+    def __init__(self, job: Job, channels: int, selected: tuple[int, ...]):
+        """Opens it; what can't be read in parts is read as a whole.
+
+        Args:
+          job: the image.
+          channels: of it and its neighbours together.
+          selected: as `read_images` takes it.
+
+        Raises:
+          UserError: it can't be read.
+        """
+        self.pages = [job.page, *job.neighbours]
+        self.channels, self.selected = channels, selected
+        self.own = channels // len(self.pages)
+        self.whole: np.ndarray | None = None
+        if all(has_windows(page) for page in dict.fromkeys(self.pages)):
+            header = header_of(job.page)
+            self.size = header.height, header.width
+        else:
+            self.whole = read_images(self.pages, channels, selected=selected)
+            self.size = self.whole.shape[:2]
+
+    def read(self, rows: slice, columns: slice) -> np.ndarray:
+        """uint8 or uint16 [h, w, C]."""
+        if self.whole is not None:
+            return self.whole[rows, columns]
+        window = rows, columns
+        return read_images(
+            self.pages, self.channels, selected=self.selected, window=window
+        )
+
+    def box(self, box: Box) -> np.ndarray:
+        """The same of a box."""
+        return self.read(slice(box[0], box[2]), slice(box[1], box[3]))

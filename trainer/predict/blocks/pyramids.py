@@ -1,0 +1,182 @@
+"""Large results at several resolutions, each half the one before: OME-Zarr and TIFF.
+
+Numbers of objects can't be averaged: of each 2 x 2 pixels the first one is kept.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import tifffile
+
+from trainer.inference.blockwise import Grid
+from trainer.predict.blocks.scratch import open_array
+from trainer.predict.outputs import LARGEST_TIFF, NO_UUID
+from unet_tfrecords.dataset.regions import Box
+from unet_tfrecords.storage import files
+
+SMALLEST_PX = 1024  # the longer side of the last resolution is at most that
+ZARR_OF = {"0.4": 2, "0.5": 3}  # the version of Zarr by that of OME-Zarr
+
+
+class Pyramid:
+    """Arrays [H, W] of one image at several resolutions, in a folder.
+
+    It is an OME-Zarr once `describe` has said so.
+    """
+
+    def __init__(
+        self,
+        folder: str,
+        size: tuple[int, int],
+        dtype: Any,
+        chunk_px: int,
+        *,
+        version: str = "0.4",
+        outer: int = 0,
+        levels: int = 64,
+    ):
+        """Opens or makes it.
+
+        Args:
+          folder: of the image.
+          size: height and width, px.
+          dtype: of its values.
+          chunk_px: side of a chunk.
+          version: of OME-Zarr.
+          outer: how many axes of size 1 come before y.
+          levels: how many resolutions there are at most.
+        """
+        self.folder, self.version, self.outer = folder, version, outer
+        self.sizes = [size]
+        while max(self.sizes[-1]) > SMALLEST_PX and len(self.sizes) < levels:
+            self.sizes.append(tuple(math.ceil(side / 2) for side in self.sizes[-1]))
+        self.arrays = [
+            open_array(
+                files.join(folder, str(level)),
+                (*(1 for _ in range(outer)), *each),
+                dtype,
+                chunk_px,
+                zarr_format=ZARR_OF[version],
+            )
+            for level, each in enumerate(self.sizes)
+        ]
+        self.dtype = np.dtype(dtype)
+
+    def read(self, box: Box, level: int = 0) -> np.ndarray:
+        """A window of one resolution."""
+        return np.asarray(self.arrays[level][self._at(box)])
+
+    def write(self, box: Box, values: np.ndarray, level: int = 0) -> None:
+        """Lays values there; only whole chunks may be written side by side."""
+        self.arrays[level][self._at(box)] = values
+
+    def _at(self, box: Box) -> tuple[Any, ...]:
+        return *(0 for _ in range(self.outer)), *_slices(box)
+
+    def grid(self, level: int, block: int) -> Grid:
+        """The blocks of one resolution."""
+        return Grid(*self.sizes[level], block)
+
+    def reduce(self, level: int, box: Box) -> None:
+        """Makes a window of one resolution from the one before."""
+        above = self.sizes[level - 1]
+        whole = (
+            2 * box[0],
+            2 * box[1],
+            min(2 * box[2], above[0]),
+            min(2 * box[3], above[1]),
+        )
+        self.write(box, self.read(whole, level - 1)[::2, ::2], level)
+
+    def describe(
+        self, name: str, axes: str, pixel_um: Sequence[float] | None, source: str = ""
+    ) -> None:
+        """Writes the metadata, which make it an image: last, when all else is there.
+
+        Args:
+          name: of the image.
+          axes: names of the axes.
+          pixel_um: height and width of a pixel; None where that is not known.
+          source: where the image is whose labels these are, relative to them.
+        """
+        import zarr
+
+        from unet_tfrecords.storage.zarr_store import FolderStore
+
+        kinds = {"t": "time", "c": "channel"}
+        described = [
+            {"name": axis, "type": kinds.get(axis, "space")}
+            | ({"unit": "micrometer"} if axis in "yx" and pixel_um else {})
+            for axis in axes
+        ]
+        datasets = []
+        for level in range(len(self.sizes)):
+            pixel = [side * 2**level for side in pixel_um or (1.0, 1.0)]
+            scale = [*(1.0 for _ in range(self.outer)), *pixel]
+            change = [{"type": "scale", "scale": scale}]
+            datasets.append({"path": str(level), "coordinateTransformations": change})
+        image = {"name": name, "axes": described, "datasets": datasets}
+        label: dict[str, Any] = {"source": {"image": source}} if source else {}
+        ome: dict[str, Any] = {"multiscales": [image], "image-label": label}
+        if self.version == "0.4":
+            image["version"] = label["version"] = self.version
+        else:
+            ome = {"ome": {"version": self.version, **ome}}
+        store = FolderStore(self.folder, read_only=False)
+        form = ZARR_OF[self.version]
+        zarr.open_group(store, mode="a", zarr_format=form).attrs.put(ome)
+
+    def write_tiff(
+        self, path: str, name: str, pixel_um: Sequence[float] | None, tile_px: int
+    ) -> None:
+        """Writes an OME-TIFF of tiles with smaller resolutions, of any size.
+
+        Args:
+          path: of the file, which appears whole.
+          name: of the image.
+          pixel_um: as in `describe`.
+          tile_px: side of a tile.
+        """
+        metadata: dict[str, Any] = {"axes": "YX", "UUID": NO_UUID, "Name": name}
+        if pixel_um:
+            for axis, value in zip("YX", pixel_um, strict=True):
+                unit = f"PhysicalSize{axis}Unit"
+                metadata |= {f"PhysicalSize{axis}": value, unit: "\u00b5m"}
+        bytes_px = self.dtype.itemsize * sum(h * w for h, w in self.sizes)
+        with files.open_atomic(path) as file:
+            with tifffile.TiffWriter(
+                file, bigtiff=bytes_px > LARGEST_TIFF, ome=True
+            ) as writer:
+                for level, size in enumerate(self.sizes):
+                    writer.write(
+                        self._tiles(level, tile_px),
+                        shape=size,
+                        dtype=self.dtype,
+                        tile=(tile_px, tile_px),
+                        photometric="minisblack",
+                        compression="zlib",
+                        subifds=len(self.sizes) - 1 if not level else None,
+                        subfiletype=1 if level else 0,
+                        metadata=None if level else metadata,
+                    )
+
+    def _tiles(self, level: int, tile_px: int) -> Iterator[np.ndarray]:
+        """Tiles in reading order, whole ones at the edges too."""
+        height, width = self.sizes[level]
+        for top in range(0, height, tile_px):
+            strip = self.read((top, 0, min(top + tile_px, height), width), level)
+            yield from in_tiles(strip, tile_px)
+
+
+def in_tiles(strip: np.ndarray, tile_px: int) -> Iterator[np.ndarray]:
+    """A strip [h, W] as tiles, filled up with 0 at its end and below."""
+    height, width = strip.shape
+    for left in range(0, width, tile_px):
+        part = strip[:, left : left + tile_px]
+        yield np.pad(part, [(0, tile_px - side) for side in part.shape])
+
+
+def _slices(box: Box) -> tuple[slice, slice]:
+    return slice(box[0], box[2]), slice(box[1], box[3])
