@@ -13,7 +13,7 @@ import collections
 import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
 import numpy as np
@@ -92,7 +92,9 @@ def paths_of(job: Job, choice: Choice, output: str) -> list[str]:
         outlines.ROIS: choice.rois,
         outlines.GEOJSON: choice.geojson,
     }
-    return paths + [files.join(output, job.name + end) for end in endings if endings[end]]
+    return paths + [
+        files.join(output, job.name + end) for end in endings if endings[end]
+    ]
 
 
 def _kinds(choice: Choice) -> tuple[str, ...]:

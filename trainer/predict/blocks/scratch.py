@@ -129,9 +129,7 @@ class Scratch:
             started = time.monotonic()
             try:
                 content = packed(work(number))
-                files.write_bytes(
-                    files.join(self.folder, step, _name(number)), content
-                )
+                files.write_bytes(files.join(self.folder, step, _name(number)), content)
             except BaseException:
                 failed.set()
                 raise
@@ -142,7 +140,9 @@ class Scratch:
         first = len(done & set(blocks))
         with bars.bar(total=len(blocks), initial=first, desc=step, unit="block") as bar:
             todo = self._claimed(step, blocks, failed)
-            for _, outcome in ordered_map(worked, todo, threads=threads, window=threads):
+            for _, outcome in ordered_map(
+                worked, todo, threads=threads, window=threads
+            ):
                 if isinstance(outcome, BaseException):
                     raise outcome
                 bar.update()

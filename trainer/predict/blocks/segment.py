@@ -237,9 +237,7 @@ class _Steps:
             )
             if results.INSTANCES in pyramids:
                 to = pyramids[results.INSTANCES]
-                found = blockwise.finish(
-                    self.grid, block, self.labels.read, self.rules
-                )
+                found = blockwise.finish(self.grid, block, self.labels.read, self.rules)
                 to.write(box, found.astype(to.dtype))
 
         self.each("writing", work)

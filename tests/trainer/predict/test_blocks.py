@@ -1,0 +1,232 @@
+"""Images segmented by blocks come out as in one piece; killed and shared runs too."""
+
+import csv
+import json
+import signal
+import subprocess
+import time
+import zipfile
+
+import cv2
+import numpy as np
+import pytest
+import tifffile
+import zarr
+
+from tests.commands import module, run, started
+from tests.dataset import ome_zarr
+from tests.trainer.inference.test_blockwise import assert_same_objects
+from trainer.inference.instances import InstanceRules, classes_of, instances_of
+from trainer.predict import object_table, outlines
+from trainer.predict.blocks import results
+from trainer.predict.blocks.pyramids import Pyramid
+from trainer.predict.inputs import Job
+from unet_tfrecords.dataset.images.pages import Page
+from unet_tfrecords.dataset.pictures import overlay
+
+TABLE = "slide_objects.csv"
+ALL = "--instances", "--table", "--geojson", "--rois"
+BLOCKS = "--format=ome-tiff", "--block_px=64"
+
+
+def slide_of(cells) -> np.ndarray:
+    """Eight frames side by side: 250 x 500 px, of no block's multiple."""
+    frames = [tifffile.imread(path) for path in sorted((cells / "01").glob("*.tif"))]
+    rows = [np.concatenate(frames[n : n + 4], axis=1) for n in (0, 4)]
+    return np.concatenate(rows)[:250, :500]
+
+
+@pytest.fixture
+def slide(cells, tmp_path):
+    path = tmp_path / "slides/slide.tif"
+    path.parent.mkdir()
+    tifffile.imwrite(path, slide_of(cells), tile=(64, 64), compression="zlib")
+    return path
+
+
+def rows_of(content: bytes) -> list[list[float]]:
+    """A table's rows without names and numbers of objects, in any order."""
+    _, *rows = csv.reader(content.decode().splitlines())
+    return sorted([float(value or 0) for value in row[2:]] for row in rows)
+
+
+def geometries_of(content: bytes) -> list[str]:
+    features = json.loads(content)["features"]
+    return sorted(json.dumps(feature["geometry"]) for feature in features)
+
+
+def read(path):
+    return cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [(), ("--tta",), ("--runtime=onnx",)])
+def test_blocks_give_the_outputs_of_the_whole(predict, slide, tmp_path, more):
+    """The network's are those of the whole; objects those of its outputs in one piece."""
+    rules = InstanceRules(threshold=0.55, core_threshold=0.65, min_size_px=9)
+    flags = [f"--{name}={getattr(rules, name)}" for name in rules._fields[:2]]
+    flags += ["--min_size_px=9", "--probabilities=tiff", *ALL, *more]
+    assert predict(slide, *flags, output="whole") == 0
+    assert predict(slide, *flags, *BLOCKS) == 0
+    whole, blocks = tmp_path / "whole", tmp_path / "out"
+    steps, expected = (
+        tifffile.imread(folder / "slide_probabilities.tif")
+        for folder in (blocks, whole)
+    )
+    assert steps.dtype == np.uint16
+    np.testing.assert_allclose(steps.astype(int), expected.astype(int), atol=1)
+    probabilities = np.moveaxis(steps, 0, -1) / np.float32(65535)
+    instances = instances_of(probabilities, rules)
+    assert instances.max() > 40
+    found = tifffile.imread(blocks / "slide_instances.tif")
+    assert found.dtype == np.uint16
+    assert_same_objects(found, instances)
+    mask = classes_of(probabilities, rules.threshold)
+    np.testing.assert_array_equal(tifffile.imread(blocks / "slide_mask.tif"), mask)
+    image = tifffile.imread(slide)[..., None]
+    job = Job(Page(str(slide)), "slide", "slide", 1, 0.0)
+    table = object_table.table_of(
+        job, object_table.measured(found, image, probabilities)
+    )
+    rows = [rows_of(each) for each in (blocks.joinpath(TABLE).read_bytes(), table)]
+    np.testing.assert_allclose(*rows, atol=1.1e-4, rtol=1e-5)
+    geojson = b"".join(outlines.geojson(outlines.outlines(found)))
+    written = (blocks / "slide_objects.geojson").read_bytes()
+    assert geometries_of(written) == geometries_of(geojson)
+    with zipfile.ZipFile(blocks / "slide_rois.zip") as rois:
+        numbers = sorted(int(name.removesuffix(".roi")) for name in rois.namelist())
+    assert numbers == list(range(1, instances.max() + 1))
+    picture = overlay(image, mask, found.astype(np.int32))
+    np.testing.assert_array_equal(
+        read(blocks / "slide_overlay.png"), picture[..., ::-1]
+    )
+    assert not list(blocks.glob(".*"))  # nothing is left of the work
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+@pytest.mark.parametrize("inside", [False, True])
+def test_labels_are_ome_zarr_with_the_images_scale(
+    predict, cells, tmp_path, version, inside
+):
+    image = slide_of(cells)
+    path = tmp_path / "in/slide.zarr"
+    ome_zarr.write(path, image[None, None], "tcyx", version=version, pixel_um=0.5)
+    where = ("--into_image",) if inside else ()
+    flags = "--instances", "--format=ome-zarr", "--block_px=128", *where
+    assert predict(path, *flags) == 0
+    assert predict(path, "--instances", "--format=ome-tiff", output="tiff") == 0
+    expected = tifffile.imread(tmp_path / "tiff/slide_instances.tif")
+    folder = tmp_path / "out/slide_instances.zarr"
+    if inside:
+        folder = path / "labels/unet_instances"
+        labels = zarr.open_group(str(path / "labels"), mode="r").attrs.asdict()
+        listed = labels.get("ome", labels)["labels"]
+        assert listed == ["unet_mask", "unet_instances"]
+    group = zarr.open_group(str(folder), mode="r")
+    about = group.attrs.asdict()
+    about = about.get("ome", about)
+    [image_of] = about["multiscales"]
+    assert [axis["name"] for axis in image_of["axes"]] == ["t", "y", "x"][not inside :]
+    [scale] = image_of["datasets"][0]["coordinateTransformations"]
+    assert scale["scale"][-2:] == [0.5, 0.5]
+    assert image_of["axes"][-1]["unit"] == "micrometer"
+    assert ("source" in about["image-label"]) == inside
+    found = np.asarray(group["0"])
+    assert_same_objects(found.reshape(found.shape[-2:]), expected)
+    assert predict(path, *flags) == 0  # the labels inside have not made it another
+    with_labels = json.loads((tmp_path / "out/predict.json").read_text())
+    assert list(with_labels["images"]) == ["slide"]
+
+
+def test_smaller_resolutions_keep_numbers(tmp_path):
+    rng = np.random.default_rng(0)
+    whole = rng.integers(0, 9e5, (2500, 1300)).astype(np.uint32)
+    pyramid = Pyramid(str(tmp_path / "a.zarr"), whole.shape, np.uint32, 256)
+    assert pyramid.sizes == [(2500, 1300), (1250, 650), (625, 325)]
+    grid = pyramid.grid(0, 512)
+    for number in range(grid.rows * grid.columns):
+        box = grid.box(number)
+        pyramid.write(box, whole[box[0] : box[2], box[1] : box[3]])
+    for level in (1, 2):
+        grid = pyramid.grid(level, 512)
+        for number in range(grid.rows * grid.columns):
+            pyramid.reduce(level, grid.box(number))
+    path = tmp_path / "a.tif"
+    pyramid.write_tiff(str(path), "a", (0.25, 0.5), 256)
+    with tifffile.TiffFile(path) as tiff:
+        [series] = tiff.series
+        assert tiff.is_ome and 'PhysicalSizeX="0.5"' in tiff.ome_metadata
+        assert tiff.pages[0].is_tiled and len(series.levels) == 3
+        for level, found in enumerate(series.levels):
+            step = 2**level
+            np.testing.assert_array_equal(found.asarray(), whole[::step, ::step])
+    before = path.read_bytes()
+    pyramid.write_tiff(str(path), "a", (0.25, 0.5), 256)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_at_the_block_where_it_stopped(model, slide, tmp_path):
+    where = {"model": model, "input": slide, "output": tmp_path / "out"}
+    arguments = module("predict", *ALL, *BLOCKS, **where)
+    scratch = tmp_path / "out/.slide.blocks"
+    killed = 0
+    for step in ("segmenting", "joining", "measuring"):
+        process = started(*arguments, stderr=subprocess.DEVNULL)
+        end = time.monotonic() + 100
+        while time.monotonic() < end and process.poll() is None:
+            if len(list((scratch / step).glob("0*"))) > 2:
+                process.send_signal(signal.SIGKILL)
+                killed += 1
+            time.sleep(0.002)
+        process.wait()
+        assert not list((tmp_path / "out").glob("*"))  # nothing half-written is seen
+    assert killed
+    done = {p: p.stat().st_mtime_ns for p in scratch.glob("segmenting/0*")}
+    assert done
+    assert run("predict", *ALL, *BLOCKS, **where) == 0
+    where["output"] = tmp_path / "at-once"
+    assert run("predict", *ALL, *BLOCKS, **where) == 0
+    for path in (tmp_path / "at-once").glob("slide*"):
+        assert path.read_bytes() == (tmp_path / "out" / path.name).read_bytes()
+
+
+@pytest.mark.slow
+def test_processes_share_the_blocks_of_an_image(model, slide, tmp_path):
+    where = {"model": model, "input": slide}
+    alone = {**where, "output": tmp_path / "alone"}
+    assert run("predict", *ALL, *BLOCKS, **alone) == 0
+    where["output"] = tmp_path / "out"
+    arguments = module("predict", *ALL, *BLOCKS, "--shared", **where)
+    processes = [started(*arguments, stderr=subprocess.PIPE) for _ in range(3)]
+    told = [process.communicate(timeout=200)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0], told
+    for path in (tmp_path / "alone").glob("slide*"):
+        assert path.read_bytes() == (tmp_path / "out" / path.name).read_bytes()
+    assert not list((tmp_path / "out").glob(".*"))
+
+
+def test_what_is_no_question_of_blocks_is_refused(model, images, predict, capsys):
+    for flags, told in (
+        (("--shared",), "t000.tif: is segmented in one piece, which --shared"),
+        (("--into_image",), "t000.tif: is segmented in one piece; --into_image"),
+        (("--into_image", "--format=ome-zarr"), "--into_image is of OME-Zarr images"),
+        (("--probabilities=npy", "--format=ome-tiff"), "--probabilities=npy can't"),
+        (("--block_px=100",), "--block_px=100: must be a multiple of 16"),
+    ):
+        assert predict(images, *flags) == 2
+        assert told in capsys.readouterr().err, flags
+
+
+@pytest.mark.parametrize(
+    ("size", "block", "factor"),
+    [((500, 900), 2048, 1), ((4096, 9000), 2048, 8), ((60_000, 60_000), 2048, 32)],
+)
+def test_pictures_to_look_at_are_of_some_thousand_pixels(size, block, factor):
+    assert results.overview_factor(size, block) == factor
+    image = np.arange(100 * 70 * 3, dtype=np.uint16).reshape(100, 70, 3)
+    small = results.reduced(image, 8)
+    assert small.shape == (13, 9, 3)
+    expected = image[8:16, 16:24].mean((0, 1))
+    np.testing.assert_allclose(small[1, 2], expected, atol=1)
