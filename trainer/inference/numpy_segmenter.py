@@ -91,14 +91,17 @@ def segment_window(
     Returns:
       float32 [bottom - top, right - left, K].
     """
-    how = {"depth": depth, "tile": tile}
     if not tta:
-        return _stitched(read, box, size, network, **how)
+        return _stitched(read, box, size, network, depth=depth, tile=tile)
     total = None
     for symmetry in SYMMETRIES:
         turned = functools.partial(_read_turned, read, symmetry, size)
-        place = _turned(symmetry, box, size), _turned(symmetry, (0, 0, *size), size)[2:]
-        made = _undo(symmetry, _stitched(turned, *place, network, **how))
+        place = _turned(symmetry, box, size)
+        _, _, *sides = _turned(symmetry, (0, 0, *size), size)
+        found = _stitched(
+            turned, place, (sides[0], sides[1]), network, depth=depth, tile=tile
+        )
+        made = _undo(symmetry, found)
         total = made if total is None else total + made
     assert total is not None
     return np.divide(total, len(SYMMETRIES), dtype=np.float32)

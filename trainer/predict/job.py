@@ -350,8 +350,8 @@ def _outputs_of(
             lengths = {n: len(os.fsencode(files.basename(n))) for n in own}
             if too_long := [n for n in own if lengths[n] > files.MOST_BYTES]:
                 raise UserError(
-                    f"{job.page}: its output {files.basename(too_long[0])} would have a name of more "
-                    f"than {files.MOST_BYTES} bytes; rename the image"
+                    f"{job.page}: its output {files.basename(too_long[0])} would have "
+                    f"a name of more than {files.MOST_BYTES} bytes; rename the image"
                 )
         except UserError as error:
             problems += error.problems

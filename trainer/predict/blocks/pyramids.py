@@ -5,7 +5,7 @@ Numbers of objects can't be averaged: of each 2 x 2 pixels the first one is kept
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import tifffile
@@ -17,7 +17,10 @@ from unet_tfrecords.dataset.regions import Box
 from unet_tfrecords.storage import files
 
 SMALLEST_PX = 1024  # the longer side of the last resolution is at most that
-ZARR_OF = {"0.4": 2, "0.5": 3}  # the version of Zarr by that of OME-Zarr
+ZARR_OF: dict[str, Literal[2, 3]] = {
+    "0.4": 2,
+    "0.5": 3,
+}  # the version of Zarr by that of OME-Zarr
 
 
 class Pyramid:
@@ -51,7 +54,8 @@ class Pyramid:
         self.folder, self.version, self.outer = folder, version, outer
         self.sizes = [size]
         while max(self.sizes[-1]) > SMALLEST_PX and len(self.sizes) < levels:
-            self.sizes.append(tuple(math.ceil(side / 2) for side in self.sizes[-1]))
+            height, width = self.sizes[-1]
+            self.sizes.append((math.ceil(height / 2), math.ceil(width / 2)))
         self.arrays = [
             open_array(
                 files.join(folder, str(level)),

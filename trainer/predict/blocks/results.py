@@ -1,10 +1,10 @@
 """What is written of an image that is segmented by blocks, and how.
 
-| format   | masks and instances                                                       |
-|----------|---------------------------------------------------------------------------|
-| ome-zarr | NAME_mask.zarr, NAME_instances.zarr: OME-Zarr labels, or in the image's own |
-|          | labels/ as unet_mask and unet_instances                                   |
-| ome-tiff | NAME_mask.tif, NAME_instances.tif: tiles, smaller resolutions, BigTIFF     |
+| format   | masks and instances                                                     |
+|----------|-------------------------------------------------------------------------|
+| ome-zarr | NAME_mask.zarr, NAME_instances.zarr: OME-Zarr labels; or unet_mask and  |
+|          | unet_instances in the image's own labels/                               |
+| ome-tiff | NAME_mask.tif, NAME_instances.tif: tiles, smaller resolutions, BigTIFF  |
 
 NAME_overlay.png is of at most 2048 px.
 """

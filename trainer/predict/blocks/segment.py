@@ -1,8 +1,8 @@
 """An image block by block: from pixels to masks, instances and tables of any size.
 
 Steps, of which each needs the one before of all blocks; see `blockwise` for instances.
-The network's outputs are kept in 65,535 steps: a pixel that is as near to a threshold as
-that may fall on the other side than in one piece.
+The network's outputs are kept in 65,535 steps: a pixel that is as near as that to a
+threshold may fall on the other side of it than in one piece.
 """
 
 import functools
@@ -199,9 +199,9 @@ class _Steps:
         self.labels = joined
         if rules.fill_holes:
             self.each("holes", lambda n: blockwise.holes(grid, n, joined.read))
-            found = self.scratch.results("holes", len(self.blocks), Holes)
-            fills = blockwise.fillings(grid, found)
-            del found
+            listed = self.scratch.results("holes", len(self.blocks), Holes)
+            fills = blockwise.fillings(grid, listed)
+            del listed
             filled = self.labels = self._labels("filled")
 
             def fill(number: int) -> None:

@@ -176,7 +176,7 @@ def add_label_name(path: str, name: str) -> None:
     form = 3 if is_new else 2
     store = FolderStore(files.join(path, LABELS), read_only=False)
     group = zarr.open_group(store, mode="a", zarr_format=form)
-    listed = {"labels": [*dict.fromkeys([*names, name])]}
+    listed: dict[str, Any] = {"labels": [*dict.fromkeys([*names, name])]}
     if is_new:
         before = group.attrs.asdict().get("ome", {"version": "0.5"})
         listed = {"ome": {**before, **listed}}
