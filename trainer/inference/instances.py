@@ -1,7 +1,8 @@
 """Probabilities to classes and instances: which pixels are one cell."""
 
 import math
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import cv2
@@ -19,6 +20,7 @@ BESIDE = tuple(
     for one, two in ((np.s_[:-1, :], np.s_[1:, :]), (np.s_[:, :-1], np.s_[:, 1:]))
     for pair, other in ((one, two), (two, one))
 )
+_LOADING = threading.Lock()
 TOP = 65535  # stands for 1 where planes are smoothed
 
 
@@ -191,6 +193,31 @@ def reach_px(rules: InstanceRules, planes: int) -> int:
     return math.ceil(4 * rules.smoothing_px) + 1 if planes else 0
 
 
+class ScikitImage(NamedTuple):
+    """What is used of scikit-image."""
+
+    diamond: Callable[..., np.ndarray]
+    h_maxima: Callable[..., np.ndarray]
+    label: Callable[..., np.ndarray]
+    watershed: Callable[..., np.ndarray]
+
+
+def _scikit_image() -> ScikitImage:
+    """Loads it, once and by one thread: it loads its parts when they are first used.
+
+    Two threads that do so at once can find one half loaded.
+    """
+    with _LOADING:
+        from skimage import measure, morphology, segmentation
+
+        return ScikitImage(
+            morphology.diamond,
+            morphology.h_maxima,
+            measure.label,
+            segmentation.watershed,
+        )
+
+
 def _flooded(height: np.ndarray, seeds: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Watershed of seeds in a mask, down from the highest pixels.
 
@@ -198,12 +225,10 @@ def _flooded(height: np.ndarray, seeds: np.ndarray, mask: np.ndarray) -> np.ndar
     scikit-image, seeds of equal height come in an order that depends on the rest of
     the image.
     """
-    from skimage import segmentation
-
     depth = -height.astype(np.float64)
     places = np.flatnonzero(seeds)
     depth.ravel()[places] = depth.min() - np.arange(len(places), 0, -1)
-    return segmentation.watershed(depth, seeds, mask=mask, connectivity=1)
+    return _scikit_image().watershed(depth, seeds, mask=mask, connectivity=1)
 
 
 def _grown_from_cores(
@@ -273,12 +298,10 @@ def _grown_from_seeds(
       height: float32 [H, W], which falls towards the edges of cells.
       least_px: of the seeds that count, by class; None takes a share of their mean.
     """
-    from skimage import measure
-
     grown = np.zeros(classes.shape, np.int32)
     for value in np.unique(classes[classes > 0]):
         mask = classes == value
-        seeds = measure.label(mask & begins, connectivity=1)
+        seeds = _scikit_image().label(mask & begins, connectivity=1)
         size = np.bincount(seeds.ravel())[1:]
         small = np.zeros(len(size) + 1, bool)
         if least_px is None:
@@ -288,7 +311,7 @@ def _grown_from_seeds(
         small[1:] = size < least
         seeds[small[seeds]] = 0
         # A piece of the class without a seed is a cell too, shallow or badly seen.
-        pieces = measure.label(mask, connectivity=1)
+        pieces = _scikit_image().label(mask, connectivity=1)
         has_seed = np.zeros(pieces.max() + 1, bool)
         has_seed[pieces[seeds > 0]] = True
         others = mask & ~has_seed[pieces]
@@ -335,18 +358,16 @@ def _bulges(mask: np.ndarray, least_px: float) -> tuple[np.ndarray, np.ndarray]:
       mask: bool [H, W].
       least_px: how far down it must go between two peaks.
     """
-    from skimage import measure, morphology
-
     depth = regions.distances_to(~mask)
     # Over edges alone, as pieces connect: or one would depend on its corners' others.
-    over_edges = morphology.diamond(1)
-    peaks = mask & (morphology.h_maxima(depth, least_px, over_edges) > 0)
+    over_edges = _scikit_image().diamond(1)
+    peaks = mask & (_scikit_image().h_maxima(depth, least_px, over_edges) > 0)
     pieces = regions.connected_instances(mask.view(np.uint8))
     has_peak = np.zeros(int(pieces.max()) + 1, bool)
     has_peak[pieces[peaks]] = True
     peaks |= mask & ~has_peak[pieces]
     numbers = np.where(peaks, pieces, 0)  # pieces that meet at a corner stay apart
-    return measure.label(numbers, connectivity=2).astype(np.int32), depth
+    return _scikit_image().label(numbers, connectivity=2).astype(np.int32), depth
 
 
 def _fill_holes(instances: np.ndarray) -> np.ndarray:

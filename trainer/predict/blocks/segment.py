@@ -144,11 +144,15 @@ class _Steps:
                 tile=self.setup.about["tile"],
                 tta=self.setup.tta,
             )
-            # Background's probability is what the others leave.
-            steps = np.rint(np.clip(found[..., 1:], 0, 1) * TOP).astype(np.uint16)
-            self.made[:, box[0] : box[2], box[1] : box[3]] = np.moveaxis(steps, -1, 0)
+            self.keep(box, found)
 
         self.each("segmenting", work, threads=len(self.setup.loaded) + AHEAD)
+
+    def keep(self, box: Box, found: np.ndarray) -> None:
+        """Keeps the network's outputs [h, w, K + P] of a window of whole chunks."""
+        # Background's probability is what the others leave.
+        steps = np.rint(np.clip(found[..., 1:], 0, 1) * TOP).astype(np.uint16)
+        self.made[:, box[0] : box[2], box[1] : box[3]] = np.moveaxis(steps, -1, 0)
 
     def outputs_in(self, box: Box) -> Outputs:
         """The network's outputs of a window, as they are kept."""
