@@ -25,6 +25,10 @@ def get_config() -> ml_collections.ConfigDict:
     data.level = 0
     data.times = ()
     data.slices = ()
+    # folder: frames are regions of larger images: rectangles of a table (CSV: file,
+    # top_px, left_px, bottom_px, right_px), by its path below the folder; or
+    # "labelled", those around what masks do not leave unlabelled
+    data.regions = ""
     data.sequences = ()  # ctc: ("01", "02"); () takes all there are
     # isbi, ctc: images of the stack or video whose channels follow the frame's own, as
     # (-1, 1) for the one before and the one after; model.channels counts all

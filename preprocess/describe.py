@@ -128,6 +128,6 @@ def stray_of(problem: str, folder: str) -> Skipped:
 def _files_of(inspected: Inspection, folder: str) -> tuple[SourceFile, ...]:
     pages = inspected.frame.pages
     return tuple(
-        SourceFile(relative(page.path, folder), page.number, digest)
+        SourceFile(relative(page.path, folder), page.number, digest, page.window)
         for page, digest in zip(pages, inspected.digests, strict=True)
     )

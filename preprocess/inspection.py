@@ -209,7 +209,7 @@ def kind_of_note(text: str) -> str:
 def _digest_of(source: Inspection, folder: str) -> int:
     pages = source.frame.pages
     content = [
-        [relative(page.path, folder), page.number, digest]
+        [relative(page.path, folder), page.number, digest, *(page.window or ())]
         for page, digest in zip(pages, source.digests, strict=True)
     ]
     return int.from_bytes(hashlib.sha256(json.dumps(content).encode()).digest(), "big")

@@ -12,6 +12,7 @@ from preprocess.beam import progress
 from preprocess.beam.progress import FRAMES, TILES, Stopwatch
 from preprocess.inspection import DatasetSummary, FrameTotals, Inspection, inspect
 from preprocess.worker_memory import room_for
+from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.dataset.images import formats
 from unet_tfrecords.dataset.images.frames import Frame
 from unet_tfrecords.dataset.images.pages import Page, check_unchanged
@@ -41,7 +42,9 @@ class InspectFrame(beam.DoFn):
     def process(self, frame: Frame):
         watch = Stopwatch()
         with watch.stage("inspect"):
-            pages = (page._replace(number=0) for page in frame.pages)
+            pages = (
+                page if page.window else page._replace(number=0) for page in frame.pages
+            )
             digests = tuple(map(self.digest, pages))
             with room_for(frame):
                 found = inspect(frame, self.config)._replace(digests=digests)
@@ -54,9 +57,9 @@ class InspectFrame(beam.DoFn):
 def _sha256_if_readable(page: Page) -> str:
     """A file that can't be read has no digest; its frame's inspection says why."""
     try:
-        digest = formats.sha256_of(page.path)
+        digest = formats.digest_of(page)
         check_unchanged(page)
-    except OSError:
+    except (OSError, UserError):
         return ""
     return digest
 

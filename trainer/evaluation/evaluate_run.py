@@ -21,9 +21,10 @@ from trainer.scores.bootstrap import intervals
 from unet_tfrecords.command import bars
 from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.dataset.dataset_info import DatasetInfo
-from unet_tfrecords.dataset.images import layouts
+from unet_tfrecords.dataset.images import formats, layouts
 from unet_tfrecords.dataset.images.frames import Frame, size_text
 from unet_tfrecords.dataset.images.layouts import check_frame, find_frames, read_objects
+from unet_tfrecords.dataset.images.pages import Page
 from unet_tfrecords.dataset.splits import assign_splits
 from unet_tfrecords.dataset.targets import planes_of
 from unet_tfrecords.storage import files, json_files, locks
@@ -90,8 +91,8 @@ def origin_of(
             learned.add(content)
             parts = entry.frame.split("/")
             trained.update("/".join(parts[:n]) for n in range(2, len(parts)))
-    digest = functools.cache(files.sha256_of)
-    found = {f.key: (digest(f.image.path), f.image.number) for f in frames}
+    digest = functools.cache(formats.digest_of)
+    found = {f.key: (digest(_of_file(f.image)), f.image.number) for f in frames}
     if seen := [f for f in frames if found[f.key] in learned]:
         raise UserError(
             [
@@ -103,6 +104,11 @@ def origin_of(
     if not known.issuperset(found.values()):
         return "from files that are not of the data set"
     return relation(frames, trained, data)
+
+
+def _of_file(page: Page) -> Page:
+    """What all pages of a file have in common, or a region has alone."""
+    return page if page.window else Page(page.path)
 
 
 KINDS = {"ctc": "video", "isbi": "stack"}  # of sequences, by layout

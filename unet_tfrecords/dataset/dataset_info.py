@@ -67,12 +67,13 @@ class Split(msgspec.Struct, frozen=True):
     shards: tuple[Shard, ...]
 
 
-class SourceFile(msgspec.Struct, frozen=True):
+class SourceFile(msgspec.Struct, frozen=True, omit_defaults=True):
     """A file that a frame is made from; its path is relative to the input folder."""
 
     path: str
     page: int
-    sha256: str  # "" for a file that could not be read
+    sha256: str  # "" for a file that could not be read; of a region, of its pixels
+    window: tuple[int, int, int, int] | None = None  # the region, as `Page` has it
 
 
 class Source(msgspec.Struct, frozen=True):

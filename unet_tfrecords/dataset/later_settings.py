@@ -12,6 +12,7 @@ LATER: dict[str, Any] = {
     "data.level": 0,
     "data.times": [],
     "data.slices": [],
+    "data.regions": "",
     "data.augment.zoom": 0.0,
     "train.plane_weight": 1.0,
     "train.augment.blur_px": 0.0,

@@ -3,7 +3,7 @@
 import collections
 import dataclasses
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import ml_collections
 import numpy as np
@@ -17,6 +17,7 @@ from unet_tfrecords.dataset.images.arrangements import (
 from unet_tfrecords.dataset.images.formats import (
     check_alike,
     count_pages,
+    header_of,
     pages_of,
     read_mask,
 )
@@ -36,9 +37,15 @@ from unet_tfrecords.dataset.images.mask_values import (
     foreground_of,
 )
 from unet_tfrecords.dataset.images.pages import Page, Planes
+from unet_tfrecords.dataset.images.slide_regions import (
+    LABELLED,
+    check_inside,
+    labelled_regions,
+    regions_in_table,
+)
 from unet_tfrecords.dataset.images.value_map import parse
 from unet_tfrecords.dataset.records import UNLABELLED
-from unet_tfrecords.dataset.regions import connected_instances, narrowed
+from unet_tfrecords.dataset.regions import Box, connected_instances, narrowed
 from unet_tfrecords.storage import files
 
 UNGROUPED = "folder"  # the sequence of all frames, where the config names no groups
@@ -84,6 +91,10 @@ def find(name: str, folder: str, data: ml_collections.ConfigDict) -> FrameListin
         ]
         images |= pairs.images
         masks |= pairs.masks
+    tables: dict[str, list[Box]] = {}
+    if data.regions not in ("", LABELLED):
+        tables, lines = _table_of(folder, data.regions, images)
+        problems += lines
     frames = []
     page_like = _page_like(images)
     planes = Planes(data.level, tuple(data.times), tuple(data.slices))
@@ -120,7 +131,18 @@ def find(name: str, folder: str, data: ml_collections.ConfigDict) -> FrameListin
         for page in found:
             own = stem if pages == 1 else f"{stem}-z{page.number:03d}"
             truth = [page._replace(path=path) for path in mask]
-            frames.append(_frame_of((name, group, own), page, truth))
+            if not data.regions:
+                frames.append(_frame_of((name, group, own), page, truth))
+                continue
+            try:
+                boxes = _regions_of(page, truth, data, tables.get(image, []))
+            except UserError as error:
+                problems += error.problems
+                continue
+            for box in boxes:
+                place = f"{own}-y{box[0]:06d}-x{box[1]:06d}"
+                parts = [each._replace(window=box) for each in (page, *truth)]
+                frames.append(_frame_of((name, group, place), parts[0], parts[1:]))
     problems += _differing_in_case({frame.sequence for frame in frames})
     if any(frame.objects for frame in frames):  # so are frames of a single object
         frames = [
@@ -130,6 +152,62 @@ def find(name: str, folder: str, data: ml_collections.ConfigDict) -> FrameListin
     return FrameListing(
         frames, problems, left_out=there.left_out, arrangement=there.name
     )
+
+
+def _table_of(
+    folder: str, name: str, images: Mapping[str, str]
+) -> tuple[dict[str, list[Box]], list[str]]:
+    """A table's rectangles by the path of the image, and what is wrong, a line each."""
+    path = name if files.is_remote(name) else files.join(folder, name)
+    start = len(folder.rstrip("/")) + 1
+    by_name = {image[start:]: image for image in images.values()} | dict(images)
+    found = regions_in_table(path)
+    problems = [
+        f"{path}: {file!r} is no image with a mask in {folder}, by its path there"
+        for file in found
+        if file not in by_name
+    ]
+    known = {by_name[f]: boxes for f, boxes in found.items() if f in by_name}
+    return known, problems
+
+
+def _regions_of(
+    image: Page, masks: list[Page], data: ml_collections.ConfigDict, listed: list[Box]
+) -> list[Box]:
+    """The regions of an image that are frames.
+
+    Raises:
+      UserError: they can't be.
+    """
+    if len(masks) > 1:
+        raise UserError(
+            f"{image}: config.data.regions={data.regions!r} wants one mask, and here "
+            "each object has its own"
+        )
+    sizes = [(each.height, each.width) for each in map(header_of, (image, masks[0]))]
+    if sizes[0] != sizes[1]:
+        shown = [f"{height} x {width} px" for height, width in sizes]
+        raise UserError(
+            f"{masks[0]}: {shown[1]}, but {image} has {shown[0]} (height x width)"
+        )
+    if data.regions != LABELLED:
+        check_inside(image, listed)
+        return listed
+    value_map = parse(data.mask_values)
+    if None not in value_map.numbers.values() and data.labels != "class":
+        raise UserError(
+            f"config.data.regions={LABELLED!r}: say which value of masks is "
+            "unlabelled, as --config.data.mask_values='255=unlabelled'"
+        )
+
+    def is_labelled(part: Page) -> np.ndarray | None:
+        labels, unlabelled, _ = _numbers_of(part, data, [])
+        if data.labels == "class":
+            more = labels == UNLABELLED
+            unlabelled = more if unlabelled is None else unlabelled | more
+        return None if unlabelled is None else ~unlabelled
+
+    return labelled_regions(masks[0], is_labelled)
 
 
 def _check_single(masks: Iterable[str]) -> None:

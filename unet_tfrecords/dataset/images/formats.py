@@ -5,6 +5,7 @@ its endings in `READERS`.
 """
 
 import functools
+import hashlib
 import math
 import os
 import re
@@ -236,7 +237,11 @@ def stack_of(page: Page) -> list[Page]:
 @_explained
 def header_of(page: Page) -> Header:
     """What the file says of an image; its pixels may still be damaged."""
-    return _reader_of(page.path).header_of(page)
+    header = _reader_of(page.path).header_of(page)
+    if page.window is None:
+        return header
+    top, left, bottom, right = page.window
+    return header._replace(height=bottom - top, width=right - left)
 
 
 @_explained
@@ -259,7 +264,7 @@ def pixels_of(page: Page) -> int:
     """Height times width; of a file whose header says nothing of it, its bytes."""
     if not has_header(page.path):
         return files.size_of(page.path)
-    header = _reader_of(page.path).header_of(page)
+    header = header_of(page)
     return header.height * header.width
 
 
@@ -273,9 +278,33 @@ def sha256_of(path: str) -> str:
     )
 
 
+def digest_of(page: Page) -> str:
+    """sha256 of the file of an image; of a region of it, of its pixels as stored.
+
+    A slide would be read as a whole for each of its regions.
+    """
+    if page.window is None:
+        return sha256_of(page.path)
+    values = decode(page).values
+    digest = hashlib.sha256(f"{values.shape} {values.dtype}".encode())
+    digest.update(np.ascontiguousarray(values).data)
+    return digest.hexdigest()
+
+
 def decode(page: Page) -> Stored:
     """Reads the pixels that a file stores."""
-    return _reader_of(page.path).read(page)
+    if page.window is None:
+        return _reader_of(page.path).read(page)
+    top, left, bottom, right = page.window
+    return _decode_window(page, slice(top, bottom), slice(left, right))
+
+
+def _decode_window(page: Page, rows: slice, columns: slice) -> Stored:
+    stored = _reader_of(page.path).read_window(page, rows, columns)
+    expected = rows.stop - rows.start, columns.stop - columns.start
+    if stored.values.shape[:2] != expected:
+        raise UserError(f"{page}: ends beyond the image")
+    return stored
 
 
 def read_images(
@@ -372,7 +401,7 @@ def read_image(
     if window is None:
         stored = decode(page)
     else:
-        stored = _reader_of(page.path).read_window(page, *window)
+        stored = _decode_window(page, *window)
     image = stored.values
     if stored.palette is not None:
         image = stored.palette[image]

@@ -85,7 +85,7 @@ def look_for_frames(data: ml_collections.ConfigDict, folder: str) -> FrameListin
         raise UserError(
             f"config.data.sequences={data.sequences}: layout {data.layout!r} has none"
         )
-    for setting in ("mask_values", "group", "level", "times", "slices"):
+    for setting in ("mask_values", "group", "level", "times", "slices", "regions"):
         if data[setting] and data.layout != "folder":
             raise UserError(
                 f"config.data.{setting}={data[setting]!r}: only layout 'folder' has "

@@ -22,15 +22,21 @@ class Page(NamedTuple):
       number: which of its images, 0 for files of one image.
       stamp: `stamp_of` the file when it was found; "" where it may change.
       level: which resolution, 0 is the largest.
+      window: the part of it that this is: top, left, bottom, right, px; None is all.
     """
 
     path: str
     number: int = 0
     stamp: str = ""
     level: int = 0
+    window: tuple[int, int, int, int] | None = None
 
     def __str__(self) -> str:
-        return f"{self.path} (page {self.number})" if self.number else self.path
+        name = f"{self.path} (page {self.number})" if self.number else self.path
+        if self.window:
+            top, left, bottom, right = self.window
+            name += f" (rows {top} to {bottom}, columns {left} to {right})"
+        return name
 
 
 class Planes(NamedTuple):
