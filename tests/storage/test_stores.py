@@ -51,6 +51,40 @@ def each(*schemes):
     return pytest.mark.parametrize("store", schemes, indirect=True)
 
 
+@each(*ALL)
+def test_parts_of_a_large_tiff_are_read_where_it_is(store, tmp_path, monkeypatch):
+    """Of one of 4 MB some blocks are asked for, and it is never copied."""
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (2048, 2048), np.uint8)
+    for name, how in (
+        ("tiles", {"tile": (128, 128), "compression": "zlib"}),
+        ("strips", {"rowsperstrip": 64}),
+        ("pyramid", {"tile": (128, 128), "bigtiff": True}),
+    ):
+        tifffile.imwrite(tmp_path / "a.tif", image, **how)
+        store.put(f"{name}.tif", (tmp_path / "a.tif").read_bytes())
+    monkeypatch.setattr(local_copies, "FAR", 2**20)
+    monkeypatch.setattr(local_copies, "BLOCK", 2**16)
+    monkeypatch.setattr(local_copies, "_fetched", None)
+    for name in ("tiles", "strips", "pyramid"):
+        asked = []
+        whole = files.read_range
+
+        def noted(path, start, end, asked=asked, whole=whole):
+            asked.append((start, end))
+            return whole(path, start, end)
+
+        monkeypatch.setattr(files, "read_range", noted)
+        page = Page(f"{store.root}/{name}.tif")
+        assert count_pages(page.path) == 1
+        window = slice(500, 600), slice(1000, 1100)
+        found = read_image(page, 1, window=window)
+        np.testing.assert_array_equal(found[..., 0], image[window])
+        monkeypatch.setattr(files, "read_range", whole)
+        assert 0 < sum(end - start for start, end in asked) < 1.2e6
+        assert len(set(asked)) == len(asked)  # none twice
+
+
 # --- What is done with files ----------------------------------------------------------
 
 

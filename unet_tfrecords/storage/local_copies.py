@@ -4,6 +4,7 @@ import atexit
 import collections
 import contextlib
 import functools
+import io
 import os
 import shutil
 import tempfile
@@ -17,6 +18,8 @@ from unet_tfrecords.storage import files, stores
 KEPT = 64  # copies that a process keeps, the last used ones
 ROOM = 2**31  # bytes of them; but the last ones are kept however large they are
 LAST = 4
+FAR = 2**28  # bytes of a remote file from which parts are read where they are
+BLOCK = 2**20  # bytes of it that are asked for at once
 TRUSTED_S = 60.0  # so long a copy is taken for the file without asking the store
 
 
@@ -37,6 +40,8 @@ class Copy(NamedTuple):
 
 
 _copies: collections.OrderedDict[str, Copy] = collections.OrderedDict()
+# When each remote file was last looked at, its bytes and its version.
+_versions: dict[str, tuple[float, int, str]] = {}
 _locks = [threading.Lock() for _ in range(64)]
 _lock = threading.Lock()
 
@@ -68,6 +73,89 @@ def open_near(path: str) -> IO[bytes]:
             _copies[path] = copy
             _evict()
             return opened
+
+
+def open_parts(path: str) -> IO[bytes]:
+    """A seekable file of which parts are wanted: a large remote one is not copied.
+
+    Args:
+      path: local or remote.
+
+    Raises:
+      FileNotFoundError: there is none.
+    """
+    if not files.is_remote(path):
+        return open(path, "rb")
+    size, version = version_of(path)
+    return open_near(path) if size < FAR else _Ranged(path, size, version)  # type: ignore[return-value]  # it is what `open` gives without a buffer
+
+
+def version_of(path: str) -> tuple[int, str]:
+    """Bytes of a file, and what becomes another text when the file changes.
+
+    Raises:
+      FileNotFoundError: there is none.
+    """
+    if not files.is_remote(path):
+        there = os.stat(path)
+        return there.st_size, str(there.st_mtime_ns)
+    if (copy := _copies.get(path)) and _is_fresh(copy):
+        return copy.size, copy.version
+    known, size, version = _versions.get(path, (0.0, 0, ""))
+    if not known or time.monotonic() - known > TRUSTED_S:
+        said = stores.info(path)
+        size = stores.size_of(path) if said["size"] is None else said["size"]
+        version = _version_of(said)
+        _versions[path] = time.monotonic(), size, version
+    return size, version
+
+
+class _Ranged(io.RawIOBase):
+    """A remote file, read block by block; the last ones are kept."""
+
+    def __init__(self, path: str, size: int, version: str):
+        super().__init__()
+        self.path, self.size, self.version, self.place = path, size, version, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self.place
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self.place, os.SEEK_END: self.size}
+        self.place = max(0, start[whence] + offset)
+        return self.place
+
+    def readinto(self, buffer: Any) -> int:
+        number, start = divmod(self.place, BLOCK)
+        if self.place >= self.size:
+            return 0
+        block = _block(self.path, self.version, number, self.size)
+        part = block[start : start + len(buffer)]
+        buffer[: len(part)] = part
+        self.place += len(part)
+        return len(part)
+
+    def read(self, size: int = -1) -> bytes:
+        """All that is asked for, as a file with a buffer does."""
+        left = self.size - self.place
+        left = max(0, left if size is None or size < 0 else min(size, left))
+        parts = []
+        while left > 0 and (part := super().read(min(left, BLOCK))):
+            parts.append(part)
+            left -= len(part)
+        return b"".join(parts)
+
+
+@functools.lru_cache(KEPT)
+def _block(path: str, _version: str, number: int, size: int) -> bytes:
+    start = number * BLOCK
+    return files.read_range(path, start, min(start + BLOCK, size))
 
 
 @contextlib.contextmanager

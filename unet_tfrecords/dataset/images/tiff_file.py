@@ -7,7 +7,6 @@ import contextlib
 import functools
 import html
 import math
-import os
 import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -28,7 +27,7 @@ from unet_tfrecords.dataset.images.pages import (
     check_unchanged,
     upright,
 )
-from unet_tfrecords.storage.local_copies import open_near
+from unet_tfrecords.storage.local_copies import open_near, open_parts, version_of
 
 WHITE_IS_ZERO, PALETTE, YCBCR = 0, 3, 6  # PhotometricInterpretation (p. 37)
 SHOWN_AS_STORED = (1, 2)  # grey with black as zero, RGB
@@ -59,9 +58,15 @@ class TiffLayout(NamedTuple):
 
 
 @contextlib.contextmanager
-def opened(path: str) -> Iterator[tifffile.TiffFile]:
-    """Opens a TIFF whose pages are read one by one, a remote one out of a copy."""
-    with open_near(path) as file, tifffile.TiffFile(file) as tiff:
+def opened(path: str, *, whole: bool = False) -> Iterator[tifffile.TiffFile]:
+    """Opens a TIFF whose pages are read one by one.
+
+    Args:
+      path: of the file.
+      whole: whether whole pages are: a large remote one is then copied.
+    """
+    opener = open_near if whole else open_parts
+    with opener(path) as file, tifffile.TiffFile(file) as tiff:
         yield tiff
 
 
@@ -71,13 +76,11 @@ def layout_of(path: str) -> TiffLayout:
     Raises:
       ValueError, UserError: broken, or of a form that is not read.
     """
-    with open_near(path) as file:
-        there = os.fstat(file.fileno())
-    return _layout(path, there.st_size, there.st_mtime_ns)
+    return _layout(path, *version_of(path))
 
 
 @functools.lru_cache(KEPT_LAYOUTS)
-def _layout(path: str, _size: int, _mtime_ns: int) -> TiffLayout:
+def _layout(path: str, _size: int, _version: str) -> TiffLayout:
     with opened(path) as tiff:
         heads = image_checks.page_heads(tiff)
         largest = max((head.height, head.width) for head in heads)
@@ -240,7 +243,7 @@ def read_window(page: Page, rows: slice, columns: slice) -> Stored:
 
 def _read(page: Page, window: tuple[slice, slice] | None) -> Stored:
     numbers = _numbers(page)
-    with opened(page.path) as tiff:
+    with opened(page.path, whole=window is None) as tiff:
         planes = [_read_page(page, tiff, number, window) for number in numbers]
     check_unchanged(page)
     if len(planes) == 1:
@@ -297,7 +300,7 @@ def _window_of(
             "in memory; save it upright"
         )
     at = (..., *window) if described.axes.endswith("YX") else window
-    if described.is_memmappable:
+    if described.is_memmappable and described.parent.filehandle.is_file:
         return np.array(described.asarray(out="memmap")[at])
     zarr = load_extra("zarr", flag=f"{page}: a part of a TIFF", extra="zarr")
     with described.aszarr() as store:
