@@ -97,9 +97,7 @@ def test_regions_hold_all_that_is_labelled_and_never_overlap(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_job_reads_regions_alone(
-    slides, tmp_path, monkeypatch, capsys
-):
+def test_a_job_reads_regions_alone(slides, tmp_path, monkeypatch, capsys):
     """No process reads a slide as a whole; shards are those of regions cut out."""
     boxes = [(r, c, r + 128, c + 128) for r in (0, 128, 256) for c in (0, 128, 256)]
     image, mask = (tifffile.imread(slides / k / "a.tif") for k in ("images", "masks"))

@@ -99,7 +99,7 @@ def test_what_was_trained_on_is_known_by_content_wherever_it_is_too(tmp_path):
     from trainer.evaluation.evaluate_run import origin_of
 
     digests = {}
-    for name in ("still", "other"):
+    for name in ("still.tif", "other.tif"):
         (tmp_path / name).write_bytes(name.encode())
         digests[name] = hashlib.sha256(name.encode()).hexdigest()
 
@@ -107,15 +107,15 @@ def test_what_was_trained_on_is_known_by_content_wherever_it_is_too(tmp_path):
         return Frame("set", "01", name, "ctc", Page(str(tmp_path / name)))
 
     entries = [
-        Source(f"set/01/t{n}", split, 9, 9, (SourceFile("x", 0, digests["still"]),))
+        Source(f"set/01/t{n}", split, 9, 9, (SourceFile("x", 0, digests["still.tif"]),))
         for n, split in enumerate(("validation", "train", "test"))
     ]
     info = types.SimpleNamespace(read_sources=lambda _: iter(entries))
     given = ("", info, base.get_config().data)
-    with pytest.raises(UserError, match="still: was trained on"):
-        origin_of([frame("still")], *given)
+    with pytest.raises(UserError, match="still.tif: was trained on"):
+        origin_of([frame("still.tif")], *given)
     outside = "from files that are not of the data set"
-    assert origin_of([frame("other")], *given) == outside
+    assert origin_of([frame("other.tif")], *given) == outside
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import pathlib
 import signal
 import subprocess
 import time
@@ -13,7 +14,7 @@ import pytest
 import tifffile
 import zarr
 
-from tests.commands import module, run, started
+from tests.commands import ROOT, module, process, run, started
 from tests.dataset import ome_zarr
 from tests.trainer.inference.test_blockwise import assert_same_objects
 from trainer.inference.instances import InstanceRules, classes_of, instances_of
@@ -24,6 +25,7 @@ from trainer.predict.inputs import Job
 from unet_tfrecords.dataset.images.pages import Page
 from unet_tfrecords.dataset.pictures import overlay
 
+OTHER = ROOT / ".engines/ome-zarr/bin/python"  # see .ci/engines
 TABLE = "slide_objects.csv"
 ALL = "--instances", "--table", "--geojson", "--rois"
 BLOCKS = "--format=ome-tiff", "--block_px=64"
@@ -137,6 +139,39 @@ def test_labels_are_ome_zarr_with_the_images_scale(
     assert predict(path, *flags) == 0  # the labels inside have not made it another
     with_labels = json.loads((tmp_path / "out/predict.json").read_text())
     assert list(with_labels["images"]) == ["slide"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+def test_napari_and_ome_zarr_py_open_them(predict, cells, tmp_path, version):
+    """Alone, and with the image that they are in; and models of the metadata agree."""
+    if not (OTHER.parents[1] / "whole").exists():
+        pytest.skip("no ome-zarr: .ci/engines fetches it")
+    image = np.repeat(np.repeat(slide_of(cells), 3, axis=0), 3, axis=1)
+    path = tmp_path / "in/slide.zarr"
+    ome_zarr.write(path, image[None], "zyx", version=version, pixel_um=0.5)
+    more = "--instances", "--format=ome-zarr"
+    assert predict(path, *more) == 0
+    assert predict(path, *more, "--into_image", output="inside") == 0
+    apart = tmp_path / "out/slide_instances.zarr"
+    code = str(pathlib.Path(__file__).parent / "opened_by_others.py")
+    inside = path / "labels/unet_instances"
+    told = process(OTHER, code, apart, path, inside, check=True).stdout
+    lines = (line for line in told.splitlines() if line.startswith("{"))
+    alone, whole, own = map(json.loads, lines)
+    numbers = np.asarray(zarr.open_group(str(apart), mode="r")["0"]).astype(np.int64)
+    [layer] = alone["layers"]
+    assert layer["kind"] == "labels" and layer["scale"] == [0.5, 0.5]
+    assert layer["shapes"] == [[750, 1500], [375, 750]]
+    assert layer["sums"] == [numbers.sum(), numbers[::2, ::2].sum()]
+    assert alone["nodes"] and alone["model"] == own["model"] == "ImageLabel"
+    kinds = {each["name"].rpartition("/")[2]: each for each in whole["layers"]}
+    seen = kinds["unet_instances"]
+    assert seen["kind"] == "labels" and seen["scale"] == [1.0, 0.5, 0.5]
+    assert seen["shapes"][0] == [1, 750, 1500]
+    assert seen["sums"] == layer["sums"]
+    assert kinds["unet_mask"]["kind"] == "labels"
+    assert whole["layers"][0]["kind"] == "image"
 
 
 def test_smaller_resolutions_keep_numbers(tmp_path):

@@ -384,7 +384,7 @@ def test_spread_intensities_have_no_place_in_a_data_sets_scale(
 
 MISTAKES = [
     (["--runtime=onnx", "--devices=2"], "--devices is TensorFlow's"),
-    (["--format=tiff"], "one of <png|ctc|isbi>"),
+    (["--format=tiff"], "one of <png|ctc|isbi|ome-zarr|ome-tiff>"),
     (["--probabilities=png"], "one of <none|tiff|npy>"),
     (["--runtime=torch"], "one of <tensorflow|onnx>"),
     (["--min_size_px=-1"], "must be a number and not negative"),

@@ -37,7 +37,7 @@ class Pyramid:
         chunk_px: int,
         *,
         version: str = "0.4",
-        outer: int = 0,
+        axes: str = "yx",
         levels: int = 64,
     ):
         """Opens or makes it.
@@ -48,10 +48,11 @@ class Pyramid:
           dtype: of its values.
           chunk_px: side of a chunk.
           version: of OME-Zarr.
-          outer: how many axes of size 1 come before y.
+          axes: their names; those before y have size 1.
           levels: how many resolutions there are at most.
         """
-        self.folder, self.version, self.outer = folder, version, outer
+        self.folder, self.version, self.axes = folder, version, axes
+        self.outer = len(axes) - 2
         self.sizes = [size]
         while max(self.sizes[-1]) > SMALLEST_PX and len(self.sizes) < levels:
             height, width = self.sizes[-1]
@@ -59,10 +60,11 @@ class Pyramid:
         self.arrays = [
             open_array(
                 files.join(folder, str(level)),
-                (*(1 for _ in range(outer)), *each),
+                (*(1 for _ in range(self.outer)), *each),
                 dtype,
                 chunk_px,
                 zarr_format=ZARR_OF[version],
+                axes=axes,
             )
             for level, each in enumerate(self.sizes)
         ]
@@ -95,13 +97,12 @@ class Pyramid:
         self.write(box, self.read(whole, level - 1)[::2, ::2], level)
 
     def describe(
-        self, name: str, axes: str, pixel_um: Sequence[float] | None, source: str = ""
+        self, name: str, pixel_um: Sequence[float] | None, source: str = ""
     ) -> None:
         """Writes the metadata, which make it an image: last, when all else is there.
 
         Args:
           name: of the image.
-          axes: names of the axes.
           pixel_um: height and width of a pixel; None where that is not known.
           source: where the image is whose labels these are, relative to them.
         """
@@ -113,7 +114,7 @@ class Pyramid:
         described = [
             {"name": axis, "type": kinds.get(axis, "space")}
             | ({"unit": "micrometer"} if axis in "yx" and pixel_um else {})
-            for axis in axes
+            for axis in self.axes
         ]
         datasets = []
         for level in range(len(self.sizes)):

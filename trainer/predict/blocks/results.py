@@ -168,7 +168,6 @@ def open_pyramids(
         INSTANCES: np.uint16 if number <= MOST_INSTANCES else np.uint32,
     }
     is_zarr = container(job, setup.choice) == OME_ZARR
-    outer = len(_axes(job, setup.choice)) - 2 if is_zarr else 0
     return {
         kind: Pyramid(
             folder_of(job, setup.choice, kind, setup.output)
@@ -178,7 +177,7 @@ def open_pyramids(
             dtypes[kind],
             chunk_px(setup.block_px),
             version=_version(job) if is_zarr else "0.5",
-            outer=outer,
+            axes=_axes(job, setup.choice) if is_zarr else "yx",
         )
         for kind in _kinds(setup.choice)
     }
@@ -366,7 +365,6 @@ class Files(NamedTuple):
         pyramid, is_inside = self.pyramids[kind], self.setup.choice.into_image
         pyramid.describe(
             kind,
-            _axes(self.job, self.setup.choice),
             pixel_size_um(self.job.page),
             source="../../" if is_inside else "",
         )

@@ -222,7 +222,13 @@ def _name(number: int) -> str:
 
 
 def open_array(
-    folder: str, shape: Sequence[int], dtype: Any, chunk_px: int, *, zarr_format: int
+    folder: str,
+    shape: Sequence[int],
+    dtype: Any,
+    chunk_px: int,
+    *,
+    zarr_format: int,
+    axes: str = "",
 ) -> Any:
     """A zarr array in a folder of its own, made where there is none.
 
@@ -248,6 +254,7 @@ def open_array(
                 "name": "default" if zarr_format == 3 else "v2",
                 "separator": "/",
             },
+            dimension_names=[*axes] if axes and zarr_format == 3 else None,
             overwrite=True,
         )
 
