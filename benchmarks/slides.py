@@ -5,9 +5,9 @@
 
 Slides of drawn cells, 8 bit, in tiles of a BigTIFF, are segmented from end to end with
 instances and a table (--flags changes that), each in a process of its own; and frames
-of 512 px in one piece, as many pixels as a slide of 6,000 px has. For each: megapixels a
-second, the peak of the process' resident set, and how much of the blocks' time went
-into reading and writing (the image, the network's outputs, labels, files).
+of 512 px in one piece, as many pixels as a slide of 6,000 px has. For each: megapixels
+a second, the peak of the process' resident set, and how much of the blocks' time went
+into reading and writing the image, the network's outputs and labels.
 """
 
 import collections
@@ -96,14 +96,14 @@ def segment(given) -> None:
     """The child: predict, and what it took, as a line of JSON."""
     from trainer.commands import predict as command
     from trainer.predict.blocks import segment as by_blocks
-    from trainer.predict.blocks.pixels import Pixels
+    from trainer.predict.blocks.windowed_image import WindowedImage
     from trainer.predict.blocks.pyramids import Pyramid
     from trainer.predict.blocks.scratch import Scratch
     from unet_tfrecords.command import cli
     from unet_tfrecords.storage import zarr_store
 
     clock, steps = Clock(), {}
-    clock.wrap(Pixels, "read", "io")
+    clock.wrap(WindowedImage, "read", "io")
     clock.wrap(Pyramid, "read", "io")
     clock.wrap(Pyramid, "write", "io")
     clock.wrap(by_blocks._Steps, "outputs_in", "io")

@@ -108,7 +108,13 @@ def predict(
         tta = tta or about.get("tta", False)
         settings = _settings(version, choice, runtime, tta, level)
         there = files.updated_below(output)
-        there |= {p: 0.0 for ps in names.values() for p in ps if _is_hidden_there(p)}
+        there |= {
+            path: 0.0
+            for paths in names.values()
+            for path in paths
+            # Hidden, or not below the output.
+            if results.is_marker(path) and files.exists(path)
+        }
         record = PredictionRecord(output, settings, overwrite=overwrite)
         if not overwrite:
             problems += _take_out_others(names, record, output)
@@ -145,11 +151,6 @@ def predict(
         if problems:
             raise UserError(problems)
         return len(todo), len(names) - len(todo)
-
-
-def _is_hidden_there(path: str) -> bool:
-    """Whether an output is there that lists of files leave out."""
-    return files.basename(path).startswith(".") and files.exists(path)
 
 
 def _segment_by_blocks(job: Job, setup: Setup, record: PredictionRecord) -> list[str]:

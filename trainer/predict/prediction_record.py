@@ -16,6 +16,7 @@ import msgspec
 from trainer.predict.inputs import RECORD, Job
 from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.dataset.images.formats import FOLDER_ENDING
+from unet_tfrecords.dataset.images.zarr_image import LABELS
 from unet_tfrecords.storage import files, json_files
 
 SHARE = 0.05  # of the time, at most, is spent on writing the record
@@ -111,8 +112,12 @@ class PredictionRecord:
 
     @functools.lru_cache(maxsize=1)  # noqa: B019  a run has one record; pages come in a row
     def _of_folder(self, path: str) -> tuple[int, float]:
-        """Bytes of all files of an image that is a folder, and the newest's time."""
-        inside = files.all_below(path).values()
+        """Bytes of all files of an image that is a folder, and the newest's time.
+
+        Its labels are no part of the image: predict itself may have written them.
+        """
+        below = files.all_below(path)
+        inside = [v for name, v in below.items() if not name.startswith(f"{LABELS}/")]
         return sum(size for size, _ in inside), max(t for _, t in inside)
 
     def other_image(self, job: Job) -> str:

@@ -64,7 +64,7 @@ def load(
         ]
 
 
-class Normalization(NamedTuple):
+class TileMoments(NamedTuple):
     """What a model that normalises each image by itself is told of an image.
 
     Attributes:
@@ -104,7 +104,7 @@ class TensorFlowRuntime:
         """Of one image, raw intensities [H, W, C]."""
         return Outputs(*self._run(self.function, image=image))
 
-    def segment_tile(self, tile: np.ndarray, how: Normalization | None) -> np.ndarray:
+    def segment_tile(self, tile: np.ndarray, how: TileMoments | None) -> np.ndarray:
         """Of a legal tile [h, w, C]: float32 [h - border, w - border, K + P]."""
         parts = self._run(self.of_tile, tile=tile, **(how._asdict() if how else {}))
         return np.concatenate(parts, axis=-1) if len(parts) > 1 else parts[0]
@@ -161,7 +161,7 @@ class OnnxRuntime:
             image = image.astype(np.float32)
         # It is normalised already.
         channels = image.shape[2]
-        as_it_is = Normalization(
+        as_it_is = TileMoments(
             np.zeros(channels, np.float32), np.ones(channels, np.float32)
         )
         network = functools.partial(self.segment_tile, how=as_it_is)
@@ -169,7 +169,7 @@ class OnnxRuntime:
         parts = np.split(made, [self.classes], axis=-1)
         return Outputs(*parts[: len(self.outputs)])
 
-    def segment_tile(self, tile: np.ndarray, how: Normalization | None) -> np.ndarray:
+    def segment_tile(self, tile: np.ndarray, how: TileMoments | None) -> np.ndarray:
         """Of a legal tile [h, w, C]: float32 [h - border, w - border, K + P]."""
         given = {"tile": tile[None].astype(np.float32, copy=False)}
         if how and "mean" in self.inputs:

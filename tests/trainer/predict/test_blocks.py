@@ -14,6 +14,7 @@ import pytest
 import tifffile
 import zarr
 
+from tests.cloud import dataflow, stores
 from tests.commands import ROOT, module, process, run, started
 from tests.dataset import ome_zarr
 from tests.trainer.inference.test_blockwise import assert_same_objects
@@ -109,7 +110,7 @@ def test_blocks_give_the_outputs_of_the_whole(predict, slide, tmp_path, more):
 @pytest.mark.parametrize("version", ["0.4", "0.5"])
 @pytest.mark.parametrize("inside", [False, True])
 def test_labels_are_ome_zarr_with_the_images_scale(
-    predict, cells, tmp_path, version, inside
+    predict, cells, tmp_path, capsys, version, inside
 ):
     image = slide_of(cells)
     path = tmp_path / "in/slide.zarr"
@@ -136,9 +137,9 @@ def test_labels_are_ome_zarr_with_the_images_scale(
     assert ("source" in about["image-label"]) == inside
     found = np.asarray(group["0"])
     assert_same_objects(found.reshape(found.shape[-2:]), expected)
+    capsys.readouterr()
     assert predict(path, *flags) == 0  # the labels inside have not made it another
-    with_labels = json.loads((tmp_path / "out/predict.json").read_text())
-    assert list(with_labels["images"]) == ["slide"]
+    assert "0 images segmented, 1 were there" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -241,6 +242,37 @@ def test_processes_share_the_blocks_of_an_image(model, slide, tmp_path):
     for path in (tmp_path / "alone").glob("slide*"):
         assert path.read_bytes() == (tmp_path / "out" / path.name).read_bytes()
     assert not list((tmp_path / "out").glob(".*"))
+
+
+@pytest.mark.slow
+def test_processes_share_the_blocks_of_an_image_in_a_bucket(
+    front, model, cells, tmp_path
+):
+    """From OME-Zarr in a bucket to labels inside of it: 250 x 500 px in 8 blocks."""
+    login = {**dataflow.login(tmp_path), "STORAGE_EMULATOR_HOST": front.address}
+    path = ome_zarr.write(tmp_path / "slide.zarr", slide_of(cells), chunks=128)
+    front.upload(path, "in/slide.zarr")
+    bucket = f"gs://{stores.BUCKET}"
+    where = {"model": model, "input": f"{bucket}/in", "output": f"{bucket}/out"}
+    flags = "--instances", "--table", "--format=ome-zarr", "--block_px=128"
+    flags = *flags, "--into_image", "--runtime=onnx"
+    arguments = module("predict", *flags, "--shared", **where)
+    processes = [started(*arguments, env=login) for _ in range(2)]
+    told = [process.communicate(timeout=250) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], told
+    alone = {**where, "input": path, "output": tmp_path / "out"}
+    assert run("predict", *flags, **alone) == 0
+    made = front.fetch("in/slide.zarr", tmp_path / "fetched") / "in/slide.zarr"
+    for name in ("unet_mask", "unet_instances"):
+        found, expected = (
+            zarr.open_group(str(folder / "labels" / name), mode="r")
+            for folder in (made, path)
+        )
+        assert found.attrs.asdict() == expected.attrs.asdict()
+        np.testing.assert_array_equal(found["0"][...], expected["0"][...])
+    table = front.get("out/slide_objects.csv")
+    assert table == (tmp_path / "out/slide_objects.csv").read_bytes()
+    assert not [name for name in front.names("out/") if ".blocks" in name]
 
 
 def test_what_is_no_question_of_blocks_is_refused(model, images, predict, capsys):

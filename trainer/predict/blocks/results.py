@@ -36,6 +36,7 @@ from trainer.predict.outputs import (
 from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.dataset.images import zarr_image
 from unet_tfrecords.dataset.images.formats import FOLDER_ENDING, pixel_size_um
+from unet_tfrecords.dataset.images.pages import FOLDER_METADATA
 from unet_tfrecords.dataset.images.png import encode_png
 from unet_tfrecords.dataset.pictures import overlay
 from unet_tfrecords.dataset.regions import Box
@@ -128,9 +129,14 @@ def _version(job: Job) -> str:
     return "0.5" if is_new else "0.4"
 
 
+def is_marker(path: str) -> bool:
+    """Whether an output is a folder, named by the file that makes it an image."""
+    return files.basename(path) in FOLDER_METADATA
+
+
 def remove(path: str) -> None:
-    """Removes an output, which may be a folder by the file that makes it one."""
-    if files.basename(path) in ("zarr.json", ".zattrs"):
+    """Removes an output; of a folder first what makes it an image."""
+    if is_marker(path):
         folder = path[: -len(files.basename(path))].rstrip("/")
         files.remove([path])
         files.remove_folder(folder)

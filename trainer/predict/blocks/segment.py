@@ -19,11 +19,11 @@ from trainer.inference.blockwise import Grid, Holes, Parted, Survey, WindowSourc
 from trainer.inference.instances import TOP, Outputs, classes_of
 from trainer.predict import object_table, outlines, outputs
 from trainer.predict.blocks import results
-from trainer.predict.blocks.pixels import Pixels
 from trainer.predict.blocks.pyramids import Pyramid
 from trainer.predict.blocks.scratch import Scratch
+from trainer.predict.blocks.windowed_image import WindowedImage
 from trainer.predict.inputs import Job
-from trainer.predict.runtimes import Normalization, Runtime
+from trainer.predict.runtimes import Runtime, TileMoments
 from unet_tfrecords.command.errors import warn
 from unet_tfrecords.dataset import pixel_statistics
 from unet_tfrecords.dataset.pixel_statistics import Moments
@@ -84,7 +84,7 @@ class _Steps:
         self.job, self.setup, self.scratch = job, setup, scratch
         about, choice = setup.about, setup.choice
         self.rules = choice.rules
-        self.pixels = Pixels(job, about["channels"], choice.selected_channels)
+        self.pixels = WindowedImage(job, about["channels"], choice.selected_channels)
         self.grid = Grid(*self.pixels.size, setup.block_px)
         self.blocks = range(self.grid.rows * self.grid.columns)
         self.chunk_px = results.chunk_px(setup.block_px)
@@ -102,7 +102,7 @@ class _Steps:
 
     def read_intensities(self) -> None:
         """Sums up the image, where the model normalises each by its own intensities."""
-        self.normal: Normalization | None = None
+        self.normal: TileMoments | None = None
         self.offset = np.zeros(self.setup.about["channels"], np.float32)
         if self.setup.about["normalization"]:
             return
@@ -115,7 +115,7 @@ class _Steps:
         # float32 would round away a small contrast far from 0.
         self.offset = np.rint(found.mean).astype(np.float32)
         mean = (found.mean - self.offset).astype(np.float32)
-        self.normal = Normalization(mean, found.std.astype(np.float32))
+        self.normal = TileMoments(mean, found.std.astype(np.float32))
 
     def run_network(self) -> None:
         """Keeps the network's outputs."""

@@ -7,7 +7,7 @@ from unet_tfrecords.dataset.images.formats import has_windows, header_of, read_i
 from unet_tfrecords.dataset.regions import Box
 
 
-class Pixels:
+class WindowedImage:
     """An image, and its neighbours' channels after its own.
 
     Attributes:
