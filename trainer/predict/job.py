@@ -17,9 +17,8 @@ from trainer.export import artefact_layout
 from trainer.inference.instances import InstanceRules, rules_from
 from trainer.predict import object_table, outputs, runtimes
 from trainer.predict.blocks import results, segment
-from trainer.predict.blocks.results import is_by_blocks
+from trainer.predict.blocks.results import Setup, is_by_blocks
 from trainer.predict.blocks.scratch import DoneElsewhere, Scratch
-from trainer.predict.blocks.segment import Setup
 from trainer.predict.inputs import Job, find_jobs, with_neighbours
 from trainer.predict.ordered_map import ordered_map
 from trainer.predict.prediction_record import PredictionRecord
@@ -128,14 +127,13 @@ def predict(
                     f"{old[0]}: is there, and no predict.json says of which image; "
                     "give another --output, or --overwrite"
                 )
-            record.forget(job.name for job in todo)
-            if not is_shared:  # or others have written some of these meanwhile
-                record.write()
-                for path in old:
-                    results.remove(path)
-            done = len(names) - len(todo)
             apart = [job for job in todo if is_by_blocks(job, choice)]
             todo_whole = [job for job in todo if not is_by_blocks(job, choice)]
+            if not is_shared:  # or others have noted some of these meanwhile
+                record.forget(job.name for job in todo)
+                record.write()
+            files.remove([p for j in todo_whole for p in names[j] if p in there])
+            done = len(names) - len(todo)
             setup = Setup(about, choice, loaded, tta, output, block_px, is_shared)
             try:
                 if todo_whole:

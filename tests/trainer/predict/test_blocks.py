@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import pathlib
 import signal
 import subprocess
@@ -22,6 +23,7 @@ from trainer.inference.instances import InstanceRules, classes_of, instances_of
 from trainer.predict import object_table, outlines
 from trainer.predict.blocks import results
 from trainer.predict.blocks.pyramids import Pyramid
+from trainer.predict.blocks.scratch import Scratch
 from trainer.predict.inputs import Job
 from unet_tfrecords.dataset.images.pages import Page
 from unet_tfrecords.dataset.pictures import overlay
@@ -227,6 +229,46 @@ def test_a_killed_run_goes_on_at_the_block_where_it_stopped(model, slide, tmp_pa
     assert run("predict", *ALL, *BLOCKS, **where) == 0
     for path in (tmp_path / "at-once").glob("slide*"):
         assert path.read_bytes() == (tmp_path / "out" / path.name).read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", ["preparing", "writing", "files", "record"])
+def test_a_run_may_end_after_any_step(predict, slide, tmp_path, monkeypatch, step):
+    """Whether outputs are there by then or not, and where older ones were."""
+    flags = "--instances", "--table", "--format=ome-zarr", "--block_px=128"
+    array = tifffile.imread(slide)
+    tifffile.imwrite(slide, array[:200, :300].T)
+    assert predict(slide, *flags) == 0  # of another image, that had this name
+    tifffile.imwrite(slide, array)
+    each, remove = Scratch.each, Scratch.remove
+
+    def stopping(self, name, *args, **named):
+        each(self, name, *args, **named)
+        if name == step:
+            raise KeyboardInterrupt
+
+    def stopped(self):
+        if os.path.exists(f"{self.folder}/files"):
+            raise KeyboardInterrupt  # all is written, and noted
+        remove(self)
+
+    with monkeypatch.context() as patch:
+        if step == "record":
+            patch.setattr(Scratch, "remove", stopped)
+        else:
+            patch.setattr(Scratch, "each", stopping)
+        assert predict(slide, *flags) == 130
+    assert predict(slide, *flags) == 0
+    assert predict(slide, *flags, output="expected") == 0
+    for kind in ("mask", "instances"):
+        found, expected = (
+            zarr.open_group(str(tmp_path / to / f"slide_{kind}.zarr"), mode="r")
+            for to in ("out", "expected")
+        )
+        np.testing.assert_array_equal(found["0"][...], expected["0"][...])
+        assert found.attrs.asdict() == expected.attrs.asdict()
+    tables = ((tmp_path / to / TABLE).read_bytes() for to in ("out", "expected"))
+    assert next(tables) == next(tables)
 
 
 @pytest.mark.slow

@@ -12,8 +12,8 @@ NAME_overlay.png is of at most 2048 px.
 import collections
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -33,6 +33,7 @@ from trainer.predict.outputs import (
     OME_ZARR,
     Choice,
 )
+from trainer.predict.runtimes import Runtime
 from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.dataset.images import zarr_image
 from unet_tfrecords.dataset.images.formats import FOLDER_ENDING, pixel_size_um
@@ -42,14 +43,32 @@ from unet_tfrecords.dataset.pictures import overlay
 from unet_tfrecords.dataset.regions import Box
 from unet_tfrecords.storage import files
 
-if TYPE_CHECKING:
-    from trainer.predict.blocks.segment import Setup
-
 LARGE_PX = 2**26  # images of more pixels are segmented by blocks in any case
 MASK, INSTANCES, PROBABILITIES = "mask", "instances", "probabilities"
 LARGEST_CHUNK = 1024  # px
-SMALLEST_CHUNK = 16  # px, of a TIFF's tiles
 OVERVIEW_PX = 2048
+
+
+class Setup(NamedTuple):
+    """How images are segmented by blocks, the same for all of a run.
+
+    Attributes:
+      about: the model's.
+      choice: what is written.
+      loaded: the model, on each device.
+      tta: whether outputs are averaged over the symmetries.
+      output: the folder for what is written.
+      block_px: side of a block.
+      is_shared: whether other processes work on the same images.
+    """
+
+    about: dict[str, Any]
+    choice: Choice
+    loaded: Sequence[Runtime]
+    tta: bool
+    output: str
+    block_px: int
+    is_shared: bool
 
 
 def is_by_blocks(job: Job, choice: Choice) -> bool:
@@ -160,7 +179,7 @@ def open_labels(scratch: Scratch, name: str, grid: Grid, chunk: int) -> Pyramid:
 
 
 def open_pyramids(
-    job: Job, setup: "Setup", scratch: Scratch, size: tuple[int, int], number: int
+    job: Job, setup: Setup, scratch: Scratch, size: tuple[int, int], number: int
 ) -> dict[str, Pyramid]:
     """What masks and instances are written to, by kind.
 
@@ -246,7 +265,7 @@ class Files(NamedTuple):
     """
 
     job: Job
-    setup: "Setup"
+    setup: Setup
     pyramids: dict[str, Pyramid]
     seen: Callable[[], Iterator[Seen]]
     outputs_in: Callable[[Box], Outputs]

@@ -8,8 +8,8 @@ threshold may fall on the other side of it than in one piece.
 import functools
 import os
 import queue
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -17,9 +17,10 @@ from trainer.export import artefact_layout
 from trainer.inference import blockwise, numpy_segmenter
 from trainer.inference.blockwise import Grid, Holes, Parted, Survey, WindowSource
 from trainer.inference.instances import TOP, Outputs, classes_of
-from trainer.predict import object_table, outlines, outputs
+from trainer.predict import object_table, outlines
 from trainer.predict.blocks import results
 from trainer.predict.blocks.pyramids import Pyramid
+from trainer.predict.blocks.results import Setup
 from trainer.predict.blocks.scratch import Scratch
 from trainer.predict.blocks.windowed_image import WindowedImage
 from trainer.predict.inputs import Job
@@ -32,28 +33,6 @@ from unet_tfrecords.dataset.regions import Box
 MOST_THREADS = 8  # each takes some hundred MB
 AHEAD = 2  # blocks that are read or written while a device is busy
 KEPT = 16  # blocks' objects in memory, where others are put together from them
-
-
-class Setup(NamedTuple):
-    """How images are segmented by blocks, the same for all of a run.
-
-    Attributes:
-      about: the model's.
-      choice: what is written.
-      loaded: the model, on each device.
-      tta: whether outputs are averaged over the symmetries.
-      output: the folder for what is written.
-      block_px: side of a block.
-      is_shared: whether other processes work on the same images.
-    """
-
-    about: dict[str, Any]
-    choice: outputs.Choice
-    loaded: Sequence[Runtime]
-    tta: bool
-    output: str
-    block_px: int
-    is_shared: bool
 
 
 def segment(job: Job, setup: Setup, scratch: Scratch) -> None:
@@ -69,6 +48,7 @@ def segment(job: Job, setup: Setup, scratch: Scratch) -> None:
       DoneElsewhere: other processes have finished it.
     """
     steps = _Steps(job, setup, scratch)
+    steps.remove_old()
     steps.read_intensities()
     steps.run_network()
     number = steps.find_instances() if setup.choice.wants_instances else 0
@@ -99,6 +79,16 @@ class _Steps:
     def each(self, step: str, work: Callable[[int], Any], **how: Any) -> None:
         """A step of all blocks."""
         self.scratch.each(step, self.blocks, work, **{"threads": self.threads, **how})
+
+    def remove_old(self) -> None:
+        """Removes outputs of before: once, before any are written."""
+        paths = results.paths_of(self.job, self.setup.choice, self.setup.output)
+
+        def remove(_: int) -> None:
+            for path in paths:
+                results.remove(path)
+
+        self.scratch.each("preparing", range(1), remove)
 
     def read_intensities(self) -> None:
         """Sums up the image, where the model normalises each by its own intensities."""
