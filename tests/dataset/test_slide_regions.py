@@ -132,11 +132,25 @@ def test_what_can_be_no_region_is_named(slides):
         return "\n".join(mistakes(frames_of, folder, slides, **{**NAMED, **more}))
 
     assert "no such file, nor 'labelled'" in told(regions="none.csv")
+    table = table_in(slides, BOXES[:1])
+    with open(slides / table, "a") as file:
+        file.write("images/a.tif,256,0,384,128\nimages/a.tif,70,130,90,140\n")
+    assert "regions at row 64, column 128 and at row 70, column 130" in told(
+        regions=table
+    )
+    (slides / table).write_text((slides / table).read_text().splitlines()[0])
+    assert "regions.csv: lists no region" in told(regions=table)
+    (slides / table).write_text(
+        'file,top_px,left_px,bottom_px,right_px\n"a' + "x" * 2**18
+    )
+    assert "field larger than" in told(regions=table)
     assert "say which value of masks is unlabelled" in told(
         regions="labelled", mask_values=""
     )
     (slides / "bad.csv").write_text("file,top_px\na,1\n")
-    assert "bad.csv: lacks left_px, bottom_px, right_px" in told(regions="bad.csv")
+    assert "bad.csv: lacks the columns left_px, bottom_px, right_px" in told(
+        regions="bad.csv"
+    )
     table = table_in(slides, [(0, 0, 700, 100), (0, 50, 10, 90), (5, 5, 5, 9)])
     assert "line 4: no rectangle: rows 5 to 5" in told(regions=table)
     table_in(slides, [(0, 0, 700, 100), (0, 50, 10, 90)])
@@ -144,7 +158,8 @@ def test_what_can_be_no_region_is_named(slides):
     assert "rows 0 to 700, columns 0 to 100): ends beyond the image, 600 x 500" in lines
     assert "regions at row 0, column 0 and at row 0, column 50 overlap" in lines
     table_in(slides, [(0, 0, 9, 9)], "b.tif")
-    assert "'b.tif' is no image with a mask" in told(regions=table)
+    assert "no image with a mask in" in told(regions=table)
+    assert "is named b.tif" in told(regions=table)
     tifffile.imwrite(slides / "masks/a.tif", np.zeros((600, 501), np.uint8))
     table_in(slides, BOXES)
     assert "masks/a.tif: 600 x 501 px, but" in told(regions=table)

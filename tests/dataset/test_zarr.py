@@ -179,7 +179,7 @@ def broken(tmp_path: pathlib.Path, how: str) -> str:
         ("axes", "its axes are w, x"),
         ("empty", "is no Zarr folder"),
         ("array", "metadata are broken"),
-        ("chunk", "cannot be read as an image"),
+        ("chunk", "damaged (8 bytes"),
         ("metadata", "cannot be read as an image"),
     ],
 )

@@ -82,6 +82,11 @@ def check_rules(rules: InstanceRules) -> list[str]:
         for name in ("split_px", "min_size_px", "border_px", "smoothing_px")
         if not 0 <= (value := getattr(rules, name)) < math.inf
     ]
+    problems += [
+        f"{name}={value} must be a whole number"
+        for name in ("min_size_px", "border_px")
+        if (value := getattr(rules, name)) != value // 1
+    ]
     return problems
 
 

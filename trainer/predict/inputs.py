@@ -14,6 +14,7 @@ from unet_tfrecords.dataset.images.formats import (
     count_pages,
     has_header,
     is_image,
+    is_label_image,
     neighbours_of,
     newest,
     pages_of,
@@ -90,6 +91,7 @@ def find_jobs(
     if others:
         warn(f"{len(others)} files are no images: {others[0]} ...")
     jobs: list[Job] = []
+    labels: list[str] = []
     owners: dict[str, str] = {}
     for path, changed in sorted(updated.items(), key=lambda e: natural_key(e[0])):
         stem = os.path.splitext(path[len(root) :])[0]
@@ -100,9 +102,16 @@ def find_jobs(
             )
             continue
         try:
+            if path.lower().endswith(FOLDER_ENDING) and is_label_image(path):
+                labels.append(path)
+                continue
             jobs += _jobs_of(path, stem, changed, planes or _all(path, level))
         except UserError as error:
             problems += error.problems
+    if labels:
+        warn(f"{len(labels)} OME-Zarrs are labels, and are left out: {labels[0]} ...")
+    if not jobs and not problems:
+        raise UserError(f"{source}: holds labels and no images; see --input")
     return jobs, problems
 
 

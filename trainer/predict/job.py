@@ -1,7 +1,6 @@
 """Segments all images of a folder: reads, segments and writes several at a time."""
 
 import collections
-import contextlib
 import errno
 import itertools
 import os
@@ -25,7 +24,7 @@ from trainer.predict.prediction_record import PredictionRecord
 from unet_tfrecords.command import bars
 from unet_tfrecords.command.errors import UserError, of_disk
 from unet_tfrecords.dataset.images.formats import is_spread, read_images
-from unet_tfrecords.dataset.images.pages import Planes
+from unet_tfrecords.dataset.images.pages import Planes, stamp_of
 from unet_tfrecords.storage import files, json_files, locks
 
 FATAL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -79,7 +78,12 @@ def predict(
       UserError: no model or no images, or outputs of another model there; or, after
         all others have been segmented, images that can't be read.
     """
-    with contextlib.nullcontext() if is_shared else locks.exclusive(output):
+    if is_shared and overwrite:
+        raise UserError(
+            "--overwrite: with --shared nobody can tell what is made again already; "
+            "remove the outputs instead"
+        )
+    with locks.shared(output) if is_shared else locks.exclusive(output):
         version = artefact_layout.newest_version(model)
         about = artefact_layout.read_about(version)
         choice = choice._replace(
@@ -114,7 +118,9 @@ def predict(
             # Hidden, or not below the output.
             if results.is_marker(path) and files.exists(path)
         }
-        record = PredictionRecord(output, settings, overwrite=overwrite)
+        record = PredictionRecord(
+            output, settings, overwrite=overwrite, is_shared=is_shared
+        )
         if not overwrite:
             problems += _take_out_others(names, record, output)
         todo = _unfinished(names, choice, record, there, overwrite)
@@ -155,29 +161,43 @@ def _segment_by_blocks(job: Job, setup: Setup, record: PredictionRecord) -> list
     """Segments and writes an image; returns a line for what was wrong with it."""
     folder, _, name = job.name.rpartition("/")
     parts = (*([folder] if folder else []), f".{name}.blocks")
+    paths = results.paths_of(job, setup.choice, setup.output)
+    if setup.is_shared and record.is_done_elsewhere(job):
+        return []
     note = record.note_of(job)
     made_by = {
         "image": msgspec.to_builtins(note),
         "block_px": setup.block_px,
         "tta": setup.tta,
     }
+    place = files.join(setup.output, *parts)
     try:
-        scratch = Scratch(
-            files.join(setup.output, *parts), made_by, is_shared=setup.is_shared
-        )
-        try:
-            segment.segment(job, setup, scratch)
-        except DoneElsewhere:
-            record.add([job.name], note)
-            return []
-        record.add([job.name], note)
-        record.write()
-        scratch.remove()
-    except (OSError, UserError, ValueError) as error:
+        while True:
+            scratch = Scratch(place, made_by, is_shared=setup.is_shared)
+            try:
+                segment.segment(_stamped(job), setup, scratch)
+            except DoneElsewhere:
+                break
+            if all(map(files.exists, paths)):
+                record.add([job.name], note)
+                record.write()
+                scratch.remove()
+                break
+            scratch.remove()  # somebody has removed outputs that were there
+    except Exception as error:
         if isinstance(error, OSError) and error.errno in FATAL:
             raise
         return _lines_of(job, error)
+    record.add([job.name], note)
     return []
+
+
+def _stamped(job: Job) -> Job:
+    """With what tells its files from others, so that reading sees when they change."""
+    page, *beside = (
+        page._replace(stamp=stamp_of(page.path)) for page in (job.page, *job.neighbours)
+    )
+    return job._replace(page=page, neighbours=tuple(beside))
 
 
 def _unfinished(

@@ -23,6 +23,7 @@ MOVE, LINE, CLOSE = (
     1,
     4,
 )  # segments of a path, as java.awt.geom.PathIterator has them
+LARGEST_ROI_PX = 32_767  # ImageJ's ROIs have coordinates of 16 bits, signed
 Numbered = tuple[int, "shapely.Geometry"]
 
 

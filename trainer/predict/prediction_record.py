@@ -62,13 +62,21 @@ def _fingerprint(job: Job) -> str:
 class PredictionRecord:
     """The images whose outputs are in a folder."""
 
-    def __init__(self, output: str, settings: dict[str, Any], *, overwrite: bool):
+    def __init__(
+        self,
+        output: str,
+        settings: dict[str, Any],
+        *,
+        overwrite: bool,
+        is_shared: bool = False,
+    ):
         """Reads what an earlier run noted.
 
         Args:
           output: the folder.
           settings: how outputs are made now.
           overwrite: whether outputs made otherwise may be replaced.
+          is_shared: whether other processes note images there, too.
 
         Raises:
           UserError: the folder has outputs made otherwise.
@@ -77,16 +85,11 @@ class PredictionRecord:
         self.contents = Contents(settings, {})
         self.made_by = json_files.fingerprint(settings)
         self.written_at, self.cost_s = 0.0, 0.0
-        self.lock = threading.RLock()
+        self.lock, self.is_shared = threading.RLock(), is_shared
         self.is_new = not files.exists(self.path)
         if self.is_new:
             return
-        try:
-            # Not msgspec's own parser: it refuses names that are no UTF-8.
-            parsed = json_files.parse(files.read_bytes(self.path))
-            there = msgspec.convert(parsed, Contents)
-        except ValueError:  # msgspec's are too
-            there = Contents({}, {})
+        there = self._read()
         self.contents.images = there.images
         lines = json_files.differences(there.settings, settings)
         if lines and not overwrite:
@@ -94,6 +97,20 @@ class PredictionRecord:
                 f"{output}: holds outputs made otherwise ({'; '.join(lines)[:300]}); "
                 "give another --output, or --overwrite"
             )
+
+    def _read(self) -> Contents:
+        try:
+            # Not msgspec's own parser: it refuses names that are no UTF-8.
+            parsed = json_files.parse(files.read_bytes(self.path))
+            return msgspec.convert(parsed, Contents)
+        except (FileNotFoundError, ValueError):  # msgspec's are too
+            return Contents({}, {})
+
+    def is_done_elsewhere(self, job: Job) -> bool:
+        """Whether another process has noted an image since this one began."""
+        with self.lock:
+            self.contents.images = self._read().images | self.contents.images
+        return self.is_done(job)
 
     def note_of(self, job: Job) -> ImageNote:
         """Describes an image as it is now."""
@@ -152,6 +169,8 @@ class PredictionRecord:
         """Writes the file."""
         with self.lock:
             started = time.monotonic()
+            if self.is_shared:
+                self.contents.images = self._read().images | self.contents.images
             json_files.write(self.path, msgspec.to_builtins(self.contents))
             self.written_at = time.monotonic()
             self.cost_s = self.written_at - started

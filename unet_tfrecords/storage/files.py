@@ -414,8 +414,15 @@ def write_new(path: str, content: bytes) -> None:
         stores.put(content, path, new=True)
         return
     make_folder(os.path.dirname(path) or ".")
-    with open(path, "xb") as file:
-        file.write(content)
+    temporary = path[: -len(basename(path))] + _temporary(basename(path))
+    with naming(path, temporary):
+        try:
+            with _open_locked(temporary) as file:
+                file.write(content)
+                file.flush()
+                os.link(temporary, path)  # which fails if it is there
+        finally:
+            remove([temporary])
 
 
 def copy(
@@ -447,8 +454,17 @@ def lock(file: IO[bytes]) -> bool:
     Raises:
       BlockingIOError: another process has locked it.
     """
+    return _locked(file, fcntl.LOCK_EX)
+
+
+def lock_shared(file: IO[bytes]) -> bool:
+    """The same, beside others who have it shared."""
+    return _locked(file, fcntl.LOCK_SH)
+
+
+def _locked(file: IO[bytes], how: int) -> bool:
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, how | fcntl.LOCK_NB)
     except BlockingIOError:
         raise
     except OSError:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import IO, Any, NamedTuple
 
+from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.storage import files, stores
 
 KEPT = 64  # copies that a process keeps, the last used ones
@@ -132,6 +133,8 @@ class _Ranged(io.RawIOBase):
         return self.place
 
     def readinto(self, buffer: Any) -> int:
+        if self.closed:
+            raise ValueError("read of a closed file")
         number, start = divmod(self.place, BLOCK)
         if self.place >= self.size:
             return 0
@@ -154,8 +157,11 @@ class _Ranged(io.RawIOBase):
 
 @functools.lru_cache(KEPT)
 def _block(path: str, _version: str, number: int, size: int) -> bytes:
-    start = number * BLOCK
-    return files.read_range(path, start, min(start + BLOCK, size))
+    start, end = number * BLOCK, min((number + 1) * BLOCK, size)
+    content = files.read_range(path, start, end)
+    if len(content) != end - start:
+        raise UserError(f"{path}: has changed while it was read; run it again")
+    return content
 
 
 @contextlib.contextmanager

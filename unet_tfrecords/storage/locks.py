@@ -9,7 +9,7 @@ import fcntl
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import IO
 
 from unet_tfrecords.command.errors import UserError
@@ -45,7 +45,28 @@ def exclusive(folder: str) -> Iterator[None]:
                 os.rmdir(folder)  # where nothing was written, nothing is left
 
 
-def _own_lock(folder: str) -> IO[bytes]:
+@contextlib.contextmanager
+def shared(folder: str) -> Iterator[None]:
+    """Keeps those out of a folder who want it `exclusive`, and not each other.
+
+    Raises:
+      UserError: another process has it to itself, and which.
+    """
+    if files.is_remote(folder):
+        yield
+        return
+    file = _own_lock(folder, files.lock_shared)
+    try:
+        yield
+    finally:
+        path = os.path.join(folder, files.LOCK_NAME)
+        with contextlib.suppress(BlockingIOError):  # others are still there
+            if files.lock(file) and files.is_at(file, path):
+                os.remove(path)
+        file.close()
+
+
+def _own_lock(folder: str, lock: Callable[[IO[bytes]], bool] = files.lock) -> IO[bytes]:
     """The lock's file, locked by this process if the disk has locks."""
     path = os.path.join(folder, files.LOCK_NAME)
     for attempt in reversed(range(20)):
@@ -57,7 +78,7 @@ def _own_lock(folder: str) -> IO[bytes]:
                 raise
             continue  # a holder that has just ended removed the folder
         try:
-            if not files.lock(file) or files.is_at(file, path):
+            if not lock(file) or files.is_at(file, path):
                 return file
         except BlockingIOError:
             file.close()

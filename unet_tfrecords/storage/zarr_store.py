@@ -5,6 +5,7 @@ the same retries, errors of one line, and files that appear whole.
 """
 
 import asyncio
+import errno
 from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
@@ -28,9 +29,26 @@ class FolderStore(Store):
     supports_deletes = True
     supports_listing = True
 
-    def __init__(self, folder: str, *, read_only: bool = True):
+    def __init__(
+        self,
+        folder: str,
+        *,
+        read_only: bool = True,
+        has_all_chunks: bool = False,
+        are_blosc: bool = False,
+    ):
+        """A store of a folder.
+
+        Args:
+          folder: local or remote.
+          read_only: whether nothing may be written.
+          has_all_chunks: whether a chunk that is missing is an error; zarr would give
+            the fill value.
+          are_blosc: whether chunks are Blosc's, which reads past the end of a cut one.
+        """
         super().__init__(read_only=read_only)
         self.folder = folder
+        self.has_all_chunks, self.are_blosc = has_all_chunks, are_blosc
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, FolderStore) and other.folder == self.folder
@@ -42,7 +60,12 @@ class FolderStore(Store):
         return self.folder
 
     def with_read_only(self, read_only: bool = False) -> "FolderStore":
-        return FolderStore(self.folder, read_only=read_only)
+        return FolderStore(
+            self.folder,
+            read_only=read_only,
+            has_all_chunks=self.has_all_chunks,
+            are_blosc=self.are_blosc,
+        )
 
     def _path(self, key: str) -> str:
         return files.join(self.folder, key) if key else self.folder
@@ -60,10 +83,25 @@ class FolderStore(Store):
                 files.read_range, self._path(key), start, end
             )
         except (FileNotFoundError, NotADirectoryError):
+            if self.has_all_chunks and _is_chunk(key):
+                raise FileNotFoundError(
+                    errno.ENOENT, "no such chunk", self._path(key)
+                ) from None
             return None
         if not content:  # zarr would fill a shard
             raise UserError(f"{self._path(key)}: is empty; write the image again")
+        if self.are_blosc and _is_chunk(key) and not byte_range:
+            self._check_blosc(key, content)
         return prototype.buffer.from_bytes(content)
+
+    def _check_blosc(self, key: str, content: bytes) -> None:
+        """By the length in its header (c-blosc, README_CHUNK_FORMAT)."""
+        expected = int.from_bytes(content[12:16], "little")
+        if len(content) != expected:
+            raise UserError(
+                f"{self._path(key)}: damaged ({len(content)} bytes, where its header "
+                f"says {expected}); write the image again"
+            )
 
     async def get_partial_values(
         self,
@@ -100,6 +138,15 @@ class FolderStore(Store):
             yield files.basename(path)
         for name in await asyncio.to_thread(files.list_folders, folder):
             yield name
+
+
+def _is_chunk(key: str) -> bool:
+    """Whether a key is a chunk's, such as 0/1/2, c/0/1 or 0.1.2, and no metadata's.
+
+    >>> [_is_chunk(key) for key in ("0/c/0/1", "0/1.2", "0/.zarray", "zarr.json")]
+    [True, True, False, False]
+    """
+    return key.rpartition("/")[2].replace(".", "").isdecimal()
 
 
 def _limits(request: Any) -> tuple[int | None, int | None]:

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import pathlib
 import signal
 import subprocess
@@ -24,7 +23,7 @@ from trainer.predict import object_table, outlines
 from trainer.predict.blocks import results
 from trainer.predict.blocks.pyramids import Pyramid
 from trainer.predict.blocks.scratch import Scratch
-from trainer.predict.inputs import Job
+from trainer.predict.inputs import Job, find_jobs
 from unet_tfrecords.dataset.images.pages import Page
 from unet_tfrecords.dataset.pictures import overlay
 
@@ -214,7 +213,7 @@ def test_a_killed_run_goes_on_at_the_block_where_it_stopped(model, slide, tmp_pa
         process = started(*arguments, stderr=subprocess.DEVNULL)
         end = time.monotonic() + 100
         while time.monotonic() < end and process.poll() is None:
-            if len(list((scratch / step).glob("0*"))) > 2:
+            if len(list(scratch.glob(f"*/{step}/0*"))) > 2:
                 process.send_signal(signal.SIGKILL)
                 killed += 1
             time.sleep(0.002)
@@ -222,7 +221,7 @@ def test_a_killed_run_goes_on_at_the_block_where_it_stopped(model, slide, tmp_pa
         process.stdout.close()
         assert not list((tmp_path / "out").glob("slide*"))  # nothing half-written
     assert killed
-    done = {p: p.stat().st_mtime_ns for p in scratch.glob("segmenting/0*")}
+    done = {p: p.stat().st_mtime_ns for p in scratch.glob("*/segmenting/0*")}
     assert done
     assert run("predict", *ALL, *BLOCKS, **where) == 0
     where["output"] = tmp_path / "at-once"
@@ -248,7 +247,8 @@ def test_a_run_may_end_after_any_step(predict, slide, tmp_path, monkeypatch, ste
             raise KeyboardInterrupt
 
     def stopped(self):
-        if os.path.exists(f"{self.folder}/files"):
+        if list(pathlib.Path(self.folder).glob("*/files")):
+            (tmp_path / "out" / TABLE).unlink()  # by somebody, meanwhile
             raise KeyboardInterrupt  # all is written, and noted
         remove(self)
 
@@ -317,12 +317,99 @@ def test_processes_share_the_blocks_of_an_image_in_a_bucket(
     assert not [name for name in front.names("out/") if ".blocks" in name]
 
 
+@pytest.mark.slow
+def test_a_larger_image_of_the_same_name_is_segmented_whole(predict, slide, tmp_path):
+    """Also by processes that share it, of which none removes another's outputs."""
+    flags = "--instances", "--table", "--format=ome-zarr", "--block_px=128", "--shared"
+    array = tifffile.imread(slide)
+    tifffile.imwrite(slide, array[:200, :300])
+    assert predict(slide, *flags) == 0
+    tifffile.imwrite(slide, array)
+    assert predict(slide, *flags) == 0
+    assert predict(slide, *flags[:-1], output="expected") == 0
+    found, expected = (
+        zarr.open_group(str(tmp_path / to / "slide_instances.zarr"), mode="r")["0"]
+        for to in ("out", "expected")
+    )
+    np.testing.assert_array_equal(found[...], expected[...])
+
+
+@pytest.mark.slow
+def test_an_image_that_changes_meanwhile_is_reported(
+    predict, slide, monkeypatch, capsys
+):
+    each, other = Scratch.each, tifffile.imread(slide)[::-1]
+
+    def changing(self, name, *args, **named):
+        each(self, name, *args, **named)
+        if name == "reading":
+            tifffile.imwrite(slide, other)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Scratch, "each", changing)
+        assert predict(slide, *BLOCKS) == 2
+    assert "slide.tif: has changed since this began; run it" in capsys.readouterr().err
+    assert predict(slide, *BLOCKS) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [np.float32, np.int16])
+def test_tables_have_the_intensities_of_the_file(predict, slide, tmp_path, dtype):
+    """Not those that the network is given, which are spread over 16 bits."""
+    array = tifffile.imread(slide).astype(dtype) / dtype(50) - dtype(1)
+    tifffile.imwrite(slide, array.astype(dtype))
+    assert predict(slide, *BLOCKS, "--table") == 0
+    assert predict(slide, "--table", output="whole") == 0
+    tables = [(tmp_path / to / TABLE).read_bytes() for to in ("out", "whole")]
+    np.testing.assert_allclose(*map(rows_of, tables), rtol=1e-4, atol=2e-4)
+
+
+@pytest.mark.slow
+def test_labels_lie_where_the_image_lies(predict, cells, tmp_path):
+    """In its unit or without one, and where its first pixel is."""
+    for name, unit in (("a", "nanometer"), ("b", "")):
+        path = tmp_path / f"in/{name}.zarr"
+        ome_zarr.write(path, slide_of(cells), levels=2)
+        about = json.loads((path / ".zattrs").read_text())
+        [image] = about["multiscales"]
+        for axis in image["axes"]:
+            axis.pop("unit")
+            axis |= {"unit": unit} if unit else {}
+        for level, dataset in enumerate(image["datasets"]):
+            dataset["coordinateTransformations"] = [
+                {"type": "scale", "scale": [0.25 * 2**level] * 2},
+                {"type": "translation", "translation": [100.0, 50.0]},
+            ]
+        (path / ".zattrs").write_text(json.dumps(about))
+    flags = "--format=ome-zarr", "--block_px=128", "--into_image", "--level=1"
+    assert predict(tmp_path / "in", *flags) == 0
+    for name, unit in (("a", "nanometer"), ("b", None)):
+        text = (tmp_path / f"in/{name}.zarr/labels/unet_mask/.zattrs").read_text()
+        [image] = json.loads(text)["multiscales"]
+        assert [axis.get("unit") for axis in image["axes"]] == [unit] * 2
+        scale, translation = image["datasets"][0]["coordinateTransformations"]
+        assert scale["scale"] == [0.5, 0.5]
+        assert translation["translation"] == [100.0, 50.0]
+
+
+def test_labels_are_no_images(tmp_path, capsys):
+    image = np.ones((20, 20), np.uint8)
+    for name in ("a", "a_instances"):
+        ome_zarr.write(tmp_path / f"in/{name}.zarr", image)
+    path = tmp_path / "in/a_instances.zarr/.zattrs"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"image-label": {}}))
+    jobs, problems = find_jobs(str(tmp_path / "in"), str(tmp_path / "out"))
+    assert [job.name for job in jobs] == ["a"] and not problems
+    assert "1 OME-Zarrs are labels, and are left out" in capsys.readouterr().err
+
+
 def test_what_is_no_question_of_blocks_is_refused(model, images, predict, capsys):
     for flags, told in (
         (("--shared",), "t000.tif: is segmented in one piece, which --shared"),
         (("--into_image",), "t000.tif: is segmented in one piece; --into_image"),
         (("--into_image", "--format=ome-zarr"), "--into_image is of OME-Zarr images"),
         (("--probabilities=npy", "--format=ome-tiff"), "--probabilities=npy can't"),
+        (("--shared", "--overwrite"), "--overwrite: with --shared nobody can tell"),
         (("--block_px=100",), "--block_px=100: must be a multiple of 16"),
     ):
         assert predict(images, *flags) == 2

@@ -5,7 +5,7 @@ Numbers of objects can't be averaged: of each 2 x 2 pixels the first one is kept
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import tifffile
@@ -21,6 +21,20 @@ ZARR_OF: dict[str, Literal[2, 3]] = {
     "0.4": 2,
     "0.5": 3,
 }  # the version of Zarr by that of OME-Zarr
+
+
+class Placement(NamedTuple):
+    """Where pixels are, for each axis of an array.
+
+    Attributes:
+      scale: the size of a pixel.
+      translation: the place of the first one.
+      units: of both, as OME-Zarr names them; "" where it is not known.
+    """
+
+    scale: tuple[float, ...]
+    translation: tuple[float, ...]
+    units: tuple[str, ...]
 
 
 class Pyramid:
@@ -96,14 +110,12 @@ class Pyramid:
         )
         self.write(box, self.read(whole, level - 1)[::2, ::2], level)
 
-    def describe(
-        self, name: str, pixel_um: Sequence[float] | None, source: str = ""
-    ) -> None:
+    def describe(self, name: str, place: Placement, source: str = "") -> None:
         """Writes the metadata, which make it an image: last, when all else is there.
 
         Args:
           name: of the image.
-          pixel_um: height and width of a pixel; None where that is not known.
+          place: of its pixels.
           source: where the image is whose labels these are, relative to them.
         """
         import zarr
@@ -113,14 +125,17 @@ class Pyramid:
         kinds = {"t": "time", "c": "channel"}
         described = [
             {"name": axis, "type": kinds.get(axis, "space")}
-            | ({"unit": "micrometer"} if axis in "yx" and pixel_um else {})
-            for axis in self.axes
+            | ({"unit": unit} if unit else {})
+            for axis, unit in zip(self.axes, place.units, strict=True)
         ]
         datasets = []
         for level in range(len(self.sizes)):
-            pixel = [side * 2**level for side in pixel_um or (1.0, 1.0)]
-            scale = [*(1.0 for _ in range(self.outer)), *pixel]
-            change = [{"type": "scale", "scale": scale}]
+            outer, pixel = place.scale[:-2], place.scale[-2:]
+            scale = [*outer, *(side * 2**level for side in pixel)]
+            change: list[dict[str, Any]] = [{"type": "scale", "scale": scale}]
+            if any(place.translation):  # the first pixel of each 2 x 2 stays in place
+                more = list(place.translation)
+                change.append({"type": "translation", "translation": more})
             datasets.append({"path": str(level), "coordinateTransformations": change})
         image = {"name": name, "axes": described, "datasets": datasets}
         label: dict[str, Any] = {"source": {"image": source}} if source else {}
@@ -131,7 +146,10 @@ class Pyramid:
             ome = {"ome": {"version": self.version, **ome}}
         store = FolderStore(self.folder, read_only=False)
         form = ZARR_OF[self.version]
-        zarr.open_group(store, mode="a", zarr_format=form).attrs.put(ome)
+        try:  # at once: metadata without the image's would be no image
+            zarr.create_group(store, attributes=ome, zarr_format=form)
+        except zarr.errors.ContainsGroupError:
+            zarr.open_group(store, mode="r+", zarr_format=form).attrs.put(ome)
 
     def write_tiff(
         self, path: str, name: str, pixel_um: Sequence[float] | None, tile_px: int
@@ -141,7 +159,7 @@ class Pyramid:
         Args:
           path: of the file, which appears whole.
           name: of the image.
-          pixel_um: as in `describe`.
+          pixel_um: height and width of a pixel; None where that is not known.
           tile_px: side of a tile.
         """
         metadata: dict[str, Any] = {"axes": "YX", "UUID": NO_UUID, "Name": name}

@@ -22,7 +22,7 @@ import tifffile
 from trainer.inference.blockwise import Grid
 from trainer.inference.instances import TOP, Outputs
 from trainer.predict import object_table, outlines
-from trainer.predict.blocks.pyramids import Pyramid, in_tiles
+from trainer.predict.blocks.pyramids import Placement, Pyramid, in_tiles
 from trainer.predict.blocks.scratch import Scratch
 from trainer.predict.inputs import Job
 from trainer.predict.object_table import Measures
@@ -173,7 +173,7 @@ def chunk_px(block_px: int) -> int:
 
 def open_labels(scratch: Scratch, name: str, grid: Grid, chunk: int) -> Pyramid:
     """Numbers of objects that are not final yet."""
-    folder = files.join(scratch.folder, name)
+    folder = scratch.array_folder(name)
     size = grid.height, grid.width
     return Pyramid(folder, size, np.int32, chunk, version="0.5", levels=1)
 
@@ -197,7 +197,7 @@ def open_pyramids(
         kind: Pyramid(
             folder_of(job, setup.choice, kind, setup.output)
             if is_zarr
-            else files.join(scratch.folder, kind),
+            else scratch.array_folder(kind),
             size,
             dtypes[kind],
             chunk_px(setup.block_px),
@@ -212,7 +212,22 @@ def _axes(job: Job, choice: Choice) -> str:
     """Of what is written: inside an image, those that it has, but for channels."""
     if not choice.into_image:
         return "yx"
-    return zarr_image.axes_of(job.page).replace("c", "")
+    return zarr_image.level_of(job.page).axes.replace("c", "")
+
+
+def _placed(job: Job, axes: str) -> Placement:
+    """Where a result's pixels are: where the image's are."""
+    if _is_zarr(job):
+        level = zarr_image.level_of(job.page)
+        places = [level.axes.index(axis) for axis in axes]
+        return Placement(
+            tuple(level.scale[place] for place in places),
+            tuple(level.translation[place] for place in places),
+            tuple(level.units[place] for place in places),
+        )
+    pixel_um = pixel_size_um(job.page)
+    unit = "micrometer" if pixel_um else ""
+    return Placement(pixel_um or (1.0, 1.0), (0.0, 0.0), (unit, unit))
 
 
 class Seen(NamedTuple):
@@ -286,10 +301,9 @@ class Files(NamedTuple):
         if choice.probabilities == "tiff":
             todo.append(self.write_probabilities)
         # An OME-Zarr's metadata are what makes it one: they come last.
-        finish = self.describe
-        if container(self.job, choice) == OME_TIFF:
-            finish = self.write_tiff
-        return todo + [functools.partial(finish, kind) for kind in self.pyramids]
+        if container(self.job, choice) == OME_ZARR:
+            return [*todo, self.describe]
+        return todo + [functools.partial(self.write_tiff, k) for k in self.pyramids]
 
     def _path(self, ending: str) -> str:
         return files.join(self.setup.output, self.job.name + ending)
@@ -385,13 +399,11 @@ class Files(NamedTuple):
             chunk_px(self.setup.block_px),
         )
 
-    def describe(self, kind: str) -> None:
-        """Makes an OME-Zarr what it is; inside an image, one of its labels."""
-        pyramid, is_inside = self.pyramids[kind], self.setup.choice.into_image
-        pyramid.describe(
-            kind,
-            pixel_size_um(self.job.page),
-            source="../../" if is_inside else "",
-        )
-        if is_inside:
-            zarr_image.add_label_name(self.job.page.path, f"unet_{kind}")
+    def describe(self) -> None:
+        """Makes OME-Zarrs what they are; inside an image, its labels."""
+        is_inside = self.setup.choice.into_image
+        for kind, pyramid in self.pyramids.items():
+            source = "../../" if is_inside else ""
+            pyramid.describe(kind, _placed(self.job, pyramid.axes), source)
+            if is_inside:
+                zarr_image.add_label_name(self.job.page.path, f"unet_{kind}")

@@ -5,7 +5,7 @@ processes that share the folder take each other's. Work that two do is done twic
 the same: claims only make that seldom.
 """
 
-import itertools
+import contextlib
 import os
 import socket
 import threading
@@ -27,9 +27,9 @@ from unet_tfrecords.storage import files, json_files
 ABOUT = "scratch.json"
 CLAIM = ".claim"
 ASK_S = 0.5  # between two looks at what others have done
-# A claim that others see for so long, or so many times what a block of theirs took, is
-# one of a process that is gone.
-LEAST_LEASE_S, LEASE = 60.0, 10.0
+# A claim is renewed as long as its process lives. One that others see unchanged for
+# LEASE_S, each by its own clock, is taken over.
+RENEW_S, LEASE_S = 10.0, 60.0
 
 Result = TypeVar("Result")
 
@@ -54,37 +54,58 @@ class Scratch:
         """
         self.folder, self.is_shared = folder, is_shared
         self.who = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-        self.longest_s = 0.0
-        path = files.join(folder, ABOUT)
+        self.held: set[str] = set()  # paths of own claims
         made_by = json_files.as_read(made_by)
-        if files.exists(path):
-            if json_files.parse(files.read_bytes(path)) == made_by:
-                return
-            if is_shared:
-                raise UserError(
-                    f"{folder}: another process makes these outputs otherwise; wait "
-                    "for its end, remove the folder, or give another --output"
-                )
-        self.remove()
-        json_files.write(path, made_by)
+        about = self._about()
+        if about and about["made_by"] != made_by and not is_shared:
+            about = None
+        if not about:
+            if not is_shared:
+                self.remove()
+            # What an earlier run has left, whose results may be others, has its own.
+            about = {"run": uuid.uuid4().hex[:8], "made_by": made_by}
+            with contextlib.suppress(FileExistsError):
+                files.write_new(self._path(ABOUT), json_files.as_json(about))
+            about = self._about() or about
+        if about["made_by"] != made_by:
+            raise UserError(
+                f"{folder}: another process makes these outputs otherwise; wait for "
+                "its end, remove the folder, or give another --output"
+            )
+        self.run = about["run"]
+
+    def _about(self) -> dict[str, Any] | None:
+        try:
+            found = json_files.parse(files.read_bytes(self._path(ABOUT)))
+        except (FileNotFoundError, NotADirectoryError, ValueError):
+            return None
+        return found if isinstance(found, dict) and "made_by" in found else None
+
+    def _path(self, *names: str) -> str:
+        return files.join(self.folder, *names)
 
     def remove(self) -> None:
         """Removes the folder; what says that it is there goes first."""
-        files.remove([files.join(self.folder, ABOUT)])
+        files.remove([self._path(ABOUT)])
         files.remove_folder(self.folder)
 
-    def array(self, name: str, shape: Sequence[int], dtype: Any, chunk_px: int) -> Any:
-        """A zarr array of the image's size, 0 where nothing was written.
+    def array_folder(self, name: str) -> str:
+        """Where an array of the image's size goes."""
+        return self._path(self.run, name)
 
-        Its chunks are [1, ..., chunk, chunk].
-        """
+    def array(self, name: str, shape: Sequence[int], dtype: Any, chunk_px: int) -> Any:
+        """A zarr array of the image's size; chunks are [1, ..., chunk, chunk]."""
         return open_array(
-            files.join(self.folder, name), shape, dtype, chunk_px, zarr_format=3
+            self.array_folder(name), shape, dtype, chunk_px, zarr_format=3
         )
 
     def result(self, step: str, number: int, kind: type[Result]) -> Result:
-        """What a step has found of a block."""
-        path = files.join(self.folder, step, _name(number))
+        """What a step has found of a block.
+
+        Raises:
+          DoneElsewhere: another process finished the image meanwhile.
+        """
+        path = self._path(self.run, step, _name(number))
         try:
             return unpacked(files.read_bytes(path), kind)
         except FileNotFoundError:
@@ -92,7 +113,7 @@ class Scratch:
             raise
         except (zlib.error, msgspec.DecodeError, ValueError) as error:
             raise UserError(
-                f"{path}: broken ({error}); remove it, then run it again"
+                f"{path}: broken ({error}); remove {self.folder}, then run it again"
             ) from None
 
     def results(self, step: str, number: int, kind: type[Result]) -> list[Result]:
@@ -106,7 +127,6 @@ class Scratch:
         work: Callable[[int], Any],
         *,
         threads: int = 1,
-        stopping: threading.Event | None = None,
     ) -> None:
         """Works on the blocks that are not done, with other processes where shared.
 
@@ -115,34 +135,33 @@ class Scratch:
           blocks: their numbers.
           work: of a block; what it returns is kept.
           threads: how many blocks are in work at a time.
-          stopping: ends it early.
 
         Raises:
           DoneElsewhere: another process finished the image meanwhile.
         """
         failed = threading.Event()
-        done = self._there(step)[0]
 
         def worked(number: int) -> None:
-            if failed.is_set() or (stopping and stopping.is_set()):
-                return
-            started = time.monotonic()
+            path = self._path(self.run, step, _name(number))
             try:
-                content = packed(work(number))
-                files.write_bytes(files.join(self.folder, step, _name(number)), content)
-            except BaseException:
+                if not failed.is_set():
+                    files.write_bytes(path, packed(work(number)))
+            except BaseException as error:
                 failed.set()
+                if isinstance(error, FileNotFoundError):
+                    self._check_there()
                 raise
             finally:
-                self._give_up(step, number)
-            self.longest_s = max(self.longest_s, time.monotonic() - started)
+                self._give_up(path + CLAIM)
 
-        first = len(done & set(blocks))
-        with bars.bar(total=len(blocks), initial=first, desc=step, unit="block") as bar:
+        first = len(self._there(step)[0] & set(blocks))
+        with (
+            self._renewing(),
+            bars.bar(total=len(blocks), initial=first, desc=step, unit="block") as bar,
+        ):
             todo = self._claimed(step, blocks, failed)
-            for _, outcome in ordered_map(
-                worked, todo, threads=threads, window=threads
-            ):
+            made = ordered_map(worked, todo, threads=threads, window=threads)
+            for _, outcome in made:
                 if isinstance(outcome, BaseException):
                     raise outcome
                 bar.update()
@@ -158,59 +177,83 @@ class Scratch:
         # Processes begin at different places, so that few claims meet.
         start = zlib.crc32(self.who.encode()) % max(1, len(blocks))
         order = [*blocks[start:], *blocks[:start]]
-        seen: dict[int, float] = {}
+        seen: dict[tuple[int, float], float] = {}
         own: set[int] = set()
         while not failed.is_set():
-            self._check_there()
             done, claims = self._there(step)
+            self._check_there()  # after the list, or a removed folder is one of nothing
             left = [number for number in order if number not in done]
             if not left:
                 return
-            lease_s = max(LEAST_LEASE_S, LEASE * self.longest_s)
             now = time.monotonic()
-            free = []
-            for number in left:
-                if number in own:
-                    continue
-                if number not in claims:
-                    free.append(number)
-                elif now - seen.setdefault(number, now) > lease_s:
-                    free.append(number)
-            for number in itertools.islice(free, 1):
-                if self._claim(step, number, is_old=number in claims):
-                    own.add(number)
-                    yield number
-                break
-            else:
+            number = next(
+                (
+                    n
+                    for n in left
+                    if n not in own
+                    and (
+                        n not in claims
+                        or now - seen.setdefault((n, claims[n]), now) > LEASE_S
+                    )
+                ),
+                None,
+            )
+            if number is None:
                 time.sleep(ASK_S)
+            elif self._claim(step, number, is_old=number in claims):
+                own.add(number)
+                yield number
 
     def _claim(self, step: str, number: int, *, is_old: bool) -> bool:
-        path = files.join(self.folder, step, _name(number) + CLAIM)
-        if is_old:
-            files.write_bytes(path, self.who.encode())
-            return True
+        path = self._path(self.run, step, _name(number) + CLAIM)
         try:
-            files.write_new(path, self.who.encode())
+            if is_old:
+                files.write_bytes(path, self.who.encode())
+            else:
+                files.write_new(path, self.who.encode())
         except FileExistsError:
             return False
+        self.held.add(path)
         return True
 
-    def _give_up(self, step: str, number: int) -> None:
+    def _give_up(self, path: str) -> None:
         if self.is_shared:
-            files.remove([files.join(self.folder, step, _name(number) + CLAIM)])
+            self.held.discard(path)
+            files.remove([path])
 
-    def _there(self, step: str) -> tuple[set[int], set[int]]:
-        """Blocks that are done, and those that somebody claims."""
-        names = {
-            files.basename(path)
-            for path in files.glob_in(files.join(self.folder, step), "*")
-        }
-        claims = {int(n.split(".")[0]) for n in names if n.endswith(CLAIM)}
-        done = {int(n.split(".")[0]) for n in names if n.endswith(ENDING)}
+    @contextlib.contextmanager
+    def _renewing(self) -> Iterator[None]:
+        """Writes own claims again and again, so that others see that this one lives."""
+        ended = threading.Event()
+
+        def renew() -> None:
+            while not ended.wait(RENEW_S):
+                for path in [*self.held]:
+                    with contextlib.suppress(OSError, UserError):
+                        files.write_bytes(path, self.who.encode())
+                    if path not in self.held:  # given up meanwhile
+                        files.remove([path])
+
+        thread = threading.Thread(target=renew, daemon=True)
+        if self.is_shared:
+            thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            if self.is_shared:
+                thread.join()
+
+    def _there(self, step: str) -> tuple[set[int], dict[int, float]]:
+        """Blocks that are done, and when each claimed one was last claimed."""
+        found = files.all_below(self._path(self.run, step))
+        names = [name for name in found if not name.startswith(files.TEMPORARY)]
+        done = {_number(name) for name in names if name.endswith(ENDING)}
+        claims = {_number(n): found[n][1] for n in names if n.endswith(CLAIM)}
         return done, claims
 
     def _check_there(self) -> None:
-        if self.is_shared and not files.exists(files.join(self.folder, ABOUT)):
+        if self.is_shared and (self._about() or {}).get("run") != self.run:
             raise DoneElsewhere
 
 
@@ -219,6 +262,10 @@ ENDING = ".msgpack"
 
 def _name(number: int) -> str:
     return f"{number:08d}{ENDING}"
+
+
+def _number(name: str) -> int:
+    return int(name.partition(".")[0])
 
 
 def open_array(
@@ -237,26 +284,32 @@ def open_array(
     zarr = load_extra("zarr", flag="images by blocks", extra="zarr")
     from unet_tfrecords.storage.zarr_store import FolderStore
 
-    store = FolderStore(folder, read_only=False)
+    # A chunk that is not there was not written, or is lost: it is not all 0.
+    store = FolderStore(folder, read_only=False, has_all_chunks=True)
+    shape = tuple(shape)
     chunks = (*(1 for _ in shape[2:]), *(min(chunk_px, side) for side in shape[-2:]))
-    try:
-        return zarr.open_array(store, mode="r+", zarr_format=zarr_format)
-    except FileNotFoundError:
-        return zarr.create_array(
-            store,
-            shape=tuple(shape),
-            dtype=dtype,
-            chunks=chunks,
-            fill_value=0,
-            zarr_format=zarr_format,
-            # The format's first version knows "/" only where it is told.
-            chunk_key_encoding={
-                "name": "default" if zarr_format == 3 else "v2",
-                "separator": "/",
-            },
-            dimension_names=[*axes] if axes and zarr_format == 3 else None,
-            overwrite=True,
-        )
+    with zarr.config.set({"array.write_empty_chunks": True}):
+        try:
+            array = zarr.open_array(store, mode="r+", zarr_format=zarr_format)
+        except FileNotFoundError:
+            return zarr.create_array(
+                store,
+                shape=shape,
+                dtype=dtype,
+                chunks=chunks,
+                fill_value=0,
+                zarr_format=zarr_format,
+                # The format's first version knows "/" only where it is told.
+                chunk_key_encoding={
+                    "name": "default" if zarr_format == 3 else "v2",
+                    "separator": "/",
+                },
+                dimension_names=[*axes] if axes and zarr_format == 3 else None,
+                overwrite=True,
+            )
+    if (array.shape, array.dtype, array.chunks) != (shape, np.dtype(dtype), chunks):
+        raise UserError(f"{folder}: holds something else; remove it, then run it again")
+    return array
 
 
 def packed(value: Any) -> bytes:

@@ -5,9 +5,11 @@ The network's outputs are kept in 65,535 steps: a pixel that is as near as that 
 threshold may fall on the other side of it than in one piece.
 """
 
+import contextlib
 import functools
 import os
 import queue
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -25,13 +27,14 @@ from trainer.predict.blocks.scratch import Scratch
 from trainer.predict.blocks.windowed_image import WindowedImage
 from trainer.predict.inputs import Job
 from trainer.predict.runtimes import Runtime, TileMoments
-from unet_tfrecords.command.errors import warn
+from unet_tfrecords.command.errors import UserError, warn
 from unet_tfrecords.dataset import pixel_statistics
 from unet_tfrecords.dataset.pixel_statistics import Moments
 from unet_tfrecords.dataset.regions import Box
 
 MOST_THREADS = 8  # each takes some hundred MB
 AHEAD = 2  # blocks that are read or written while a device is busy
+LARGE_PIECE_PX = 2**23  # from here on one at a time is parted: some 30 bytes a pixel
 KEPT = 16  # blocks' objects in memory, where others are put together from them
 
 
@@ -65,6 +68,11 @@ class _Steps:
         about, choice = setup.about, setup.choice
         self.rules = choice.rules
         self.pixels = WindowedImage(job, about["channels"], choice.selected_channels)
+        if choice.rois and max(self.pixels.size) > outlines.LARGEST_ROI_PX:
+            raise UserError(
+                f"{job.page}: ImageJ's outlines end at {outlines.LARGEST_ROI_PX} px; "
+                "leave out --rois, --geojson has no such end"
+            )
         self.grid = Grid(*self.pixels.size, setup.block_px)
         self.blocks = range(self.grid.rows * self.grid.columns)
         self.chunk_px = results.chunk_px(setup.block_px)
@@ -164,7 +172,16 @@ class _Steps:
         surveys = self.scratch.results("pieces", len(self.blocks), Survey)
         pieces = blockwise.joined(grid, surveys)
         del surveys
-        self.each("objects", lambda n: blockwise.part(grid, n, pieces, source, rules))
+        one_large = threading.Lock()
+
+        def part(number: int) -> Parted:
+            boxes = pieces.boxes[pieces.owners == number]
+            areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+            is_large = areas.max(initial=0) > LARGE_PIECE_PX
+            with one_large if is_large else contextlib.nullcontext():
+                return blockwise.part(grid, number, pieces, source, rules)
+
+        self.each("objects", part)
 
         @functools.lru_cache(KEPT)
         def parted(number: int) -> Parted:
@@ -263,7 +280,7 @@ class _Steps:
                 probabilities = self.outputs_in(box).probabilities
                 seen = seen._replace(
                     measures=object_table.measured(
-                        labels, image, probabilities, box[:2]
+                        labels, self.pixels.stored(box), probabilities, box[:2]
                     )
                 )
             if choice.geojson or choice.rois:

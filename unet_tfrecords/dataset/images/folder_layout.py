@@ -92,6 +92,12 @@ def find(name: str, folder: str, data: ml_collections.ConfigDict) -> FrameListin
         images |= pairs.images
         masks |= pairs.masks
     tables: dict[str, list[Box]] = {}
+    named = parse(data.mask_values).numbers.values()
+    if data.regions == LABELLED and None not in named and data.labels != "class":
+        raise UserError(
+            f"config.data.regions={LABELLED!r}: say which value of masks is "
+            "unlabelled, as --config.data.mask_values='255=unlabelled'"
+        )
     if data.regions not in ("", LABELLED):
         tables, lines = _table_of(folder, data.regions, images)
         problems += lines
@@ -163,11 +169,15 @@ def _table_of(
     by_name = {image[start:]: image for image in images.values()} | dict(images)
     found = regions_in_table(path)
     problems = [
-        f"{path}: {file!r} is no image with a mask in {folder}, by its path there"
+        f"{path}: no image with a mask in {folder} is named {file}; write its path "
+        "below that folder, with /"
         for file in found
         if file not in by_name
     ]
-    known = {by_name[f]: boxes for f, boxes in found.items() if f in by_name}
+    known: dict[str, list[Box]] = {}
+    for file, boxes in found.items():
+        if file in by_name:
+            known.setdefault(by_name[file], []).extend(boxes)
     return known, problems
 
 
@@ -193,12 +203,6 @@ def _regions_of(
     if data.regions != LABELLED:
         check_inside(image, listed)
         return listed
-    value_map = parse(data.mask_values)
-    if None not in value_map.numbers.values() and data.labels != "class":
-        raise UserError(
-            f"config.data.regions={LABELLED!r}: say which value of masks is "
-            "unlabelled, as --config.data.mask_values='255=unlabelled'"
-        )
 
     def is_labelled(part: Page) -> np.ndarray | None:
         labels, unlabelled, _ = _numbers_of(part, data, [])

@@ -212,6 +212,12 @@ def label_names(path: str) -> list[str]:
 
 
 @_explained
+def is_label_image(path: str) -> bool:
+    """Whether an OME-Zarr says that it is the labels of another image."""
+    return zarr_image.is_label_image(path)
+
+
+@_explained
 def check_alike(image: str, mask: str) -> None:
     """Sees that pages of one number are of the same time and z.
 

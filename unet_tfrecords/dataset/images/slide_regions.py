@@ -5,7 +5,6 @@ Rectangles of a table, or those around what masks do not leave unlabelled.
 
 import csv
 import io
-import itertools
 import os
 from collections.abc import Callable, Iterator
 
@@ -38,21 +37,27 @@ def regions_in_table(path: str) -> dict[str, list[Box]]:
     except UnicodeDecodeError:
         raise UserError(f"{path}: is no text in UTF-8") from None
     reader = csv.DictReader(io.StringIO(text, newline=""))
+    try:
+        rows = [(reader.line_num, row) for row in reader]
+    except csv.Error as error:
+        raise UserError(f"{path}: line {reader.line_num}: {error}") from None
     if missing := [name for name in COLUMNS if name not in (reader.fieldnames or ())]:
         raise UserError(
-            f"{path}: lacks {', '.join(missing)}; its columns are {', '.join(COLUMNS)}"
+            f"{path}: lacks the columns {', '.join(missing)}, with commas between"
         )
+    if not rows:
+        raise UserError(f"{path}: lists no region")
     found: dict[str, list[Box]] = {}
     problems = []
-    for row in reader:
+    for line, row in rows:
         try:
             top, left, bottom, right = (int(row[name]) for name in COLUMNS[1:])
         except (TypeError, ValueError):
-            problems.append(f"{path}: line {reader.line_num}: not whole numbers of px")
+            problems.append(f"{path}: line {line}: not whole numbers of px")
             continue
         if not (0 <= top < bottom and 0 <= left < right):
             problems.append(
-                f"{path}: line {reader.line_num}: no rectangle: rows {top} to "
+                f"{path}: line {line}: no rectangle: rows {top} to "
                 f"{bottom}, columns {left} to {right}"
             )
             continue
@@ -80,11 +85,20 @@ def check_inside(page: Page, boxes: list[Box]) -> None:
     problems += [
         f"{page}: the regions at row {one[0]}, column {one[1]} and at row {other[0]}, "
         f"column {other[1]} overlap; take one out"
-        for one, other in itertools.combinations(sorted(boxes), 2)
-        if _meet(one, other)
+        for one, other in _overlapping(sorted(boxes))
     ]
     if problems:
         raise UserError(problems)
+
+
+def _overlapping(boxes: list[Box]) -> Iterator[tuple[Box, Box]]:
+    """Pairs, of boxes in the order of their tops."""
+    for place, one in enumerate(boxes):
+        for other in boxes[place + 1 :]:
+            if other[0] >= one[2]:
+                break
+            if _meet(one, other):
+                yield one, other
 
 
 def _meet(one: Box, other: Box) -> bool:

@@ -29,6 +29,7 @@ from unet_tfrecords.storage import files
 
 AXES = "tczyx"  # in the order that the format prescribes
 LABELS = "labels"
+CHANGES = ("scale", "translation")  # coordinateTransformations that are read
 UM = {  # of the format's names of units, which are UDUNITS-2's
     **{"angstrom": 1e-4, "nanometer": 1e-3, "micrometer": 1.0, "millimeter": 1e3},
     **{"centimeter": 1e4, "meter": 1e6, "picometer": 1e-6, "inch": 25_400.0},
@@ -45,6 +46,8 @@ class Level(NamedTuple):
       axes: that the array has, in its order.
       dtype: of its values.
       pixel_um: height and width of a pixel; None where that is not said.
+      scale, translation: of each axis that the array has, in its unit.
+      units: of these axes; "" where none is said.
     """
 
     name: str
@@ -52,6 +55,9 @@ class Level(NamedTuple):
     axes: str
     dtype: np.dtype
     pixel_um: tuple[float, float] | None
+    scale: tuple[float, ...]
+    translation: tuple[float, ...]
+    units: tuple[str, ...]
 
 
 def count_pages(path: str) -> int:
@@ -144,9 +150,14 @@ def read_window(page: Page, rows: slice, columns: slice) -> Stored:
     Raises:
       UserError: not stored as it should be.
     """
+    from numcodecs import Blosc
+    from zarr.codecs import BloscCodec
+
     level, place = _at(page)
     array = _open(page.path)[level.name]
     at = {**place, "c": slice(None), "y": rows, "x": columns}
+    kinds = Blosc, BloscCodec  # in the format's second and third version
+    array.store.are_blosc = any(isinstance(c, kinds) for c in array.compressors)
     values = np.asarray(array[tuple(at[axis] for axis in level.axes)])
     check_unchanged(page)
     if "c" in level.axes:
@@ -183,9 +194,14 @@ def add_label_name(path: str, name: str) -> None:
     group.attrs.update(listed)
 
 
-def axes_of(page: Page) -> str:
-    """The axes that an image has, of t, c, z, y, x."""
-    return _at(page)[0].axes
+def level_of(page: Page) -> Level:
+    """The resolution that a page is of."""
+    return _at(page)[0]
+
+
+def is_label_image(path: str) -> bool:
+    """Whether an OME-Zarr is labels of another image, by its own metadata."""
+    return "image-label" in _ome(_open(path).attrs)
 
 
 def label_path(path: str, name: str) -> str:
@@ -261,9 +277,18 @@ def _levels(path: str, group: Any, name: str) -> tuple[Level, ...]:
         if len(array.shape) != len(axes):
             raise ValueError(f"{len(array.shape)} axes where {len(axes)} are named")
         shape = dict.fromkeys(AXES, 1) | dict(zip(axes, array.shape, strict=True))
-        scales = [_scale(each, len(axes)) for each in (dataset, first)]
-        size = _pixel_um(axes, first.get("axes", ()), np.prod(scales, axis=0))
-        levels.append(Level(inside, shape, axes, _native(array.dtype), size))
+        scale, shift = np.ones(len(axes)), np.zeros(len(axes))
+        for each in (dataset, first):  # the image's own change comes after
+            change = _changes(each)
+            own = np.asarray(change.get("scale", np.ones(len(axes))), np.float64)
+            more = np.asarray(change.get("translation", np.zeros(len(axes))))
+            if not len(own) == len(more) == len(axes):
+                raise ValueError(f"{len(own)} scales for {len(axes)} axes")
+            scale, shift = scale * own, shift * own + more
+        size = _pixel_um(axes, first.get("axes", ()), scale)
+        units = _units(axes, first.get("axes", ()))
+        placed = tuple(scale.tolist()), tuple(shift.tolist()), units
+        levels.append(Level(inside, shape, axes, _native(array.dtype), size, *placed))
     if not levels:
         raise ValueError("no 'datasets' in its metadata")
     return tuple(levels)
@@ -279,11 +304,17 @@ def _axis_name(axis: Any) -> str:
     return str(axis["name"] if isinstance(axis, Mapping) else axis).lower()
 
 
-def _scale(described: Mapping[str, Any], axes: int) -> np.ndarray:
-    for change in described.get("coordinateTransformations", ()):
-        if change.get("type") == "scale":
-            return np.asarray(change["scale"], np.float64)
-    return np.ones(axes)
+def _changes(described: Mapping[str, Any]) -> dict[str, Any]:
+    """Scale, and translation after it."""
+    changes = described.get("coordinateTransformations", ())
+    return {c["type"]: c[c["type"]] for c in changes if c.get("type") in CHANGES}
+
+
+def _units(axes: str, described: Sequence[Any]) -> tuple[str, ...]:
+    if len(described) != len(axes):
+        return ("",) * len(axes)
+    named = (a if isinstance(a, Mapping) else {} for a in described)
+    return tuple(str(a.get("unit") or "") for a in named)
 
 
 def _pixel_um(
