@@ -96,9 +96,9 @@ def segment(given) -> None:
     """The child: predict, and what it took, as a line of JSON."""
     from trainer.commands import predict as command
     from trainer.predict.blocks import segment as by_blocks
-    from trainer.predict.blocks.windowed_image import WindowedImage
     from trainer.predict.blocks.pyramids import Pyramid
     from trainer.predict.blocks.scratch import Scratch
+    from trainer.predict.blocks.windowed_image import WindowedImage
     from unet_tfrecords.command import cli
     from unet_tfrecords.storage import zarr_store
 

@@ -152,9 +152,13 @@ def all_below(folder: str) -> dict[str, tuple[int, float]]:
     if is_remote(folder):
         found = stores.below(folder)
         return {e.path[start:]: (e.size or 0, e.updated) for e in found}
-    paths = (join(to, name) for to, _, names in os.walk(folder) for name in names)
-    known = ((path, os.stat(path)) for path in sorted(paths))
-    return {path[start:]: (s.st_size, s.st_mtime) for path, s in known}
+    paths = [join(to, name) for to, _, names in os.walk(folder) for name in names]
+    known: dict[str, tuple[int, float]] = {}
+    for path in sorted(paths):
+        with contextlib.suppress(FileNotFoundError):  # gone meanwhile
+            there = os.stat(path)
+            known[path[start:]] = there.st_size, there.st_mtime
+    return known
 
 
 def list_below(folder: str) -> list[str]:
