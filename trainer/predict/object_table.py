@@ -4,8 +4,8 @@ NAME_objects.csv of each image, and objects.csv of all of them.
 """
 
 import os
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -114,28 +114,28 @@ def _eccentricity(sums: np.ndarray) -> np.ndarray:
 
 def table_of(job: Job, measures: Measures) -> bytes:
     """The table of one image, as CSV."""
+    return csv_tables.as_csv(header(measures.sums.shape[1] - 7), _rows(job, measures))
+
+
+def _rows(job: Job, measures: Measures) -> Iterator[list[Any]]:
     size = pixel_size_um(job.page)
     name = csv_tables.not_a_formula(
         job.stack
         + os.path.splitext(job.page.path)[1]
         + (f" (page {job.page.number})" if job.pages > 1 else "")
     )
-    rows = []
     of_all = zip(*measures, _eccentricity(measures.sums), strict=True)
     for number, box, sums, eccentricity in of_all:
         area = int(sums[0])
         y, x, probability = sums[1] / area, sums[2] / area, sums[6] / area
         in_um = (area * size[0] * size[1], y * size[0], x * size[1]) if size else ()
-        rows.append(
-            [
-                *(name, int(number), area, f"{y:.3f}", f"{x:.3f}"),
-                *(box.tolist()),
-                *(f"{eccentricity:.4f}", f"{probability:.4f}"),
-                *([f"{value:.6g}" for value in in_um] or [""] * 3),
-                *(f"{v:.6g}" for total in sums[7:] for v in (total / area, total)),
-            ]
-        )
-    return csv_tables.as_csv(header(measures.sums.shape[1] - 7), rows)
+        yield [
+            *(name, int(number), area, f"{y:.3f}", f"{x:.3f}"),
+            *(box.tolist()),
+            *(f"{eccentricity:.4f}", f"{probability:.4f}"),
+            *([f"{value:.6g}" for value in in_um] or [""] * 3),
+            *(f"{v:.6g}" for total in sums[7:] for v in (total / area, total)),
+        ]
 
 
 def join(output: str, names: Iterable[str]) -> None:

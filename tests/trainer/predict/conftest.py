@@ -7,6 +7,8 @@ import tensorflow as tf
 
 from tests.commands import run
 
+collect_ignore = ["opened_by_others.py"]  # other Pythons run it
+
 
 @pytest.fixture(scope="module")
 def model(trained, tmp_path_factory):

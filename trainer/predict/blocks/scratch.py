@@ -30,6 +30,7 @@ ASK_S = 0.5  # between two looks at what others have done
 # A claim is renewed as long as its process lives. One that others see unchanged for
 # LEASE_S, each by its own clock, is taken over.
 RENEW_S, LEASE_S = 10.0, 60.0
+REMOVALS = 5
 
 Result = TypeVar("Result")
 
@@ -87,6 +88,11 @@ class Scratch:
     def remove(self) -> None:
         """Removes the folder; what says that it is there goes first."""
         files.remove([self._path(ABOUT)])
+        for _ in range(REMOVALS):  # others may write there until they see it
+            with contextlib.suppress(OSError):
+                files.remove_folder(self.folder)
+                return
+            time.sleep(ASK_S)
         files.remove_folder(self.folder)
 
     def array_folder(self, name: str) -> str:
@@ -212,6 +218,9 @@ class Scratch:
             else:
                 files.write_new(path, self.who.encode())
         except FileExistsError:
+            return False
+        except FileNotFoundError:  # the folder is being removed
+            self._check_there()
             return False
         self.held.add(path)
         return True
