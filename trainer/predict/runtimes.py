@@ -65,7 +65,7 @@ def load(
 
 
 class TileMoments(NamedTuple):
-    """What a model that normalises each image by itself is told of an image.
+    """Mean and deviation of a whole image, by which a model normalises its tiles.
 
     Attributes:
       mean, std: float32 [C], of its intensities.

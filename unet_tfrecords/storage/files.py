@@ -409,7 +409,7 @@ def write_bytes(path: str, content: bytes) -> None:
 
 
 def write_new(path: str, content: bytes) -> None:
-    """Writes a small file that is not there yet, whoever else tries to meanwhile.
+    """Writes a small file that does not exist yet, also if others try it meanwhile.
 
     Raises:
       FileExistsError: it is there.

@@ -308,7 +308,7 @@ def open_array(
                 chunks=chunks,
                 fill_value=0,
                 zarr_format=zarr_format,
-                # The format's first version knows "/" only where it is told.
+                # Zarr 2 has "." between a chunk's numbers unless its metadata say "/".
                 chunk_key_encoding={
                     "name": "default" if zarr_format == 3 else "v2",
                     "separator": "/",
