@@ -195,6 +195,21 @@ def test_neighbours_are_those_of_the_folder_whichever_images_are_asked_for(
 
 
 @pytest.mark.slow
+def test_blocks_are_segmented_with_what_is_beside_them(road, cells, tmp_path):
+    flags = f"--model={road / 'model'}", "--probabilities=tiff"
+    assert run("predict", *flags, input=cells / "01", output=tmp_path / "whole") == 0
+    how = "--format=ome-tiff", "--block_px=64"
+    given = {"input": cells / "01", "output": tmp_path / "blocks"}
+    assert run("predict", *flags, *how, **given) == 0
+    for place in range(8):
+        found, expected = (
+            tifffile.imread(tmp_path / to / f"t{place:03d}_probabilities.tif")
+            for to in ("blocks", "whole")
+        )
+        np.testing.assert_allclose(found.astype(int), expected.astype(int), atol=1)
+
+
+@pytest.mark.slow
 def test_outputs_whose_neighbours_changed_are_made_again_and_no_others(
     road, cells, tmp_path
 ):

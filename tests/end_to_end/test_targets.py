@@ -119,6 +119,26 @@ def test_predicted_cells_are_those_of_the_decoder(road, cells, image, tmp_path):
     assert cv2.imread(str(path.with_name(f"{name}_mask.png"))) is not None
 
 
+def test_blocks_have_the_cells_of_the_whole(road, cells, tmp_path):
+    """Up to single pixels: planes are kept in steps, by which watersheds may turn."""
+    rules = {"seed_threshold": 0.3, "min_size_px": 5, "instances": True}
+    where = {"model": road / "model", "input": cells / "01"}
+    assert run("predict", **where, **rules, output=tmp_path / "whole") == 0
+    how = {"format": "ome-tiff", "block_px": 64}
+    assert run("predict", **where, **rules, **how, output=tmp_path / "blocks") == 0
+    found, expected = (
+        tifffile.imread(sorted((tmp_path / to).glob("*_instances.tif"))[0]).astype(int)
+        for to in ("blocks", "whole")
+    )
+    assert ((found > 0) == (expected > 0)).mean() > 0.999
+    assert found.max() == expected.max() > 0
+    pairs, pixels = np.unique(
+        np.stack([found, expected]).reshape(2, -1), axis=1, return_counts=True
+    )
+    same = {pair[1]: count for *pair, count in zip(*pairs, pixels, strict=True)}
+    assert sum(same.values()) > 0.995 * found.size
+
+
 def test_rules_are_found_by_tune(road, cells):
     where = {"workdir": road / "run", "input": cells}
     assert run("evaluate", tune=True, **where) == 0
