@@ -91,7 +91,7 @@ class TensorFlowRuntime:
                 self.model = tf.saved_model.load(path)
             signature = "image_tta" if tta else "serving_default"
             self.function = self.model.signatures[signature]
-            self.of_tile = self.model.signatures["tile"]
+            self.of_tile = self.model.signatures.get("tile")
         except Exception as error:
             # TensorFlow raises anything from OSError to KeyError here.
             tensorflow_files.check_name(path)
@@ -106,6 +106,8 @@ class TensorFlowRuntime:
 
     def segment_tile(self, tile: np.ndarray, how: TileMoments | None) -> np.ndarray:
         """Of a legal tile [h, w, C]: float32 [h - border, w - border, K + P]."""
+        if self.of_tile is None:
+            raise UserError("this model has no signature 'tile'; export it again")
         parts = self._run(self.of_tile, tile=tile, **(how._asdict() if how else {}))
         return np.concatenate(parts, axis=-1) if len(parts) > 1 else parts[0]
 
