@@ -85,6 +85,25 @@ def test_parts_of_a_large_tiff_are_read_where_it_is(store, tmp_path, monkeypatch
         assert len(set(asked)) == len(asked)  # none twice
 
 
+def test_a_file_that_is_cut_or_closed_is_not_read(tmp_path, monkeypatch):
+    """`_Ranged`: an object that has become shorter is an error, and no short read."""
+    path = tmp_path / "a"
+    path.write_bytes(bytes(range(100)))
+    monkeypatch.setattr(local_copies, "BLOCK", 16)
+    file = local_copies._Ranged(str(path), 100, "one")
+    file.seek(-30, os.SEEK_END)
+    assert file.read(20) == bytes(range(70, 90)) and file.read() == bytes(
+        range(90, 100)
+    )
+    path.write_bytes(b"short")
+    file.seek(0)
+    with pytest.raises(UserError, match="has changed while it was read"):
+        file.read(50)
+    file.close()
+    with pytest.raises(ValueError, match="closed"):
+        file.read(1)
+
+
 # --- What is done with files ----------------------------------------------------------
 
 

@@ -68,8 +68,8 @@ def _predict(values: flags.FlagValues, _: list[str]) -> None:
         raise UserError([f"--{problem}" for problem in problems])
     if values.runtime == "onnx" and values.devices:
         raise UserError("--devices is TensorFlow's; not with --runtime=onnx")
-    if values.block_px % 16:
-        raise UserError(f"--block_px={values.block_px}: must be a multiple of 16")
+    if values.block_px % 64:
+        raise UserError(f"--block_px={values.block_px}: must be a multiple of 64")
     if values.into_image and values.format == "ome-tiff":
         raise UserError("--into_image is of OME-Zarr: not with --format=ome-tiff")
     if values.edge_px is not None and values.format != "ctc":
@@ -159,7 +159,7 @@ COMMAND = cli.Command(
         cli_flags.integer(
             "block_px",
             "side of the blocks of images that are segmented by blocks, a multiple of "
-            "16; larger ones take more memory",
+            "64; larger ones take more memory",
             2048,
             least=64,
         ),

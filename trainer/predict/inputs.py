@@ -13,12 +13,12 @@ from unet_tfrecords.dataset.images.formats import (
     around_of,
     count_pages,
     has_header,
+    header_of,
     is_image,
     is_label_image,
     neighbours_of,
     newest,
     pages_of,
-    pixels_of,
     stack_of,
     unread,
 )
@@ -42,7 +42,8 @@ class Job(NamedTuple):
       pages: how many the file has.
       updated: when the file was last changed, s since 1970.
       neighbours: images whose channels follow its own, see config.data.neighbours.
-      pixels: height times width of the file's first; 0 where its header does not say.
+      size: height and width, px, of the file's first image; 0 where its header does
+        not say.
     """
 
     page: Page
@@ -51,7 +52,7 @@ class Job(NamedTuple):
     pages: int
     updated: float
     neighbours: tuple[Page, ...] = ()
-    pixels: int = 0
+    size: tuple[int, int] = (0, 0)
 
 
 def find_jobs(
@@ -286,18 +287,21 @@ def _jobs_of(path: str, stem: str, updated: float, planes: Planes) -> list[Job]:
     total, pages = count_pages(path), pages_of(path, planes)
     if not pages:
         raise UserError(f"{path}: holds no image; replace the file or take it out")
-    pixels = _pixels_of(pages[0])
+    size = _size_of(pages[0])
     return [
-        Job(page, page_name(stem, page.number, total), stem, total, updated, (), pixels)
+        Job(page, page_name(stem, page.number, total), stem, total, updated, (), size)
         for page in pages
     ]
 
 
-def _pixels_of(page: Page) -> int:
+def _size_of(page: Page) -> tuple[int, int]:
+    if not has_header(page.path):
+        return 0, 0
     try:
-        return pixels_of(page) if has_header(page.path) else 0
+        header = header_of(page)
     except UserError:  # reported when the image is read
-        return 0
+        return 0, 0
+    return header.height, header.width
 
 
 def _all(path: str, level: int) -> Planes:

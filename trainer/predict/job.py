@@ -20,12 +20,12 @@ from trainer.predict.blocks.results import Setup, is_by_blocks
 from trainer.predict.blocks.scratch import DoneElsewhere, Scratch
 from trainer.predict.inputs import Job, find_jobs, with_neighbours
 from trainer.predict.ordered_map import ordered_map
-from trainer.predict.prediction_record import PredictionRecord
+from trainer.predict.prediction_record import PredictionRecord, inside_image
 from unet_tfrecords.command import bars
 from unet_tfrecords.command.errors import UserError, of_disk
-from unet_tfrecords.dataset.images.formats import is_spread, read_images
-from unet_tfrecords.dataset.images.pages import Planes, stamp_of
-from unet_tfrecords.storage import files, json_files, locks
+from unet_tfrecords.dataset.images.formats import FOLDER_ENDING, is_spread, read_images
+from unet_tfrecords.dataset.images.pages import Planes
+from unet_tfrecords.storage import files, json_files, local_copies, locks
 
 FATAL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 # Images in work for each device: one on it, some read ahead, some being encoded, since
@@ -171,13 +171,16 @@ def _segment_by_blocks(job: Job, setup: Setup, record: PredictionRecord) -> list
         "tta": setup.tta,
     }
     place = files.join(setup.output, *parts)
+    before = _state_of(job)
     try:
         while True:
             scratch = Scratch(place, made_by, is_shared=setup.is_shared)
             try:
-                segment.segment(_stamped(job), setup, scratch)
+                segment.segment(job, setup, scratch)
             except DoneElsewhere:
                 break
+            if _state_of(job) != before:
+                raise UserError("has changed since this began; run it again")
             if all(map(files.exists, paths)):
                 record.add([job.name], note)
                 record.write()
@@ -192,12 +195,15 @@ def _segment_by_blocks(job: Job, setup: Setup, record: PredictionRecord) -> list
     return []
 
 
-def _stamped(job: Job) -> Job:
-    """With what tells its files from others, so that reading sees when they change."""
-    page, *beside = (
-        page._replace(stamp=stamp_of(page.path)) for page in (job.page, *job.neighbours)
-    )
-    return job._replace(page=page, neighbours=tuple(beside))
+def _state_of(job: Job) -> list[Any]:
+    """What becomes another when a file of an image changes, wherever it is."""
+    paths = dict.fromkeys(page.path for page in (job.page, *job.neighbours))
+    return [
+        inside_image(path)
+        if path.lower().endswith(FOLDER_ENDING)
+        else local_copies.version_of(path, is_new=True)
+        for path in paths
+    ]
 
 
 def _unfinished(

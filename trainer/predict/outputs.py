@@ -43,6 +43,7 @@ _CTC_FRAME = re.compile(r"t(\d{3,})$")
 # Of an OME-TIFF in one file: a random one would change its bytes from run to run.
 NO_UUID = "urn:uuid:00000000-0000-0000-0000-000000000000"
 LARGEST_TIFF = 2**32 - 2**25  # bytes; above, offsets need 64 bits (BigTIFF)
+OME_ZARR, OME_TIFF = "ome-zarr", "ome-tiff"  # formats of images by blocks
 MOST_INSTANCES = 2**16 - 1  # that uint16 can tell apart
 
 
@@ -81,9 +82,6 @@ class Choice(NamedTuple):
         """Whether any output has them."""
         each = self.instances, self.table, self.rois, self.geojson
         return any(each) or self.format == "ctc"
-
-
-OME_ZARR, OME_TIFF = "ome-zarr", "ome-tiff"
 
 
 class Result(NamedTuple):

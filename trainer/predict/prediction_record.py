@@ -59,6 +59,15 @@ def _fingerprint(job: Job) -> str:
     return json_files.fingerprint(content)
 
 
+def inside_image(path: str) -> dict[str, tuple[int, float]]:
+    """Bytes and time of the files of an image that is a folder.
+
+    Its labels are no part of the image: predict itself may have written them.
+    """
+    below = files.all_below(path)
+    return {name: v for name, v in below.items() if not name.startswith(f"{LABELS}/")}
+
+
 class PredictionRecord:
     """The images whose outputs are in a folder."""
 
@@ -129,12 +138,8 @@ class PredictionRecord:
 
     @functools.lru_cache(maxsize=1)  # noqa: B019  a run has one record; pages come in a row
     def _of_folder(self, path: str) -> tuple[int, float]:
-        """Bytes of all files of an image that is a folder, and the newest's time.
-
-        Its labels are no part of the image: predict itself may have written them.
-        """
-        below = files.all_below(path)
-        inside = [v for name, v in below.items() if not name.startswith(f"{LABELS}/")]
+        """Bytes of all files of an image that is a folder, and the newest's time."""
+        inside = inside_image(path).values()
         return sum(size for size, _ in inside), max(t for _, t in inside)
 
     def other_image(self, job: Job) -> str:

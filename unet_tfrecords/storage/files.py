@@ -424,9 +424,24 @@ def write_new(path: str, content: bytes) -> None:
             with _open_locked(temporary) as file:
                 file.write(content)
                 file.flush()
-                os.link(temporary, path)  # which fails if it is there
+                _link(temporary, path)
         finally:
             remove([temporary])
+
+
+def _link(path: str, to: str) -> None:
+    """Gives a file a second name, which nobody has yet.
+
+    Raises:
+      FileExistsError: somebody has.
+    """
+    try:
+        os.link(path, to)
+    except FileExistsError:
+        raise
+    except OSError:  # a disk that knows no second names, such as exFAT
+        with open(to, "xb") as file, open(path, "rb") as content:
+            shutil.copyfileobj(content, file)
 
 
 def copy(

@@ -91,8 +91,12 @@ def open_parts(path: str) -> IO[bytes]:
     return open_near(path) if size < FAR else _Ranged(path, size, version)  # type: ignore[return-value]  # it is what `open` gives without a buffer
 
 
-def version_of(path: str) -> tuple[int, str]:
+def version_of(path: str, *, is_new: bool = False) -> tuple[int, str]:
     """Bytes of a file, and what becomes another text when the file changes.
+
+    Args:
+      path: local or remote.
+      is_new: whether the store is asked even if it was some seconds ago.
 
     Raises:
       FileNotFoundError: there is none.
@@ -100,10 +104,10 @@ def version_of(path: str) -> tuple[int, str]:
     if not files.is_remote(path):
         there = os.stat(path)
         return there.st_size, str(there.st_mtime_ns)
-    if (copy := _copies.get(path)) and _is_fresh(copy):
+    if not is_new and (copy := _copies.get(path)) and _is_fresh(copy):
         return copy.size, copy.version
     known, size, version = _versions.get(path, (0.0, 0, ""))
-    if not known or time.monotonic() - known > TRUSTED_S:
+    if is_new or not known or time.monotonic() - known > TRUSTED_S:
         said = stores.info(path)
         size = stores.size_of(path) if said["size"] is None else said["size"]
         version = _version_of(said)

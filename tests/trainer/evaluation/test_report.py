@@ -16,6 +16,7 @@ import pytest
 from configs import base
 from tests.commands import TINY, mistakes, module, process, run, started
 from tests.conftest import until
+from tests.dataset import ome_zarr
 from trainer.evaluation import folds, gallery
 from trainer.evaluation.report import charts, page
 from trainer.evaluation.report.comparison import compare
@@ -25,6 +26,7 @@ from trainer.scores.frame import pooled
 from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.dataset import later_settings
 from unet_tfrecords.dataset.dataset_info import Source, SourceFile
+from unet_tfrecords.dataset.images import formats
 from unet_tfrecords.dataset.images.frames import Frame
 from unet_tfrecords.dataset.images.pages import Page
 
@@ -114,6 +116,12 @@ def test_what_was_trained_on_is_known_by_content_wherever_it_is_too(tmp_path):
     given = ("", info, base.get_config().data)
     with pytest.raises(UserError, match="still.tif: was trained on"):
         origin_of([frame("still.tif")], *given)
+    zarr = ome_zarr.write(tmp_path / "learned.zarr", np.ones((9, 9), np.uint8))
+    digests["learned"] = formats.sha256_of(str(zarr))
+    files = (SourceFile("learned.zarr", 0, digests["learned"]),)
+    entries.append(Source("set/01/t9", "train", 9, 9, files))
+    with pytest.raises(UserError, match="learned.zarr: was trained on"):
+        origin_of([frame("learned.zarr")], *given)
     outside = "from files that are not of the data set"
     assert origin_of([frame("other.tif")], *given) == outside
 

@@ -235,3 +235,10 @@ def test_a_watershed_of_a_piece_does_not_depend_on_other_pieces():
             own, box = region.image, region.slice
             alone = instances._flooded(height[box], np.where(own, seeds[box], 0), own)
             np.testing.assert_array_equal(alone, np.where(own, whole[box], 0))
+
+
+def test_rules_of_pixels_are_whole_numbers():
+    rules = InstanceRules(min_size_px=2.5, border_px=1.5)
+    problems = instances.check_rules(rules)
+    assert [line.split("=")[0] for line in problems] == ["min_size_px", "border_px"]
+    assert not instances.check_rules(InstanceRules(min_size_px=2.0, split_px=1.5))

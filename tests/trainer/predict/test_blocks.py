@@ -17,12 +17,14 @@ import zarr
 from tests.cloud import dataflow, stores
 from tests.commands import ROOT, module, process, run, started
 from tests.dataset import ome_zarr
+from tests.dataset.layouts import problems
 from tests.trainer.inference.test_blockwise import assert_same_objects
 from trainer.inference.instances import InstanceRules, classes_of, instances_of
 from trainer.predict import object_table, outlines
 from trainer.predict.blocks import results
 from trainer.predict.blocks.pyramids import Pyramid
 from trainer.predict.blocks.scratch import Scratch
+from trainer.predict.blocks.windowed_image import WindowedImage
 from trainer.predict.inputs import Job, find_jobs
 from unet_tfrecords.dataset.images.pages import Page
 from unet_tfrecords.dataset.pictures import overlay
@@ -394,14 +396,33 @@ def test_labels_lie_where_the_image_lies(predict, cells, tmp_path):
         assert translation["translation"] == [100.0, 50.0]
 
 
+@pytest.mark.slow
+def test_outlines_for_imagej_have_an_end(predict, slide, monkeypatch, capsys):
+    monkeypatch.setattr(outlines, "LARGEST_ROI_PX", 499)
+    assert predict(slide, *BLOCKS, "--rois") == 2
+    assert "ImageJ's outlines end at 499 px; leave out" in capsys.readouterr().err
+    assert predict(slide, *BLOCKS, "--geojson") == 0
+
+
+def test_neighbours_of_other_sizes_are_named(tmp_path):
+    pages = []
+    for name, height in (("a", 40), ("b", 50)):
+        array = np.ones((height, 30), np.uint8)
+        pages.append(Page(str(ome_zarr.write(tmp_path / f"{name}.zarr", array))))
+    job = Job(pages[0], "a", "a", 1, 0.0, (pages[1],))
+    assert "b.zarr: 50 x 30 px, but its neighbour" in problems(
+        WindowedImage, job, 2, ()
+    )
+
+
 def test_labels_are_no_images(tmp_path, capsys):
     image = np.ones((20, 20), np.uint8)
     for name in ("a", "a_instances"):
         ome_zarr.write(tmp_path / f"in/{name}.zarr", image)
     path = tmp_path / "in/a_instances.zarr/.zattrs"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"image-label": {}}))
-    jobs, problems = find_jobs(str(tmp_path / "in"), str(tmp_path / "out"))
-    assert [job.name for job in jobs] == ["a"] and not problems
+    jobs, lines = find_jobs(str(tmp_path / "in"), str(tmp_path / "out"))
+    assert [job.name for job in jobs] == ["a"] and not lines
     assert "1 OME-Zarrs are labels, and are left out" in capsys.readouterr().err
 
 
@@ -412,7 +433,7 @@ def test_what_is_no_question_of_blocks_is_refused(model, images, predict, capsys
         (("--into_image", "--format=ome-zarr"), "--into_image is of OME-Zarr images"),
         (("--probabilities=npy", "--format=ome-tiff"), "--probabilities=npy can't"),
         (("--shared", "--overwrite"), "--overwrite: with --shared nobody can tell"),
-        (("--block_px=100",), "--block_px=100: must be a multiple of 16"),
+        (("--block_px=100",), "--block_px=100: must be a multiple of 64"),
     ):
         assert predict(images, *flags) == 2
         assert told in capsys.readouterr().err, flags

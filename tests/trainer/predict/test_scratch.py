@@ -1,5 +1,7 @@
 """What blocks leave for each other: whole, claimed by the living, and never a zero."""
 
+import errno
+import os
 import threading
 import time
 
@@ -13,7 +15,7 @@ from trainer.predict.blocks.scratch import DoneElsewhere, Scratch
 from unet_tfrecords.command.errors import UserError
 from unet_tfrecords.dataset.images.formats import read_image
 from unet_tfrecords.dataset.images.pages import Page
-from unet_tfrecords.storage import locks
+from unet_tfrecords.storage import files, locks
 
 MADE_BY = {"of": "this"}
 
@@ -69,6 +71,21 @@ def test_all_that_open_a_folder_at_once_have_the_same(tmp_path):
     for thread in threads:
         thread.join()
     assert len(found) == 16 and len(set(found)) == 1
+
+
+def test_a_disk_without_second_names_will_do(tmp_path, monkeypatch):
+    """As exFAT, on which a microscope's images travel."""
+
+    def refused(*_):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refused)
+    assert opened(tmp_path).run == opened(tmp_path).run
+    files.write_new(str(tmp_path / "b"), b"content")
+    assert (tmp_path / "b").read_bytes() == b"content"
+    with pytest.raises(FileExistsError):
+        files.write_new(str(tmp_path / "b"), b"other")
+    assert not list(tmp_path.glob(".unfinished*"))
 
 
 def test_results_of_something_else_are_removed_or_refused(tmp_path):

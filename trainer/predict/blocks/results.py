@@ -12,6 +12,7 @@ NAME_overlay.png is of at most 2048 px.
 import collections
 import functools
 import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -75,7 +76,7 @@ def is_by_blocks(job: Job, choice: Choice) -> bool:
     """Whether an image is segmented by blocks: by its format, or since it is large."""
     if choice.format in (OME_ZARR, OME_TIFF):
         return True
-    return choice.format == "png" and job.pixels > LARGE_PX
+    return choice.format == "png" and math.prod(job.size) > LARGE_PX
 
 
 def container(job: Job, choice: Choice) -> str:
@@ -99,6 +100,11 @@ def paths_of(job: Job, choice: Choice, output: str) -> list[str]:
         raise UserError(
             f"{job.page}: is segmented by blocks, of which --probabilities=npy can't "
             "be made; take --probabilities=tiff"
+        )
+    if choice.rois and max(job.size) > outlines.LARGEST_ROI_PX:
+        raise UserError(
+            f"{job.page}: ImageJ's outlines end at {outlines.LARGEST_ROI_PX} px; "
+            "leave out --rois, --geojson has no such end"
         )
     kinds = _kinds(choice)
     if container(job, choice) == OME_ZARR:
@@ -164,11 +170,13 @@ def remove(path: str) -> None:
 
 
 def chunk_px(block_px: int) -> int:
-    """The side of chunks and tiles of which blocks are made."""
-    size = LARGEST_CHUNK
-    while block_px % size:
-        size //= 2
-    return size
+    """The side of chunks and tiles of which blocks are made: TIFF wants 16 times N.
+
+    >>> chunk_px(2048), chunk_px(1984), chunk_px(64)
+    (1024, 992, 64)
+    """
+    sizes = range(min(block_px, LARGEST_CHUNK) // 16 * 16, 0, -16)
+    return next(size for size in sizes if block_px % size == 0)
 
 
 def open_labels(scratch: Scratch, name: str, grid: Grid, chunk: int) -> Pyramid:

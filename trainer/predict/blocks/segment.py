@@ -27,7 +27,7 @@ from trainer.predict.blocks.scratch import Scratch
 from trainer.predict.blocks.windowed_image import WindowedImage
 from trainer.predict.inputs import Job
 from trainer.predict.runtimes import Runtime, TileMoments
-from unet_tfrecords.command.errors import UserError, warn
+from unet_tfrecords.command.errors import warn
 from unet_tfrecords.dataset import pixel_statistics
 from unet_tfrecords.dataset.pixel_statistics import Moments
 from unet_tfrecords.dataset.regions import Box
@@ -68,11 +68,6 @@ class _Steps:
         about, choice = setup.about, setup.choice
         self.rules = choice.rules
         self.pixels = WindowedImage(job, about["channels"], choice.selected_channels)
-        if choice.rois and max(self.pixels.size) > outlines.LARGEST_ROI_PX:
-            raise UserError(
-                f"{job.page}: ImageJ's outlines end at {outlines.LARGEST_ROI_PX} px; "
-                "leave out --rois, --geojson has no such end"
-            )
         self.grid = Grid(*self.pixels.size, setup.block_px)
         self.blocks = range(self.grid.rows * self.grid.columns)
         self.chunk_px = results.chunk_px(setup.block_px)
